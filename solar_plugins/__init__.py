@@ -1,0 +1,22 @@
+"""Depth up-scaling and the SOLAR recipe as a plugin for Axolotl.
+
+This module cannot fail and imports nothing heavy: Axolotl loads it in every run, whatever the recipe says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from solar_plugins.hookspecs import hookimpl
+
+__all__ = ["SolarPlugin", "__version__", "hookimpl"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, because `import axolotl.integrations.base` takes seconds.
+    if name == "SolarPlugin":
+        from solar_plugins.axolotl_plugin import SolarPlugin
+
+        return SolarPlugin
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

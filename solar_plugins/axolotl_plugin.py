@@ -1,0 +1,95 @@
+"""Where the package meets Axolotl's life cycle. The only module that imports Axolotl."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from axolotl.integrations.base import BasePlugin
+from axolotl.utils.logging import get_logger
+
+from solar_plugins.args import SolarArgs, parse_solar_block
+from solar_plugins.errors import ArgsError
+from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base, grown_plan
+from solar_plugins.upscaling.checkpoint import default_cache_dir, ensure_checkpoint
+
+LOG = get_logger(__name__)
+
+REVISION_KEYS = ("revision_of_model", "model_revision")
+"""Axolotl's key for the base's revision, and its older name (``axolotl/utils/schemas/deprecated.py``)."""
+
+
+class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
+    """Up-scales the recipe's base before Axolotl looks at it. Does nothing for a recipe without a ``solar:`` block."""
+
+    def register(self, cfg: MutableMapping[str, Any]) -> None:
+        """Make or find the up-scaled checkpoint and let ``base_model`` name it.
+
+        Axolotl calls this on every rank, after command-line overrides and before validation, when no process group exists
+        yet; possibly more than once.
+
+        Raises:
+            SolarError: The block or the base cannot be used.
+        """
+        solar = parse_solar_block(cfg)
+        if solar is None:
+            return
+        cfg["solar"] = solar.model_dump(exclude_none=True)
+        _refuse_other_config(cfg)
+        base = find_base(_required_base(cfg), _revision(cfg))
+        if not _is_grown_already(base, solar):
+            cache_dir = Path(solar.cache_dir) if solar.cache_dir else default_cache_dir()
+            cfg["base_model"] = str(ensure_checkpoint(base, solar.init.plan_for(base.num_layers), cache_dir))
+            _clear_revision(cfg)
+
+    def get_input_args(self) -> str:
+        """The schema of the ``solar:`` block, which Axolotl merges into its own."""
+        return "solar_plugins.args.SolarPluginArgs"
+
+
+def _required_base(cfg: MutableMapping[str, Any]) -> str:
+    base_model = cfg.get("base_model")
+    if not isinstance(base_model, str) or not base_model:
+        raise ArgsError(f"base_model: {base_model!r}; expected the model to up-scale, a directory or a hub id")
+    return base_model
+
+
+def _is_grown_already(base: BaseCheckpoint, solar: SolarArgs) -> bool:
+    """Whether ``base`` came out of this very recipe, as with ``axolotl inference recipe.yml --base-model=./trained``.
+
+    Raises:
+        ArgsError: It was up-scaled, but by another plan: then nobody can say what the recipe means.
+    """
+    plan = grown_plan(base.config)
+    if plan is None:
+        return False
+    if solar.init.plan_for(plan.base_layers) != plan:
+        raise ArgsError(
+            f"base_model: {base.name} was up-scaled already ({plan}), and solar.init asks for another plan. To train it as it "
+            "is, remove the solar: block; to up-scale it once more, run `solar upscale` and name its result as base_model, "
+            "without a solar: block"
+        )
+    if base.num_layers != len(plan):
+        raise ArgsError(f"base_model: {base.name} has {base.num_layers} layers, but its own record says {plan}; restore its config.json")
+    LOG.info("%s was up-scaled by this plan already (%s); used as it is", base.name, plan)
+    return True
+
+
+def _refuse_other_config(cfg: MutableMapping[str, Any]) -> None:
+    other = cfg.get("base_model_config")
+    if other and other != cfg.get("base_model"):
+        raise ArgsError(
+            f"base_model_config: {other} would give the up-scaled weights another model's depth; remove the key, "
+            "the up-scaled checkpoint brings its own config"
+        )
+    cfg.pop("base_model_config", None)
+
+
+def _revision(cfg: MutableMapping[str, Any]) -> str | None:
+    return next((str(cfg[key]) for key in REVISION_KEYS if cfg.get(key)), None)
+
+
+def _clear_revision(cfg: MutableMapping[str, Any]) -> None:
+    for key in REVISION_KEYS:
+        cfg.pop(key, None)  # base_model is a local directory now, which has no revision.

@@ -1,0 +1,21 @@
+"""The errors that a user can mend: one paragraph each, with the key or file, the value found, what was expected, the fix."""
+
+
+class SolarError(ValueError):
+    """Something the user wrote or pointed at cannot be used. The text is meant to be read by that user."""
+
+
+class ArgsError(SolarError):
+    """A key of the ``solar:`` block or an option of a command is unknown or has an impossible value."""
+
+
+class PlanError(SolarError):
+    """A strategy's arguments give no valid layer plan for this base. The text starts with the argument's name."""
+
+
+class CheckpointError(SolarError):
+    """A base model, or the place the up-scaled one should go, cannot be used."""
+
+
+class PluginError(SolarError):
+    """A registered plugin is missing, broken, or claims a name that is taken."""

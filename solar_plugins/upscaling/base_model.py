@@ -1,0 +1,258 @@
+"""The base model: find it on the disk or the hub, check it, and say what identifies it."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from solar_plugins.errors import CheckpointError, SolarError
+from solar_plugins.upscaling.architecture import base_depth
+from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.safetensors_io import StoredTensor, read_header
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+PROVENANCE_KEY = "solar_plugins"
+"""Our record in an up-scaled model's config.json. It survives training, LoRA merging and upload."""
+
+MAX_JSON_BYTES = 100_000_000
+
+COMPANIONS = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.tiktoken",
+    "tekken.json",
+    "chat_template.*",
+    "*LICENSE*",
+    "*LICENCE*",
+    "*NOTICE*",
+    "*USE_POLICY*",
+)
+"""Files that belong to the up-scaled model too, copied unchanged. A list of what is known to be data: no pickles, no code."""
+
+
+@dataclass(frozen=True)
+class BaseCheckpoint:
+    """A base model whose files are on this machine.
+
+    Args:
+        name: As the user wrote it: a directory or a hub id.
+        directory: Where its files are.
+        config: The content of its config.json.
+        revision: The commit of a hub model, else None.
+    """
+
+    name: str
+    directory: Path
+    config: Mapping[str, Any]
+    revision: str | None = None
+
+    @property
+    def num_layers(self) -> int:
+        """Its depth."""
+        return base_depth(self.config)
+
+    @property
+    def public_name(self) -> str:
+        """A name fit for publication: a hub id, or the last part of a local path."""
+        return self.name if self.revision else self.directory.resolve().name
+
+    @property
+    def companions(self) -> list[Path]:
+        """Tokenizer, generation config, chat template and licence files."""
+        files = (path for path in sorted(self.directory.iterdir()) if path.is_file())
+        return [path for path in files if any(fnmatch.fnmatch(path.name, pattern) for pattern in COMPANIONS)]
+
+    @cached_property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """Its tensors by name. Reads the headers only.
+
+        Raises:
+            CheckpointError: There are no safetensors files, one is damaged, or the index and the files disagree.
+        """
+        return _read_tensors(self.directory)
+
+    @cached_property
+    def identity(self) -> str:
+        """The `fingerprint` when it was first asked for."""
+        return self.fingerprint()
+
+    def fingerprint(self) -> str:
+        """What tells this base from any other: the hub's commit, or name, size and time of every file that is used."""
+        if self.revision:
+            return f"hub:{self.name}@{self.revision}"
+        digest = hashlib.sha256()
+        files = {tensor.file for tensor in self.tensors.values()} | {self.directory / CONFIG, *self.companions}
+        for path in sorted(files):
+            status = path.stat()
+            digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        return f"files:{digest.hexdigest()}"
+
+
+def find_base(name: str, revision: str | None = None) -> BaseCheckpoint:
+    """The base called ``name``, fetched from the hub (or found in its offline cache) if it is no directory.
+
+    Raises:
+        CheckpointError: It cannot be found or fetched, or is not a model in safetensors format.
+    """
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        _refuse_adapter(directory)
+        return BaseCheckpoint(name, directory, read_config(directory / CONFIG))
+    _refuse_missing_path(name)
+    directory = _fetch(name, revision, [CONFIG, INDEX, "*.safetensors", "README.md", *COMPANIONS])
+    return BaseCheckpoint(name, directory, read_config(directory / CONFIG), revision=directory.name)
+
+
+def find_config(name: str, revision: str | None = None) -> tuple[Mapping[str, Any], BaseCheckpoint | None]:
+    """The config of a base, and the base itself if its weights are here already. Fetches at most config.json.
+
+    Args:
+        name: A directory, a config.json, or a hub id.
+        revision: Of a hub id.
+
+    Raises:
+        CheckpointError: The config cannot be found, fetched or read.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return read_config(path), None
+    if path.is_dir():
+        config = read_config(path / CONFIG)
+        has_weights = any(path.glob("*.safetensors"))
+        return config, BaseCheckpoint(name, path, config) if has_weights else None
+    _refuse_missing_path(name)
+    return read_config(_fetch(name, revision, [CONFIG]) / CONFIG), None
+
+
+def grown_plan(config: Mapping[str, Any]) -> LayerPlan | None:
+    """The plan by which this model was up-scaled before, from our record in its config, or None.
+
+    Raises:
+        CheckpointError: There is a record, but it cannot be read.
+    """
+    record = config.get(PROVENANCE_KEY)
+    if record is None:
+        return None
+    try:
+        return LayerPlan.from_dict(record["plan"])
+    except (SolarError, KeyError, TypeError) as error:
+        raise CheckpointError(f"config.json: the record {PROVENANCE_KEY!r} cannot be read ({error}); restore or remove it") from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a model's config.json.
+
+    Raises:
+        CheckpointError: It is missing or not a JSON object.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; a base model has a config.json beside its weights")
+    return read_json_object(path)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        CheckpointError: The file is too large, not JSON, or not an object.
+    """
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise CheckpointError(f"{path}: {path.stat().st_size} bytes; a file of this kind has at most {MAX_JSON_BYTES}")
+    try:
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}); restore or download it again") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: holds a {type(data).__name__}, expected an object")
+    return data
+
+
+def _refuse_missing_path(name: str) -> None:
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
+    if looks_local:
+        raise CheckpointError(
+            f"base_model: {name!r} is neither a directory here ({Path.cwd()}) nor a hub id such as mistralai/Mistral-7B-v0.1; "
+            "give the path of a checkpoint directory, or make it first (the head of a recipe says what comes before it)"
+        )
+
+
+def _refuse_adapter(directory: Path) -> None:
+    if (directory / "adapter_config.json").is_file() and not (directory / CONFIG).is_file():
+        raise CheckpointError(
+            f"{directory}: a LoRA adapter, not a model; merge it into its base first (axolotl merge-lora) and give the result"
+        )
+
+
+def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise CheckpointError(f"base_model: {name!r} is neither a directory here nor a hub id ({error})") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        at = f" at revision {revision!r}" if revision else ""
+        raise CheckpointError(
+            f"base_model: {name!r}{at} is no directory here and cannot be fetched from the hub "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). Check the spelling and the network "
+            "(HF_TOKEN for gated models; with HF_HUB_OFFLINE=1 only what is in the cache is used), or give a local path"
+        ) from None
+
+
+def _read_tensors(directory: Path) -> dict[str, StoredTensor]:
+    if (directory / INDEX).is_file():
+        return _read_indexed(directory)
+    if (directory / SINGLE_FILE).is_file():
+        return read_header(directory / SINGLE_FILE)
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
+    if pickles:
+        raise CheckpointError(
+            f"{directory}: the weights are pickles ({pickles[0]}), which can run code when they are read; expected "
+            "safetensors. Convert them once: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)"
+        )
+    raise CheckpointError(f"{directory}: no weights; expected {SINGLE_FILE} or {INDEX} with its shards")
+
+
+def _read_indexed(directory: Path) -> dict[str, StoredTensor]:
+    weight_map = read_json_object(directory / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"{directory / INDEX}: weight_map is not a map from tensor names to file names; download it again")
+    stored: dict[str, StoredTensor] = {}
+    for filename in _shard_names(directory, weight_map):
+        for name, tensor in read_header(directory / filename).items():
+            if weight_map.get(name) != filename:
+                raise CheckpointError(
+                    f"{directory / INDEX}: tensor {name!r:.200} lies in {filename}, but the index says "
+                    f"{weight_map.get(name)!r}; shards and index are of different versions. Download them again"
+                )
+            stored[name] = tensor
+    absent = sorted(weight_map.keys() - stored.keys())
+    if absent:
+        raise CheckpointError(
+            f"{directory / INDEX}: tensor {absent[0]!r:.200} should be in {weight_map[absent[0]]}, but is not; download it again"
+        )
+    return stored
+
+
+def _shard_names(directory: Path, weight_map: Mapping[str, str]) -> Iterator[str]:
+    for filename in dict.fromkeys(weight_map.values()):
+        if Path(filename).name != filename or filename in ("", ".", "..") or not filename.isprintable():
+            raise CheckpointError(
+                f"{directory / INDEX}: names the shard {filename!r:.200}, which is no plain file name in this folder; refused"
+            )
+        if not (directory / filename).is_file():
+            raise CheckpointError(f"{directory / INDEX}: names the shard {filename}, which is missing; download it")
+        yield filename

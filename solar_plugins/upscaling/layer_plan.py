@@ -1,0 +1,148 @@
+"""The layer plan: which base layer each layer of the deeper model comes from, and how that copy is initialised.
+
+Layer indices are 0-based, ranges are half-open ``[start, end)``. Everything here is pure: no files, no tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, get_args
+
+from solar_plugins.errors import PlanError
+
+Initialization = Literal["copy", "identity"]
+"""``copy`` keeps the layer's weights. ``identity`` also zeroes the projections that write to the residual stream, so that
+the layer passes its input through unchanged (LLaMA Pro, arXiv:2401.02415 sec. 3.1)."""
+
+
+class PlannedLayer(NamedTuple):
+    """One layer of the deeper model."""
+
+    source: int
+    initialization: Initialization = "copy"
+
+
+class LayerRange(NamedTuple):
+    """Consecutive base layers ``[start, end)`` that land on consecutive new positions, all initialised alike."""
+
+    start: int
+    end: int
+    initialization: Initialization = "copy"
+
+
+class Seam(NamedTuple):
+    """The place where base layer ``below`` feeds base layer ``above`` although they were not neighbours in the base."""
+
+    position: int
+    """Index, in the deeper model, of the layer above the seam."""
+    below: int
+    above: int
+
+    @property
+    def distance(self) -> int:
+        """SOLAR's layer distance over the seam, ``|above - below|`` (arXiv:2312.15166 sec. 2)."""
+        return abs(self.above - self.below)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """An immutable map from the layers of the deeper model to the layers of its base.
+
+    Args:
+        base_layers: Depth of the base.
+        layers: One entry for each layer of the deeper model, bottom first.
+
+    Raises:
+        PlanError: The plan is empty, names a layer that the base does not have, or an unknown initialisation.
+
+    Example:
+        >>> plan = LayerPlan.from_sources(32, [*range(24), *range(8, 32)])
+        >>> len(plan), plan.sources[23:26], plan.seams()
+        (48, (23, 8, 9), (Seam(position=24, below=23, above=8),))
+    """
+
+    base_layers: int
+    layers: tuple[PlannedLayer, ...]
+
+    def __post_init__(self) -> None:
+        if self.base_layers < 1:
+            raise PlanError(f"base_layers: {self.base_layers} is no depth; a base has at least 1 decoder layer")
+        if not self.layers:
+            raise PlanError("the plan is empty; a model needs at least 1 decoder layer")
+        for position, layer in enumerate(self.layers):
+            if not 0 <= layer.source < self.base_layers:
+                raise PlanError(
+                    f"new layer {position}: base layer {layer.source} does not exist; the base has layers "
+                    f"0 to {self.base_layers - 1}"
+                )
+            if layer.initialization not in get_args(Initialization):
+                raise PlanError(
+                    f"new layer {position}: initialisation {layer.initialization!r} is unknown; "
+                    f"known: {', '.join(get_args(Initialization))}"
+                )
+
+    @classmethod
+    def from_sources(cls, base_layers: int, sources: Iterable[int]) -> LayerPlan:
+        """The plan that stacks plain copies of the base layers ``sources``, bottom first."""
+        return cls(base_layers, tuple(PlannedLayer(source) for source in sources))
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """The base layer of each new layer, bottom first."""
+        return tuple(layer.source for layer in self.layers)
+
+    def ranges(self) -> tuple[LayerRange, ...]:
+        """The fewest ranges that, stacked, give this plan."""
+        starts = [0, *(i + 1 for i, (low, high) in enumerate(pairwise(self.layers)) if not _continues(low, high))]
+        ends = [*starts[1:], len(self)]
+        return tuple(
+            LayerRange(self.layers[start].source, self.layers[end - 1].source + 1, self.layers[start].initialization)
+            for start, end in zip(starts, ends, strict=True)
+        )
+
+    def seams(self) -> tuple[Seam, ...]:
+        """Where layers meet that were not neighbours in the base. Identity layers pass through, so they have no seam."""
+        acting = [(position, layer.source) for position, layer in enumerate(self.layers) if layer.initialization == "copy"]
+        return tuple(
+            Seam(position, below, above) for (_, below), (position, above) in pairwise(acting) if above != below + 1
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON-ready values; `from_dict` gives the plan back."""
+        return {"base_layers": self.base_layers, "ranges": [part._asdict() for part in self.ranges()]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LayerPlan:
+        """The plan that `to_dict` wrote.
+
+        Raises:
+            PlanError: The data does not have that form.
+        """
+        try:
+            base_layers, ranges = int(data["base_layers"]), [LayerRange(**part) for part in data["ranges"]]
+            # Checked before it is expanded: a marker file is not trusted, and [0, 10**12] would fill the memory.
+            if not all(0 <= part.start < part.end <= base_layers for part in ranges):
+                raise ValueError("a range leaves the base")
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(
+                f"{json.dumps(data, default=str)[:200]} is no layer plan; expected "
+                '{"base_layers": 32, "ranges": [{"start": 0, "end": 24, "initialization": "copy"}, ..]}'
+            ) from error
+        layers = (
+            PlannedLayer(source, part.initialization) for part in ranges for source in range(part.start, part.end)
+        )
+        return cls(base_layers, tuple(layers))
+
+    def __str__(self) -> str:
+        parts = [f"[{p.start}..{p.end - 1}]" + ("" if p.initialization == "copy" else " as identity") for p in self.ranges()]
+        return f"{self.base_layers} -> {len(self)} layers: {' + '.join(parts)}"
+
+
+def _continues(low: PlannedLayer, high: PlannedLayer) -> bool:
+    return high.source == low.source + 1 and high.initialization == low.initialization
