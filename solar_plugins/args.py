@@ -43,12 +43,13 @@ class InitArgs(BaseModel):
             raise ArgsError(f"{where}{error}") from None
         except Exception as error:
             raise PluginError(
-                f"{where}strategy: {self.strategy!r} failed on {num_layers} layers with {type(error).__name__}: {error}; "
-                "this is a fault of the package that registered it"
+                f"{where}strategy: {self.strategy!r} failed on {num_layers} layers with {type(error).__name__}: "
+                f"{error}; this is a fault of the package that registered it"
             ) from error
         if not isinstance(plan, LayerPlan) or plan.base_layers != num_layers:
             raise PluginError(
-                f"{where}strategy: {self.strategy!r} returned {plan!r:.200}, expected a LayerPlan for {num_layers} base layers"
+                f"{where}strategy: {self.strategy!r} returned {plan!r:.200}, expected a LayerPlan for {num_layers} "
+                "base layers"
             )
         return plan
 
@@ -78,15 +79,17 @@ def parse_solar_block(recipe: Mapping[str, Any]) -> SolarArgs | None:
     ``recipe`` is the whole recipe as Axolotl read it, command-line overrides included.
 
     Raises:
-        ArgsError: The block is empty, has an unknown or missing key or a value of the wrong type, or a key of the recipe
-            looks like a misspelt ``solar:``. Axolotl would drop that one in silence.
+        ArgsError: The block is empty, has an unknown or missing key or a value of the wrong type, or a key of the
+            recipe looks like a misspelt ``solar:``. Axolotl would drop that one in silence.
     """
-    _refuse_misspelt(recipe)
     if "solar" not in recipe:
+        _refuse_misspelt(recipe)
         return None
     block = recipe["solar"]
     if not isinstance(block, Mapping):
-        raise ArgsError(f"solar: {block!r} is no block; expected for example\n  solar:\n    init: {{strategy: dus, drop_layers: 8}}")
+        raise ArgsError(
+            f"solar: {block!r} is no block; expected for example\n  solar:\n    init: {{strategy: dus, drop_layers: 8}}"
+        )
     try:
         return SolarArgs.model_validate(expand_overrides(block))
     except ValidationError as error:
@@ -109,10 +112,11 @@ def expand_overrides(block: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_misspelt(recipe: Mapping[str, Any]) -> None:
-    for key in recipe:
-        name = str(key)
-        if name != "solar" and (name.lower().startswith("solar") or difflib.get_close_matches(name, ["solar"], cutoff=0.8)):
-            raise ArgsError(f"{name}: unknown key, which Axolotl would drop in silence; did you mean the block `solar:`?")
+    if "solar_plugins.SolarPlugin" not in (recipe.get("plugins") or []):
+        return  # Another recipe of another package; its keys are not ours to judge.
+    for key in map(str, recipe):
+        if key.lower().startswith("solar") or difflib.get_close_matches(key, ["solar"], cutoff=0.8):
+            raise ArgsError(f"{key}: unknown key, which Axolotl would drop in silence; did you mean `solar:`?")
 
 
 def render(error: ValidationError, where: str, known: Iterable[str]) -> str:

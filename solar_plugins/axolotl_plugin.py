@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import MutableMapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from axolotl.integrations.base import BasePlugin
 from axolotl.utils.logging import get_logger
 
 from solar_plugins.args import SolarArgs, parse_solar_block
-from solar_plugins.errors import ArgsError
+from solar_plugins.errors import ArgsError, SolarError
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base, grown_plan
 from solar_plugins.upscaling.checkpoint import default_cache_dir, ensure_checkpoint
 
-LOG = get_logger(__name__)
+# Axolotl shows INFO only from loggers whose name starts with "axolotl".
+LOG = get_logger("axolotl.solar_plugins.plugin")
 
 REVISION_KEYS = ("revision_of_model", "model_revision")
 """Axolotl's key for the base's revision, and its older name (``axolotl/utils/schemas/deprecated.py``)."""
@@ -26,12 +29,13 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
     def register(self, cfg: MutableMapping[str, Any]) -> None:
         """Make or find the up-scaled checkpoint and let ``base_model`` name it.
 
-        Axolotl calls this on every rank, after command-line overrides and before validation, when no process group exists
-        yet; possibly more than once.
+        Axolotl calls this on every rank, after command-line overrides and before validation, when no process group
+        exists yet; possibly more than once.
 
         Raises:
             SolarError: The block or the base cannot be used.
         """
+        sys.excepthook = _show_solar_error
         solar = parse_solar_block(cfg)
         if solar is None:
             return
@@ -46,6 +50,14 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
     def get_input_args(self) -> str:
         """The schema of the ``solar:`` block, which Axolotl merges into its own."""
         return "solar_plugins.args.SolarPluginArgs"
+
+
+def _show_solar_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's last word on an exception; for ours only the paragraph, because the stack is Axolotl's."""
+    if isinstance(error, SolarError):
+        print(f"\nsolar_plugins: {error}\n", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _required_base(cfg: MutableMapping[str, Any]) -> str:
@@ -66,12 +78,15 @@ def _is_grown_already(base: BaseCheckpoint, solar: SolarArgs) -> bool:
         return False
     if solar.init.plan_for(plan.base_layers) != plan:
         raise ArgsError(
-            f"base_model: {base.name} was up-scaled already ({plan}), and solar.init asks for another plan. To train it as it "
-            "is, remove the solar: block; to up-scale it once more, run `solar upscale` and name its result as base_model, "
-            "without a solar: block"
+            f"base_model: {base.name} was up-scaled already ({plan}), and solar.init asks for another plan. To train "
+            "it as it is, remove the solar: block; to up-scale it once more, run `solar upscale` and name its result "
+            "as base_model, without a solar: block"
         )
     if base.num_layers != len(plan):
-        raise ArgsError(f"base_model: {base.name} has {base.num_layers} layers, but its own record says {plan}; restore its config.json")
+        raise ArgsError(
+            f"base_model: {base.name} has {base.num_layers} layers, but its own record says {plan}; restore its "
+            "config.json"
+        )
     LOG.info("%s was up-scaled by this plan already (%s); used as it is", base.name, plan)
     return True
 
@@ -80,8 +95,8 @@ def _refuse_other_config(cfg: MutableMapping[str, Any]) -> None:
     other = cfg.get("base_model_config")
     if other and other != cfg.get("base_model"):
         raise ArgsError(
-            f"base_model_config: {other} would give the up-scaled weights another model's depth; remove the key, "
-            "the up-scaled checkpoint brings its own config"
+            f"base_model_config: {other} would give the up-scaled weights another model's depth; remove the key, the "
+            "up-scaled checkpoint brings its own config"
         )
     cfg.pop("base_model_config", None)
 

@@ -1,4 +1,4 @@
-"""The errors that a user can mend: one paragraph each, with the key or file, the value found, what was expected, the fix."""
+"""The errors that a user can mend: one paragraph with the key or file, what was found, what was expected, the fix."""
 
 
 class SolarError(ValueError):

@@ -8,8 +8,8 @@ A plugin is a module (or object) with functions marked ``@hookimpl``. Three fact
       reverse = "solar_reverse"
 
 * **Arguments.** An implementation may take fewer arguments than the specification, never more.
-* **When.** Plugins are loaded on the first look-up, in every process. A plugin that cannot be loaded is named in a warning
-  and skipped, unless the recipe asks for what it would have registered: then it is an error.
+* **When.** Plugins are loaded on the first look-up, in every process. A plugin that cannot be loaded is named in a
+  warning and skipped, unless the recipe asks for what it would have registered: then it is an error.
   ``SOLAR_PLUGINS_DISABLE=name,...`` (distribution names) skips plugins on purpose.
 
 The built-in strategies and recipes come through these same hooks.

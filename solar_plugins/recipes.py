@@ -63,12 +63,16 @@ def read_recipe(path: Path) -> Mapping[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ArgsError(f"{path}: not valid YAML; {' '.join(str(error).split())}") from None
     if not isinstance(recipe, Mapping):
-        raise ArgsError(f"{path}: holds a {type(recipe).__name__}, expected a recipe (a map of keys such as base_model)")
+        raise ArgsError(
+            f"{path}: holds a {type(recipe).__name__}, expected a recipe (a map of keys such as base_model)"
+        )
     return recipe
 
 
 def copy_recipes(packs: Mapping[str, RecipePack], target: Path) -> list[Path]:
-    """Copy every pack's files to ``target`` and return the new paths. Ours go to its top, where recipes name each other.
+    """Copy every pack's files to ``target`` and return the new paths.
+
+    Ours go to its top, so that ``recipes/deepspeed/zero3.json`` in a recipe is right after a copy to ``recipes``.
 
     Raises:
         ArgsError: A file is there already with other content; nothing is copied then.
@@ -81,7 +85,9 @@ def copy_recipes(packs: Mapping[str, RecipePack], target: Path) -> list[Path]:
     ]
     for source, copy in moves:
         if copy.exists() and copy.read_bytes() != source.read_bytes():
-            raise ArgsError(f"{copy}: exists with other content; nothing was copied. Move it away, or choose another folder")
+            raise ArgsError(
+                f"{copy}: exists with other content; nothing was copied. Move it away, or choose another folder"
+            )
     for source, copy in moves:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copy)

@@ -38,7 +38,7 @@ class LoadedPlugins(NamedTuple):
 
 @cache
 def loaded_plugins() -> LoadedPlugins:
-    """The built-in plugins, then every installed one of the entry-point group ``solar_plugins``. Loaded once a process."""
+    """The built-in plugins, then every installed one of the entry-point group ``solar_plugins``; once a process."""
     manager = pluggy.PluginManager(PROJECT_NAME)
     manager.add_hookspecs(hookspecs)
     for module in BUILT_IN_PLUGINS:
@@ -52,8 +52,8 @@ def loaded_plugins() -> LoadedPlugins:
 def _load(manager: pluggy.PluginManager, point: EntryPoint) -> str | None:
     """Load and register one entry point; on failure undo it and say why.
 
-    Our own loop, because pluggy's loader stops the host at the first broken package and silently skips the second of two
-    entry points with one name.
+    Our own loop, because pluggy's loader stops the host at the first broken package and silently skips the second of
+    two entry points with one name.
     """
     name = f"{_distribution(point)} {point.dist.version if point.dist else '?'}:{point.name}"
     plugin = None
@@ -104,8 +104,8 @@ def _collect[T: _Named](hook_name: str, kind: type[T]) -> Iterator[tuple[str, T]
         for thing in things:
             if not isinstance(thing, kind):
                 raise PluginError(
-                    f"plugin {implementation.plugin_name}: {hook_name} returned a {type(thing).__name__}, "
-                    f"expected {kind.__name__}"
+                    f"plugin {implementation.plugin_name}: {hook_name} returned a {type(thing).__name__}, expected "
+                    f"{kind.__name__}"
                 )
             yield implementation.plugin_name, thing
 
@@ -124,7 +124,9 @@ def init_strategy(name: str) -> InitStrategy[Any]:
     known = init_strategies()
     if name not in known:
         raise PluginError(
-            "\n  ".join([f"{name!r} is not a registered strategy; known: {', '.join(sorted(known))}", *loaded_plugins().skipped])
+            "\n  ".join(
+                [f"{name!r} is not a registered strategy; known: {', '.join(sorted(known))}", *loaded_plugins().skipped]
+            )
         )
     return known[name]
 

@@ -1,0 +1,1 @@
+"""Plans, strategies, architectures, and the checkpoint writer."""

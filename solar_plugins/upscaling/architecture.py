@@ -49,18 +49,18 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise CheckpointError(
             f"config.json: model_type {model_type!r} is not supported; depth up-scaling is tested for "
-            f"{', '.join(sorted(ARCHITECTURES))}. For another architecture a wrong per-layer field would give a wrong model "
-            "in silence, so it is refused"
+            f"{', '.join(sorted(ARCHITECTURES))}. For another architecture a wrong per-layer field would give a wrong "
+            "model in silence, so it is refused"
         )
     if config.get("auto_map"):
         raise CheckpointError(
-            "config.json: auto_map names code that comes with the checkpoint; models with remote code are not supported. "
-            "If the model is an ordinary one of its model_type, remove auto_map"
+            "config.json: auto_map names code that comes with the checkpoint; models with remote code are not "
+            "supported. If the model is an ordinary one of its model_type, remove auto_map"
         )
     if config.get("quantization_config"):
         raise CheckpointError(
-            "config.json: quantization_config says that the weights are quantised; use the unquantised base "
-            "(quantise after training, or load it in 4 bit through the recipe)"
+            "config.json: quantization_config says that the weights are quantised; use the unquantised base (quantise "
+            "after training, or load it in 4 bit through the recipe)"
         )
     return ARCHITECTURES[model_type]
 
@@ -82,30 +82,38 @@ def upscale_config(config: Mapping[str, Any], plan: LayerPlan) -> dict[str, Any]
     """The deeper model's config: the new depth, and every per-layer list in the order of the plan.
 
     Raises:
-        CheckpointError: The config's depth is not the plan's, or it holds a list as long as the base is deep under a key
-            that is not known to be per-layer: copying it unchanged or re-ordering it might both be wrong.
+        CheckpointError: The config's depth is not the plan's, or it holds a list as long as the base is deep under a
+            key that is not known to be per-layer: copying it unchanged or re-ordering it might both be wrong.
     """
     architecture = architecture_of(config)
     if base_depth(config) != plan.base_layers:
-        raise CheckpointError(f"config.json: {architecture.depth_key} is {base_depth(config)}, the plan is for {plan.base_layers}")
+        raise CheckpointError(
+            f"config.json: {architecture.depth_key} is {base_depth(config)}, the plan is for {plan.base_layers}"
+        )
+    _check_per_layer_lists(config, plan.base_layers)
     upscaled = deepcopy(dict(config))
     upscaled[architecture.depth_key] = len(plan)
     for key, value in config.items():
-        if isinstance(value, list) and len(value) == plan.base_layers and plan.base_layers > 1:
-            if key not in PER_LAYER_LISTS and not (key in SAME_LENGTH_BY_CHANCE):
-                raise CheckpointError(
-                    f"config.json: {key} has {len(value)} entries, as many as the base has layers, but is not a field that "
-                    "is known to be per layer; refused, because guessing could give a wrong model in silence"
-                )
-            if key in PER_LAYER_LISTS:
-                upscaled[key] = [value[source] for source in plan.sources]
+        if key in PER_LAYER_LISTS and value is not None:
+            upscaled[key] = [value[source] for source in plan.sources]
     return upscaled
+
+
+def _check_per_layer_lists(config: Mapping[str, Any], num_layers: int) -> None:
+    for key, value in config.items():
+        if key in PER_LAYER_LISTS and value is not None and not (isinstance(value, list) and len(value) == num_layers):
+            raise CheckpointError(f"config.json: {key} is {value!r:.200}; expected a list of {num_layers}, one a layer")
+        if key not in PER_LAYER_LISTS | NOT_PER_LAYER and isinstance(value, list) and len(value) == num_layers > 1:
+            raise CheckpointError(
+                f"config.json: {key} has {len(value)} entries, as many as the base has layers, but is not known to be "
+                "per layer. Refused: either guess could give a wrong model in silence"
+            )
 
 
 PER_LAYER_LISTS = frozenset({"layer_types"})
 """Config lists with one entry a layer, in the base's order."""
 
-SAME_LENGTH_BY_CHANCE = frozenset({"architectures", "eos_token_id"})
+NOT_PER_LAYER = frozenset({"architectures", "eos_token_id"})
 """Config lists that are not per layer, whatever their length."""
 
 
@@ -113,8 +121,8 @@ def layer_names(names: Iterable[str], architecture: Architecture, num_layers: in
     """The tensor names of each base layer.
 
     Raises:
-        CheckpointError: A layer has no tensors or other ones than the first layer, or tensors exist for a layer past the
-            last (such as multi-token-prediction layers, whose place in a deeper model is not defined).
+        CheckpointError: A layer has no tensors or other ones than the first layer, or tensors exist for a layer past
+            the last (such as multi-token-prediction layers, whose place in a deeper model is not defined).
     """
     pattern = re.compile(re.escape(architecture.layers_prefix) + r"(0|[1-9][0-9]{0,5})\.(.+)")
     layers: dict[int, list[str]] = {index: [] for index in range(num_layers)}
@@ -126,8 +134,8 @@ def layer_names(names: Iterable[str], architecture: Architecture, num_layers: in
         index = int(match[1])
         if index >= num_layers:
             raise CheckpointError(
-                f"tensor {name!r} belongs to layer {index}, but the config says {architecture.depth_key}: {num_layers}; "
-                "extra layers past the last one are not supported"
+                f"tensor {name!r} belongs to layer {index}, but the config says {architecture.depth_key}: "
+                f"{num_layers}; extra layers past the last one are not supported"
             )
         layers[index].append(name)
         parts[index].add(match[2])
@@ -168,7 +176,9 @@ def tensor_copies(names: Iterable[str], config: Mapping[str, Any], plan: LayerPl
         rests = [name.removeprefix(prefix) for name in layers[layer.source]]
         _check_residual_writers(layer, rests, architecture)
         copies += [
-            TensorCopy(f"{architecture.layers_prefix}{position}.{rest}", prefix + rest, _is_zeroed(layer, rest, architecture))
+            TensorCopy(
+                f"{architecture.layers_prefix}{position}.{rest}", prefix + rest, _is_zeroed(layer, rest, architecture)
+            )
             for rest in rests
         ]
     return copies
@@ -184,6 +194,6 @@ def _check_residual_writers(layer: PlannedLayer, rests: list[str], architecture:
     missing = [module for module in architecture.residual_writers if f"{module}.weight" not in rests]
     if missing:
         raise CheckpointError(
-            f"layer {layer.source} has no {missing[0]}.weight, so it cannot be initialised as identity; "
-            "the checkpoint does not follow its model_type"
+            f"layer {layer.source} has no {missing[0]}.weight, so it cannot be initialised as identity; the checkpoint "
+            "does not follow its model_type"
         )

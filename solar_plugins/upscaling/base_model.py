@@ -39,7 +39,8 @@ COMPANIONS = (
     "*NOTICE*",
     "*USE_POLICY*",
 )
-"""Files that belong to the up-scaled model too, copied unchanged. A list of what is known to be data: no pickles, no code."""
+"""Files that belong to the up-scaled model too, copied unchanged. A list of what is known to be data: no pickles, no
+code."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,9 @@ def grown_plan(config: Mapping[str, Any]) -> LayerPlan | None:
     try:
         return LayerPlan.from_dict(record["plan"])
     except (SolarError, KeyError, TypeError) as error:
-        raise CheckpointError(f"config.json: the record {PROVENANCE_KEY!r} cannot be read ({error}); restore or remove it") from None
+        raise CheckpointError(
+            f"config.json: the record {PROVENANCE_KEY!r} cannot be read ({error}); restore or remove it"
+        ) from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -183,15 +186,17 @@ def _refuse_missing_path(name: str) -> None:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_local:
         raise CheckpointError(
-            f"base_model: {name!r} is neither a directory here ({Path.cwd()}) nor a hub id such as mistralai/Mistral-7B-v0.1; "
-            "give the path of a checkpoint directory, or make it first (the head of a recipe says what comes before it)"
+            f"base_model: {name!r} is neither a directory here ({Path.cwd()}) nor a hub id such as "
+            "mistralai/Mistral-7B-v0.1; give the path of a checkpoint directory, or make it first (the head of a "
+            "recipe says what comes before it)"
         )
 
 
 def _refuse_adapter(directory: Path) -> None:
     if (directory / "adapter_config.json").is_file() and not (directory / CONFIG).is_file():
         raise CheckpointError(
-            f"{directory}: a LoRA adapter, not a model; merge it into its base first (axolotl merge-lora) and give the result"
+            f"{directory}: a LoRA adapter, not a model; merge it into its base first (axolotl merge-lora) and give the "
+            "result"
         )
 
 
@@ -208,7 +213,8 @@ def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
         raise CheckpointError(
             f"base_model: {name!r}{at} is no directory here and cannot be fetched from the hub "
             f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). Check the spelling and the network "
-            "(HF_TOKEN for gated models; with HF_HUB_OFFLINE=1 only what is in the cache is used), or give a local path"
+            "(HF_TOKEN for gated models; with HF_HUB_OFFLINE=1 only what is in the cache is used), or give a local "
+            "path"
         ) from None
 
 
@@ -229,7 +235,9 @@ def _read_tensors(directory: Path) -> dict[str, StoredTensor]:
 def _read_indexed(directory: Path) -> dict[str, StoredTensor]:
     weight_map = read_json_object(directory / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise CheckpointError(f"{directory / INDEX}: weight_map is not a map from tensor names to file names; download it again")
+        raise CheckpointError(
+            f"{directory / INDEX}: weight_map is not a map from tensor names to file names; download it again"
+        )
     stored: dict[str, StoredTensor] = {}
     for filename in _shard_names(directory, weight_map):
         for name, tensor in read_header(directory / filename).items():
@@ -242,7 +250,8 @@ def _read_indexed(directory: Path) -> dict[str, StoredTensor]:
     absent = sorted(weight_map.keys() - stored.keys())
     if absent:
         raise CheckpointError(
-            f"{directory / INDEX}: tensor {absent[0]!r:.200} should be in {weight_map[absent[0]]}, but is not; download it again"
+            f"{directory / INDEX}: tensor {absent[0]!r:.200} should be in {weight_map[absent[0]]}, but is not; "
+            "download it again"
         )
     return stored
 
@@ -251,7 +260,8 @@ def _shard_names(directory: Path, weight_map: Mapping[str, str]) -> Iterator[str
     for filename in dict.fromkeys(weight_map.values()):
         if Path(filename).name != filename or filename in ("", ".", "..") or not filename.isprintable():
             raise CheckpointError(
-                f"{directory / INDEX}: names the shard {filename!r:.200}, which is no plain file name in this folder; refused"
+                f"{directory / INDEX}: names the shard {filename!r:.200}, which is no plain file name in this folder; "
+                "refused"
             )
         if not (directory / filename).is_file():
             raise CheckpointError(f"{directory / INDEX}: names the shard {filename}, which is missing; download it")

@@ -1,7 +1,7 @@
 """Up-scaled checkpoint directories: made once, whole or not at all, and found again.
 
-A directory is written beside its final name and renamed when it is whole. The marker file `MARKER`, written last, holds the
-plan, the base's identity and every file's size; a directory whose marker does not fit is never used.
+A directory is written beside its final name and renamed when it is whole. The marker file `MARKER`, written last,
+holds the plan, the base's identity and every file's size; a directory whose marker does not fit is never used.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from solar_plugins.errors import CheckpointError
 from solar_plugins.registry import announce
 from solar_plugins.upscaling.architecture import tensor_copies, upscale_config
 from solar_plugins.upscaling.base_model import CONFIG, INDEX, PROVENANCE_KEY, BaseCheckpoint, read_json_object
+from solar_plugins.upscaling.estimates import format_bytes
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.model_card import model_card
 from solar_plugins.upscaling.safetensors_io import PlannedTensor, Shard, plan_shards, shard_index, write_shard
@@ -89,7 +90,8 @@ def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> 
             return False
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise CheckpointError(
-                f"{directory}: exists and is not this base up-scaled by this plan; nothing was changed. Remove it, or give another name"
+                f"{directory}: exists and is not this base up-scaled by this plan; nothing was changed. Remove it, or "
+                "give another name"
             )
         if directory.exists():
             directory.rmdir()
@@ -131,7 +133,7 @@ def _write_beside_and_rename(base: BaseCheckpoint, plan: LayerPlan, directory: P
     config, shards = upscale_config(base.config, plan), planned_shards(base, plan)
     total_bytes = sum(shard.data_bytes for shard in shards)
     _require_space(directory.parent, total_bytes)
-    LOG.info("up-scaling %s: %s, %.2f GB, into %s", base.name, plan, total_bytes / 1e9, directory)
+    LOG.info("up-scaling %s: %s, %s, into %s", base.name, plan, format_bytes(total_bytes), directory)
     partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.partial-", dir=directory.parent))
     try:
         partial.chmod(0o777 & ~_umask())  # mkdtemp makes it private; on a shared cache other users' ranks read it too.
@@ -198,8 +200,8 @@ def _require_space(directory: Path, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(directory).free
     if free_bytes < needed_bytes:
         raise CheckpointError(
-            f"{directory}: {free_bytes / 1e9:.1f} GB free, but the up-scaled checkpoint needs {needed_bytes / 1e9:.1f} GB; "
-            "make room, or choose another disk with solar.cache_dir"
+            f"{directory}: {format_bytes(free_bytes)} free, but the up-scaled checkpoint needs "
+            f"{format_bytes(needed_bytes)}; make room, or choose another disk with solar.cache_dir"
         )
 
 
@@ -224,7 +226,9 @@ def _sole_writer(directory: Path) -> Iterator[None]:
 def _progress(total_bytes: int) -> Iterator[Callable[[int], object]]:
     from tqdm import tqdm
 
-    with tqdm(total=total_bytes, desc="up-scaling", unit="B", unit_scale=True, unit_divisor=1000, mininterval=0.5) as bar:
+    with tqdm(
+        total=total_bytes, desc="up-scaling", unit="B", unit_scale=True, unit_divisor=1000, mininterval=0.5
+    ) as bar:
         yield bar.update
 
 
@@ -234,7 +238,7 @@ def _os_errors_explained(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"{directory}: the up-scaled checkpoint could not be written ({error.strerror or error}"
-            f"{f', {error.filename}' if error.filename else ''}); nothing that looks finished was left. Make room or give write "
-            "permission, or choose another place with solar.cache_dir"
+            f"{directory}: the up-scaled checkpoint could not be written "
+            f"({error.strerror or error}{f', {error.filename}' if error.filename else ''}); nothing that looks "
+            "finished was left. Make room or give write permission, or choose another place with solar.cache_dir"
         ) from None

@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple, get_args
 from solar_plugins.errors import PlanError
 
 Initialization = Literal["copy", "identity"]
-"""``copy`` keeps the layer's weights. ``identity`` also zeroes the projections that write to the residual stream, so that
-the layer passes its input through unchanged (LLaMA Pro, arXiv:2401.02415 sec. 3.1)."""
+"""``copy`` keeps the layer's weights. ``identity`` also zeroes the projections that write to the residual stream, so
+that the layer passes its input through unchanged (LLaMA Pro, arXiv:2401.02415 sec. 3.1)."""
 
 
 class PlannedLayer(NamedTuple):
@@ -75,13 +75,13 @@ class LayerPlan:
         for position, layer in enumerate(self.layers):
             if not 0 <= layer.source < self.base_layers:
                 raise PlanError(
-                    f"new layer {position}: base layer {layer.source} does not exist; the base has layers "
-                    f"0 to {self.base_layers - 1}"
+                    f"new layer {position}: base layer {layer.source} does not exist; the base has layers 0 to "
+                    f"{self.base_layers - 1}"
                 )
             if layer.initialization not in get_args(Initialization):
                 raise PlanError(
-                    f"new layer {position}: initialisation {layer.initialization!r} is unknown; "
-                    f"known: {', '.join(get_args(Initialization))}"
+                    f"new layer {position}: initialisation {layer.initialization!r} is unknown; known: "
+                    f"{', '.join(get_args(Initialization))}"
                 )
 
     @classmethod
@@ -107,8 +107,10 @@ class LayerPlan:
         )
 
     def seams(self) -> tuple[Seam, ...]:
-        """Where layers meet that were not neighbours in the base. Identity layers pass through, so they have no seam."""
-        acting = [(position, layer.source) for position, layer in enumerate(self.layers) if layer.initialization == "copy"]
+        """Where layers meet that were not neighbours in the base. Identity layers pass through: no seam."""
+        acting = [
+            (position, layer.source) for position, layer in enumerate(self.layers) if layer.initialization == "copy"
+        ]
         return tuple(
             Seam(position, below, above) for (_, below), (position, above) in pairwise(acting) if above != below + 1
         )
@@ -140,7 +142,9 @@ class LayerPlan:
         return cls(base_layers, tuple(layers))
 
     def __str__(self) -> str:
-        parts = [f"[{p.start}..{p.end - 1}]" + ("" if p.initialization == "copy" else " as identity") for p in self.ranges()]
+        parts = [
+            f"[{p.start}..{p.end - 1}]" + ("" if p.initialization == "copy" else " as identity") for p in self.ranges()
+        ]
         return f"{self.base_layers} -> {len(self)} layers: {' + '.join(parts)}"
 
 

@@ -27,7 +27,8 @@ def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub
     front |= {"library_name": "transformers", "tags": ["depth-up-scaling", "solar_plugins"]}
     rows = "\n".join(_range_rows(plan))
     seams = "".join(
-        f"- below layer {seam.position}: base layer {seam.below} feeds base layer {seam.above} (distance {seam.distance})\n"
+        f"- below layer {seam.position}: base layer {seam.below} feeds base layer {seam.above} (distance "
+        f"{seam.distance})\n"
         for seam in plan.seams()
     )
     return f"""---
@@ -45,8 +46,8 @@ Made by `solar_plugins` from `{base_name}` by stacking copies of its decoder lay
 Seams, where layers meet that were not neighbours in the base:
 
 {seams or "- none" + chr(10)}
-**The weights have not been trained since.** The seam costs quality, most of all in generation, until the whole model has been
-trained further. `solar_plan.json` holds the exact plan.
+**The weights have not been trained since.** The seam costs quality, most of all in generation, until the whole model
+has been trained further. `solar_plan.json` holds the exact plan.
 """
 
 
@@ -54,7 +55,9 @@ def _range_rows(plan: LayerPlan) -> list[str]:
     rows, position = [], 0
     for part in plan.ranges():
         count = part.end - part.start
-        rows.append(f"| {position} to {position + count - 1} | {part.start} to {part.end - 1} | {part.initialization} |")
+        rows.append(
+            f"| {position} to {position + count - 1} | {part.start} to {part.end - 1} | {part.initialization} |"
+        )
         position += count
     return rows
 

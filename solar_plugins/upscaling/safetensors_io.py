@@ -1,7 +1,7 @@
 """Safetensors files as bytes: read and check headers, lay out new shards, move byte ranges. No tensor is decoded.
 
-The format is safetensors' own (its README, "Format"): 8 bytes little-endian header length, a JSON header, the data without
-holes. Memory use is bounded by the headers and one buffer a thread, whatever the model's size.
+The format is safetensors' own (its README, "Format"): 8 bytes little-endian header length, a JSON header, the data
+without holes. Memory use is bounded by the headers and one buffer a thread, whatever the model's size.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
     try:
         header = json.loads(text, object_pairs_hook=_refuse_duplicates)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the safetensors header is not valid JSON ({error}); download the file again") from None
+        raise CheckpointError(
+            f"{path}: the safetensors header is not valid JSON ({error}); download the file again"
+        ) from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: the safetensors header is a {type(header).__name__}, expected an object")
     return header
@@ -121,8 +123,8 @@ def _stored_tensor(path: Path, name: str, entry: Any, data_start: int) -> Stored
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(
-            f"{path}: tensor {name!r:.200} has an impossible entry {json.dumps(entry)[:200]}; expected a known dtype, a shape, "
-            "and data_offsets that span as many bytes as these two need"
+            f"{path}: tensor {name!r:.200} has an impossible entry {json.dumps(entry)[:200]}; expected a known dtype, "
+            "a shape, and data_offsets that span as many bytes as these two need"
         ) from None
     return StoredTensor(path, dtype, shape, data_start + start, data_start + end)
 
@@ -132,8 +134,8 @@ def _check_layout(path: Path, tensors: Mapping[str, StoredTensor], data_start: i
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if tensor.start != position:
             raise CheckpointError(
-                f"{path}: the data of tensor {name!r:.200} begins at byte {tensor.start}, expected {position}; "
-                "tensors may neither overlap nor leave holes"
+                f"{path}: the data of tensor {name!r:.200} begins at byte {tensor.start}, expected {position}; tensors "
+                "may neither overlap nor leave holes"
             )
         position = tensor.end
     if position != file_bytes:
@@ -157,7 +159,11 @@ def plan_shards(tensors: Iterable[PlannedTensor], max_bytes: int) -> list[Shard]
         groups[-1].append(tensor)
         used += tensor.source.num_bytes
     count = len(groups)
-    names = ["model.safetensors"] if count == 1 else [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    names = (
+        ["model.safetensors"]
+        if count == 1
+        else [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    )
     # Widest elements first, as the reference writer does, so that every tensor stays aligned to its dtype.
     return [
         Shard(name, tuple(sorted(group, key=lambda tensor: -DTYPE_BITS[tensor.source.dtype])))
@@ -202,7 +208,11 @@ def _pieces(shard: Shard, data_start: int) -> Iterator[_Piece]:
     for tensor in shard.tensors:
         source = None if tensor.zeroed else tensor.source.file
         last = runs[-1] if runs else None
-        if last and last.source == source and (source is None or last.source_start + last.num_bytes == tensor.source.start):
+        if (
+            last
+            and last.source == source
+            and (source is None or last.source_start + last.num_bytes == tensor.source.start)
+        ):
             runs[-1] = last._replace(num_bytes=last.num_bytes + tensor.source.num_bytes)
         else:
             runs.append(_Piece(source, tensor.source.start, target, tensor.source.num_bytes))
@@ -254,7 +264,9 @@ def _move(piece: _Piece, source: int | None, target: int, advance: Callable[[int
         if source is not None:
             count = os.preadv(source, [part], piece.source_start + done)
             if count == 0:
-                raise CheckpointError(f"{piece.source}: the file became shorter while it was copied; leave the base alone and run again")
+                raise CheckpointError(
+                    f"{piece.source}: the file became shorter while it was copied; leave the base alone and run again"
+                )
             part = part[:count]
         _write_all(target, part, piece.target_start + done)
         done += len(part)

@@ -71,7 +71,9 @@ def plan_depth_up_scaling(num_layers: int, args: DepthUpScalingArgs) -> LayerPla
     """
     drop = _drop_from_target(num_layers, args.target_layers) if args.target_layers is not None else args.drop_layers
     if drop is None:
-        raise PlanError("drop_layers: missing; give drop_layers (m) or target_layers (s); SOLAR uses 32 layers, m = 8, s = 48")
+        raise PlanError(
+            "drop_layers: missing; give drop_layers (m) or target_layers (s); SOLAR uses 32 layers, m = 8, s = 48"
+        )
     if args.drop_layers not in (None, drop):
         raise PlanError(
             f"drop_layers: {args.drop_layers} gives {2 * (num_layers - args.drop_layers)} layers from a base of "
@@ -79,19 +81,21 @@ def plan_depth_up_scaling(num_layers: int, args: DepthUpScalingArgs) -> LayerPla
         )
     if not 0 <= drop < num_layers:
         raise PlanError(
-            f"drop_layers: {drop} is impossible for a base of {num_layers} layers; "
-            f"allowed are 0 (plain repetition) to {num_layers - 1}"
+            f"drop_layers: {drop} is impossible for a base of {num_layers} layers; allowed are 0 (plain repetition) to "
+            f"{num_layers - 1}"
         )
     return LayerPlan.from_sources(num_layers, [*range(num_layers - drop), *range(drop, num_layers)])
 
 
 def _drop_from_target(num_layers: int, target: int) -> int:
     if target % 2:
-        raise PlanError(f"target_layers: {target} is odd; the two copies have equal depth, so try {target - 1} or {target + 1}")
+        raise PlanError(
+            f"target_layers: {target} is odd; the two copies have equal depth, so try {target - 1} or {target + 1}"
+        )
     if not 2 <= target <= 2 * num_layers:
         raise PlanError(
-            f"target_layers: {target} is impossible for a base of {num_layers} layers; "
-            f"allowed are even numbers from 2 to {2 * num_layers}"
+            f"target_layers: {target} is impossible for a base of {num_layers} layers; allowed are even numbers from 2 "
+            f"to {2 * num_layers}"
         )
     return num_layers - target // 2
 

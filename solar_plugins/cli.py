@@ -1,0 +1,163 @@
+"""The command ``solar`` (also ``axolotl solar``). Bodies are short: each calls one function of the package."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from solar_plugins import __version__
+from solar_plugins.args import InitArgs
+from solar_plugins.errors import SolarError
+from solar_plugins.plan_report import PlanReport, as_json, as_text, plan_for_base, plan_for_recipe
+from solar_plugins.recipes import copy_recipes, recipe_files, recipe_summary
+from solar_plugins.registry import init_strategies, recipe_packs
+
+
+class StrategyCommand(click.Command):
+    """A command with one more option for each argument of each registered strategy, third parties' included."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's own parameters, then the strategies'."""
+        own = super().get_params(ctx)
+        taken = {name for param in own for name in (*param.opts, param.name)}
+        return [*own, *(option for option in _strategy_options() if option.name not in taken)]
+
+
+def _strategy_options() -> list[click.Option]:
+    helps: dict[str, list[str]] = {}
+    for strategy in init_strategies().values():
+        for name, field in strategy.args.model_fields.items():
+            helps.setdefault(name, []).append(f"[{strategy.name}] {field.description or ''}".strip())
+    return [click.Option([f"--{name.replace('_', '-')}"], help="; ".join(texts)) for name, texts in helps.items()]
+
+
+def _init_args(strategy: str, arguments: dict[str, str | None]) -> InitArgs:
+    return InitArgs.model_validate({"strategy": strategy, **{k: v for k, v in arguments.items() if v is not None}})
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="solar")
+def solar() -> None:
+    """Depth up-scaling: plan it, write it, export it, look at what came out."""
+
+
+@solar.command(cls=StrategyCommand)
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option("--base", help="Instead of a recipe: a directory, a config.json or a hub id.")
+@click.option("--revision", help="Revision of a hub id.")
+@click.option("--strategy", default="dus", show_default=True, help="With --base: how to grow it.")
+@click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), help="Draw base layers against new layers: FILE.png or FILE.svg."
+)
+def plan(
+    recipe: Path | None,
+    base: str | None,
+    revision: str | None,
+    strategy: str,
+    as_json_text: bool,
+    plot: Path | None,
+    **arguments: str | None,
+) -> None:
+    """Show what a RECIPE, or a --base with a strategy's arguments, would make: layers, seams, size, memory.
+
+    Needs the base's config.json only.
+    """
+    report = _plan_report(recipe, base, revision, strategy, arguments)
+    if plot:
+        from solar_plugins.report.plan_plot import draw_plan
+
+        draw_plan(report.plan, plot)
+    click.echo(json.dumps(as_json(report), indent=2) if as_json_text else as_text(report))
+
+
+def _plan_report(
+    recipe: Path | None, base: str | None, revision: str | None, strategy: str, arguments: dict[str, str | None]
+) -> PlanReport:
+    if (recipe is None) == (base is None):
+        raise click.UsageError("give either a RECIPE or --base, and with --base a strategy's arguments")
+    if recipe is not None:
+        if any(value is not None for value in arguments.values()):
+            raise click.UsageError("a strategy's arguments stand in the recipe; give them as options only with --base")
+        return plan_for_recipe(recipe)
+    assert base is not None
+    return plan_for_base(base, revision, _init_args(strategy, arguments), where="")
+
+
+@solar.command(cls=StrategyCommand)
+@click.argument("base")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--revision", help="Revision of a hub id.")
+@click.option("--strategy", default="dus", show_default=True, help="How to grow it.")
+def upscale(base: str, out: Path, revision: str | None, strategy: str, **arguments: str | None) -> None:
+    """Write BASE (a directory or hub id), up-scaled, to the directory OUT. No Axolotl, no GPU."""
+    from solar_plugins.upscaling.base_model import find_base
+    from solar_plugins.upscaling.checkpoint import write_checkpoint
+
+    found = find_base(base, revision)
+    layer_plan = _init_args(strategy, arguments).plan_for(found.num_layers, where="")
+    written = write_checkpoint(found, layer_plan, out)
+    click.echo(f"{out}: {layer_plan}{'' if written else ' (was there already, whole)'}")
+
+
+@solar.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+def mergekit(recipe: Path) -> None:
+    """Print the plan of a RECIPE as a mergekit YAML, for mergekit-yaml."""
+    import yaml
+
+    from solar_plugins.merging import passthrough_merge
+
+    report = plan_for_recipe(recipe)
+    model = f"{report.base}@{report.revision}" if report.revision else report.base
+    merge = passthrough_merge(model, report.config, report.plan)
+    click.echo(f"# {report.plan}\n{yaml.safe_dump(merge, sort_keys=False)}", nl=False)
+
+
+@solar.group()
+def recipes() -> None:
+    """The recipes that are installed: ours, and those of other packages."""
+
+
+@recipes.command("list")
+def list_recipes() -> None:
+    """One line for each recipe: its name and what it does."""
+    for name, pack in recipe_packs().items():
+        for path in recipe_files(pack.directory):
+            click.echo(f"{name}/{path.relative_to(pack.directory)}  {recipe_summary(path)}")
+
+
+@recipes.command("copy")
+@click.argument("directory", type=click.Path(path_type=Path), default="recipes")
+def copy(directory: Path) -> None:
+    """Copy all recipes into DIRECTORY (./recipes), ready to run and to edit."""
+    for path in copy_recipes(recipe_packs(), directory):
+        click.echo(path)
+
+
+@solar.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "--held-out", type=click.Path(path_type=Path), help="JSON lines with a text; default: the recipe's test data."
+)
+@click.option("--prompt", "prompts", multiple=True, help="A text to continue; may be given several times.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), default="report.html", show_default=True, help="The HTML file."
+)
+def report(recipe: Path, held_out: Path | None, prompts: tuple[str, ...], output: Path) -> None:
+    """Compare base, up-scaled and trained model of a RECIPE that was run: held-out loss, curve, continuations."""
+    from solar_plugins.report.report import write_report
+
+    write_report(recipe, held_out=held_out, prompts=prompts, output=output)
+
+
+def main() -> None:
+    """The console script: a `SolarError` becomes one paragraph and exit status 1; anything else keeps its traceback."""
+    try:
+        solar.main(prog_name="solar")
+    except SolarError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)

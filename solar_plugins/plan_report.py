@@ -1,0 +1,157 @@
+"""What ``solar plan`` tells: the plan of a recipe or a base, with sizes and memory, as text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from solar_plugins.args import InitArgs, parse_solar_block
+from solar_plugins.errors import ArgsError
+from solar_plugins.recipes import read_recipe
+from solar_plugins.upscaling.architecture import base_depth
+from solar_plugins.upscaling.base_model import find_config
+from solar_plugins.upscaling.checkpoint import planned_shards
+from solar_plugins.upscaling.estimates import (
+    MEMORY_ASSUMPTIONS,
+    MemoryEstimate,
+    ModelSize,
+    format_bytes,
+    size_from_config,
+    size_from_shards,
+    stored_dtype,
+    training_memory,
+)
+from solar_plugins.upscaling.layer_plan import LayerPlan
+
+DEFAULT_SEQUENCE_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """A plan and what follows from it."""
+
+    base: str
+    revision: str | None
+    config: Mapping[str, Any]
+    init: InitArgs
+    plan: LayerPlan
+    size: ModelSize
+    base_size: ModelSize
+    sequence_tokens: int
+    memory: list[MemoryEstimate]
+
+
+def plan_for_recipe(path: Path) -> PlanReport:
+    """The plan of a recipe's ``solar:`` block.
+
+    Raises:
+        SolarError: The recipe, its block or its base cannot be used.
+    """
+    recipe = read_recipe(path)
+    solar = parse_solar_block(recipe)
+    if solar is None:
+        raise ArgsError(f"{path}: has no `solar:` block, so there is nothing to plan; see recipes/solar_dus.yml")
+    base = recipe.get("base_model")
+    if not isinstance(base, str) or not base:
+        raise ArgsError(f"{path}: base_model is {base!r}; expected a directory or a hub id")
+    revision = recipe.get("revision_of_model") or recipe.get("model_revision")
+    sequence_tokens = recipe.get("sequence_len")
+    if not isinstance(sequence_tokens, int) or sequence_tokens < 1:
+        sequence_tokens = DEFAULT_SEQUENCE_TOKENS
+    return plan_for_base(base, revision, solar.init, sequence_tokens=sequence_tokens)
+
+
+def plan_for_base(
+    base: str,
+    revision: str | None,
+    init: InitArgs,
+    where: str = "solar.init.",
+    sequence_tokens: int = DEFAULT_SEQUENCE_TOKENS,
+) -> PlanReport:
+    """The plan of a strategy for a base.
+
+    Args:
+        base: A directory, a config.json or a hub id.
+        revision: Of a hub id.
+        init: Strategy and arguments.
+        where: What stands before a key in error messages.
+        sequence_tokens: For the estimate of activations.
+
+    Raises:
+        SolarError: The base or the arguments cannot be used.
+    """
+    config, checkpoint = find_config(base, revision)
+    plan = init.plan_for(base_depth(config), where)
+    size = (
+        size_from_shards(planned_shards(checkpoint, plan), config)
+        if checkpoint
+        else size_from_config(config, len(plan))
+    )
+    memory = training_memory(size, config, len(plan), sequence_tokens)
+    return PlanReport(
+        base, revision, config, init, plan, size, size_from_config(config, plan.base_layers), sequence_tokens, memory
+    )
+
+
+def as_json(report: PlanReport) -> dict[str, Any]:
+    """The report as JSON-ready values. Layer indices are 0-based, sizes are in bytes."""
+    plan = report.plan
+    return {
+        "base": report.base,
+        "strategy": report.init.strategy,
+        "arguments": report.init.model_extra or {},
+        "base_layers": plan.base_layers,
+        "num_layers": len(plan),
+        "layers": [layer._asdict() for layer in plan.layers],
+        "seams": [seam._asdict() | {"distance": seam.distance} for seam in plan.seams()],
+        "base_parameters": report.base_size.parameters,
+        "parameters": report.size.parameters,
+        "dtype": stored_dtype(report.config),
+        "checkpoint_bytes": report.size.checkpoint_bytes,
+        "sequence_tokens": report.sequence_tokens,
+        "memory": [estimate._asdict() | {"total_bytes": estimate.total_bytes} for estimate in report.memory],
+        "memory_assumptions": list(MEMORY_ASSUMPTIONS),
+    }
+
+
+def as_text(report: PlanReport) -> str:
+    """The report for a terminal, the deeper model drawn with its top layer on top."""
+    plan = report.plan
+    head = [
+        f"{report.base}: {plan.base_layers} -> {len(plan)} layers by {report.init.strategy}",
+        f"parameters  {report.base_size.parameters:,} -> {report.size.parameters:,}",
+        f"checkpoint  {format_bytes(report.size.checkpoint_bytes)} in {stored_dtype(report.config)}",
+        "",
+    ]
+    return "\n".join(
+        [*head, *_drawing(plan), "", *_memory_table(report), "", *(f"- {line}" for line in MEMORY_ASSUMPTIONS)]
+    )
+
+
+def _drawing(plan: LayerPlan) -> list[str]:
+    seams = {seam.position: seam for seam in plan.seams()}
+    lines, position = [], 0
+    for part in plan.ranges():
+        count = part.end - part.start
+        if position in seams:
+            seam = seams[position]
+            lines.append(
+                f"  ~~~~~~~~~~~~~~  seam: layer {seam.below} feeds layer {seam.above}, distance {seam.distance}"
+            )
+        new, old = f"{position}..{position + count - 1}", f"{part.start}..{part.end - 1}"
+        lines.append(f"  new {new:>9}   = base {old}" + (" as identity" if part.initialization == "identity" else ""))
+        position += count
+    return lines[::-1]
+
+
+def _memory_table(report: PlanReport) -> list[str]:
+    title = f"memory of each device, {report.sequence_tokens} tokens"
+    rows = [f"{title:<40}{'model':>10}{'activations':>13}{'total':>10}"]
+    rows += [
+        "  "
+        f"{estimate.setup:<38}{format_bytes(estimate.model_state_bytes):>10}{format_bytes(estimate.activation_bytes):>13}{format_bytes(estimate.total_bytes):>10}"
+        for estimate in report.memory
+    ]
+    return rows
