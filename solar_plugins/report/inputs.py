@@ -1,0 +1,154 @@
+"""What a report needs, found from the recipe: held-out texts, prompts, sequence length, the trained model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from solar_plugins.errors import ArgsError, CheckpointError
+from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, grown_plan, read_config
+from solar_plugins.upscaling.layer_plan import LayerPlan
+
+# Axolotl's defaults (axolotl/utils/schemas).
+DEFAULT_OUTPUT_DIR = "./model-out"
+DEFAULT_SEQUENCE_LEN = 512
+
+NUM_PROMPTS, PROMPT_WORDS = 3, 12
+
+
+def held_out_path(recipe: Mapping[str, Any], option: Path | None) -> Path:
+    """The file of held-out texts: the one given, else the first of the recipe's ``test_datasets``.
+
+    Raises:
+        ArgsError: Neither names a file.
+    """
+    if option is not None:
+        return option
+    entries = recipe.get("test_datasets")
+    first = entries[0] if isinstance(entries, list) and entries else None
+    path = first.get("path") if isinstance(first, Mapping) else None
+    if not isinstance(path, str) or not Path(path).is_file():
+        raise ArgsError(
+            f"test_datasets: {'missing' if first is None else f'its first path, {path!r}, is no file here'}; the report "
+            "measures on held-out text, so give a file with --held-out FILE.jsonl (one JSON object with a "
+            '"text" in each row), or name such a file as path of the first entry of test_datasets'
+        )
+    return Path(path)
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts of a ``.jsonl`` file, in order. Rows of white space are passed over.
+
+    Raises:
+        ArgsError: The file is missing, not ``.jsonl`` or empty, or a row has no text. The message names the row, from 1.
+    """
+    if path.suffix != ".jsonl":
+        raise ArgsError(f'{path}: expected held-out text as .jsonl, one JSON object with a "text" in each row')
+    texts = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            texts = [_row_text(path, number, row) for number, row in enumerate(file, start=1) if row.strip()]
+    except OSError as error:
+        raise ArgsError(
+            f"{path}: the held-out text cannot be read ({error.strerror}); give the path of a .jsonl file"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ArgsError(
+            f"{path}: the held-out text is not UTF-8 ({error.reason} at byte {error.start}); convert it"
+        ) from None
+    if not texts:
+        raise ArgsError(f'{path}: empty; expected held-out text, one JSON object with a "text" in each row')
+    return texts
+
+
+def _row_text(path: Path, number: int, row: str) -> str:
+    expected = 'expected a JSON object with a "text" that is not blank, such as {"text": "Once upon a time"}'
+    try:
+        content = json.loads(row)
+    except (ValueError, RecursionError) as error:
+        raise ArgsError(f"{path}, row {number}: not valid JSON ({error}); {expected}. Mend or remove the row") from None
+    text = content.get("text") if isinstance(content, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        raise ArgsError(f"{path}, row {number}: found {row.strip()!r:.80}; {expected}. Mend or remove the row")
+    return text
+
+
+def checked_prompts(prompts: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:
+    """The prompts given, or else the beginnings of the first held-out texts.
+
+    Raises:
+        ArgsError: A prompt is blank.
+
+    Example:
+        >>> checked_prompts([], ["one two three four five six seven eight nine ten eleven twelve thirteen"])
+        ('one two three four five six seven eight nine ten eleven twelve',)
+    """
+    for number, prompt in enumerate(prompts, start=1):
+        if not prompt.strip():
+            raise ArgsError(f"prompt {number}: {prompt!r} is blank; expected the beginning of a text")
+    return tuple(prompts) or tuple(" ".join(text.split()[:PROMPT_WORDS]) for text in texts[:NUM_PROMPTS])
+
+
+def sequence_tokens(recipe: Mapping[str, Any]) -> int:
+    """The recipe's ``sequence_len``, by which texts are cut.
+
+    Raises:
+        ArgsError: It is no whole number of at least 2.
+    """
+    length = recipe.get("sequence_len", DEFAULT_SEQUENCE_LEN)
+    if not isinstance(length, int) or isinstance(length, bool) or length < 2:
+        raise ArgsError(f"sequence_len: {length!r}; expected a whole number of tokens, at least 2, such as 2048")
+    return length
+
+
+def base_revision(recipe: Mapping[str, Any]) -> str | None:
+    """The commit or branch of a base on the hub that the recipe asks for."""
+    return next((str(recipe[key]) for key in ("revision_of_model", "model_revision") if recipe.get(key)), None)
+
+
+def trained_directory(recipe: Mapping[str, Any], recipe_path: Path, plan: LayerPlan) -> Path:
+    """The directory of the whole model that the recipe trained: its ``output_dir``, after LoRA the merged one in it.
+
+    Raises:
+        CheckpointError: There is none, or it is not of this plan.
+    """
+    output_dir = Path(str(recipe.get("output_dir") or DEFAULT_OUTPUT_DIR)).expanduser()
+    train = f"accelerate launch -m axolotl.cli.train {recipe_path}"
+    directory = output_dir
+    if (output_dir / "adapter_config.json").is_file():
+        directory, train = output_dir / "merged", f"axolotl merge-lora {recipe_path}"
+    if not (directory / CONFIG).is_file() or not any(directory.glob("model*.safetensors")):
+        if directory == output_dir:
+            raise CheckpointError(
+                f"output_dir: {output_dir} holds no trained model (config.json and model*.safetensors)"
+                f"{_interrupted(output_dir)}; train first:\n  {train}"
+            )
+        raise CheckpointError(
+            f"output_dir: {output_dir} holds a LoRA adapter, and the report measures whole models; merge it first:\n  {train}"
+        )
+    _refuse_other_model(directory, plan)
+    return directory
+
+
+def _interrupted(output_dir: Path) -> str:
+    checkpoints = sorted(output_dir.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime_ns)
+    if not checkpoints:
+        return ""
+    return (
+        f", but {checkpoints[-1].name}: its run was interrupted, or is still going on. To go on from there, set "
+        "auto_resume_from_checkpoints: true"
+    )
+
+
+def _refuse_other_model(directory: Path, plan: LayerPlan) -> None:
+    trained = BaseCheckpoint(str(directory), directory, read_config(directory / CONFIG))
+    recorded = grown_plan(trained.config)
+    if trained.num_layers != len(plan) or recorded not in (None, plan):
+        raise CheckpointError(
+            f"output_dir: {directory} holds a model of {trained.num_layers} layers"
+            f"{f' ({recorded})' if recorded else ''}, but this recipe's plan is {plan}; it comes from another recipe. Train "
+            "this one, or give the recipe that was trained"
+        )
+    _ = trained.tensors  # Reads the headers, so that damaged weights are found before anything is measured.

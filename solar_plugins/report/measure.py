@@ -1,0 +1,251 @@
+"""What is measured of a model: its loss on held-out text, and how it goes on with a prompt. One model in memory at a time."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from solar_plugins.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A next-token cross-entropy.
+
+    Args:
+        window_nats: Its sum over the tokens of each window.
+        window_tokens: How many tokens of each window were predicted.
+    """
+
+    window_nats: tuple[float, ...]
+    window_tokens: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were predicted."""
+        return sum(self.window_tokens)
+
+    @property
+    def nats_per_token(self) -> float:
+        """The mean over all tokens."""
+        return math.fsum(self.window_nats) / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """``exp`` of the mean; infinite where that is too large for a number."""
+        try:
+            return math.exp(self.nats_per_token)
+        except OverflowError:
+            return math.inf
+
+
+class Difference(NamedTuple):
+    """How much one loss is above another on the same windows, and the standard error of that (None for one window)."""
+
+    nats_per_token: float
+    standard_error: float | None
+
+
+def difference(loss: Loss, reference: Loss) -> Difference:
+    """How much ``loss`` is above ``reference``; both are of the same windows.
+
+    The standard error is that of a ratio estimate over windows, taken as independent (Cochran, Sampling Techniques, 6.3).
+
+    Example:
+        >>> difference(Loss((30.0, 50.0), (10, 10)), Loss((20.0, 30.0), (10, 10)))
+        Difference(nats_per_token=1.5, standard_error=0.5)
+    """
+    excess = [nats - below for nats, below in zip(loss.window_nats, reference.window_nats, strict=True)]
+    mean, windows = math.fsum(excess) / loss.tokens, len(excess)
+    if windows < 2:
+        return Difference(mean, None)
+    residuals = [nats - mean * tokens for nats, tokens in zip(excess, loss.window_tokens, strict=True)]
+    variance = windows / (windows - 1) * math.fsum(residual**2 for residual in residuals)
+    return Difference(mean, math.sqrt(variance) / loss.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredModel:
+    """One model's figures.
+
+    Args:
+        name: ``base``, ``up-scaled`` or ``trained``.
+        num_layers: Its depth.
+        num_parameters: Shared (tied) ones counted once.
+        loss: On the held-out windows.
+        continuations: Of the prompts, in their order.
+        seconds: Loading included.
+    """
+
+    name: str
+    num_layers: int
+    num_parameters: int
+    loss: Loss
+    continuations: tuple[str, ...]
+    seconds: float
+
+
+class Hardware(NamedTuple):
+    """Where and in which number format models are measured."""
+
+    device: str
+    dtype: str
+
+
+def hardware() -> Hardware:
+    """The GPU in bfloat16 where there is one, else float32: on a CPU, and on GPUs that only emulate bfloat16."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Hardware("cpu", "float32")
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return Hardware(f"cuda ({torch.cuda.get_device_name()})", "bfloat16" if native else "float32")
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        CheckpointError: It has none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{directory}: its tokenizer cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]}); "
+            "download its tokenizer files again"
+        ) from None
+    return tokenizer
+
+
+def load_model(directory: Path) -> PreTrainedModel:
+    """The model of a checkpoint, ready to be measured on this machine's `hardware`.
+
+    Raises:
+        CheckpointError: A tensor of the model is not in the checkpoint; it would be random.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    gc.collect()  # The model before may hang in a reference cycle, and two may not fit.
+    device, dtype = hardware()
+    model, info = AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=getattr(torch, dtype),
+        device_map=None if device == "cpu" else "auto",
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if wrong:
+        raise CheckpointError(
+            f"{directory}: {len(wrong)} tensors of the model are missing or of another shape, such as {wrong[0]}; the weights "
+            "do not fit the config.json. Write the checkpoint again"
+        )
+    # Its own may ask for sampling or penalties; all models are to be treated alike.
+    model.generation_config = GenerationConfig()
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def token_windows(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], sequence_tokens: int, num_tokens: int
+) -> list[list[int]]:
+    """Windows of whole texts, in order and without overlap, until ``num_tokens`` tokens are there to be predicted.
+
+    A text is cut every ``sequence_tokens`` tokens; no window holds parts of two texts, and none is padded. Where the
+    tokenizer begins a text with a beginning-of-sequence token, every window begins with it.
+    """
+    start, windows, found = _start_tokens(tokenizer), list[list[int]](), 0
+    step = sequence_tokens - len(start)
+    for text in texts:
+        tokens: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        for position in range(0, len(tokens), step):
+            if found >= num_tokens:
+                return windows
+            window = start + tokens[position : position + step]
+            if len(window) > 1:  # The first token has nothing that predicts it.
+                windows.append(window)
+                found += len(window) - 1
+    return windows
+
+
+def _start_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    bos = tokenizer.bos_token_id
+    begins: list[int] = tokenizer("a")["input_ids"][:1]
+    return [bos] if bos is not None and begins == [bos] else []
+
+
+def held_out_loss(model: PreTrainedModel, windows: Sequence[Sequence[int]], description: str = "held-out loss") -> Loss:
+    """The next-token cross-entropy of a model on `token_windows`, the first token of each not counted.
+
+    Args:
+        model: In evaluation mode.
+        windows: At least one; each of two tokens or more.
+        description: What the progress bar says.
+    """
+    import torch
+    from tqdm import tqdm
+
+    nats = []
+    with (
+        torch.inference_mode(),
+        tqdm(total=sum(len(window) - 1 for window in windows), desc=description, unit="tok", unit_scale=True) as bar,
+    ):
+        for window in windows:
+            tokens = torch.tensor([window], device=model.device)
+            logits = model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+            targets = tokens[0, 1:].to(logits.device)
+            nats.append(torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item())
+            bar.update(len(window) - 1)
+    return Loss(tuple(nats), tuple(len(window) - 1 for window in windows))
+
+
+def continuation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int) -> str:
+    """How a model goes on with a prompt: always its likeliest token (greedy), without the prompt itself."""
+    import torch
+
+    tokens = _start_tokens(tokenizer) + tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    inputs = torch.tensor([tokens], device=model.device)
+    options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "use_cache": True, "max_new_tokens": max_new_tokens}
+    end = tokenizer.eos_token_id
+    output = model.generate(
+        input_ids=inputs, attention_mask=torch.ones_like(inputs), eos_token_id=end, pad_token_id=end or 0, **options
+    )
+    text = tokenizer.decode(output[0, len(tokens) :], skip_special_tokens=True)
+    return text if isinstance(text, str) else text[0]
+
+
+def measure_model(
+    name: str,
+    directory: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    windows: Sequence[Sequence[int]],
+    prompts: Sequence[str],
+    max_new_tokens: int,
+) -> MeasuredModel:
+    """Load a checkpoint, measure it, and let go of it.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be loaded whole.
+    """
+    from tqdm import tqdm
+
+    start = time.monotonic()
+    model = load_model(directory)
+    loss = held_out_loss(model, windows, f"{name}: held-out loss")
+    bar = tqdm(prompts, desc=f"{name}: continuations", unit="prompt")
+    continuations = tuple(continuation(model, tokenizer, prompt, max_new_tokens) for prompt in bar)
+    num_layers = int(model.config.get_text_config().num_hidden_layers)
+    return MeasuredModel(name, num_layers, model.num_parameters(), loss, continuations, time.monotonic() - start)

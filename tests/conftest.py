@@ -1,0 +1,138 @@
+"""Tiny models that the tests make, and a process environment without network and telemetry."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+REPOSITORY = Path(__file__).parent.parent
+TINY = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+
+
+def make_model(directory, kind="llama", max_shard_size="5GB", dtype="bfloat16", **config):
+    """A random model with norms and biases away from their initial values, so that a mix-up of layers shows."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(TINY | config)))
+    for parameter in model.parameters():
+        parameter.data = torch.randn_like(parameter) * 0.1 + (1.0 if parameter.dim() == 1 else 0.0)
+    model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size=max_shard_size)
+    return Path(directory)
+
+
+@pytest.fixture(scope="session")
+def _made(tmp_path_factory):
+    """One of each kind of tiny checkpoint, made once; tests get copies."""
+    top = tmp_path_factory.mktemp("made")
+    make_model(top / "llama")
+    make_model(top / "llama-sharded", max_shard_size="30KB")
+    make_model(top / "llama-tied", tie_word_embeddings=True)
+    make_model(top / "llama-biased", attention_bias=True, mlp_bias=True)
+    make_model(top / "mistral", kind="mistral", dtype="float32", head_dim=16)
+    return top
+
+
+@pytest.fixture(params=["llama", "llama-sharded", "llama-tied", "llama-biased", "mistral"])
+def any_base(request, _made, tmp_path):
+    """Each kind of tiny base in turn."""
+    return Path(shutil.copytree(_made / request.param, tmp_path / "base"))
+
+
+@pytest.fixture
+def base(_made, tmp_path):
+    """A Llama-type base of 8 layers in one file."""
+    return Path(shutil.copytree(_made / "llama", tmp_path / "base"))
+
+
+@pytest.fixture
+def sharded_base(_made, tmp_path):
+    """The same weights in several shards with an index."""
+    return Path(shutil.copytree(_made / "llama-sharded", tmp_path / "base"))
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_tokenizer(tmp_path_factory):
+    """Mistral 7B's SentencePiece tokenizer of 32,000 pieces, from the package mistral_common (Apache-2.0)."""
+    from importlib.resources import files
+
+    from transformers import LlamaTokenizer
+
+    directory = tmp_path_factory.mktemp("tokenizer")
+    shutil.copy(files("mistral_common") / "data" / "tokenizer.model.v1", directory / "tokenizer.model")
+    LlamaTokenizer.from_pretrained(directory, add_bos_token=True).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def training_folder(tmp_path, sentencepiece_tokenizer):
+    """A folder with a Mistral-type base, its tokenizer, text, and `recipe.yml`, which a CPU trains in seconds."""
+    make_model(tmp_path / "base", kind="mistral", dtype="float32", vocab_size=32000)
+    for path in sentencepiece_tokenizer.iterdir():
+        shutil.copy(path, tmp_path / "base")
+    rows = [{"text": f"The number {i} is followed by the number {i + 1}. " * 20} for i in range(40)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "recipe.yml").write_text(TINY_RECIPE)
+    return tmp_path
+
+
+TINY_RECIPE = """\
+base_model: base
+plugins: [solar_plugins.SolarPlugin]
+solar:
+  init: {strategy: dus, drop_layers: 2}
+  cache_dir: cache
+datasets:
+  - {path: train.jsonl, ds_type: json, type: completion}
+dataset_prepared_path: prepared
+output_dir: out
+sequence_len: 128
+micro_batch_size: 2
+gradient_accumulation_steps: 1
+max_steps: 2
+learning_rate: 1.0e-4
+optimizer: adamw_torch
+lr_scheduler: cosine
+bf16: false
+fp16: false
+tf32: false
+seed: 1
+logging_steps: 1
+"""
+
+
+@pytest.fixture
+def run():
+    """Run a command of the virtual environment in a folder; standard output and error come back as text."""
+
+    def run_command(*command, cwd=None, env=None, stdin=None, timeout=500):
+        executable = Path(sys.executable).parent / command[0]
+        return subprocess.run(
+            [str(executable), *map(str, command[1:])],
+            cwd=cwd,
+            env={**os.environ, "PATH": f"{executable.parent}:{os.environ['PATH']}", **(env or {})},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run_command

@@ -1,0 +1,188 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from solar_plugins.errors import CheckpointError
+from solar_plugins.upscaling.base_model import INDEX, find_base, find_config, grown_plan
+from solar_plugins.upscaling.layer_plan import LayerPlan
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_single_file_and_shards_hold_the_same_tensors(base, _made):
+    single, sharded = find_base(str(base)), find_base(str(_made / "llama-sharded"))
+    assert single.num_layers == sharded.num_layers == 8
+    assert single.tensors.keys() == sharded.tensors.keys()
+    assert len({tensor.file for tensor in sharded.tensors.values()}) > 1
+
+
+def test_identity_changes_with_any_file_that_is_used(base):
+    before = find_base(str(base)).identity
+    assert find_base(str(base)).identity == before
+    for name in ("model.safetensors", "config.json", "generation_config.json"):
+        os.utime(base / name, ns=(1, 1))
+        assert find_base(str(base)).identity != before
+        before = find_base(str(base)).identity
+    (base / "tokenizer.json").write_text("{}")
+    assert find_base(str(base)).identity != before
+
+
+def test_identity_does_not_change_with_files_that_are_not_used(base):
+    before = find_base(str(base)).identity
+    (base / "notes.txt").write_text("hello")
+    assert find_base(str(base)).identity == before
+
+
+def test_companions_are_data_only(base):
+    for name in ("tokenizer.json", "chat_template.jinja", "LICENSE", "optimizer.pt", "modeling_x.py", "README.md"):
+        (base / name).write_text("x")
+    names = {path.name for path in find_base(str(base)).companions}
+    assert names == {"tokenizer.json", "chat_template.jinja", "LICENSE", "generation_config.json"}
+
+
+def hub_cache(tmp_path, base, monkeypatch):
+    """The layout of huggingface_hub's cache: snapshots/<commit> with links into blobs."""
+    import huggingface_hub.constants
+
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    (repository / "blobs").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    snapshot.mkdir(parents=True)
+    (repository / "refs" / "main").write_text("a" * 40)
+    for path in base.iterdir():
+        shutil.copy(path, repository / "blobs" / path.name)
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def test_a_hub_id_is_found_in_the_offline_cache_and_identified_by_its_commit(tmp_path, base, monkeypatch):
+    hub_cache(tmp_path, base, monkeypatch)
+    found = find_base("someone/tiny", revision="main")
+    assert found.revision == "a" * 40
+    assert found.identity == f"hub:someone/tiny@{'a' * 40}"
+    assert found.public_name == "someone/tiny"
+    assert found.num_layers == 8
+    assert found.tensors
+
+
+def test_a_hub_id_that_is_not_in_the_cache(tmp_path, base, monkeypatch):
+    hub_cache(tmp_path, base, monkeypatch)
+    with pytest.raises(CheckpointError, match="'someone/other' is no directory here and cannot be fetched") as error:
+        find_base("someone/other")
+    assert "HF_HUB_OFFLINE" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["./missing", "/missing/model", "missing", "a/b/c", "~/missing"])
+def test_a_missing_directory_is_never_asked_of_the_hub(name):
+    with pytest.raises(CheckpointError, match="neither a directory here"):
+        find_base(name)
+
+
+def test_config_alone_suffices_for_planning(base, tmp_path):
+    config, checkpoint = find_config(str(base / "config.json"))
+    assert config["num_hidden_layers"] == 8
+    assert checkpoint is None
+    for path in base.glob("*.safetensors"):
+        path.unlink()
+    assert find_config(str(base))[1] is None
+
+
+def damage_truncated(base):
+    path = next(base.glob("*.safetensors"))
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def damage_missing_shard(base):
+    sorted(base.glob("*.safetensors"))[2].unlink()
+
+
+def damage_path_outside(base):
+    index = json.loads((base / INDEX).read_text())
+    index["weight_map"]["lm_head.weight"] = "../secret.safetensors"
+    (base / INDEX).write_text(json.dumps(index))
+
+
+def damage_absolute_path(base):
+    index = json.loads((base / INDEX).read_text())
+    index["weight_map"]["lm_head.weight"] = "/etc/passwd"
+    (base / INDEX).write_text(json.dumps(index))
+
+
+def damage_index_names_an_absent_tensor(base):
+    index = json.loads((base / INDEX).read_text())
+    index["weight_map"]["model.extra.weight"] = index["weight_map"]["lm_head.weight"]
+    (base / INDEX).write_text(json.dumps(index))
+
+
+def damage_index_puts_a_tensor_elsewhere(base):
+    index = json.loads((base / INDEX).read_text())
+    index["weight_map"]["lm_head.weight"] = sorted(set(index["weight_map"].values()))[-2]
+    (base / INDEX).write_text(json.dumps(index))
+
+
+def damage_index_is_no_json(base):
+    (base / INDEX).write_text("{")
+
+
+def damage_weight_map_is_a_list(base):
+    edit_json(base / INDEX, weight_map=["a"])
+
+
+def damage_only_pickles(base):
+    for path in [*base.glob("*.safetensors"), base / INDEX]:
+        path.unlink()
+    (base / "pytorch_model.bin").write_bytes(b"x")
+
+
+def damage_no_weights(base):
+    for path in [*base.glob("*.safetensors"), base / INDEX]:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_truncated, "is truncated"),
+        (damage_missing_shard, "names the shard model-00003-of-.*, which is missing"),
+        (damage_path_outside, "'../secret.safetensors', which is no plain file name"),
+        (damage_absolute_path, "'/etc/passwd', which is no plain file name"),
+        (damage_index_names_an_absent_tensor, "'model.extra.weight' should be in .*, but is not"),
+        (damage_index_puts_a_tensor_elsewhere, "'lm_head.weight' lies in .*, but the index says"),
+        (damage_index_is_no_json, "not valid JSON"),
+        (damage_weight_map_is_a_list, "weight_map is not a map"),
+        (damage_only_pickles, r"the weights are pickles \(pytorch_model.bin\)"),
+        (damage_no_weights, "no weights; expected model.safetensors"),
+    ],
+)
+def test_damaged_weights_are_refused(sharded_base, damage, message):
+    damage(sharded_base)
+    with pytest.raises(CheckpointError, match=message):
+        _ = find_base(str(sharded_base)).tensors
+
+
+def test_a_lora_adapter_is_refused_with_advice(base):
+    (base / "config.json").rename(base / "adapter_config.json")
+    with pytest.raises(CheckpointError, match="a LoRA adapter, not a model; merge it"):
+        find_base(str(base))
+
+
+@pytest.mark.parametrize(("content", "message"), [("{", "not valid JSON"), ("[]", "holds a list, expected an object")])
+def test_a_config_that_is_no_object(base, content, message):
+    (base / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        find_base(str(base))
+
+
+def test_a_record_of_growth_is_read_and_a_broken_one_refused():
+    plan = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
+    assert grown_plan({}) is None
+    assert grown_plan({"solar_plugins": {"plan": plan.to_dict()}}) == plan
+    for broken in ({}, {"plan": 3}, "x", {"plan": {"base_layers": 4, "ranges": []}}):
+        with pytest.raises(CheckpointError, match="the record 'solar_plugins' cannot be read"):
+            grown_plan({"solar_plugins": broken})

@@ -1,0 +1,88 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from solar_plugins.errors import PlanError
+from solar_plugins.upscaling.layer_plan import LayerPlan, LayerRange, PlannedLayer, Seam
+
+SOLAR = LayerPlan.from_sources(32, [*range(24), *range(8, 32)])
+
+layers = st.builds(PlannedLayer, st.integers(0, 11), st.sampled_from(["copy", "identity"]))
+plans = st.builds(lambda entries: LayerPlan(12, tuple(entries)), st.lists(layers, min_size=1, max_size=40))
+
+
+def test_solar_has_one_seam_of_distance_15():
+    """solar.md section 1: |n - 2m - 1| = 15."""
+    assert SOLAR.seams() == (Seam(position=24, below=23, above=8),)
+    assert SOLAR.seams()[0].distance == 15
+
+
+def test_ranges_of_solar():
+    assert SOLAR.ranges() == (LayerRange(0, 24), LayerRange(8, 32))
+
+
+def test_plain_repetition_has_distance_31():
+    assert LayerPlan.from_sources(32, [*range(32), *range(32)]).seams()[0].distance == 31
+
+
+def test_identity_layers_make_no_seam_but_what_meets_over_them_does():
+    inserted = LayerPlan(3, (PlannedLayer(0), PlannedLayer(0, "identity"), PlannedLayer(1), PlannedLayer(2)))
+    assert inserted.seams() == ()
+    skipped = LayerPlan(3, (PlannedLayer(0), PlannedLayer(0, "identity"), PlannedLayer(2)))
+    assert skipped.seams() == (Seam(position=2, below=0, above=2),)
+
+
+@given(plans)
+def test_ranges_flatten_to_the_layers(plan):
+    flat = [PlannedLayer(i, part.initialization) for part in plan.ranges() for i in range(part.start, part.end)]
+    assert tuple(flat) == plan.layers
+
+
+@given(plans)
+def test_json_round_trip(plan):
+    assert LayerPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+@given(plans)
+def test_seams_are_exactly_the_broken_neighbourhoods_of_acting_layers(plan):
+    acting = [layer.source for layer in plan.layers if layer.initialization == "copy"]
+    broken = [(a, b) for a, b in zip(acting, acting[1:], strict=False) if b - a != 1]
+    assert [(seam.below, seam.above) for seam in plan.seams()] == broken
+
+
+@pytest.mark.parametrize(
+    ("base_layers", "entries", "message"),
+    [
+        (0, [PlannedLayer(0)], "0 is no depth"),
+        (4, [], "the plan is empty"),
+        (4, [PlannedLayer(0), PlannedLayer(4)], "new layer 1: base layer 4 does not exist; the base has layers 0 to 3"),
+        (4, [PlannedLayer(-1)], "base layer -1 does not exist"),
+        (4, [PlannedLayer(0, "noise")], "'noise' is unknown; known: copy, identity"),
+    ],
+)
+def test_impossible_plans_are_refused(base_layers, entries, message):
+    with pytest.raises(PlanError, match=message):
+        LayerPlan(base_layers, tuple(entries))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"base_layers": 4},
+        {"base_layers": 4, "ranges": [[0, 2]]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 10**12, "initialization": "copy"}]},
+        {"base_layers": 4, "ranges": [{"start": 2, "end": 2, "initialization": "copy"}]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": "2", "initialization": "copy"}]},
+        {"base_layers": 4, "ranges": 7},
+    ],
+)
+def test_data_that_is_no_plan_is_refused_quickly(data):
+    with pytest.raises(PlanError, match="is no layer plan"):
+        LayerPlan.from_dict(data)
+
+
+def test_text():
+    assert str(SOLAR) == "32 -> 48 layers: [0..23] + [8..31]"
