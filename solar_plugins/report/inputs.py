@@ -31,8 +31,8 @@ def held_out_path(recipe: Mapping[str, Any], option: Path | None) -> Path:
     path = first.get("path") if isinstance(first, Mapping) else None
     if not isinstance(path, str) or not Path(path).is_file():
         raise ArgsError(
-            f"test_datasets: {'missing' if first is None else f'its first path, {path!r}, is no file here'}; the report "
-            "measures on held-out text, so give a file with --held-out FILE.jsonl (one JSON object with a "
+            f"test_datasets: {'missing' if first is None else f'its first path, {path!r}, is no file here'}; "
+            "the report measures on held-out text, so give a file with --held-out FILE.jsonl (one JSON object with a "
             '"text" in each row), or name such a file as path of the first entry of test_datasets'
         )
     return Path(path)
@@ -42,7 +42,7 @@ def read_texts(path: Path) -> list[str]:
     """The texts of a ``.jsonl`` file, in order. Rows of white space are passed over.
 
     Raises:
-        ArgsError: The file is missing, not ``.jsonl`` or empty, or a row has no text. The message names the row, from 1.
+        ArgsError: The file is missing, not ``.jsonl`` or empty, or a row (counted from 1) has no text.
     """
     if path.suffix != ".jsonl":
         raise ArgsError(f'{path}: expected held-out text as .jsonl, one JSON object with a "text" in each row')
@@ -126,7 +126,8 @@ def trained_directory(recipe: Mapping[str, Any], recipe_path: Path, plan: LayerP
                 f"{_interrupted(output_dir)}; train first:\n  {train}"
             )
         raise CheckpointError(
-            f"output_dir: {output_dir} holds a LoRA adapter, and the report measures whole models; merge it first:\n  {train}"
+            f"output_dir: {output_dir} holds a LoRA adapter, and the report measures whole models; merge it "
+            f"first:\n  {train}"
         )
     _refuse_other_model(directory, plan)
     return directory
@@ -148,7 +149,7 @@ def _refuse_other_model(directory: Path, plan: LayerPlan) -> None:
     if trained.num_layers != len(plan) or recorded not in (None, plan):
         raise CheckpointError(
             f"output_dir: {directory} holds a model of {trained.num_layers} layers"
-            f"{f' ({recorded})' if recorded else ''}, but this recipe's plan is {plan}; it comes from another recipe. Train "
-            "this one, or give the recipe that was trained"
+            f"{f' ({recorded})' if recorded else ''}, but this recipe's plan is {plan}; it comes from another "
+            "recipe. Train this one, or give the recipe that was trained"
         )
     _ = trained.tensors  # Reads the headers, so that damaged weights are found before anything is measured.

@@ -1,4 +1,4 @@
-"""What is measured of a model: its loss on held-out text, and how it goes on with a prompt. One model in memory at a time."""
+"""What is measured of a model: its loss on held-out text, and how it goes on with a prompt. One model at a time."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Difference(NamedTuple):
 def difference(loss: Loss, reference: Loss) -> Difference:
     """How much ``loss`` is above ``reference``; both are of the same windows.
 
-    The standard error is that of a ratio estimate over windows, taken as independent (Cochran, Sampling Techniques, 6.3).
+    The standard error is that of a ratio estimate, windows taken as independent (Cochran, Sampling Techniques, 6.3).
 
     Example:
         >>> difference(Loss((30.0, 50.0), (10, 10)), Loss((20.0, 30.0), (10, 10)))
@@ -122,8 +122,8 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{directory}: its tokenizer cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]}); "
-            "download its tokenizer files again"
+            f"{directory}: the tokenizer cannot be read ({' '.join(str(error).split())[:200]}); "
+            "download its files again"
         ) from None
     return tokenizer
 
@@ -139,7 +139,7 @@ def load_model(directory: Path) -> PreTrainedModel:
 
     gc.collect()  # The model before may hang in a reference cycle, and two may not fit.
     device, dtype = hardware()
-    model, info = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         directory,
         dtype=getattr(torch, dtype),
         device_map=None if device == "cpu" else "auto",
@@ -147,16 +147,17 @@ def load_model(directory: Path) -> PreTrainedModel:
         use_safetensors=True,
         output_loading_info=True,
     )
+    model, info = loaded
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise CheckpointError(
-            f"{directory}: {len(wrong)} tensors of the model are missing or of another shape, such as {wrong[0]}; the weights "
-            "do not fit the config.json. Write the checkpoint again"
+            f"{directory}: {len(wrong)} tensors of the model are missing or of another shape, such as {wrong[0]}; "
+            "the weights do not fit the config.json. Write the checkpoint again"
         )
     # Its own may ask for sampling or penalties; all models are to be treated alike.
-    model.generation_config = GenerationConfig()
-    loaded: PreTrainedModel = model.eval()
-    return loaded
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # transformers leaves it bare
+    ready: PreTrainedModel = model.eval()
+    return ready
 
 
 def token_windows(
@@ -218,10 +219,16 @@ def continuation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pro
 
     tokens = _start_tokens(tokenizer) + tokenizer(prompt, add_special_tokens=False)["input_ids"]
     inputs = torch.tensor([tokens], device=model.device)
-    options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "use_cache": True, "max_new_tokens": max_new_tokens}
     end = tokenizer.eos_token_id
-    output = model.generate(
-        input_ids=inputs, attention_mask=torch.ones_like(inputs), eos_token_id=end, pad_token_id=end or 0, **options
+    generate: Any = model.generate
+    output = generate(
+        input_ids=inputs,
+        attention_mask=torch.ones_like(inputs),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        use_cache=True,
+        eos_token_id=end,
+        pad_token_id=end or 0,
     )
     text = tokenizer.decode(output[0, len(tokens) :], skip_special_tokens=True)
     return text if isinstance(text, str) else text[0]

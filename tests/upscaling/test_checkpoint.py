@@ -2,9 +2,11 @@ import copy
 import errno
 import json
 import logging
-import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -192,48 +194,52 @@ def test_a_base_that_changes_while_it_is_copied(base, tmp_path, monkeypatch):
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
-def _make_and_die(base, cache):
-    """Runs in a child process, which dies as by SIGKILL in the middle of the first shard."""
+MAKE = """
+import logging, os, sys, time
+from pathlib import Path
+from solar_plugins.upscaling import safetensors_io
+from solar_plugins.upscaling.base_model import find_base
+from solar_plugins.upscaling.checkpoint import ensure_checkpoint
+from solar_plugins.upscaling.layer_plan import LayerPlan
 
-    def die(*args):
-        real_pwrite(*args)
-        os._exit(9)
+base, cache, start, mode = sys.argv[1:]
+real_pwrite = os.pwrite
 
-    real_pwrite = os.pwrite
+def die(*args):
+    real_pwrite(*args)
+    os.kill(os.getpid(), 9)
+
+if mode == "die":
     safetensors_io.os.pwrite = die
-    ensure_checkpoint(find_base(str(base)), DUS, cache)
+found = find_base(base)
+time.sleep(max(0, float(start) - time.time()))
+print(ensure_checkpoint(found, LayerPlan.from_sources(8, [*range(6), *range(2, 8)]), Path(cache)))
+"""
+
+
+def start_process(base, cache, start=0.0, mode="make"):
+    """Another process that makes the checkpoint at a given time, or is killed in the middle of the first shard."""
+    command = [sys.executable, "-c", MAKE, str(base), str(cache), str(start), mode]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def test_an_interrupted_attempt_is_repaired(base, tmp_path):
     cache = tmp_path / "cache"
-    process = multiprocessing.get_context("fork").Process(target=_make_and_die, args=(base, cache))
-    process.start()
-    process.join(60)
-    assert process.exitcode == 9
+    assert start_process(base, cache, mode="die").wait(60) == -9
     assert list(cache.glob(".*.partial-*")), "the dead process left its half"
     directory = ensure_checkpoint(find_base(str(base)), DUS, cache)
     load(directory)
     assert not list(cache.glob(".*.partial-*"))
 
 
-def _make(base, cache, barrier, results):
-    barrier.wait(30)
-    results.put(str(ensure_checkpoint(find_base(str(base)), DUS, cache)))
-
-
 def test_many_processes_at_once_make_one_checkpoint(base, tmp_path):
-    context = multiprocessing.get_context("fork")
-    barrier, results = context.Barrier(6), context.Queue()
-    workers = [context.Process(target=_make, args=(base, tmp_path / "cache", barrier, results)) for _ in range(6)]
-    for worker in workers:
-        worker.start()
-    directories = {results.get(timeout=60) for _ in workers}
-    for worker in workers:
-        worker.join(60)
-    assert len(directories) == 1
-    assert [path.name for path in (tmp_path / "cache").iterdir() if not path.name.endswith(".lock")] == [
-        Path(directories.pop()).name
-    ]
+    workers = [start_process(base, tmp_path / "cache", start=time.time() + 2) for _ in range(6)]
+    directories = {worker.communicate(timeout=60)[0].strip() for worker in workers}
+    assert [worker.returncode for worker in workers] == [0] * 6
+    made = [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
+    assert directories == {str(path) for path in made}
+    assert len(made) == 1
+    load(made[0])
 
 
 def test_a_waiting_process_says_what_it_waits_for(base, tmp_path, monkeypatch, caplog):
