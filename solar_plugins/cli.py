@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import click
@@ -38,7 +37,18 @@ def _init_args(strategy: str, arguments: dict[str, str | None]) -> InitArgs:
     return InitArgs.model_validate({"strategy": strategy, **{k: v for k, v in arguments.items() if v is not None}})
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class SolarGroup(click.Group):
+    """The one place where a `SolarError` becomes a paragraph and exit status 1; anything else keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command, also where ``axolotl`` is the one that calls it."""
+        try:
+            return super().invoke(ctx)
+        except SolarError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=SolarGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="solar")
 def solar() -> None:
     """Depth up-scaling: plan it, write it, export it, look at what came out."""
@@ -152,12 +162,3 @@ def report(recipe: Path, held_out: Path | None, prompts: tuple[str, ...], output
     from solar_plugins.report.report import write_report
 
     write_report(recipe, held_out=held_out, prompts=prompts, output=output)
-
-
-def main() -> None:
-    """The console script: a `SolarError` becomes one paragraph and exit status 1; anything else keeps its traceback."""
-    try:
-        solar.main(prog_name="solar")
-    except SolarError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)

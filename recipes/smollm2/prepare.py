@@ -165,16 +165,27 @@ def download(package: str, folder: Path, *options: str) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps", *options]
     result = subprocess.run([*command, "--dest", str(folder), package], capture_output=True, text=True, check=False)
     if result.returncode:
-        lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
-        # pip's last error line is its summary; after it come at most notices.
-        reason = next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "no message")
         raise PrepareError(
-            f"pip could not download {package}; it says: {reason.removeprefix('ERROR: ')}. Check that this machine "
+            f"pip could not download {package}; it says: {last_error(result.stderr)}. Check that this machine "
             "reaches the package index that pip is configured with. In a closed network, let pip look in a mirror "
-            "(PIP_INDEX_URL) or in a folder that holds the file (PIP_FIND_LINKS). If pip itself is missing, run "
-            f"{sys.executable} -m ensurepip. Then run the same command again."
+            "(PIP_INDEX_URL) or in a folder that holds the file (PIP_FIND_LINKS; for llamafactory, a source package, "
+            "also hatchling and what that depends on, because pip asks it for the metadata). If pip itself is missing, "
+            f"run {sys.executable} -m ensurepip. Then run the same command again."
         )
     return next(iter(folder.iterdir()))
+
+
+def last_error(stderr: str) -> str:
+    r"""What went wrong, in pip's own words.
+
+    Example:
+        >>> last_error("WARNING: Retrying ...\nERROR: No matching distribution found for a\n[notice] A new release")
+        'No matching distribution found for a'
+    """
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    # "ERROR: Exception:" is a traceback's headline; its reason is the last line.
+    errors = [line for line in lines if line.startswith("ERROR:") and not line.endswith("Exception:")]
+    return (errors or lines or ["nothing"])[-1].removeprefix("ERROR:").strip(" .")
 
 
 def extract_member(archive: Path, name: str, sha256: str, target: Path) -> None:
@@ -407,6 +418,7 @@ def prepare(directory: Path) -> None:
             make_folder(data, fill_data)
         if not is_complete(base, BASE_FILES):
             make_folder(base, lambda folder: fill_base(folder, data / "wiki_held_out.jsonl"))
+    click.echo(f"{directory} is complete.")
 
 
 @click.command(help="Fetch and convert the small model and the texts that the recipes in this folder need.")

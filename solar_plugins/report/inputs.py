@@ -108,13 +108,17 @@ def base_revision(recipe: Mapping[str, Any]) -> str | None:
     return next((str(recipe[key]) for key in ("revision_of_model", "model_revision") if recipe.get(key)), None)
 
 
-def trained_directory(recipe: Mapping[str, Any], recipe_path: Path, plan: LayerPlan) -> Path:
-    """The directory of the whole model that the recipe trained: its ``output_dir``, after LoRA the merged one in it.
+def output_directory(recipe: Mapping[str, Any]) -> Path:
+    """Where the recipe's run writes."""
+    return Path(str(recipe.get("output_dir") or DEFAULT_OUTPUT_DIR)).expanduser()
+
+
+def trained_directory(output_dir: Path, recipe_path: Path, plan: LayerPlan) -> Path:
+    """The directory of the whole model that a recipe trained: its ``output_dir``, or after LoRA the merged one in it.
 
     Raises:
         CheckpointError: There is none, or it is not of this plan.
     """
-    output_dir = Path(str(recipe.get("output_dir") or DEFAULT_OUTPUT_DIR)).expanduser()
     train = f"accelerate launch -m axolotl.cli.train {recipe_path}"
     directory = output_dir
     if (output_dir / "adapter_config.json").is_file():

@@ -25,7 +25,7 @@ LEFT, RIGHT, BOTTOM, TOP = 42.0, 84.0, 36.0, 24.0
 LABEL_DISTANCE = 13.0
 
 MANY_POINTS = 30
-"""From here on the training loss is also drawn smoothed: a mean over `len(points) // SMOOTHING` neighbours."""
+"""From here on the training loss is smoothed over a `SMOOTHING`-th of its points, and drawn thin as it was logged."""
 SMOOTHING = 12
 
 
@@ -112,17 +112,20 @@ def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[LossPoint]:
     return [LossPoint(int(entry["step"]), float(entry[key])) for entry in history if key in entry and "step" in entry]
 
 
-def running_mean(points: Sequence[LossPoint], count: int) -> list[LossPoint]:
-    """Each point's loss as the mean of itself and its neighbours within ``count // 2``, fewer at the ends.
+def smoothed(points: Sequence[LossPoint]) -> Sequence[LossPoint]:
+    """Many points as means over neighbours, so that the trend shows; few points as they are.
 
     Example:
-        >>> running_mean([LossPoint(1, 6.0), LossPoint(2, 3.0), LossPoint(3, 0.0)], 3)
-        [LossPoint(step=1, loss=4.5), LossPoint(step=2, loss=3.0), LossPoint(step=3, loss=1.5)]
+        >>> noisy = [LossPoint(step, 3.0 + step % 2) for step in range(60)]
+        >>> smoothed(noisy)[30]
+        LossPoint(step=30, loss=3.4)
     """
-    reach = count // 2
+    if len(points) < MANY_POINTS:
+        return points
+    reach = len(points) // SMOOTHING // 2
     near = [points[max(index - reach, 0) : index + reach + 1] for index in range(len(points))]
     return [
-        LossPoint(point.step, math.fsum(p.loss for p in group) / len(group))
+        LossPoint(point.step, math.fsum(neighbour.loss for neighbour in group) / len(group))
         for point, group in zip(points, near, strict=True)
     ]
 
@@ -131,9 +134,7 @@ def loss_figure(curve: LossCurve) -> Figure:
     """The picture of a curve that has at least one point."""
     figure, sheet = new_sheet(WIDTH, HEIGHT)
     axes = _empty_chart(figure, curve)
-    smooth = (
-        running_mean(curve.train, len(curve.train) // SMOOTHING) if len(curve.train) >= MANY_POINTS else curve.train
-    )
+    smooth = smoothed(curve.train)
     if smooth is not curve.train:
         axes.plot(*_xy(curve.train), color=CALM, linewidth=0.9, alpha=0.4)
     axes.plot(*_xy(smooth), color=CALM, linewidth=1.8, marker="o" if len(smooth) < MANY_POINTS else None, markersize=3)

@@ -1,0 +1,61 @@
+# `make help` lists the targets. Everything happens in .venv; nothing is installed outside this folder.
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := runs/smollm2
+RECIPE := recipes/smollm2/solar_dus.yml
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export AXOLOTL_DO_NOT_TRACK := 1
+# The demo and the tests need no hub; without this each look-up waits for a network that may not be there.
+export HF_HUB_OFFLINE := 1
+
+.PHONY: help setup demo test test-fast lint fix clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: $(INSTALLED)  ## make .venv with Python >= 3.12 and install the package with all that demo and tests need
+
+$(INSTALLED): pyproject.toml
+	@python=; for candidate in "$(PYTHON)" $(BIN)/python python3.12 python3.13 python3 python \
+	    $$HOME/.pyenv/versions/3.12*/bin/python $$HOME/.pyenv/versions/3.13*/bin/python; do \
+	  if [ -n "$$candidate" ] && "$$candidate" -c 'import sys, venv; sys.exit(not (3, 12) <= sys.version_info < (3, 14))' 2>/dev/null; \
+	  then python="$$candidate"; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	  echo "Error: no Python 3.12 or 3.13 with venv was found; Axolotl 0.21 needs it. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; fi; \
+	free=$$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}'); \
+	if [ ! -d $(VENV) ] && [ "$$free" -lt 12 ]; then \
+	  echo "Error: $$free GB free in $(CURDIR); the installation takes 9 GB (torch brings its CUDA libraries) and the demo 3 GB. Make room"; exit 1; fi; \
+	echo "Installing with $$("$$python" --version) into $(VENV); the first time this takes a few minutes"; \
+	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV) || exit 1; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' || { \
+	  echo "Error: pip could not install the package (its own words are above). It needs a package index: check the network, or pip's index settings"; exit 1; }
+	@touch $@
+
+demo: $(INSTALLED)  ## up-scale a real 135M model from 30 to 48 layers, train it, and report: about 8 minutes on two cores
+	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
+	@$(MAKE) --no-print-directory $(DEMO)/dus/.trained
+	@$(BIN)/solar report $(RECIPE) --output $(DEMO)/report.html
+
+$(DEMO)/dus/.trained: $(RECIPE)
+	$(BIN)/accelerate launch -m axolotl.cli.train $(RECIPE)
+	@touch $@
+
+test: $(INSTALLED)  ## run every test, the real model's too: about 20 minutes on two cores
+	$(BIN)/python -m pytest
+
+test-fast: $(INSTALLED)  ## run the tests that start neither Axolotl nor mergekit: about a minute
+	$(BIN)/python -m pytest -m "not slow and not network"
+
+lint: $(INSTALLED)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(INSTALLED)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what demo and tests made; .venv stays
+	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

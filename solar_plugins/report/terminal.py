@@ -1,0 +1,174 @@
+"""The report as text in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from solar_plugins.report import content
+from solar_plugins.report.content import Report
+from solar_plugins.report.loss_curve import LossCurve, smoothed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+CHART_COLUMNS, CHART_ROWS = 60, 8
+NUM_SEAMS_SHOWN = 8
+STYLES = {"base": "blue", "up-scaled": "red", "trained": "green"}
+
+HELD_OUT_MARK = "●"
+BRAILLE_BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+"""The bit of each dot of a braille character, by row from the top and by column (Unicode block U+2800)."""
+
+
+def show_report(report: Report, console: Console | None = None) -> None:
+    """Print the report.
+
+    Args:
+        report: What was measured.
+        console: Where to; the standard output by default.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    out = console or Console()
+    out.print()
+    out.print(Text(printable(content.title(report)), style="bold"))
+    out.print(Text(content.headline(report)))
+    out.print(_loss_table(report))
+    out.print(_curve_chart(report))
+    out.print(_layers(report))
+    for index, prompt in enumerate(report.prompts):
+        out.print()
+        out.print(_continuations(report, index, prompt))
+    out.print()
+    out.print(Text(f"page: {report.html}\nfigures: {report.json}"), soft_wrap=True)
+
+
+def _loss_table(report: Report) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model")
+    for heading in ("layers", "parameters", "held-out loss", "perplexity", "above the base's"):
+        table.add_column(heading, justify="right")
+    for model in report.models:
+        table.add_row(
+            model.name,
+            str(model.num_layers),
+            content.parameters(model.num_parameters),
+            content.number(model.loss.nats_per_token, 3),
+            content.number(model.loss.perplexity, 2),
+            "" if model is report.base else content.against_base(model.loss, report.base.loss),
+            style=STYLES[model.name],
+        )
+    tokens, where = report.base.loss.tokens, report.conditions.hardware
+    table.caption = f"nats per token over {tokens:,} held-out tokens, {where.dtype} on {where.device}"
+    table.caption_justify = "left"
+    return table
+
+
+def _curve_chart(report: Report) -> Text:
+    from rich.text import Text
+
+    curve, chart = report.curve, Text()
+    if curve is not None and (curve.train or curve.held_out):
+        chart = _drawn(curve)
+        chart.append("training", style=STYLES["base"])
+        chart.append("  ")
+        chart.append(f"{HELD_OUT_MARK} held-out\n" if curve.held_out else "\n", style=STYLES["up-scaled"])
+    chart.append(content.curve_note(report), style="dim")
+    return chart
+
+
+def _drawn(curve: LossCurve) -> Text:
+    from rich.text import Text
+
+    points = [*curve.train, *curve.held_out]
+    low, high = min(point.loss for point in points), max(point.loss for point in points)
+    lines = unicode_chart(curve, CHART_COLUMNS, CHART_ROWS)
+    chart = Text("loss by optimizer step\n", style="bold")
+    for row, line in enumerate(lines):
+        label = f"{high:.2f}" if row == 0 else f"{low:.2f}" if row == len(lines) - 1 else ""
+        chart.append(f"{label:>7} │", style="dim not bold")
+        for character in line:
+            chart.append(character, style=f"not bold {STYLES['up-scaled' if character == HELD_OUT_MARK else 'base']}")
+        chart.append("\n")
+    first, last = min(point.step for point in points), max(point.step for point in points)
+    steps = f"{first:<{CHART_COLUMNS - len(str(last))}}{last}"
+    chart.append(f"{'':7} └{'─' * CHART_COLUMNS}\n{'':9}{steps}\n", style="dim not bold")
+    return chart
+
+
+def _layers(report: Report) -> Text:
+    from rich.text import Text
+
+    seams = report.plan.seams()
+    text = Text(f"\nlayers {report.plan}\n")
+    for seam in seams[:NUM_SEAMS_SHOWN]:
+        words = f"  seam below layer {seam.position}: layer {seam.below} feeds {seam.above}, distance {seam.distance}\n"
+        text.append(words, style=STYLES["up-scaled"])
+    if len(seams) > NUM_SEAMS_SHOWN:
+        text.append(f"  and {len(seams) - NUM_SEAMS_SHOWN} more seams\n", style=STYLES["up-scaled"])
+    text.rstrip()
+    return text
+
+
+def _continuations(report: Report, index: int, prompt: str) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(f"{printable(prompt)} …", style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for model in report.models:
+        table.add_column(Text(model.name, style=STYLES[model.name]), ratio=1, overflow="fold")
+    table.add_row(*(Text(printable(model.continuations[index].strip())) for model in report.models))
+    return table
+
+
+def printable(text: str) -> str:
+    r"""The text without control characters, which could move the cursor or recolour the terminal; line ends stay.
+
+    Example:
+        >>> printable("plain\x1b[31m red")
+        'plain�[31m red'
+    """
+    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+
+
+def unicode_chart(curve: LossCurve, columns: int, rows: int) -> list[str]:
+    """The training loss as a line of braille dots, the held-out losses as marks over it; the top line first."""
+    points = [*curve.train, *curve.held_out]
+    low, high = min(point.loss for point in points), max(point.loss for point in points)
+    first, last = min(point.step for point in points), max(point.step for point in points)
+    wide, tall = columns * 2 - 1, rows * 4 - 1
+
+    def dot_of(step: float, loss: float) -> tuple[int, int]:
+        x, y = (step - first) / max(last - first, 1), (high - loss) / (high - low or 1.0)
+        return round(x * wide), round(y * tall)
+
+    cells = [[0] * columns for _ in range(rows)]
+    for x, y in _line([dot_of(*point) for point in smoothed(curve.train)]):
+        cells[y // 4][x // 2] |= BRAILLE_BITS[y % 4][x % 2]
+    lines = [[chr(0x2800 + bits) if bits else " " for bits in line] for line in cells]
+    for x, y in (dot_of(*point) for point in curve.held_out):
+        lines[y // 4][x // 2] = HELD_OUT_MARK
+    return ["".join(line) for line in lines]
+
+
+def _line(corners: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Every dot on the way from corner to corner."""
+    dots = list(corners[:1])
+    for (x, y), (next_x, next_y) in pairwise(corners):
+        steps = max(abs(next_x - x), abs(next_y - y))
+        dots += [
+            (x + round((next_x - x) * step / steps), y + round((next_y - y) * step / steps))
+            for step in range(1, steps + 1)
+        ]
+    return dots

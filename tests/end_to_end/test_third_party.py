@@ -1,0 +1,62 @@
+"""A third party's package, really installed with its entry point, used from the command line and from a recipe."""
+
+import json
+import shutil
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """A folder in which pip installed the example package, for PYTHONPATH."""
+    import subprocess
+    from pathlib import Path
+
+    target, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source") / "package"
+    shutil.copytree(Path(__file__).parent.parent / "plugins" / "solar-plugins-example", source)
+    offline = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
+    command = [sys.executable, "-m", "pip", "install", *offline, "--target", str(target), str(source)]
+    subprocess.run(command, check=True)
+    return {"PYTHONPATH": str(target)}
+
+
+def test_its_strategy_is_a_command_line_option(example, base, run):
+    result = run(
+        "solar", "plan", "--base", base, "--strategy", "repeat_top", "--repeated-layers", 3, "--json", env=example
+    )
+    assert result.returncode == 0, result.stderr
+    assert [layer["source"] for layer in json.loads(result.stdout)["layers"]] == [*range(8), 5, 6, 7]
+
+
+def test_its_arguments_are_checked_by_its_own_model(example, base, run):
+    result = run("solar", "plan", "--base", base, "--strategy", "repeat_top", "--repeated-layers", 0, env=example)
+    assert result.returncode == 1
+    assert result.stderr.startswith(
+        "Error: repeated_layers: '0' is not allowed; it should be greater than or equal to 1"
+    )
+
+
+def test_its_recipes_are_listed(example, run):
+    listed = run("solar", "recipes", "list", env=example).stdout
+    assert "example/repeat_top.yml  The tiny base of the tests, its top two layers twice" in listed
+
+
+def test_its_recipe_trains(example, training_folder, run):
+    copied = run("solar", "recipes", "copy", "recipes", cwd=training_folder, env=example)
+    assert copied.returncode == 0, copied.stderr
+    command = ["accelerate", "launch", "--cpu", "--num_processes", "1", "-m", "axolotl.cli.train"]
+    result = run(*command, "recipes/example/repeat_top.yml", cwd=training_folder, env=example)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "with 10 layers" in result.stdout, "its listener heard of the checkpoint"
+    assert json.loads((training_folder / "out" / "config.json").read_text())["num_hidden_layers"] == 10
+
+
+def test_without_it_the_recipe_says_what_is_missing(base, run, tmp_path):
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text(f"base_model: {base}\nsolar: {{init: {{strategy: repeat_top, repeated_layers: 2}}}}\n")
+    result = run("solar", "plan", recipe)
+    assert result.returncode == 1
+    assert "solar.init.strategy: 'repeat_top' is not a registered strategy; known: dus, slices" in result.stderr

@@ -1,0 +1,134 @@
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from solar_plugins.cli import solar
+
+SOLAR = Path(sys.executable).parent / "solar"
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(solar, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def recipe(base, tmp_path):
+    path = tmp_path / "recipe.yml"
+    path.write_text(
+        yaml.safe_dump(
+            {"base_model": str(base), "solar": {"init": {"strategy": "dus", "drop_layers": 2}}, "sequence_len": 256}
+        )
+    )
+    return path
+
+
+def test_plan_as_json(base):
+    report = json.loads(invoke("plan", "--base", base, "--strategy", "dus", "--drop-layers", 2, "--json"))
+    assert report["base_layers"] == 8
+    assert report["num_layers"] == 12
+    assert report["layers"] == [{"source": i, "initialization": "copy"} for i in (*range(6), *range(2, 8))]
+    assert report["seams"] == [{"position": 6, "below": 5, "above": 2, "distance": 3}]
+    assert report["checkpoint_bytes"] == 2 * report["parameters"]
+    assert report["dtype"] == "bfloat16"
+    assert report["memory"][0]["total_bytes"] > 0
+    assert report["memory_assumptions"]
+
+
+def test_plan_of_a_recipe_is_the_same(base, recipe):
+    from_recipe = json.loads(invoke("plan", recipe, "--json"))
+    from_base = json.loads(invoke("plan", "--base", base, "--drop-layers", 2, "--json"))
+    assert from_recipe["sequence_tokens"] == 256
+    differing = {key for key in from_base if from_base[key] != from_recipe[key]}
+    assert differing == {"arguments", "memory", "sequence_tokens"}
+
+
+def test_plan_from_config_alone_equals_the_plan_from_weights(base):
+    with_weights = json.loads(invoke("plan", "--base", base, "--drop-layers", 2, "--json"))
+    config_only = json.loads(invoke("plan", "--base", base / "config.json", "--drop-layers", 2, "--json"))
+    assert {**with_weights, "base": ""} == {**config_only, "base": ""}
+
+
+def test_plan_as_text_shows_the_new_model_with_its_top_on_top(recipe):
+    lines = invoke("plan", recipe).splitlines()
+    assert "8 -> 12 layers by dus" in lines[0]
+    assert "new     6..11   = base 2..7" in lines[4]
+    assert "seam: layer 5 feeds layer 2, distance 3" in lines[5]
+    assert "new      0..5   = base 0..5" in lines[6]
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_plan_draws(recipe, tmp_path, suffix):
+    invoke("plan", recipe, "--plot", tmp_path / f"plan.{suffix}")
+    start = (tmp_path / f"plan.{suffix}").read_bytes()[:200]
+    assert start.startswith(b"\x89PNG") or b"<svg" in start or b"<?xml" in start
+
+
+def test_plan_needs_a_recipe_or_a_base(recipe, base):
+    for arguments in ([], [recipe, "--base", base], [recipe, "--drop-layers", "2"]):
+        assert CliRunner().invoke(solar, ["plan", *map(str, arguments)]).exit_code == 2
+
+
+def test_upscale_writes_a_checkpoint_and_says_so(base, tmp_path):
+    out = tmp_path / "out"
+    command = ["upscale", base, out, "--strategy", "slices", "--slices", "0:6,2:8"]
+    assert invoke(*command).endswith(f"{out}: 8 -> 12 layers: [0..5] + [2..7]\n")
+    assert "was there already" in invoke(*command)
+    assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 12
+
+
+def test_mergekit_prints_yaml(base, recipe):
+    merge = yaml.safe_load(invoke("mergekit", recipe))
+    assert merge["slices"][1]["sources"] == [{"model": str(base), "layer_range": [2, 8]}]
+
+
+def test_every_argument_of_every_strategy_is_an_option():
+    text = invoke("plan", "--help")
+    assert all(option in text for option in ("--drop-layers", "--target-layers", "--slices", "[dus]", "[slices]"))
+
+
+def test_recipes_are_listed_and_copied(tmp_path):
+    listed = invoke("recipes", "list")
+    assert "solar_plugins/solar_dus.yml  SOLAR 10.7B, stage 1" in listed
+    invoke("recipes", "copy", tmp_path / "recipes")
+    assert (tmp_path / "recipes" / "deepspeed" / "zero3_bf16.json").is_file()
+    (tmp_path / "recipes" / "solar_dus.yml").write_text("mine")
+    refused = CliRunner().invoke(solar, ["recipes", "copy", str(tmp_path / "recipes")])
+    assert refused.exit_code == 1
+    assert "solar_dus.yml: exists with other content; nothing was copied" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "--base", "{base}", "--drop-layers", "9"], "drop_layers: 9 is impossible for a base of 8 layers"),
+        (["plan", "--base", "./nowhere", "--drop-layers", "1"], "base_model: './nowhere' is neither a directory here"),
+        (["plan", "missing.yml"], "missing.yml: the recipe cannot be read (No such file or directory)"),
+        (["upscale", "{base}", "{base}/out", "--strategy", "dsu"], "strategy: 'dsu' is not a registered strategy"),
+        (["plan", "--base", "{base}", "--slices", "0:4"], "slices: unknown key; known: drop_layers, target_layers"),
+    ],
+)
+def test_an_error_is_one_paragraph_and_exit_status_1(base, arguments, message):
+    result = CliRunner().invoke(solar, [argument.format(base=base) for argument in arguments])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {message}")
+    assert result.stdout == ""
+
+
+def test_plan_starts_at_once_and_loads_neither_torch_nor_axolotl(base):
+    """`python -X importtime` lists every module that is imported; the CPU time is printed for people, not asserted."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-X", "importtime", str(SOLAR), "plan", "--base", str(base), "--drop-layers", "2"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"CPU seconds: {after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime:.2f}")
+    modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in result.stderr.splitlines()}
+    assert "click" in modules
+    assert not modules & {"torch", "axolotl", "transformers", "numpy", "matplotlib", "huggingface_hub", "jinja2"}

@@ -1,0 +1,36 @@
+import pytest
+import yaml
+
+from solar_plugins.merging import passthrough_merge
+from solar_plugins.recipes import recipe_directory
+from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+
+MISTRAL = {"model_type": "mistral", "torch_dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("path", "base_model", "num_layers", "drop"),
+    [
+        ("mergekit/solar_dus.yml", "mistralai/Mistral-7B-v0.1", 32, 8),
+        ("smollm2/mergekit/solar_dus.yml", "runs/smollm2/base", 30, 6),
+    ],
+)
+def test_the_shipped_merges_are_what_the_plan_gives(path, base_model, num_layers, drop):
+    plan = LayerPlan.from_sources(num_layers, [*range(num_layers - drop), *range(drop, num_layers)])
+    shipped = yaml.safe_load((recipe_directory() / path).read_text())
+    assert shipped == passthrough_merge(base_model, MISTRAL, plan)
+
+
+def test_identity_layers_scale_what_writes_to_the_residual_stream():
+    plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity")))
+    assert passthrough_merge("b", MISTRAL, plan)["slices"][1] == {
+        "sources": [
+            {
+                "model": "b",
+                "layer_range": [1, 2],
+                "parameters": {
+                    "scale": [{"filter": "o_proj", "value": 0.0}, {"filter": "down_proj", "value": 0.0}, {"value": 1.0}]
+                },
+            }
+        ]
+    }

@@ -1,0 +1,134 @@
+"""Every recipe in the tree: its head comment, and each of its keys against the schema of the tool that reads it."""
+
+import re
+
+import pytest
+import yaml
+
+from solar_plugins.errors import ArgsError
+from solar_plugins.recipes import read_recipe, recipe_directory, recipe_files
+
+RECIPES = sorted(recipe_directory().rglob("*.yml"))
+HEAD_FIELDS = ("needs", "time", "before", "run", "after", "paper", "ours")
+
+
+def name(path):
+    return str(path.relative_to(recipe_directory()))
+
+
+def is_merge(path):
+    return "mergekit" in path.parts
+
+
+def head_of(path):
+    lines = path.read_text().split("\n")
+    return [line[1:].strip() for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
+
+
+training_recipes = pytest.mark.parametrize("path", [path for path in RECIPES if not is_merge(path)], ids=name)
+
+
+def test_all_recipes_are_found():
+    assert RECIPES == list(recipe_files(recipe_directory()))
+    assert {name(path) for path in RECIPES} >= {"solar_dus.yml", "mergekit/solar_dus.yml", "smollm2/solar_dus.yml"}
+    assert not list(recipe_directory().rglob("*.yaml")), "recipes end in .yml"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_head_comment(path):
+    head = head_of(path)
+    assert len(head[0]) > 20
+    assert head[0].endswith(".")
+    for field in HEAD_FIELDS:
+        assert any(line.startswith(f"{field}:") for line in head), f"{name(path)} does not say {field}:"
+    command = next(line for line in head if line.startswith("run:"))
+    assert f"recipes/{name(path)}" in command, "the command runs this very file"
+
+
+@training_recipes
+def test_axolotl_accepts_it_and_drops_none_of_its_keys(path, monkeypatch):
+    """Axolotl's own schema with our plugin's; a key that is missing afterwards would have been ignored in silence."""
+    from axolotl.integrations.base import PluginManager
+    from axolotl.utils.config import validate_config
+    from axolotl.utils.dict import DictDefault
+
+    PluginManager.get_instance().register("solar_plugins.SolarPlugin")
+    recipe = yaml.safe_load(path.read_text())
+    gpu = {"bf16": True, "fp8": False, "tf32": True, "n_gpu": 8, "compute_capability": "sm_90"}
+    validated = validate_config(DictDefault(recipe), capabilities=gpu, env_capabilities={"torch_version": "2.14.1"})
+    assert dropped_keys(recipe, validated.to_dict()) == []
+
+
+def dropped_keys(before, after, where=""):
+    """Keys of a nested recipe that validation lost."""
+    if isinstance(before, dict):
+        lost = [f"{where}{key}" for key in before if not isinstance(after, dict) or key not in after]
+        kept = [key for key in before if isinstance(after, dict) and key in after]
+        return lost + [key for k in kept for key in dropped_keys(before[k], after[k], f"{where}{k}.")]
+    if isinstance(before, list) and isinstance(after, list):
+        return [
+            key
+            for i, (a, b) in enumerate(zip(before, after, strict=True))
+            for key in dropped_keys(a, b, f"{where}{i}.")
+        ]
+    return []
+
+
+def test_a_key_that_axolotl_drops_would_be_seen():
+    from axolotl.utils.config import validate_config
+    from axolotl.utils.dict import DictDefault
+
+    recipe = yaml.safe_load((recipe_directory() / "solar_dus.yml").read_text())
+    recipe["learning_rte"] = 1
+    recipe["pretraining_dataset"][0]["text_colum"] = "abc"
+    validated = validate_config(DictDefault(recipe))
+    assert dropped_keys(recipe, validated.to_dict()) == ["learning_rte", "pretraining_dataset.0.text_colum"]
+
+
+@training_recipes
+def test_what_every_training_recipe_says(path):
+    recipe = read_recipe(path)
+    assert "solar_plugins.SolarPlugin" in recipe["plugins"]
+    assert isinstance(recipe["seed"], int), "Axolotl has no default seed"
+    assert recipe["dataset_prepared_path"], "the shared cache of prepared data ignores what it depends on"
+    assert not recipe.get("trust_remote_code")
+    text = path.read_text()
+    banners = re.findall(r"^# --- (.*)$", text, re.MULTILINE)
+    assert banners == ["model", "data", "training", "hardware", "output"]
+    assert not re.search(r"^\w+:\s*$(?!\n[ -])", text, re.MULTILINE), "no empty keys"
+
+
+@training_recipes
+def test_the_global_batch_in_the_head_is_the_one_that_runs(path):
+    head = "\n".join(head_of(path))
+    match = re.search(r"global_batch: (\d+) sequences x (\d+) tokens", head)
+    recipe = read_recipe(path)
+    devices = int(re.search(r"needs:\s+(\d+) x", head)[1]) if " GPU" in head.split("needs:")[1].split("\n")[0] else 1
+    assert int(match[1]) == devices * recipe["micro_batch_size"] * recipe["gradient_accumulation_steps"]
+    assert int(match[2]) == recipe["sequence_len"]
+
+
+@training_recipes
+def test_files_that_it_names_are_shipped(path):
+    deepspeed = read_recipe(path).get("deepspeed")
+    if deepspeed:
+        assert (recipe_directory().parent / deepspeed).is_file()
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if is_merge(path)], ids=name)
+def test_mergekit_accepts_it_and_drops_none_of_its_keys(path):
+    from mergekit.config import MergeConfiguration
+
+    merge = yaml.safe_load(path.read_text())
+    validated = MergeConfiguration.model_validate(merge).model_dump(exclude_none=True)
+    assert dropped_keys(merge, validated) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("- a\n", "holds a list, expected a recipe"), ("a: [\n", "not valid YAML"), ("", "holds a NoneType")],
+)
+def test_files_that_are_no_recipe(tmp_path, content, message):
+    (tmp_path / "r.yml").write_text(content)
+    with pytest.raises(ArgsError, match=message):
+        read_recipe(tmp_path / "r.yml")
