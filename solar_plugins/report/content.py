@@ -14,6 +14,9 @@ from solar_plugins.upscaling.layer_plan import LayerPlan
 
 JSON_VERSION = 1
 
+NOTHING = "(nothing: it ends the text here)"
+"""What is said for an empty continuation."""
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:

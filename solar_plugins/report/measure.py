@@ -202,7 +202,13 @@ def held_out_loss(model: PreTrainedModel, windows: Sequence[Sequence[int]], desc
     nats = []
     with (
         torch.inference_mode(),
-        tqdm(total=sum(len(window) - 1 for window in windows), desc=description, unit="tok", unit_scale=True) as bar,
+        tqdm(
+            total=sum(len(window) - 1 for window in windows),
+            desc=description,
+            unit="tok",
+            unit_scale=True,
+            mininterval=0.5,
+        ) as bar,
     ):
         for window in windows:
             tokens = torch.tensor([window], device=model.device)

@@ -54,7 +54,7 @@ def _loss_table(report: Report) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model")
-    for heading in ("layers", "parameters", "held-out loss", "perplexity", "above the base's"):
+    for heading in ("layers", "parameters", "held-out loss", "perplexity", "above base"):
         table.add_column(heading, justify="right")
     for model in report.models:
         table.add_row(
@@ -88,7 +88,7 @@ def _curve_chart(report: Report) -> Text:
 def _drawn(curve: LossCurve) -> Text:
     from rich.text import Text
 
-    points = [*curve.train, *curve.held_out]
+    points = [*smoothed(curve.train), *curve.held_out]
     low, high = min(point.loss for point in points), max(point.loss for point in points)
     lines = unicode_chart(curve, CHART_COLUMNS, CHART_ROWS)
     chart = Text("loss by optimizer step\n", style="bold")
@@ -119,16 +119,16 @@ def _layers(report: Report) -> Text:
 
 
 def _continuations(report: Report, index: int, prompt: str) -> Table:
-    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text(f"{printable(prompt)} …", style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+    title = Text(f"{printable(prompt)} …", style="bold")
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for model in report.models:
-        table.add_column(Text(model.name, style=STYLES[model.name]), ratio=1, overflow="fold")
-    table.add_row(*(Text(printable(model.continuations[index].strip())) for model in report.models))
+        text = " ".join(printable(model.continuations[index]).split())
+        table.add_row(Text(model.name, style=STYLES[model.name]), Text(text or content.NOTHING))
     return table
 
 
@@ -144,7 +144,8 @@ def printable(text: str) -> str:
 
 def unicode_chart(curve: LossCurve, columns: int, rows: int) -> list[str]:
     """The training loss as a line of braille dots, the held-out losses as marks over it; the top line first."""
-    points = [*curve.train, *curve.held_out]
+    train = smoothed(curve.train)
+    points = [*train, *curve.held_out]
     low, high = min(point.loss for point in points), max(point.loss for point in points)
     first, last = min(point.step for point in points), max(point.step for point in points)
     wide, tall = columns * 2 - 1, rows * 4 - 1
@@ -154,7 +155,7 @@ def unicode_chart(curve: LossCurve, columns: int, rows: int) -> list[str]:
         return round(x * wide), round(y * tall)
 
     cells = [[0] * columns for _ in range(rows)]
-    for x, y in _line([dot_of(*point) for point in smoothed(curve.train)]):
+    for x, y in _line([dot_of(*point) for point in train]):
         cells[y // 4][x // 2] |= BRAILLE_BITS[y % 4][x % 2]
     lines = [[chr(0x2800 + bits) if bits else " " for bits in line] for line in cells]
     for x, y in (dot_of(*point) for point in curve.held_out):
