@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from solar_plugins.report.loss_curve import LossCurve
 from solar_plugins.report.measure import Hardware, Loss, MeasuredModel, difference
@@ -118,17 +118,24 @@ def _listed(names: list[str]) -> str:
     return " and ".join(f"the {name} model" for name in names)
 
 
-def against_base(loss: Loss, base: Loss) -> str:
-    """A loss's distance from the base's, with its standard error.
+class AboveBase(NamedTuple):
+    """A loss's distance from the base's in words, and its standard error (empty where it is unknown)."""
+
+    distance: str
+    standard_error: str
+
+
+def above_base(loss: Loss, base: Loss) -> AboveBase:
+    """How much a loss is above the base's.
 
     Example:
-        >>> against_base(Loss((30.0, 50.0), (10, 10)), Loss((20.0, 30.0), (10, 10)))
-        '+1.500 ± 0.500'
+        >>> above_base(Loss((30.0, 50.0), (10, 10)), Loss((20.0, 30.0), (10, 10)))
+        AboveBase(distance='+1.500', standard_error='± 0.500')
     """
     above, error = difference(loss, base)
     if not math.isfinite(above):
-        return "not finite"
-    return f"{above:+.3f}" + (f" ± {error:.3f}" if error is not None else "")
+        return AboveBase("not finite", "")
+    return AboveBase(f"{above:+.3f}", f"± {error:.3f}" if error is not None else "")
 
 
 def number(value: float, decimals: int) -> str:
@@ -179,7 +186,7 @@ def limits(report: Report) -> list[str]:
     return [
         f"How the models do anything but predict the next token of this text: {loss.tokens:,} tokens of one file. "
         "No task, no instruction, no other language or field was tried.",
-        "Whether the held-out text is new to the base or to the training data. Nobody checked.",
+        "Whether the held-out text is new to the base or to the training data. That was not checked.",
         "What the added depth is worth. For that the base would have to be trained on the same data for the same cost.",
         "How another seed, another order of the data or longer training would end. This is one run.",
         "How often continuations are good. These are the likeliest words after a few prompts, not a sample.",

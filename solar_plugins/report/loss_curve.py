@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STATE_FILE = "trainer_state.json"
 
 # Lengths are points.
-WIDTH, HEIGHT = 480.0, 236.0
+WIDTH, HEIGHT = 400.0, 220.0
 LEFT, RIGHT, BOTTOM, TOP = 42.0, 84.0, 36.0, 24.0
 LABEL_DISTANCE = 13.0
 

@@ -54,7 +54,7 @@ def _values(report: Report) -> dict[str, Any]:
     return {
         "report": report,
         "content": content,
-        "rows": [(model, content.against_base(model.loss, report.base.loss)) for model in report.models],
+        "rows": [(model, content.above_base(model.loss, report.base.loss)) for model in report.models],
         "dots": loss_dots(report),
         "curve_svg": inline_svg(loss_figure(curve)) if curve and (curve.train or curve.held_out) else None,
         "plan_svg": inline_svg(plan_figure(report.plan)),

@@ -9,9 +9,12 @@ from functools import cached_property
 from solar_plugins.upscaling.layer_plan import LayerPlan, Seam
 
 MARGIN = 14.0
+MIN_WIDTH = 330.0
 COLUMN_WIDTH = 52.0
-BAND_WIDTH = 118.0
-LABEL_INDENT = 34.0
+BAND_WIDTH = 104.0
+LABEL_INDENT = 28.0
+NUMBER_WIDTH = 26.0
+"""Room beside a column for the numbers of layers."""
 HEAD_HEIGHT = 74.0
 FOOT_HEIGHT = 40.0
 LAYER_HEIGHT, MAX_LAYER_HEIGHT = 13.0, 24.0
@@ -74,7 +77,7 @@ class PlanLayout:
     @property
     def base_x(self) -> float:
         """Left edge of the base's column."""
-        return MARGIN + 16
+        return MARGIN + 14
 
     @property
     def new_x(self) -> float:
@@ -84,9 +87,9 @@ class PlanLayout:
     @property
     def width(self) -> float:
         """Width of the picture."""
-        right = self.new_x + COLUMN_WIDTH + 26
         longest = max((len(seam_label(seam)) for seam in self.seams), default=0)
-        return max(right + (LABEL_INDENT + longest * self.label_size * 0.57 if self.seams else MARGIN), 340)
+        labels = LABEL_INDENT + longest * self.label_size * 0.57  # A letter of the widest font is as wide as this.
+        return max(self.new_x + COLUMN_WIDTH + max(labels if longest else 0.0, NUMBER_WIDTH) + MARGIN, MIN_WIDTH)
 
     @property
     def height(self) -> float:

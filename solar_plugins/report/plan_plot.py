@@ -33,7 +33,11 @@ from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import FancyBboxPatch
     from matplotlib.path import Path as Outline
+
+HATCH_DISTANCE = 5
+"""Points between the slanting lines of an identity layer."""
 
 
 def draw_plan(plan: LayerPlan, path: Path) -> None:
@@ -140,9 +144,10 @@ def _draw_layer(axes: Axes, layout: PlanLayout, corner: tuple[float, float], lay
         facecolor=(color, 0.12) if identity else color,
         edgecolor=color,
         linewidth=min(0.9, height / 8) if identity else 0,
-        hatch="////" if identity else None,
     )
     axes.add_patch(box)
+    if identity:
+        _hatch(axes, box, corner, height, color)
     if layout.number_size >= MIN_NUMBER_SIZE:
         axes.text(
             x + COLUMN_WIDTH / 2,
@@ -154,6 +159,18 @@ def _draw_layer(axes: Axes, layout: PlanLayout, corner: tuple[float, float], lay
             ha="center",
             va="center_baseline",
         )
+
+
+def _hatch(axes: Axes, box: FancyBboxPatch, corner: tuple[float, float], height: float, color: str) -> None:
+    """Draw slanting lines over a box. Matplotlib's own hatch comes out full in SVG where its ground is translucent."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Outline
+
+    (x, y), starts = corner, range(-int(height), int(COLUMN_WIDTH), HATCH_DISTANCE)
+    ends = [point for start in starts for point in ((x + start, y), (x + start + height, y + height))]
+    lines = PathPatch(Outline(ends, [Outline.MOVETO, Outline.LINETO] * len(starts)), edgecolor=color, linewidth=0.8)
+    lines.set_clip_path(box)
+    axes.add_patch(lines)
 
 
 def _is_light(color: str) -> bool:

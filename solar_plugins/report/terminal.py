@@ -63,7 +63,7 @@ def _loss_table(report: Report) -> Table:
             content.parameters(model.num_parameters),
             content.number(model.loss.nats_per_token, 3),
             content.number(model.loss.perplexity, 2),
-            "" if model is report.base else content.against_base(model.loss, report.base.loss),
+            "" if model is report.base else " ".join(content.above_base(model.loss, report.base.loss)),
             style=STYLES[model.name],
         )
     tokens, where = report.base.loss.tokens, report.conditions.hardware

@@ -25,13 +25,17 @@ def edit(folder, **changes):
 
 
 def test_train_then_train_again_then_ask_the_trained_model(training_folder, run):
+    from transformers import AutoModelForCausalLM
+
     first = run(*LAUNCH, "recipe.yml", cwd=training_folder)
     assert first.returncode == 0, first.stdout + first.stderr
     log = first.stdout + first.stderr
-    assert "up-scaling base: 8 -> 12 layers: [0..5] + [2..7], 8.62 MB, into" in log
+    assert "up-scaling base: 8 -> 12 layers: [0..5] + [2..7], " in log
     assert "up-scaling: 100%" in log
     assert depth(training_folder / "out") == 12
     assert checkpoints(training_folder) == ["upscaled-8-to-12"]
+    _, info = AutoModelForCausalLM.from_pretrained(training_folder / "out", output_loading_info=True)
+    assert not any(info.values()), info
 
     second = run(*LAUNCH, "recipe.yml", "--output_dir=again", "--max_steps=1", cwd=training_folder)
     assert second.returncode == 0, second.stderr
@@ -39,18 +43,9 @@ def test_train_then_train_again_then_ask_the_trained_model(training_folder, run)
     assert checkpoints(training_folder) == ["upscaled-8-to-12"]
 
     asked = run("axolotl", "inference", "recipe.yml", "--base-model=./out", "--launcher", "python",
-                cwd=training_folder, stdin="The number 5\n\x04")  # fmt: skip
+                cwd=training_folder, stdin="")  # fmt: skip
     assert asked.returncode == 0, asked.stderr
     assert "./out was up-scaled by this plan already" in asked.stdout + asked.stderr
-
-
-def test_the_trained_model_reloads_with_every_tensor(training_folder, run):
-    from transformers import AutoModelForCausalLM
-
-    result = run(*LAUNCH, "recipe.yml", cwd=training_folder)
-    assert result.returncode == 0, result.stderr
-    _, info = AutoModelForCausalLM.from_pretrained(training_folder / "out", output_loading_info=True)
-    assert not any(info.values()), info
 
 
 def test_a_recipe_that_forgets_to_list_the_plugin_is_honoured_all_the_same(training_folder, run):
