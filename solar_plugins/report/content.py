@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from solar_plugins.report.loss_curve import LossCurve
+from solar_plugins.report.loss_curve import MANY_POINTS, LossCurve
 from solar_plugins.report.measure import Hardware, Loss, MeasuredModel, difference
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
@@ -169,7 +169,7 @@ def curve_note(report: Report) -> str:
             "No loss curve: the run left no log with losses in its output_dir. The Trainer writes it with each "
             "checkpoint; leave out `save_strategy: no`, and set `logging_steps`."
         )
-    parts = ["Training: the mean since the point before."]
+    parts = [f"Training: the mean since the point before{', smoothed' if len(curve.train) >= MANY_POINTS else ''}."]
     parts += (
         ["Held-out: the Trainer's own evaluation, whose windows are not those of the table."] if curve.held_out else []
     )

@@ -96,6 +96,7 @@ def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> 
         if directory.exists():
             directory.rmdir()
         _write_beside_and_rename(base, plan, directory)
+        _lock_path(directory).unlink()  # Nobody needs it any more: whoever waits finds the finished directory.
     announce("checkpoint_written", path=directory, plan=plan, base=base)
     return True
 
@@ -205,11 +206,15 @@ def _require_space(directory: Path, needed_bytes: int) -> None:
         )
 
 
+def _lock_path(directory: Path) -> Path:
+    return directory.parent / f".{directory.name}.lock"
+
+
 @contextmanager
 def _sole_writer(directory: Path) -> Iterator[None]:
     """Hold the lock for ``directory``. The kernel frees it when its owner dies, so a dead writer blocks nobody."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory.parent / f".{directory.name}.lock")
+    lock = FileLock(_lock_path(directory))
     while True:
         try:
             lock.acquire(timeout=WAIT_MESSAGE_SECONDS)

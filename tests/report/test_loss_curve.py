@@ -1,0 +1,143 @@
+import json
+import math
+import os
+
+import pytest
+
+from solar_plugins.errors import SolarError
+from solar_plugins.report.loss_curve import LossCurve, LossPoint, loss_curve, loss_figure, read_loss_curve, smoothed
+from solar_plugins.report.picture import inline_svg
+
+
+def write_state(path, history, seconds, **fields):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    steps = max((entry["step"] for entry in history), default=0)
+    path.write_text(json.dumps({"global_step": steps, "max_steps": 60, "log_history": history} | fields))
+    os.utime(path, (seconds, seconds))
+
+
+def losses(*values):
+    return [{"step": step, "loss": value} for step, value in enumerate(values, start=1)]
+
+
+def test_a_log_of_axolotl_is_read():
+    # Entries as Axolotl 0.21 wrote them on a CPU; the summary at the end has no loss of a step.
+    history = [
+        {"epoch": 0, "eval_loss": 4.855163, "eval_ppl": 128.4, "eval_runtime": 1.27, "step": 0},
+        {
+            "epoch": 0.0125,
+            "grad_norm": 1.5,
+            "learning_rate": 0.0,
+            "loss": 4.9,
+            "ppl": 134.3,
+            "step": 1,
+            "tokens/total": 1024,
+        },
+        {"epoch": 0.025, "loss": 4.8, "step": 2},
+        {"epoch": 0.025, "eval_loss": 4.774343, "step": 2},
+        {"epoch": 0.025, "step": 2, "train_loss": 4.85, "train_runtime": 45.0},
+    ]
+
+    curve = loss_curve({"global_step": 2, "max_steps": 60, "log_history": history})
+
+    assert curve == LossCurve(
+        train=(LossPoint(1, 4.9), LossPoint(2, 4.8)),
+        held_out=(LossPoint(0, 4.855163), LossPoint(2, 4.774343)),
+        last_step=2,
+        planned_steps=60,
+        num_not_finite=0,
+    )
+
+
+def test_losses_that_are_no_numbers_are_counted_and_left_out(tmp_path):
+    write_state(tmp_path / "checkpoint-3" / "trainer_state.json", losses(3.0, math.nan, math.inf), 100)
+
+    curve = read_loss_curve(tmp_path)
+
+    assert curve.train == (LossPoint(1, 3.0),)
+    assert curve.num_not_finite == 2
+
+
+def test_the_log_written_last_counts_not_that_of_an_earlier_run(tmp_path):
+    write_state(tmp_path / "checkpoint-4" / "trainer_state.json", losses(9.0, 8.0, 7.0, 6.0), 100)
+    write_state(tmp_path / "checkpoint-1" / "trainer_state.json", losses(3.0), 200)
+    write_state(tmp_path / "checkpoint-2" / "trainer_state.json", losses(3.0, 2.0), 300)
+
+    assert read_loss_curve(tmp_path).train == (LossPoint(1, 3.0), LossPoint(2, 2.0))
+
+
+def test_a_longer_log_of_the_same_run_is_found_though_copying_mixed_up_the_times(tmp_path):
+    write_state(tmp_path / "checkpoint-100" / "trainer_state.json", losses(3.0, 2.0, 1.0), 100)
+    write_state(tmp_path / "checkpoint-50" / "trainer_state.json", losses(3.0, 2.0), 200)
+
+    assert len(read_loss_curve(tmp_path).train) == 3
+
+
+def test_a_log_beside_the_final_model_is_read_too(tmp_path):
+    write_state(tmp_path / "trainer_state.json", losses(3.0), 100)
+
+    assert read_loss_curve(tmp_path).train == (LossPoint(1, 3.0),)
+
+
+def test_a_run_without_a_log_has_no_curve(tmp_path):
+    assert read_loss_curve(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "expected an object"),
+        ('{"log_history": [1]}', r"log_history is \[1\], expected"),
+    ],
+)
+def test_a_damaged_log_is_refused_by_name(tmp_path, content, message):
+    (tmp_path / "trainer_state.json").write_text(content)
+
+    with pytest.raises(SolarError, match=f"trainer_state.json: .*{message}"):
+        read_loss_curve(tmp_path)
+
+
+def test_few_points_are_not_smoothed_and_many_keep_their_steps():
+    few = [LossPoint(step, 1.0) for step in range(29)]
+    many = [LossPoint(step, float(step)) for step in range(240)]
+
+    assert smoothed(few) is few
+    assert [point.step for point in smoothed(many)] == list(range(240))
+    assert smoothed(many)[100].loss == pytest.approx(100.0)  # The mean of a straight line's neighbours is on the line.
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "expected"),
+    [
+        (60, 4, ["training", "held-out", "optimizer step"]),
+        (1, 0, ["training"]),
+        (0, 1, ["held-out"]),
+    ],
+)
+def test_the_picture_names_what_it_shows(train, held_out, expected):
+    curve = LossCurve(
+        train=tuple(LossPoint(step, 3 - step / 100) for step in range(1, train + 1)),
+        held_out=tuple(LossPoint(step, 3.0) for step in range(held_out)),
+        last_step=train,
+        planned_steps=train,
+        num_not_finite=0,
+    )
+
+    svg = inline_svg(loss_figure(curve))
+
+    assert all(words in svg for words in expected)
+    assert ("training" in svg) == bool(train)
+    assert ("held-out" in svg) == bool(held_out)
+
+
+def test_the_names_of_lines_that_end_together_do_not_overlap():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    line = (LossPoint(1, 3.0), LossPoint(2, 2.0))
+    figure = loss_figure(LossCurve(line, line, 2, 2, 0))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    one, other = (text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text().endswith("2.00"))
+
+    assert not one.overlaps(other)
+    assert max(one.x1, other.x1) <= figure.bbox.x1

@@ -1,0 +1,104 @@
+import re
+import sys
+from itertools import combinations
+
+import pytest
+
+from solar_plugins.errors import SolarError
+from solar_plugins.report.plan_plot import draw_plan, plan_figure
+from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+
+
+def depth_up_scaled(num_layers, drop):
+    return LayerPlan.from_sources(num_layers, [*range(num_layers - drop), *range(drop, num_layers)])
+
+
+def block_expanded(num_layers, every):
+    layers = []
+    for index in range(num_layers):
+        layers.append(PlannedLayer(index))
+        if (index + 1) % every == 0:
+            layers.append(PlannedLayer(index, "identity"))
+    return LayerPlan(num_layers, tuple(layers))
+
+
+PLANS = {
+    "SmolLM2": depth_up_scaled(30, 6),
+    "SOLAR": depth_up_scaled(32, 8),
+    "tiny": depth_up_scaled(12, 4),
+    "Granite": depth_up_scaled(52, 8),
+    "each layer twice": LayerPlan.from_sources(32, [index for index in range(32) for _ in range(2)]),
+    "64 layers, each twice": LayerPlan.from_sources(64, [index for index in range(64) for _ in range(2)]),
+    "seams close together": LayerPlan.from_sources(40, [*range(20), 18, 17, 16, 15, *range(16, 40)]),
+    "LLaMA Pro": block_expanded(32, 4),
+    "no seam": LayerPlan.from_sources(16, range(16)),
+    "one layer": LayerPlan.from_sources(1, [0]),
+}
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
+def test_no_words_overlap_or_leave_the_picture(plan):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = plan_figure(plan)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = {text: text.get_window_extent(renderer) for text in figure.axes[0].texts}
+
+    for (one, box), (other, other_box) in combinations(boxes.items(), 2):
+        assert not box.overlaps(other_box), (one.get_text(), other.get_text())
+    sheet = figure.bbox
+    assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= sheet.x1 and box.y1 <= sheet.y1 for box in boxes.values())
+
+
+def test_the_svg_names_the_seam_and_the_ranges(tmp_path):
+    draw_plan(PLANS["SOLAR"], tmp_path / "plan.svg")
+
+    svg = (tmp_path / "plan.svg").read_text()
+    for words in ("32 → 48 layers", "seam: layer 23 feeds 8, distance 15", "0..23", "8..31"):
+        assert f">{words}</text>" in svg
+
+
+def test_every_seam_of_many_has_its_label(tmp_path):
+    draw_plan(PLANS["64 layers, each twice"], tmp_path / "plan.svg")
+
+    svg = (tmp_path / "plan.svg").read_text()
+    labels = re.findall(r">(seam: [^<]*)<", svg)
+    assert labels == [f"seam: layer {index} feeds {index}, distance 0" for index in range(64)]
+    assert len(set(re.findall(r'id="(seam-\d+)"', svg))) == 64
+
+
+def test_a_plan_without_seams_says_so(tmp_path):
+    draw_plan(PLANS["no seam"], tmp_path / "plan.svg")
+
+    svg = (tmp_path / "plan.svg").read_text()
+    assert "no seams" in svg
+    assert "seam:" not in svg
+
+
+def test_identity_layers_are_told_apart(tmp_path):
+    draw_plan(PLANS["LLaMA Pro"], tmp_path / "plan.svg")
+
+    svg = (tmp_path / "plan.svg").read_text()
+    assert "8 identity layers, no seams" in svg
+    assert "Hatched: starts as identity" in svg
+
+
+def test_the_png_is_written(tmp_path):
+    draw_plan(PLANS["tiny"], tmp_path / "plan.png")
+
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_another_suffix_is_refused_before_anything_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+    with pytest.raises(SolarError, match=r"use .png or .svg"):
+        draw_plan(PLANS["tiny"], tmp_path / "plan.gif")
+
+
+def test_a_missing_matplotlib_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+    with pytest.raises(SolarError, match="matplotlib is not installed"):
+        draw_plan(PLANS["tiny"], tmp_path / "plan.svg")
+    assert not (tmp_path / "plan.svg").exists()
