@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import MutableMapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -13,14 +12,12 @@ from axolotl.utils.logging import get_logger
 
 from solar_plugins.args import SolarArgs, parse_solar_block
 from solar_plugins.errors import ArgsError, SolarError
+from solar_plugins.recipes import REVISION_KEYS, base_of
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base, grown_plan
-from solar_plugins.upscaling.checkpoint import default_cache_dir, ensure_checkpoint
+from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".
 LOG = get_logger("axolotl.solar_plugins.plugin")
-
-REVISION_KEYS = ("revision_of_model", "model_revision")
-"""Axolotl's key for the base's revision, and its older name (``axolotl/utils/schemas/deprecated.py``)."""
 
 
 class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
@@ -35,21 +32,29 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
         Raises:
             SolarError: The block or the base cannot be used.
         """
-        sys.excepthook = _show_solar_error
-        solar = parse_solar_block(cfg)
-        if solar is None:
-            return
-        cfg["solar"] = solar.model_dump(exclude_none=True)
-        _refuse_other_config(cfg)
-        base = find_base(_required_base(cfg), _revision(cfg))
-        if not _is_grown_already(base, solar):
-            cache_dir = Path(solar.cache_dir) if solar.cache_dir else default_cache_dir()
-            cfg["base_model"] = str(ensure_checkpoint(base, solar.init.plan_for(base.num_layers), cache_dir))
-            _clear_revision(cfg)
+        try:
+            solar = parse_solar_block(cfg)
+            if solar is not None:
+                _up_scale_base(cfg, solar)
+        except SolarError:
+            sys.excepthook = _show_solar_error
+            raise
 
     def get_input_args(self) -> str:
         """The schema of the ``solar:`` block, which Axolotl merges into its own."""
         return "solar_plugins.args.SolarPluginArgs"
+
+
+def _up_scale_base(cfg: MutableMapping[str, Any], solar: SolarArgs) -> None:
+    cfg["solar"] = solar.model_dump(exclude_none=True)
+    _refuse_other_config(cfg)
+    base = find_base(*base_of(cfg))
+    if _is_grown_already(base, solar):
+        return
+    plan = solar.init.plan_for(base.num_layers)
+    cfg["base_model"] = str(ensure_checkpoint(base, plan, solar.cache_dir))
+    for key in REVISION_KEYS:
+        cfg.pop(key, None)  # base_model is a local directory now, which has no revision.
 
 
 def _show_solar_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -58,13 +63,6 @@ def _show_solar_error(kind: type[BaseException], error: BaseException, trace: Tr
         print(f"\nsolar_plugins: {error}\n", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
-
-
-def _required_base(cfg: MutableMapping[str, Any]) -> str:
-    base_model = cfg.get("base_model")
-    if not isinstance(base_model, str) or not base_model:
-        raise ArgsError(f"base_model: {base_model!r}; expected the model to up-scale, a directory or a hub id")
-    return base_model
 
 
 def _is_grown_already(base: BaseCheckpoint, solar: SolarArgs) -> bool:
@@ -99,12 +97,3 @@ def _refuse_other_config(cfg: MutableMapping[str, Any]) -> None:
             "up-scaled checkpoint brings its own config"
         )
     cfg.pop("base_model_config", None)
-
-
-def _revision(cfg: MutableMapping[str, Any]) -> str | None:
-    return next((str(cfg[key]) for key in REVISION_KEYS if cfg.get(key)), None)
-
-
-def _clear_revision(cfg: MutableMapping[str, Any]) -> None:
-    for key in REVISION_KEYS:
-        cfg.pop(key, None)  # base_model is a local directory now, which has no revision.

@@ -9,7 +9,7 @@ from typing import Any
 
 from solar_plugins.args import InitArgs, parse_solar_block
 from solar_plugins.errors import ArgsError
-from solar_plugins.recipes import read_recipe
+from solar_plugins.recipes import base_of, read_recipe
 from solar_plugins.upscaling.architecture import base_depth
 from solar_plugins.upscaling.base_model import find_config
 from solar_plugins.upscaling.checkpoint import planned_shards
@@ -53,10 +53,7 @@ def plan_for_recipe(path: Path) -> PlanReport:
     solar = parse_solar_block(recipe)
     if solar is None:
         raise ArgsError(f"{path}: has no `solar:` block, so there is nothing to plan; see recipes/solar_dus.yml")
-    base = recipe.get("base_model")
-    if not isinstance(base, str) or not base:
-        raise ArgsError(f"{path}: base_model is {base!r}; expected a directory or a hub id")
-    revision = recipe.get("revision_of_model") or recipe.get("model_revision")
+    base, revision = base_of(recipe)
     sequence_tokens = recipe.get("sequence_len")
     if not isinstance(sequence_tokens, int) or sequence_tokens < 1:
         sequence_tokens = DEFAULT_SEQUENCE_TOKENS

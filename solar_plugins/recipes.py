@@ -69,6 +69,22 @@ def read_recipe(path: Path) -> Mapping[str, Any]:
     return recipe
 
 
+REVISION_KEYS = ("revision_of_model", "model_revision")
+"""Axolotl's key for the base's revision, and its older name (``axolotl/utils/schemas/deprecated.py``)."""
+
+
+def base_of(recipe: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The base model that a recipe names, and the revision that it asks for.
+
+    Raises:
+        ArgsError: It names none.
+    """
+    base_model = recipe.get("base_model")
+    if not isinstance(base_model, str) or not base_model:
+        raise ArgsError(f"base_model: {base_model!r}; expected the model to up-scale, a directory or a hub id")
+    return base_model, next((str(recipe[key]) for key in REVISION_KEYS if recipe.get(key)), None)
+
+
 def copy_recipes(packs: Mapping[str, RecipePack], target: Path) -> list[Path]:
     """Copy every pack's files to ``target`` and return the new paths.
 

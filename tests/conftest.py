@@ -39,7 +39,7 @@ def make_model(directory, kind="llama", max_shard_size="5GB", dtype="bfloat16", 
 
 
 @pytest.fixture(scope="session")
-def _made(tmp_path_factory):
+def made_bases(tmp_path_factory):
     """One of each kind of tiny checkpoint, made once; tests get copies."""
     top = tmp_path_factory.mktemp("made")
     make_model(top / "llama")
@@ -51,21 +51,21 @@ def _made(tmp_path_factory):
 
 
 @pytest.fixture(params=["llama", "llama-sharded", "llama-tied", "llama-biased", "mistral"])
-def any_base(request, _made, tmp_path):
+def any_base(request, made_bases, tmp_path):
     """Each kind of tiny base in turn."""
-    return Path(shutil.copytree(_made / request.param, tmp_path / "base"))
+    return Path(shutil.copytree(made_bases / request.param, tmp_path / "base"))
 
 
 @pytest.fixture
-def base(_made, tmp_path):
+def base(made_bases, tmp_path):
     """A Llama-type base of 8 layers in one file."""
-    return Path(shutil.copytree(_made / "llama", tmp_path / "base"))
+    return Path(shutil.copytree(made_bases / "llama", tmp_path / "base"))
 
 
 @pytest.fixture
-def sharded_base(_made, tmp_path):
+def sharded_base(made_bases, tmp_path):
     """The same weights in several shards with an index."""
-    return Path(shutil.copytree(_made / "llama-sharded", tmp_path / "base"))
+    return Path(shutil.copytree(made_bases / "llama-sharded", tmp_path / "base"))
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,7 @@ def test_bad_blocks_are_named_by_the_key_that_the_user_wrote(block, message):
 
 def test_an_unknown_strategy_lists_the_known_ones():
     with pytest.raises(
-        PluginError, match="solar.init.strategy: 'dsu' is not a registered strategy; known: dus, slices"
+        PluginError, match=r"solar.init.strategy: 'dsu' is not a registered strategy; known: dus, slices"
     ):
         plan({"init": {"strategy": "dsu"}})
 

@@ -79,7 +79,7 @@ def test_a_grown_model_whose_depth_contradicts_its_record(base, tmp_path):
 
 def test_another_models_config_is_refused(base, tmp_path):
     with pytest.raises(
-        ArgsError, match="base_model_config: other would give the up-scaled weights another model's depth"
+        ArgsError, match=r"base_model_config: other would give the up-scaled weights another model's depth"
     ):
         registered(recipe(base, tmp_path, base_model_config="other"))
     assert "base_model_config" not in registered(recipe(base, tmp_path, base_model_config=str(base)))
@@ -87,7 +87,7 @@ def test_another_models_config_is_refused(base, tmp_path):
 
 @pytest.mark.parametrize("value", [None, 3, ""])
 def test_a_recipe_without_a_base(tmp_path, value):
-    with pytest.raises(ArgsError, match="base_model: .*expected the model to up-scale"):
+    with pytest.raises(ArgsError, match=r"base_model: .*expected the model to up-scale"):
         registered(recipe(value, tmp_path, base_model=value))
 
 

@@ -31,8 +31,8 @@ def test_sizes_before_and_after(base):
     ("recipe", "message"),
     [
         ({"base_model": "x"}, "r.yml: has no `solar:` block"),
-        ({"solar": {"init": {"strategy": "dus"}}}, "r.yml: base_model is None"),
-        ({"solar": {"init": {"strategy": "dus"}}, "base_model": ["x"]}, r"r.yml: base_model is \['x'\]"),
+        ({"solar": {"init": {"strategy": "dus"}}}, "base_model: None; expected the model"),
+        ({"solar": {"init": {"strategy": "dus"}}, "base_model": ["x"]}, r"base_model: \['x'\]; expected the model"),
     ],
 )
 def test_recipes_that_cannot_be_planned(tmp_path, recipe, message):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from solar_plugins.errors import ArgsError
-from solar_plugins.recipes import read_recipe, recipe_directory, recipe_files
+from solar_plugins.recipes import base_of, read_recipe, recipe_directory, recipe_files
 
 RECIPES = sorted(recipe_directory().rglob("*.yml"))
 HEAD_FIELDS = ("needs", "time", "before", "run", "after", "paper", "ours")
@@ -29,7 +29,7 @@ training_recipes = pytest.mark.parametrize("path", [path for path in RECIPES if 
 
 
 def test_all_recipes_are_found():
-    assert RECIPES == list(recipe_files(recipe_directory()))
+    assert list(recipe_files(recipe_directory())) == RECIPES
     assert {name(path) for path in RECIPES} >= {"solar_dus.yml", "mergekit/solar_dus.yml", "smollm2/solar_dus.yml"}
     assert not list(recipe_directory().rglob("*.yaml")), "recipes end in .yml"
 
@@ -132,3 +132,9 @@ def test_files_that_are_no_recipe(tmp_path, content, message):
     (tmp_path / "r.yml").write_text(content)
     with pytest.raises(ArgsError, match=message):
         read_recipe(tmp_path / "r.yml")
+
+
+def test_base_of_reads_either_key_of_the_revision():
+    assert base_of({"base_model": "b", "revision_of_model": "main"}) == ("b", "main")
+    assert base_of({"base_model": "b", "model_revision": "abc"}) == ("b", "abc")
+    assert base_of({"base_model": "b"}) == ("b", None)

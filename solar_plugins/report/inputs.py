@@ -103,11 +103,6 @@ def sequence_tokens(recipe: Mapping[str, Any]) -> int:
     return length
 
 
-def base_revision(recipe: Mapping[str, Any]) -> str | None:
-    """The commit or branch of a base on the hub that the recipe asks for."""
-    return next((str(recipe[key]) for key in ("revision_of_model", "model_revision") if recipe.get(key)), None)
-
-
 def output_directory(recipe: Mapping[str, Any]) -> Path:
     """Where the recipe's run writes."""
     return Path(str(recipe.get("output_dir") or DEFAULT_OUTPUT_DIR)).expanduser()

@@ -14,7 +14,7 @@ from typing import Any
 import solar_plugins
 from solar_plugins.args import SolarArgs, parse_solar_block
 from solar_plugins.errors import ArgsError, SolarError
-from solar_plugins.recipes import read_recipe
+from solar_plugins.recipes import base_of, read_recipe
 from solar_plugins.report import inputs
 from solar_plugins.report.content import Conditions, Report, to_json
 from solar_plugins.report.loss_curve import read_loss_curve
@@ -23,7 +23,7 @@ from solar_plugins.report.page import render_page, require_jinja
 from solar_plugins.report.picture import require_matplotlib
 from solar_plugins.report.terminal import show_report
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base, grown_plan
-from solar_plugins.upscaling.checkpoint import default_cache_dir, ensure_checkpoint
+from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 
 HELD_OUT_TOKENS_CPU, HELD_OUT_TOKENS_GPU = 8_192, 65_536
 """How many tokens are predicted. Differences between models on so many are known to about 0.01 and 0.003 nats."""
@@ -60,7 +60,7 @@ def write_report(recipe_path: Path, *, held_out: Path | None, prompts: Sequence[
     windows = token_windows(tokenizer, texts, sequence_tokens, _held_out_tokens())
     if not windows:
         raise ArgsError(f"{text_path}: the texts have no two tokens to predict one from the other; give longer ones")
-    upscaled = ensure_checkpoint(base, plan, Path(solar.cache_dir) if solar.cache_dir else default_cache_dir())
+    upscaled = ensure_checkpoint(base, plan, solar.cache_dir)
     directories = {"base": base.directory, "up-scaled": upscaled, "trained": trained}
     models = [
         measure_model(name, path, tokenizer, windows, asked, MAX_NEW_TOKENS) for name, path in directories.items()
@@ -111,10 +111,8 @@ def _required_block(recipe: Mapping[str, Any], recipe_path: Path) -> SolarArgs:
 
 
 def _required_base(recipe: Mapping[str, Any]) -> BaseCheckpoint:
-    name = recipe.get("base_model")
-    if not isinstance(name, str) or not name:
-        raise ArgsError(f"base_model: {name!r}; expected the model that was up-scaled, a directory or a hub id")
-    base = find_base(name, inputs.base_revision(recipe))
+    name, revision = base_of(recipe)
+    base = find_base(name, revision)
     if (plan := grown_plan(base.config)) is not None:
         raise ArgsError(
             f"base_model: {name} was up-scaled already ({plan}); the report compares with the base before that: name it"

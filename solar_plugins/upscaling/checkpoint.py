@@ -55,15 +55,18 @@ def cache_name(base: BaseCheckpoint, plan: LayerPlan) -> str:
     return f"upscaled-{plan.base_layers}-to-{len(plan)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
-def ensure_checkpoint(base: BaseCheckpoint, plan: LayerPlan, cache_dir: Path) -> Path:
+def ensure_checkpoint(base: BaseCheckpoint, plan: LayerPlan, cache_dir: str | Path | None) -> Path:
     """The up-scaled checkpoint of ``base`` by ``plan`` below ``cache_dir``; made now if it is not there.
+
+    Without ``cache_dir`` it is kept in `default_cache_dir`.
 
     Safe to call from many processes at once: one writes, the others wait and then find it.
 
     Raises:
         CheckpointError: The base cannot be used or the target cannot be written. Nothing that looks finished is left.
     """
-    directory = cache_dir.expanduser().absolute() / cache_name(base, plan)
+    cache = Path(cache_dir) if cache_dir else default_cache_dir()
+    directory = cache.expanduser().absolute() / cache_name(base, plan)
     if is_finished(directory, base, plan):
         LOG.info("up-scaled checkpoint found: %s (%s)", directory, plan)
         return directory

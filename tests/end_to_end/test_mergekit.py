@@ -32,8 +32,8 @@ def merge(run, folder, source, plan):
 
 # mergekit 0.1.5 leaves the biases of a Llama-type model out, without a word; the others must be equal to the bit.
 @pytest.mark.parametrize("kind", ["llama", "llama-sharded", "llama-tied", "mistral"])
-def test_bit_equal_to_mergekit(_made, kind, tmp_path, run):
-    theirs, ours = merge(run, tmp_path, _made / kind, DUS)
+def test_bit_equal_to_mergekit(made_bases, kind, tmp_path, run):
+    theirs, ours = merge(run, tmp_path, made_bases / kind, DUS)
     assert tensor_bytes(ours) == tensor_bytes(theirs)
     assert json.loads((theirs / "config.json").read_text())["num_hidden_layers"] == len(DUS)
 

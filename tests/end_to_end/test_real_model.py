@@ -1,4 +1,4 @@
-"""The real 135M model, fetched from the package index as `make demo` does, up-scaled, trained for a step and measured."""
+"""The real 135M model, fetched as `make demo` fetches it, up-scaled, trained for a step and measured."""
 
 import json
 import math

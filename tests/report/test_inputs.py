@@ -9,7 +9,6 @@ import pytest
 from solar_plugins.errors import ArgsError, CheckpointError
 from solar_plugins.report import inputs
 from solar_plugins.report.inputs import (
-    base_revision,
     checked_prompts,
     held_out_path,
     read_texts,
@@ -116,12 +115,6 @@ def test_defaults_are_those_of_axolotl(module, field, default):
     assert re.search(rf"^    {field}: \w+ = Field\(\s+default=(.+),$", source, re.MULTILINE)[1].strip('"') == str(
         default
     )
-
-
-def test_the_revision_is_read_under_both_of_its_names():
-    assert base_revision({"revision_of_model": "main"}) == "main"
-    assert base_revision({"model_revision": "abc"}) == "abc"
-    assert base_revision({}) is None
 
 
 def write_model(directory, num_layers, **config):

@@ -14,8 +14,8 @@ def edit_json(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_single_file_and_shards_hold_the_same_tensors(base, _made):
-    single, sharded = find_base(str(base)), find_base(str(_made / "llama-sharded"))
+def test_single_file_and_shards_hold_the_same_tensors(base, made_bases):
+    single, sharded = find_base(str(base)), find_base(str(made_bases / "llama-sharded"))
     assert single.num_layers == sharded.num_layers == 8
     assert single.tensors.keys() == sharded.tensors.keys()
     assert len({tensor.file for tensor in sharded.tensors.values()}) > 1

@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_nothing_that_looks_finished_and_the_next_run_repairs
     real_pwrite = os.pwrite
     monkeypatch.setattr(safetensors_io.os, "pwrite", full_after_100_kb)
     monkeypatch.setattr(safetensors_io, "BUFFER_BYTES", 10_000)
-    with pytest.raises(CheckpointError, match="could not be written .No space left on device") as error:
+    with pytest.raises(CheckpointError, match=r"could not be written .No space left on device") as error:
         ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "cache")
     assert "solar.cache_dir" in str(error.value)
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
@@ -178,7 +178,7 @@ def test_a_read_only_place(base, tmp_path, monkeypatch):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / "cache"))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(CheckpointError, match="could not be written .Read-only file system"):
+    with pytest.raises(CheckpointError, match=r"could not be written .Read-only file system"):
         ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "cache")
 
 

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -48,7 +49,7 @@ def test_json_round_trip(plan):
 @given(plans)
 def test_seams_are_exactly_the_broken_neighbourhoods_of_acting_layers(plan):
     acting = [layer.source for layer in plan.layers if layer.initialization == "copy"]
-    broken = [(a, b) for a, b in zip(acting, acting[1:], strict=False) if b - a != 1]
+    broken = [(a, b) for a, b in pairwise(acting) if b - a != 1]
     assert [(seam.below, seam.above) for seam in plan.seams()] == broken
 
 

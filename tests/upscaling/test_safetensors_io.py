@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import struct
@@ -131,7 +132,7 @@ HOSTILE = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_files_are_refused_by_name(tmp_path, case):
     path = write_raw(tmp_path / "bad.safetensors", *HOSTILE[case])
-    with pytest.raises(CheckpointError, match="bad.safetensors: "):
+    with pytest.raises(CheckpointError, match=r"bad.safetensors: "):
         read_header(path)
 
 
@@ -144,10 +145,8 @@ def test_the_good_file_of_these_cases_is_read(tmp_path):
 def test_random_bytes_never_raise_anything_else(tmp_path_factory, data, length):
     path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
     path.write_bytes(struct.pack("<Q", length) + data)
-    try:
+    with contextlib.suppress(CheckpointError):
         read_header(path)
-    except CheckpointError:
-        pass
 
 
 json_values = st.recursive(
@@ -166,10 +165,8 @@ json_values = st.recursive(
 @given(json_values)
 def test_random_headers_never_raise_anything_else(tmp_path_factory, header):
     path = write_raw(tmp_path_factory.getbasetemp() / "fuzz.safetensors", header, bytes(8))
-    try:
+    with contextlib.suppress(CheckpointError):
         read_header(path)
-    except CheckpointError:
-        pass
 
 
 def test_a_source_that_shrinks_while_it_is_copied_is_an_error(tmp_path, tensors):
