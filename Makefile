@@ -9,6 +9,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export AXOLOTL_DO_NOT_TRACK := 1
 # The demo and the tests need no hub; without this each look-up waits for a network that may not be there.
 export HF_HUB_OFFLINE := 1
+# accelerate would give a training process one thread.
+export OMP_NUM_THREADS ?= $(shell nproc)
 
 .PHONY: help setup demo test test-fast lint fix clean
 
