@@ -12,7 +12,7 @@ MISTRAL = {"model_type": "mistral", "torch_dtype": "bfloat16"}
     ("path", "base_model", "num_layers", "drop"),
     [
         ("mergekit/solar_dus.yml", "mistralai/Mistral-7B-v0.1", 32, 8),
-        ("smollm2/mergekit/solar_dus.yml", "runs/smollm2/base", 30, 6),
+        ("smollm2/mergekit/solar_dus.yml", "runs/smollm2/SmolLM2-135M", 30, 6),
     ],
 )
 def test_the_shipped_merges_are_what_the_plan_gives(path, base_model, num_layers, drop):

