@@ -65,6 +65,10 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     return ARCHITECTURES[model_type]
 
 
+MAX_LAYERS = 10_000
+"""Far above any model; a config that says more is damaged, and a plan for it would fill the memory."""
+
+
 def base_depth(config: Mapping[str, Any]) -> int:
     """The number of decoder layers that a config states.
 
@@ -73,7 +77,7 @@ def base_depth(config: Mapping[str, Any]) -> int:
     """
     key = architecture_of(config).depth_key
     depth = config.get(key)
-    if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
+    if not isinstance(depth, int) or isinstance(depth, bool) or not 1 <= depth <= MAX_LAYERS:
         raise CheckpointError(f"config.json: {key} is {depth!r}; expected the number of decoder layers, such as 32")
     return depth
 

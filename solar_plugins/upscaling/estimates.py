@@ -51,10 +51,7 @@ def size_from_config(config: Mapping[str, Any], num_layers: int) -> ModelSize:
     """
     architecture_of(config)
     hidden, intermediate = _width(config, "hidden_size"), _width(config, "intermediate_size")
-    heads = _width(config, "num_attention_heads")
-    key_value_heads = config.get("num_key_value_heads") or heads
-    head_dim = config.get("head_dim") or hidden // heads
-    queries, keys = heads * head_dim, key_value_heads * head_dim
+    queries, keys = _attention_widths(config)
     attention = hidden * (2 * queries + 2 * keys)
     attention_biases = queries + 2 * keys + hidden if config.get("attention_bias") else 0
     mlp_biases = 2 * intermediate + hidden if config.get("mlp_bias") else 0
@@ -92,9 +89,17 @@ def format_bytes(num_bytes: float) -> str:
     return f"{num_bytes:,.3g} TB"
 
 
-def _width(config: Mapping[str, Any], key: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or value < 1:
+def _attention_widths(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows of the query projection, and of the key and the value projection."""
+    heads = _width(config, "num_attention_heads")
+    key_value_heads = _width(config, "num_key_value_heads", default=heads)
+    head_dim = _width(config, "head_dim", default=_width(config, "hidden_size") // heads)
+    return heads * head_dim, key_value_heads * head_dim
+
+
+def _width(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    value = default if config.get(key) is None else config[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CheckpointError(f"config.json: {key} is {value!r}; expected a positive whole number")
     return value
 
@@ -141,10 +146,7 @@ def training_memory(
 
 
 def _lora_layer_parameters(config: Mapping[str, Any]) -> int:
-    hidden, intermediate, heads = (
-        _width(config, key) for key in ("hidden_size", "intermediate_size", "num_attention_heads")
-    )
-    head_dim = config.get("head_dim") or hidden // heads
-    queries, keys = heads * head_dim, (config.get("num_key_value_heads") or heads) * head_dim
+    hidden, intermediate = _width(config, "hidden_size"), _width(config, "intermediate_size")
+    queries, keys = _attention_widths(config)
     ends = 2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + intermediate)
     return LORA_RANK * ends

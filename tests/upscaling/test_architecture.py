@@ -58,6 +58,7 @@ def test_config_gets_the_new_depth_and_per_layer_lists_follow_the_plan():
         ({"model_type": ["llama"]}, "is not supported"),
         ({"num_hidden_layers": "4"}, "num_hidden_layers is '4'; expected the number"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers is 1000000000000; expected the number"),
         ({"num_hidden_layers": True}, "num_hidden_layers is True"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map names code"),
         ({"quantization_config": {"bits": 4}}, "the weights are quantised"),

@@ -62,6 +62,19 @@ def test_parameters_are_those_of_the_loaded_model(any_base, tmp_path):
     assert size_from_config(base.config, 12).parameters == model.num_parameters()
 
 
+@pytest.mark.parametrize(("key", "value"), [("num_key_value_heads", "8"), ("head_dim", -1), ("vocab_size", 1.5)])
+def test_a_width_that_is_no_width(key, value):
+    with pytest.raises(CheckpointError, match=f"{key} is {value!r}; expected a positive whole number"):
+        size_from_config(MISTRAL | {key: value}, 2)
+
+
+def test_widths_that_say_null_have_the_defaults_of_transformers():
+    explicit = size_from_config(TINY_SOLAR | {"head_dim": 32}, 2)
+    assert size_from_config(TINY_SOLAR | {"head_dim": None}, 2) == explicit
+    full = size_from_config(TINY_SOLAR | {"num_key_value_heads": 32}, 2)
+    assert size_from_config(TINY_SOLAR | {"num_key_value_heads": None}, 2) == full
+
+
 def test_a_width_that_is_missing():
     with pytest.raises(CheckpointError, match="hidden_size is None; expected a positive whole number"):
         size_from_config({"model_type": "llama", "num_hidden_layers": 2}, 2)
