@@ -103,7 +103,8 @@ def test_the_global_batch_in_the_head_is_the_one_that_runs(path):
     head = "\n".join(head_of(path))
     match = re.search(r"global_batch: (\d+) sequences x (\d+) tokens", head)
     recipe = read_recipe(path)
-    devices = int(re.search(r"needs:\s+(\d+) x", head)[1]) if " GPU" in head.split("needs:")[1].split("\n")[0] else 1
+    gpus = re.search(r"needs:\s+(\d+) x", head)
+    devices = int(gpus[1]) if gpus else 1
     assert int(match[1]) == devices * recipe["micro_batch_size"] * recipe["gradient_accumulation_steps"]
     assert int(match[2]) == recipe["sequence_len"]
 
