@@ -82,6 +82,7 @@ def parse_solar_block(recipe: Mapping[str, Any]) -> SolarArgs | None:
         ArgsError: The block is empty, has an unknown or missing key or a value of the wrong type, or a key of the
             recipe looks like a misspelt ``solar:``. Axolotl would drop that one in silence.
     """
+    _refuse_stray_overrides(recipe)
     if "solar" not in recipe:
         _refuse_misspelt(recipe)
         return None
@@ -111,8 +112,17 @@ def expand_overrides(block: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def _refuse_stray_overrides(recipe: Mapping[str, Any]) -> None:
+    for key in map(str, recipe):
+        if key.startswith("solar__"):
+            raise ArgsError(
+                f"{key}: this spelling is for a command line only; as a key of a recipe or a sweep Axolotl would drop "
+                "it in silence. Give the whole `solar:` block there"
+            )
+
+
 def _refuse_misspelt(recipe: Mapping[str, Any]) -> None:
-    if "solar_plugins.SolarPlugin" not in (recipe.get("plugins") or []):
+    if "solar_plugins.SolarPlugin" not in str(recipe.get("plugins")):
         return  # Another recipe of another package; its keys are not ours to judge.
     for key in map(str, recipe):
         if key.lower().startswith("solar") or difflib.get_close_matches(key, ["solar"], cutoff=0.8):

@@ -85,7 +85,7 @@ def _is_grown_already(base: BaseCheckpoint, solar: SolarArgs) -> bool:
             f"base_model: {base.name} has {base.num_layers} layers, but its own record says {plan}; restore its "
             "config.json"
         )
-    LOG.info("%s was up-scaled by this plan already (%s); used as it is", base.name, plan)
+    LOG.warning("%s was up-scaled by this plan already (%s); used as it is, NOT up-scaled again", base.name, plan)
     return True
 
 

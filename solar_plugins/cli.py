@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import click
@@ -42,6 +43,10 @@ class SolarGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command, also where ``axolotl`` is the one that calls it."""
+        logger = logging.getLogger("axolotl.solar_plugins")
+        if not logger.hasHandlers():
+            logger.addHandler(logging.StreamHandler())
+            logger.setLevel(logging.INFO)
         try:
             return super().invoke(ctx)
         except SolarError as error:

@@ -60,7 +60,7 @@ def read_recipe(path: Path) -> Mapping[str, Any]:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ArgsError(f"{path}: the recipe cannot be read ({error.strerror}); give the path of a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ArgsError(f"{path}: not valid YAML; {' '.join(str(error).split())}") from None
     if not isinstance(recipe, Mapping):
         raise ArgsError(

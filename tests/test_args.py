@@ -86,6 +86,12 @@ def test_a_misspelt_block_is_refused_where_the_recipe_lists_the_plugin(key):
     assert parse_solar_block({key: GOOD}) is None, "a recipe of another plugin is not ours to judge"
 
 
+def test_a_sweep_over_one_key_of_the_block_is_refused():
+    """Axolotl writes a sweep's key to the top of the recipe and drops it; every run would train the same model."""
+    with pytest.raises(ArgsError, match="solar__init__drop_layers: this spelling is for a command line only"):
+        parse_solar_block({"solar": GOOD, "solar__init__drop_layers": 2})
+
+
 def test_command_line_overrides_of_axolotl_are_put_in_place():
     """axolotl/cli/config.py splits `--solar__init__drop_layers` at the first double underscore only."""
     block = GOOD | {"init__drop_layers": 6, "cache_dir": "x"}

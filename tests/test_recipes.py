@@ -127,7 +127,12 @@ def test_mergekit_accepts_it_and_drops_none_of_its_keys(path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("- a\n", "holds a list, expected a recipe"), ("a: [\n", "not valid YAML"), ("", "holds a NoneType")],
+    [
+        ("- a\n", "holds a list, expected a recipe"),
+        ("a: [\n", "not valid YAML"),
+        ("", "holds a NoneType"),
+        ("d: 2023-13-01\n", "not valid YAML"),
+    ],
 )
 def test_files_that_are_no_recipe(tmp_path, content, message):
     (tmp_path / "r.yml").write_text(content)

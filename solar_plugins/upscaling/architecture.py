@@ -11,7 +11,7 @@ from copy import deepcopy
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+from solar_plugins.upscaling.layer_plan import MAX_LAYERS, LayerPlan, PlannedLayer
 
 
 class Architecture(NamedTuple):
@@ -63,10 +63,6 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
             "after training, or load it in 4 bit through the recipe)"
         )
     return ARCHITECTURES[model_type]
-
-
-MAX_LAYERS = 10_000
-"""Far above any model; a config that says more is damaged, and a plan for it would fill the memory."""
 
 
 def base_depth(config: Mapping[str, Any]) -> int:

@@ -26,7 +26,9 @@ MAX_JSON_BYTES = 100_000_000
 
 COMPANIONS = (
     "generation_config.json",
-    "tokenizer*",
+    "tokenizer.json",
+    "tokenizer.model*",
+    "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.*",
@@ -34,10 +36,10 @@ COMPANIONS = (
     "*.tiktoken",
     "tekken.json",
     "chat_template.*",
-    "*LICENSE*",
-    "*LICENCE*",
-    "*NOTICE*",
-    "*USE_POLICY*",
+    "*license*",
+    "*licence*",
+    "*notice*",
+    "*use_policy*",
 )
 """Files that belong to the up-scaled model too, copied unchanged. A list of what is known to be data: no pickles, no
 code."""
@@ -73,7 +75,7 @@ class BaseCheckpoint:
     def companions(self) -> list[Path]:
         """Tokenizer, generation config, chat template and licence files."""
         files = (path for path in sorted(self.directory.iterdir()) if path.is_file())
-        return [path for path in files if any(fnmatch.fnmatch(path.name, pattern) for pattern in COMPANIONS)]
+        return [path for path in files if any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in COMPANIONS)]
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
@@ -90,15 +92,34 @@ class BaseCheckpoint:
         return self.fingerprint()
 
     def fingerprint(self) -> str:
-        """What tells this base from any other: the hub's commit, or name, size and time of every file that is used."""
-        if self.revision:
-            return f"hub:{self.name}@{self.revision}"
+        """What tells this base from any other: names and sizes of the files that are used, and whose they are.
+
+        For a hub model that is the commit. For a directory it is every file's time, and samples of its content, because
+        archives and build tools set all times alike.
+        """
         digest = hashlib.sha256()
         files = {tensor.file for tensor in self.tensors.values()} | {self.directory / CONFIG, *self.companions}
         for path in sorted(files):
             status = path.stat()
-            digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-        return f"files:{digest.hexdigest()}"
+            digest.update(f"{path.name}\0{status.st_size}\n".encode())
+            if not self.revision:
+                digest.update(f"{status.st_mtime_ns}\n".encode())
+                digest.update(_sample(path, status.st_size))
+        whose = f"hub:{self.name}@{self.revision}" if self.revision else "directory"
+        return f"{whose}:{digest.hexdigest()}"
+
+
+SAMPLE_BYTES = 65_536
+
+
+def _sample(path: Path, num_bytes: int) -> bytes:
+    """The start, the middle and the end of a file."""
+    with path.open("rb") as file:
+        parts = []
+        for position in (0, num_bytes // 2, max(0, num_bytes - SAMPLE_BYTES)):
+            file.seek(position)
+            parts.append(file.read(SAMPLE_BYTES))
+    return b"".join(parts)
 
 
 def find_base(name: str, revision: str | None = None) -> BaseCheckpoint:
@@ -107,8 +128,8 @@ def find_base(name: str, revision: str | None = None) -> BaseCheckpoint:
     Raises:
         CheckpointError: It cannot be found or fetched, or is not a model in safetensors format.
     """
-    directory = Path(name).expanduser()
-    if directory.is_dir():
+    directory = Path(name).expanduser().absolute()
+    if name and directory.is_dir():
         _refuse_adapter(directory)
         return BaseCheckpoint(name, directory, read_config(directory / CONFIG))
     _refuse_missing_path(name)
@@ -131,7 +152,7 @@ def find_config(name: str, revision: str | None = None) -> tuple[Mapping[str, An
         return read_config(path), None
     if path.is_dir():
         config = read_config(path / CONFIG)
-        has_weights = any(path.glob("*.safetensors"))
+        has_weights = (path / SINGLE_FILE).is_file() or (path / INDEX).is_file()
         return config, BaseCheckpoint(name, path, config) if has_weights else None
     _refuse_missing_path(name)
     return read_config(_fetch(name, revision, [CONFIG]) / CONFIG), None
@@ -219,6 +240,11 @@ def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
 
 
 def _read_tensors(directory: Path) -> dict[str, StoredTensor]:
+    if (directory / INDEX).is_file() and (directory / SINGLE_FILE).is_file():
+        raise CheckpointError(
+            f"{directory}: holds both {SINGLE_FILE} and {INDEX}; transformers reads the first and mergekit the second, "
+            "so nobody can say which weights are meant. Remove the one that is stale"
+        )
     if (directory / INDEX).is_file():
         return _read_indexed(directory)
     if (directory / SINGLE_FILE).is_file():

@@ -6,6 +6,7 @@ holds the plan, the base's identity and every file's size; a directory whose mar
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
@@ -23,7 +24,7 @@ from solar_plugins.errors import CheckpointError
 from solar_plugins.registry import announce
 from solar_plugins.upscaling.architecture import tensor_copies, upscale_config
 from solar_plugins.upscaling.base_model import CONFIG, INDEX, PROVENANCE_KEY, BaseCheckpoint, read_json_object
-from solar_plugins.upscaling.estimates import format_bytes
+from solar_plugins.upscaling.estimates import format_bytes, require_expected_parameters
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.model_card import model_card
 from solar_plugins.upscaling.safetensors_io import PlannedTensor, Shard, plan_shards, shard_index, write_shard
@@ -91,13 +92,11 @@ def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> 
     with _os_errors_explained(directory), _sole_writer(directory):
         if is_finished(directory, base, plan):
             return False
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        if directory.is_symlink() or (directory.exists() and (not directory.is_dir() or any(directory.iterdir()))):
             raise CheckpointError(
                 f"{directory}: exists and is not this base up-scaled by this plan; nothing was changed. Remove it, or "
                 "give another name"
             )
-        if directory.exists():
-            directory.rmdir()
         _write_beside_and_rename(base, plan, directory)
         _lock_path(directory).unlink()  # Nobody needs it any more: whoever waits finds the finished directory.
     announce("checkpoint_written", path=directory, plan=plan, base=base)
@@ -131,10 +130,11 @@ def planned_shards(base: BaseCheckpoint, plan: LayerPlan) -> list[Shard]:
 
 
 def _write_beside_and_rename(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> None:
-    for left_over in directory.parent.glob(f".{directory.name}.partial-*"):
+    for left_over in directory.parent.glob(f".{glob.escape(directory.name)}.partial-????????"):
         LOG.info("removing what an interrupted run left: %s", left_over)
         shutil.rmtree(left_over)
     config, shards = upscale_config(base.config, plan), planned_shards(base, plan)
+    require_expected_parameters(shards, base.config, plan)
     total_bytes = sum(shard.data_bytes for shard in shards)
     _require_space(directory.parent, total_bytes)
     LOG.info("up-scaling %s: %s, %s, into %s", base.name, plan, format_bytes(total_bytes), directory)
@@ -217,6 +217,8 @@ def _lock_path(directory: Path) -> Path:
 def _sole_writer(directory: Path) -> Iterator[None]:
     """Hold the lock for ``directory``. The kernel frees it when its owner dies, so a dead writer blocks nobody."""
     directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory.parent):
+        pass  # Fails at once where nothing can be written; the lock would be tried again and again.
     lock = FileLock(_lock_path(directory))
     while True:
         try:

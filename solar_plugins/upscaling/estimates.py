@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.architecture import architecture_of
+from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.safetensors_io import DTYPE_BITS, Shard
 
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -73,6 +74,28 @@ def size_from_shards(shards: Iterable[Shard], config: Mapping[str, Any]) -> Mode
             count * DTYPE_BITS[tensor.source.dtype] // 8 for count, tensor in zip(counts.values(), tensors, strict=True)
         ),
     )
+
+
+def require_expected_parameters(shards: Iterable[Shard], config: Mapping[str, Any], plan: LayerPlan) -> None:
+    """Refuse tensors that are not as many parameters as the config promises: loading would invent the missing ones.
+
+    Raises:
+        CheckpointError: The numbers differ. Not counted: the stored copy of a tied head, and rotary buffers, which old
+            Llama checkpoints hold.
+    """
+    not_parameters = ("lm_head.",) if config.get("tie_word_embeddings") else ()
+    found = sum(
+        prod(tensor.source.shape)
+        for shard in shards
+        for tensor in shard.tensors
+        if not tensor.name.startswith(not_parameters) and not tensor.name.endswith("rotary_emb.inv_freq")
+    )
+    expected = size_from_config(config, len(plan)).parameters
+    if found != expected:
+        raise CheckpointError(
+            f"the base's tensors would make {found:,} parameters with {len(plan)} layers, but its config.json makes "
+            f"{expected:,}; a tensor is missing, or the config belongs to another model"
+        )
 
 
 def stored_dtype(config: Mapping[str, Any]) -> str:

@@ -18,6 +18,10 @@ Initialization = Literal["copy", "identity"]
 that the layer passes its input through unchanged (LLaMA Pro, arXiv:2401.02415 sec. 3.1)."""
 
 
+MAX_LAYERS = 10_000
+"""Far above any model; a file that says more is damaged, and a plan for it would fill the memory."""
+
+
 class PlannedLayer(NamedTuple):
     """One layer of the deeper model."""
 
@@ -129,9 +133,9 @@ class LayerPlan:
         try:
             base_layers, ranges = int(data["base_layers"]), [LayerRange(**part) for part in data["ranges"]]
             # Checked before it is expanded: a marker file is not trusted, and [0, 10**12] would fill the memory.
-            if not all(0 <= part.start < part.end <= base_layers for part in ranges):
+            if base_layers > MAX_LAYERS or not all(0 <= part.start < part.end <= base_layers for part in ranges):
                 raise ValueError("a range leaves the base")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise PlanError(
                 f"{json.dumps(data, default=str)[:200]} is no layer plan; expected "
                 '{"base_layers": 32, "ranges": [{"start": 0, "end": 24, "initialization": "copy"}, ..]}'

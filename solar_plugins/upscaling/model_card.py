@@ -67,7 +67,7 @@ def _front_matter(card: str) -> Mapping[str, Any]:
     if len(parts) < 3 or parts[0].strip():
         return {}
     try:
-        front = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+        front = yaml.load(parts[1], Loader=yaml.BaseLoader)  # BaseLoader: `no` is Norwegian, not false
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}  # A base's card that is broken must not stop anybody; its licence files are copied in any case.
     return front if isinstance(front, Mapping) else {}

@@ -38,11 +38,34 @@ def test_identity_does_not_change_with_files_that_are_not_used(base):
     assert find_base(str(base)).identity == before
 
 
+def test_identity_sees_other_weights_under_the_same_names_sizes_and_times(base, tmp_path):
+    other = Path(shutil.copytree(base, tmp_path / "other"))
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    for path in [*base.iterdir(), *other.iterdir()]:
+        os.utime(path, ns=(1, 1))
+    assert find_base(str(base)).identity != find_base(str(other)).identity
+
+
+def test_a_single_file_beside_an_index_is_refused(sharded_base, made_bases):
+    shutil.copy(made_bases / "llama" / "model.safetensors", sharded_base)
+    with pytest.raises(CheckpointError, match="holds both model.safetensors and model.safetensors.index.json"):
+        _ = find_base(str(sharded_base)).tensors
+
+
 def test_companions_are_data_only(base):
-    for name in ("tokenizer.json", "chat_template.jinja", "LICENSE", "optimizer.pt", "modeling_x.py", "README.md"):
+    for name in (
+        "tokenizer.json",
+        "chat_template.jinja",
+        "license.txt",
+        "tokenizer.pkl",
+        "tokenizer_x.py",
+        "README.md",
+    ):
         (base / name).write_text("x")
     names = {path.name for path in find_base(str(base)).companions}
-    assert names == {"tokenizer.json", "chat_template.jinja", "LICENSE", "generation_config.json"}
+    assert names == {"tokenizer.json", "chat_template.jinja", "license.txt", "generation_config.json"}
 
 
 def hub_cache(tmp_path, base, monkeypatch):
@@ -65,7 +88,10 @@ def test_a_hub_id_is_found_in_the_offline_cache_and_identified_by_its_commit(tmp
     hub_cache(tmp_path, base, monkeypatch)
     found = find_base("someone/tiny", revision="main")
     assert found.revision == "a" * 40
-    assert found.identity == f"hub:someone/tiny@{'a' * 40}"
+    assert found.identity.startswith(f"hub:someone/tiny@{'a' * 40}:")
+    before = found.identity
+    (found.directory / "tokenizer.json").write_text("{}")
+    assert find_base("someone/tiny", revision="main").identity != before, "a file came later"
     assert found.public_name == "someone/tiny"
     assert found.num_layers == 8
     assert found.tensors

@@ -276,6 +276,32 @@ def test_upscale_writes_where_it_is_told_and_never_over_anything(base, tmp_path)
     assert write_checkpoint(found, DUS, tmp_path / "empty") is True
 
 
+def test_a_place_where_nothing_can_be_made_is_an_error_and_no_endless_wait(base):
+    with pytest.raises(CheckpointError, match="/proc/out: the up-scaled checkpoint could not be written"):
+        write_checkpoint(find_base(str(base)), DUS, Path("/proc/out"))
+
+
+def test_upscale_leaves_other_partials_and_the_empty_folder_of_a_failure_alone(base, tmp_path):
+    live = tmp_path / ".g1.partial-12345678"
+    live.mkdir()
+    assert write_checkpoint(find_base(str(base)), DUS, tmp_path / "g[1]*") is True
+    assert live.is_dir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="nothing was changed"):
+        write_checkpoint(find_base(str(base)), DUS, tmp_path / "link")
+
+
+def test_weights_that_lack_a_tensor_everywhere_are_refused(base, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    kept = {k: v for k, v in load_file(base / "model.safetensors").items() if "up_proj" not in k}
+    save_file(kept, base / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"would make [\d,]+ parameters with 12 layers, but its config.json makes"
+    ):
+        ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "cache")
+
+
 def test_listeners_hear_of_a_written_checkpoint_and_not_of_a_found_one(base, tmp_path):
     from solar_plugins.hookspecs import hookimpl
 
