@@ -50,7 +50,7 @@ def test_identity_sees_other_weights_under_the_same_names_sizes_and_times(base, 
 
 def test_a_single_file_beside_an_index_is_refused(sharded_base, made_bases):
     shutil.copy(made_bases / "llama" / "model.safetensors", sharded_base)
-    with pytest.raises(CheckpointError, match="holds both model.safetensors and model.safetensors.index.json"):
+    with pytest.raises(CheckpointError, match=r"holds both model.safetensors and model.safetensors.index.json"):
         _ = find_base(str(sharded_base)).tensors
 
 
