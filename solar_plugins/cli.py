@@ -39,7 +39,7 @@ def _init_args(strategy: str, arguments: dict[str, str | None]) -> InitArgs:
 
 
 class SolarGroup(click.Group):
-    """The one place where a `SolarError` becomes a paragraph and exit status 1; anything else keeps its traceback."""
+    """The one place where a `SolarError` or `OSError` becomes a paragraph and exit status 1; the rest are bugs."""
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command, also where ``axolotl`` is the one that calls it."""
@@ -51,6 +51,11 @@ class SolarGroup(click.Group):
             return super().invoke(ctx)
         except SolarError as error:
             raise click.ClickException(str(error)) from None
+        except OSError as error:
+            raise click.ClickException(
+                f"{error.filename or 'a file'}: cannot be read or written ({error.strerror or error}); "
+                "check the path and its permissions"
+            ) from None
 
 
 @click.group(cls=SolarGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -112,13 +112,14 @@ def test_recipes_are_listed_and_copied(tmp_path):
         (["plan", "--base", "./nowhere", "--drop-layers", "1"], "base_model: './nowhere' is neither a directory here"),
         (["plan", "missing.yml"], "missing.yml: the recipe cannot be read (No such file or directory)"),
         (["upscale", "{base}", "{base}/out", "--strategy", "dsu"], "strategy: 'dsu' is not a registered strategy"),
+        (["recipes", "copy", "{base}/config.json"], "{base}/config.json/"),
         (["plan", "--base", "{base}", "--slices", "0:4"], "slices: unknown key; known: drop_layers, target_layers"),
     ],
 )
 def test_an_error_is_one_paragraph_and_exit_status_1(base, arguments, message):
     result = CliRunner().invoke(solar, [argument.format(base=base) for argument in arguments])
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"Error: {message}")
+    assert result.stderr.startswith(f"Error: {message.format(base=base)}")
     assert result.stdout == ""
 
 
