@@ -11,7 +11,7 @@ from axolotl.integrations.base import BasePlugin
 from axolotl.utils.logging import get_logger
 
 from solar_plugins.args import SolarArgs, parse_solar_block
-from solar_plugins.errors import ArgsError, SolarError
+from solar_plugins.errors import ArgsError, CheckpointError, SolarError
 from solar_plugins.recipes import REVISION_KEYS, base_of
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base, grown_plan
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
@@ -39,6 +39,12 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
         except SolarError:
             sys.excepthook = _show_solar_error
             raise
+        except OSError as error:
+            sys.excepthook = _show_solar_error
+            raise CheckpointError(
+                f"base_model: {error.filename or cfg.get('base_model')} cannot be read ({error.strerror or error}); "
+                "check the path and its permissions"
+            ) from None
 
     def get_input_args(self) -> str:
         """The schema of the ``solar:`` block, which Axolotl merges into its own."""

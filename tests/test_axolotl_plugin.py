@@ -91,6 +91,11 @@ def test_a_recipe_without_a_base(tmp_path, value):
         registered(recipe(value, tmp_path, base_model=value))
 
 
+def test_a_name_that_no_file_system_takes(tmp_path):
+    with pytest.raises(SolarError, match=r"base_model: .*(cannot be read|neither a directory here)"):
+        registered(recipe("./" + "x" * 300, tmp_path))
+
+
 def test_the_schema_is_ours():
     assert SolarPlugin().get_input_args() == "solar_plugins.args.SolarPluginArgs"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -128,7 +129,7 @@ def find_base(name: str, revision: str | None = None) -> BaseCheckpoint:
     Raises:
         CheckpointError: It cannot be found or fetched, or is not a model in safetensors format.
     """
-    directory = Path(name).expanduser().absolute()
+    directory = Path(os.path.expanduser(name)).absolute()
     if name and directory.is_dir():
         _refuse_adapter(directory)
         return BaseCheckpoint(name, directory, read_config(directory / CONFIG))
@@ -147,7 +148,7 @@ def find_config(name: str, revision: str | None = None) -> tuple[Mapping[str, An
     Raises:
         CheckpointError: The config cannot be found, fetched or read.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_file():
         return read_config(path), None
     if path.is_dir():

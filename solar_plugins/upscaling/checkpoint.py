@@ -67,7 +67,7 @@ def ensure_checkpoint(base: BaseCheckpoint, plan: LayerPlan, cache_dir: str | Pa
         CheckpointError: The base cannot be used or the target cannot be written. Nothing that looks finished is left.
     """
     cache = Path(cache_dir) if cache_dir else default_cache_dir()
-    directory = cache.expanduser().absolute() / cache_name(base, plan)
+    directory = Path(os.path.expanduser(cache)).absolute() / cache_name(base, plan)
     if is_finished(directory, base, plan):
         LOG.info("up-scaled checkpoint found: %s (%s)", directory, plan)
         return directory
@@ -88,7 +88,7 @@ def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> 
     Raises:
         CheckpointError: As `ensure_checkpoint`; also if the directory holds anything else.
     """
-    directory = directory.expanduser().absolute()
+    directory = Path(os.path.expanduser(directory)).absolute()
     with _os_errors_explained(directory), _sole_writer(directory):
         if is_finished(directory, base, plan):
             return False
@@ -219,7 +219,8 @@ def _sole_writer(directory: Path) -> Iterator[None]:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=directory.parent):
         pass  # Fails at once where nothing can be written; the lock would be tried again and again.
-    lock = FileLock(_lock_path(directory))
+    # A soft lock would outlive its owner; where the kernel has no locks an error is better than an endless wait.
+    lock = FileLock(_lock_path(directory), fallback_to_soft=False)
     while True:
         try:
             lock.acquire(timeout=WAIT_MESSAGE_SECONDS)

@@ -104,7 +104,7 @@ def test_a_hub_id_that_is_not_in_the_cache(tmp_path, base, monkeypatch):
     assert "HF_HUB_OFFLINE" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["./missing", "/missing/model", "missing", "a/b/c", "~/missing"])
+@pytest.mark.parametrize("name", ["./missing", "/missing/model", "missing", "a/b/c", "~/missing", "~nosuchuser/x", ""])
 def test_a_missing_directory_is_never_asked_of_the_hub(name):
     with pytest.raises(CheckpointError, match="neither a directory here"):
         find_base(name)
