@@ -124,6 +124,20 @@ def upscale(base: str, out: Path, revision: str | None, strategy: str, **argumen
 
 
 @solar.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--base", help="The base it was made from; needed unless that is a hub model.")
+@click.option("--revision", help="Revision of a hub id.")
+def verify(directory: Path, base: str | None, revision: str | None) -> None:
+    """Compare the up-scaled checkpoint in DIRECTORY with its base and plan, byte by byte. Before training, that is."""
+    from solar_plugins.upscaling.verify import success_line, verify_checkpoint
+
+    verified = verify_checkpoint(directory, base, revision)
+    if verified.note:
+        click.echo(f"Note: {verified.note}; every byte was compared all the same", err=True)
+    click.echo(success_line(verified))
+
+
+@solar.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 def mergekit(recipe: Path) -> None:
     """Print the plan of a RECIPE as a mergekit YAML, for mergekit-yaml."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from solar_plugins.errors import SolarError
 from solar_plugins.report.picture import CALM, GRID, MUTED, PAPER, SEAM, new_sheet
 from solar_plugins.report.plan_layout import spread
-from solar_plugins.upscaling.base_model import read_json_object
+from solar_plugins.upscaling.untrusted_files import read_json_object
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,14 +15,13 @@ from solar_plugins.errors import CheckpointError, SolarError
 from solar_plugins.upscaling.architecture import base_depth
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.safetensors_io import StoredTensor, read_header
+from solar_plugins.upscaling.untrusted_files import is_plain_file_name, read_json_object, require_inside
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 PROVENANCE_KEY = "solar_plugins"
 """Our record in an up-scaled model's config.json. It survives training, LoRA merging and upload."""
-
-MAX_JSON_BYTES = 100_000_000
 
 COMPANIONS = (
     "generation_config.json",
@@ -87,6 +85,24 @@ class BaseCheckpoint:
         """
         return _read_tensors(self.directory)
 
+    @property
+    def files(self) -> list[Path]:
+        """Every file that the up-scaled model is made from.
+
+        Raises:
+            CheckpointError: One is a link that leads out of the folder, or no file at all.
+        """
+        shards = {tensor.file for tensor in self.tensors.values()}
+        files = sorted(shards | {self.directory / CONFIG, *self.companions})
+        for path in files:
+            require_inside(path, self.directory)
+        return files
+
+    def state(self) -> dict[Path, tuple[int, ...]]:
+        """What changes when somebody writes to a file, or puts another one in its place. Cheap: nothing is read."""
+        status = {path: path.stat() for path in self.files}
+        return {path: (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in status.items()}
+
     @cached_property
     def identity(self) -> str:
         """The `fingerprint` when it was first asked for."""
@@ -99,8 +115,7 @@ class BaseCheckpoint:
         archives and build tools set all times alike.
         """
         digest = hashlib.sha256()
-        files = {tensor.file for tensor in self.tensors.values()} | {self.directory / CONFIG, *self.companions}
-        for path in sorted(files):
+        for path in self.files:
             status = path.stat()
             digest.update(f"{path.name}\0{status.st_size}\n".encode())
             if not self.revision:
@@ -182,26 +197,9 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is missing or not a JSON object.
     """
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"{path}: missing; a base model has a config.json beside its weights")
     return read_json_object(path)
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        CheckpointError: The file is too large, not JSON, or not an object.
-    """
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise CheckpointError(f"{path}: {path.stat().st_size} bytes; a file of this kind has at most {MAX_JSON_BYTES}")
-    try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); restore or download it again") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: holds a {type(data).__name__}, expected an object")
-    return data
 
 
 def _refuse_missing_path(name: str) -> None:
@@ -223,11 +221,13 @@ def _refuse_adapter(directory: Path) -> None:
 
 
 def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        # Said once more: for a whole commit hash the hub's library asks the network even with HF_HUB_OFFLINE=1.
+        offline = constants.HF_HUB_OFFLINE
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=offline))
     except HFValidationError as error:
         raise CheckpointError(f"base_model: {name!r} is neither a directory here nor a hub id ({error})") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -249,7 +249,7 @@ def _read_tensors(directory: Path) -> dict[str, StoredTensor]:
     if (directory / INDEX).is_file():
         return _read_indexed(directory)
     if (directory / SINGLE_FILE).is_file():
-        return read_header(directory / SINGLE_FILE)
+        return _read_own_header(directory / SINGLE_FILE)
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
     if pickles:
         raise CheckpointError(
@@ -259,15 +259,20 @@ def _read_tensors(directory: Path) -> dict[str, StoredTensor]:
     raise CheckpointError(f"{directory}: no weights; expected {SINGLE_FILE} or {INDEX} with its shards")
 
 
+def _read_own_header(path: Path) -> dict[str, StoredTensor]:
+    require_inside(path, path.parent)
+    return read_header(path)
+
+
 def _read_indexed(directory: Path) -> dict[str, StoredTensor]:
-    weight_map = read_json_object(directory / INDEX).get("weight_map")
+    weight_map = read_json_object(directory / INDEX, strict=True).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(
             f"{directory / INDEX}: weight_map is not a map from tensor names to file names; download it again"
         )
     stored: dict[str, StoredTensor] = {}
     for filename in _shard_names(directory, weight_map):
-        for name, tensor in read_header(directory / filename).items():
+        for name, tensor in _read_own_header(directory / filename).items():
             if weight_map.get(name) != filename:
                 raise CheckpointError(
                     f"{directory / INDEX}: tensor {name!r:.200} lies in {filename}, but the index says "
@@ -285,11 +290,11 @@ def _read_indexed(directory: Path) -> dict[str, StoredTensor]:
 
 def _shard_names(directory: Path, weight_map: Mapping[str, str]) -> Iterator[str]:
     for filename in dict.fromkeys(weight_map.values()):
-        if Path(filename).name != filename or filename in ("", ".", "..") or not filename.isprintable():
+        if not is_plain_file_name(filename):
             raise CheckpointError(
                 f"{directory / INDEX}: names the shard {filename!r:.200}, which is no plain file name in this folder; "
                 "refused"
             )
-        if not (directory / filename).is_file():
+        if not (directory / filename).exists():
             raise CheckpointError(f"{directory / INDEX}: names the shard {filename}, which is missing; download it")
         yield filename

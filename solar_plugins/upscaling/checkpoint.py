@@ -1,43 +1,39 @@
 """Up-scaled checkpoint directories: made once, whole or not at all, and found again.
 
-A directory is written beside its final name and renamed when it is whole. The marker file `MARKER`, written last,
-holds the plan, the base's identity and every file's size; a directory whose marker does not fit is never used.
+A directory is written beside its final name and renamed when it is whole. Its marker (`marker.py`) is written last; a
+directory whose marker does not fit is never used.
 """
 
 from __future__ import annotations
 
-import glob
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.registry import announce
 from solar_plugins.upscaling.architecture import tensor_copies, upscale_config
-from solar_plugins.upscaling.base_model import CONFIG, INDEX, PROVENANCE_KEY, BaseCheckpoint, read_json_object
+from solar_plugins.upscaling.base_model import CONFIG, INDEX, PROVENANCE_KEY, BaseCheckpoint
 from solar_plugins.upscaling.estimates import format_bytes, require_expected_parameters
 from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.marker import FORMAT_VERSION, MARKER, Marker, read_marker
 from solar_plugins.upscaling.model_card import model_card
 from solar_plugins.upscaling.safetensors_io import PlannedTensor, Shard, plan_shards, shard_index, write_shard
+from solar_plugins.upscaling.untrusted_files import require_inside
+from solar_plugins.upscaling.writer_lock import new_partial_path, partial_directories, remove_left_overs, sole_writer
 
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".
 LOG = logging.getLogger("axolotl.solar_plugins.checkpoint")
 
-MARKER = "solar_plan.json"
-FORMAT_VERSION = 1
-"""Raise it when the same base and plan would give other bytes: caches made before are then not reused."""
-
 MAX_SHARD_BYTES = 5_000_000_000
-WAIT_MESSAGE_SECONDS = 30.0
+MAX_CARD_CHARACTERS = 1_000_000
 
 
 def default_cache_dir() -> Path:
@@ -68,17 +64,20 @@ def ensure_checkpoint(base: BaseCheckpoint, plan: LayerPlan, cache_dir: str | Pa
     """
     cache = Path(cache_dir) if cache_dir else default_cache_dir()
     directory = Path(os.path.expanduser(cache)).absolute() / cache_name(base, plan)
-    if is_finished(directory, base, plan):
-        LOG.info("up-scaled checkpoint found: %s (%s)", directory, plan)
-        return directory
-    with _os_errors_explained(directory), _sole_writer(directory):
+    with _os_errors_explained(directory):
         if is_finished(directory, base, plan):
+            LOG.info("up-scaled checkpoint found: %s (%s)", directory, plan)
+            remove_left_overs(directory)
             return directory
-        if directory.exists():
-            LOG.warning("%s is damaged (its marker does not fit); it is made again", directory)
-            shutil.rmtree(directory)
-        _write_beside_and_rename(base, plan, directory)
-    announce("checkpoint_written", path=directory, plan=plan, base=base)
+        with sole_writer(directory):
+            if not is_finished(directory, base, plan) and directory.exists():
+                _remove_damaged(directory, base, plan)
+            if is_finished(directory, base, plan):
+                LOG.info("up-scaled checkpoint found: %s (%s)", directory, plan)
+                return directory
+            written = _write_beside_and_rename(base, plan, directory)
+    if written:
+        announce("checkpoint_written", path=directory, plan=plan, base=base)
     return directory
 
 
@@ -89,7 +88,7 @@ def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> 
         CheckpointError: As `ensure_checkpoint`; also if the directory holds anything else.
     """
     directory = Path(os.path.expanduser(directory)).absolute()
-    with _os_errors_explained(directory), _sole_writer(directory):
+    with _os_errors_explained(directory), sole_writer(directory):
         if is_finished(directory, base, plan):
             return False
         if directory.is_symlink() or (directory.exists() and (not directory.is_dir() or any(directory.iterdir()))):
@@ -97,24 +96,28 @@ def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> 
                 f"{directory}: exists and is not this base up-scaled by this plan; nothing was changed. Remove it, or "
                 "give another name"
             )
-        _write_beside_and_rename(base, plan, directory)
-        _lock_path(directory).unlink()  # Nobody needs it any more: whoever waits finds the finished directory.
-    announce("checkpoint_written", path=directory, plan=plan, base=base)
-    return True
+        written = _write_beside_and_rename(base, plan, directory)
+    if written:
+        announce("checkpoint_written", path=directory, plan=plan, base=base)
+    return written
 
 
 def is_finished(directory: Path, base: BaseCheckpoint, plan: LayerPlan) -> bool:
-    """Whether ``directory`` holds, whole, what `write_checkpoint` would write there."""
+    """Whether ``directory`` holds, whole, what `write_checkpoint` would write there; contents are not compared.
+
+    Raises:
+        CheckpointError: The base cannot be used.
+        OSError: The directory cannot be read: that says nothing about it, and it must not be made again for it.
+    """
+    identity = base.identity
     try:
-        marker = read_json_object(directory / MARKER)
-        sizes: dict[str, int] = dict(marker["files"])
+        marker = read_marker(directory)
         return (
-            marker["format_version"] == FORMAT_VERSION
-            and marker["base"]["identity"] == base.identity
-            and marker["plan"] == plan.to_dict()
-            and all((directory / name).stat().st_size == size for name, size in sizes.items())
+            marker.base_identity == identity
+            and marker.plan == plan
+            and all((directory / name).stat().st_size == size for name, size in marker.files.items())
         )
-    except (CheckpointError, OSError, KeyError, TypeError, ValueError):
+    except (CheckpointError, FileNotFoundError, NotADirectoryError):
         return False
 
 
@@ -129,118 +132,125 @@ def planned_shards(base: BaseCheckpoint, plan: LayerPlan) -> list[Shard]:
     return plan_shards((PlannedTensor(copy.name, stored[copy.source], copy.zeroed) for copy in copies), MAX_SHARD_BYTES)
 
 
-def _write_beside_and_rename(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> None:
-    for left_over in directory.parent.glob(f".{glob.escape(directory.name)}.partial-????????"):
-        LOG.info("removing what an interrupted run left: %s", left_over)
-        shutil.rmtree(left_over)
+def _remove_damaged(directory: Path, base: BaseCheckpoint, plan: LayerPlan) -> None:
+    LOG.warning("%s is damaged (its marker does not fit); it is made again", directory)
+    aside = new_partial_path(directory)
+    directory.rename(aside)
+    # Where locks do not reach other computers, one of them may have mended it since we looked.
+    if is_finished(aside, base, plan):
+        with suppress(OSError):
+            aside.rename(directory)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_beside_and_rename(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> bool:
+    """Make the checkpoint. False if another computer, which the lock did not reach, was faster."""
     config, shards = upscale_config(base.config, plan), planned_shards(base, plan)
     require_expected_parameters(shards, base.config, plan)
     total_bytes = sum(shard.data_bytes for shard in shards)
-    _require_space(directory.parent, total_bytes)
+    _require_space(directory, total_bytes)
     LOG.info("up-scaling %s: %s, %s, into %s", base.name, plan, format_bytes(total_bytes), directory)
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.partial-", dir=directory.parent))
+    partial = new_partial_path(directory)
     try:
-        partial.chmod(0o777 & ~_umask())  # mkdtemp makes it private; on a shared cache other users' ranks read it too.
+        partial.mkdir()
         _fill(partial, base, plan, config, shards)
-        partial.rename(directory)
-    except BaseException:
+        try:
+            partial.rename(directory)
+        except OSError:
+            if not is_finished(directory, base, plan):
+                raise
+            LOG.info("another process finished %s first; its copy is used", directory)
+            return False
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
-    _sync_directory(directory.parent)
+    _sync(directory.parent)
+    return True
 
 
 def _fill(directory: Path, base: BaseCheckpoint, plan: LayerPlan, config: dict[str, Any], shards: list[Shard]) -> None:
-    with _progress(sum(shard.data_bytes for shard in shards)) as advance:
+    state = base.state()
+    with progress(sum(shard.data_bytes for shard in shards), "up-scaling") as advance:
         for shard in shards:
             write_shard(shard, directory, advance)
     if len(shards) > 1:
         _write_json(directory / INDEX, shard_index(shards))
     for path in base.companions:
         shutil.copyfile(path, directory / path.name)
-    record = {"base_model": base.public_name, "base_revision": base.revision, "plan": plan.to_dict()}
-    _write_json(directory / CONFIG, config | {PROVENANCE_KEY: record})
-    card = base.directory / "README.md"
-    base_card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
-    text = model_card(base.public_name, plan, base_card, on_hub=base.revision is not None)
-    (directory / "README.md").write_text(text, encoding="utf-8")
-    if base.fingerprint() != base.identity:
-        raise CheckpointError(f"{base.directory}: the base changed while it was copied; leave it alone and run again")
-    _write_json(directory / MARKER, _marker(directory, base, plan))
-    _sync_directory(directory)
+        _sync(directory / path.name)
+    _write_json(directory / CONFIG, config | provenance(base.public_name, base.revision, plan))
+    _write_text(directory / "README.md", _card(base, plan))
+    _refuse_changed(base, state)
+    files = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
+    marker = Marker(base.public_name, base.revision, base.identity, plan, files)
+    _write_json(directory / MARKER, marker.to_dict())
+    _sync(directory)
 
 
-def _marker(directory: Path, base: BaseCheckpoint, plan: LayerPlan) -> dict[str, Any]:
-    return {
-        "format_version": FORMAT_VERSION,
-        "base": {"name": base.public_name, "revision": base.revision, "identity": base.identity},
-        "plan": plan.to_dict(),
-        "files": {path.name: path.stat().st_size for path in sorted(directory.iterdir())},
-    }
+def provenance(base_name: str, base_revision: str | None, plan: LayerPlan) -> dict[str, Any]:
+    """Our record in the config, which says where the model comes from."""
+    return {PROVENANCE_KEY: {"base_model": base_name, "base_revision": base_revision, "plan": plan.to_dict()}}
+
+
+def _card(base: BaseCheckpoint, plan: LayerPlan) -> str:
+    path, base_card = base.directory / "README.md", None
+    if path.is_file():
+        require_inside(path, base.directory)
+        with path.open(encoding="utf-8", errors="replace") as file:
+            base_card = file.read(MAX_CARD_CHARACTERS)
+    return model_card(base.public_name, plan, base_card, on_hub=base.revision is not None)
+
+
+def _refuse_changed(base: BaseCheckpoint, before: dict[Path, tuple[int, ...]]) -> None:
+    after = base.state()
+    changed = [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
+    if changed or base.fingerprint() != base.identity:
+        raise CheckpointError(
+            f"{changed[0] if changed else base.directory}: the base changed while it was copied; leave it alone and "
+            "run again"
+        )
 
 
 def _write_json(path: Path, content: object) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    _write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or the names in a directory, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _require_space(directory: Path, needed_bytes: int) -> None:
-    free_bytes = shutil.disk_usage(directory).free
+    free_bytes = shutil.disk_usage(directory.parent).free
     if free_bytes < needed_bytes:
+        others = "".join(f", remove {path.name} if its writer is dead" for path in partial_directories(directory))
         raise CheckpointError(
-            f"{directory}: {format_bytes(free_bytes)} free, but the up-scaled checkpoint needs "
-            f"{format_bytes(needed_bytes)}; make room, or choose another disk with solar.cache_dir"
+            f"{directory.parent}: {format_bytes(free_bytes)} free, but the up-scaled checkpoint needs "
+            f"{format_bytes(needed_bytes)}; make room{others}, or choose another disk with solar.cache_dir"
         )
 
 
-def _lock_path(directory: Path) -> Path:
-    return directory.parent / f".{directory.name}.lock"
-
-
 @contextmanager
-def _sole_writer(directory: Path) -> Iterator[None]:
-    """Hold the lock for ``directory``. The kernel frees it when its owner dies, so a dead writer blocks nobody."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=directory.parent):
-        pass  # Fails at once where nothing can be written; the lock would be tried again and again.
-    # A soft lock would outlive its owner; where the kernel has no locks an error is better than an endless wait.
-    lock = FileLock(_lock_path(directory), fallback_to_soft=False)
-    while True:
-        try:
-            lock.acquire(timeout=WAIT_MESSAGE_SECONDS)
-            break
-        except Timeout:
-            LOG.info("waiting for another process that is writing %s", directory)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _progress(total_bytes: int) -> Iterator[Callable[[int], object]]:
+def progress(total_bytes: int, title: str) -> Iterator[Callable[[int], object]]:
+    """A bar with amount and rate; call what it gives with each number of bytes done."""
     from tqdm import tqdm
 
-    with tqdm(
-        total=total_bytes, desc="up-scaling", unit="B", unit_scale=True, unit_divisor=1000, mininterval=0.5
-    ) as bar:
+    with tqdm(total=total_bytes, desc=title, unit="B", unit_scale=True, unit_divisor=1000, mininterval=0.5) as bar:
         yield bar.update
+
+
+FIXES = {
+    errno.EIO: "A disk or file system failed (see dmesg): mend it and run again",
+    errno.ESTALE: "The file server lost the file: run again",
+}
 
 
 @contextmanager
@@ -250,6 +260,7 @@ def _os_errors_explained(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(
             f"{directory}: the up-scaled checkpoint could not be written "
-            f"({error.strerror or error}{f', {error.filename}' if error.filename else ''}); nothing that looks "
-            "finished was left. Make room or give write permission, or choose another place with solar.cache_dir"
+            f"({error.strerror or error}{f', {error.filename}' if error.filename else ''}); nothing half-written will "
+            f"be taken for it. {FIXES.get(error.errno or 0, 'Make room or give write permission')}, or choose another "
+            "place with solar.cache_dir"
         ) from None

@@ -133,8 +133,12 @@ class LayerPlan:
         try:
             base_layers, ranges = int(data["base_layers"]), [LayerRange(**part) for part in data["ranges"]]
             # Checked before it is expanded: a marker file is not trusted, and [0, 10**12] would fill the memory.
+            if not all(type(part.start) is type(part.end) is int for part in ranges):
+                raise TypeError("a range does not consist of whole numbers")
             if base_layers > MAX_LAYERS or not all(0 <= part.start < part.end <= base_layers for part in ranges):
                 raise ValueError("a range leaves the base")
+            if sum(part.end - part.start for part in ranges) > MAX_LAYERS:
+                raise ValueError("too many layers")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise PlanError(
                 f"{json.dumps(data, default=str)[:200]} is no layer plan; expected "

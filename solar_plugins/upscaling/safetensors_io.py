@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
-
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the reference reader."""
+from solar_plugins.upscaling.untrusted_files import MAX_JSON_BYTES, MAX_NAME_LENGTH, parse_json_object, require_file
 
 DTYPE_BITS: Mapping[str, int] = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
@@ -76,46 +75,44 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: The file is not a whole, well-formed safetensors file. Nothing but the header is read.
     """
-    file_bytes = path.stat().st_size
+    file_bytes = require_file(path)
     with path.open("rb") as file:
         prefix = file.read(8)
         header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, file_bytes - 8):
+        if not 2 <= header_bytes <= file_bytes - 8:
             raise CheckpointError(
                 f"{path}: not a whole safetensors file; it says its header has {header_bytes} bytes, but the file has "
                 f"{file_bytes}. Download it again"
             )
+        if header_bytes > MAX_JSON_BYTES:
+            raise CheckpointError(
+                f"{path}: the safetensors header has {header_bytes:,} bytes, expected at most {MAX_JSON_BYTES:,}; no "
+                "known model comes near that. Split the file, or download it again"
+            )
         text = file.read(header_bytes)
+    header = parse_json_object(path, text, strict=True)
+    _check_metadata(path, text, header.pop("__metadata__", {}))
     data_start = 8 + header_bytes
-    tensors = {
-        name: _stored_tensor(path, name, entry, data_start)
-        for name, entry in _parse_header(path, text).items()
-        if name != "__metadata__"
-    }
+    tensors = {name: _stored_tensor(path, name, entry, data_start) for name, entry in header.items()}
     _check_layout(path, tensors, data_start, file_bytes)
     return dict(sorted(tensors.items(), key=lambda item: item[1].start))
 
 
-def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
-    try:
-        header = json.loads(text, object_pairs_hook=_refuse_duplicates)
-    except (ValueError, RecursionError) as error:
+def _check_metadata(path: Path, text: bytes, metadata: Any) -> None:
+    if not text.startswith(b"{"):
+        raise CheckpointError(f"{path}: the safetensors header does not begin with an object; download it again")
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(
-            f"{path}: the safetensors header is not valid JSON ({error}); download the file again"
-        ) from None
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: the safetensors header is a {type(header).__name__}, expected an object")
-    return header
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands in it twice")
-    return found
+            f"{path}: __metadata__ is {reprlib.repr(metadata)}; expected a map from text to text. Download it again"
+        )
 
 
 def _stored_tensor(path: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
+    if len(name) > MAX_NAME_LENGTH or not name.isprintable():
+        raise CheckpointError(
+            f"{path}: a tensor is called {name!r:.200} ({len(name)} characters); expected at most {MAX_NAME_LENGTH} "
+            "printable ones. Download it again"
+        )
     try:
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         whole = all(type(number) is int and 0 <= number < 1 << 62 for number in (*shape, start, end))
@@ -123,7 +120,7 @@ def _stored_tensor(path: Path, name: str, entry: Any, data_start: int) -> Stored
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(
-            f"{path}: tensor {name!r:.200} has an impossible entry {json.dumps(entry)[:200]}; expected a known dtype, "
+            f"{path}: tensor {name!r:.200} has an impossible entry {reprlib.repr(entry)}; expected a known dtype, "
             "a shape, and data_offsets that span as many bytes as these two need"
         ) from None
     return StoredTensor(path, dtype, shape, data_start + start, data_start + end)

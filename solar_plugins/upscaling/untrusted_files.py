@@ -1,0 +1,118 @@
+"""Files that somebody else wrote: opened only if they are files of this folder, parsed in bounded time and memory."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from solar_plugins.errors import CheckpointError
+
+MAX_JSON_BYTES = 25_000_000
+"""Four times the largest safetensors header or index that is known: 150,000 tensors of a mixture of 384 experts."""
+
+MAX_JSON_VALUES = 1_000_000
+"""A parsed value takes up to 150 bytes, so this bounds the memory; a header has about 8 for each tensor."""
+
+MAX_NAME_LENGTH = 500
+
+
+def read_json_object(path: Path, *, strict: bool = False) -> dict[str, Any]:
+    """The JSON object in a file; ``strict`` as for `parse_json_object`.
+
+    Raises:
+        CheckpointError: The file is too large, not JSON, or not an object.
+        OSError: It cannot be read.
+    """
+    num_bytes = require_file(path)
+    if num_bytes > MAX_JSON_BYTES:
+        raise CheckpointError(f"{path}: {num_bytes:,} bytes; a file of this kind has at most {MAX_JSON_BYTES:,}")
+    return parse_json_object(path, path.read_bytes(), strict=strict)
+
+
+def parse_json_object(path: Path, text: bytes, *, strict: bool = False) -> dict[str, Any]:
+    """The JSON object ``text`` that was read from ``path``.
+
+    Args:
+        path: For the error.
+        text: At most `MAX_JSON_BYTES`.
+        strict: Refuse what the reference reader of safetensors refuses: a name twice in one object, ``NaN`` and
+            ``Infinity``. The configs of state-space models really hold ``Infinity``.
+
+    Raises:
+        CheckpointError: Not UTF-8, not JSON, too many values, or not an object.
+    """
+    # Counted before it is parsed: 25 MB of "{},{},..." would become more than a gigabyte of objects.
+    values = sum(text.count(mark) for mark in (b",", b"[", b"{"))
+    if values > MAX_JSON_VALUES:
+        raise CheckpointError(
+            f"{path}: about {values:,} JSON values, expected at most {MAX_JSON_VALUES:,}; no known model has so many"
+        )
+    checks: dict[str, Any] = (
+        {"object_pairs_hook": _refuse_duplicates, "parse_constant": _refuse_constant} if strict else {}
+    )
+    try:
+        data = json.loads(text.decode(), **checks)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error!s:.200}); restore or download it again") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: holds a {type(data).__name__}, expected an object")
+    return data
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands in it twice")
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def is_plain_file_name(name: object) -> bool:
+    """Whether ``name`` is the name of a file in a folder: no path, no control characters."""
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and "/" not in name
+        and name.isprintable()
+        and len(name) <= MAX_NAME_LENGTH
+    )
+
+
+def require_file(path: Path) -> int:
+    """The size of a regular file. Opening a FIFO would wait for ever, and reading a device might never end.
+
+    Raises:
+        CheckpointError: It is something else.
+        OSError: It is not there.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = "directory" if stat.S_ISDIR(status.st_mode) else "pipe, socket or device"
+        raise CheckpointError(f"{path}: a {kind}, expected a file; put the model's file in its place")
+    return status.st_size
+
+
+def require_inside(path: Path, directory: Path) -> None:
+    """Refuse a link that leads out of a model's folder: a downloaded folder could so publish a private file.
+
+    The hub cache's own links, ``snapshots/<commit>/<file>`` to ``blobs/<hash>`` of the same model, are followed.
+
+    Raises:
+        CheckpointError: It leads out.
+    """
+    target, top = path.resolve(), directory.resolve()
+    if target.is_relative_to(top):
+        return
+    snapshots = next((parent for parent in top.parents if parent.name == "snapshots"), None)
+    if snapshots and target.parent == (snapshots.parent / "blobs").resolve():
+        return
+    raise CheckpointError(
+        f"{path}: a link that leads out of the model's folder, to {target}; refused, because whoever made the folder "
+        "could so have any file of yours copied into the new model. If you made it, give a folder that holds the files "
+        f"themselves: cp -rL {directory} NEW (with -rlL it takes no space on the same disk)"
+    )

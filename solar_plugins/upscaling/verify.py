@@ -1,0 +1,269 @@
+"""Whether a finished checkpoint is what its base and its plan give, to the last byte; if not, the first difference.
+
+The comparisons of names, sizes and values are pure functions; `verify_checkpoint` reads the files and calls them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from solar_plugins.errors import CheckpointError
+from solar_plugins.upscaling.architecture import upscale_config
+from solar_plugins.upscaling.base_model import CONFIG, INDEX, BaseCheckpoint, find_base
+from solar_plugins.upscaling.checkpoint import planned_shards, progress, provenance
+from solar_plugins.upscaling.estimates import format_bytes
+from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.marker import MARKER, Marker, read_marker
+from solar_plugins.upscaling.safetensors_io import PlannedTensor, Shard, read_header, shard_header, shard_index
+from solar_plugins.upscaling.untrusted_files import read_json_object, require_file
+
+READ_THREADS = 2
+BUFFER_BYTES = 1 << 20
+PIECE_BYTES = 16 << 20
+
+
+class Verified(NamedTuple):
+    """What was compared and found equal."""
+
+    tensors: int
+    num_bytes: int
+    base: str
+    plan: LayerPlan
+    note: str
+    """Empty, or what is odd although every byte is right."""
+
+
+class Difference(NamedTuple):
+    """One thing that is not as base and plan say."""
+
+    what: str
+    expected: str
+    found: str
+
+
+def verify_checkpoint(directory: Path, base_name: str | None = None, revision: str | None = None) -> Verified:
+    """Compare a finished checkpoint with its base and plan: files, config, index, companions, every tensor's bytes.
+
+    The model card is compared in its size only: its words may change between versions of this package.
+
+    Args:
+        directory: The checkpoint.
+        base_name: The base it was made from, a directory or hub id; needed if that was a directory.
+        revision: Of a hub id; default: the one that the marker names.
+
+    Raises:
+        CheckpointError: They differ; the text names the first difference. Or they cannot be compared.
+    """
+    marker = read_marker(directory)
+    base = _base(directory, marker, base_name, revision)
+    same = base.identity == marker.base_identity
+    note = "" if same else "the base is not the one that the marker names: changed, touched or copied since, or another"
+    shards = planned_shards(base, marker.plan)
+    for path, difference in _differences(directory, base, marker, shards):
+        if difference:
+            raise CheckpointError(
+                f"{path}: {difference.what} is not what {base.name} gives by the plan {marker.plan}: expected "
+                f"{difference.expected}, found {difference.found}; this is the first difference"
+                f"{f' ({note})' if note else ''}. If the model was trained or edited in this folder, that is to be "
+                "expected; otherwise remove the folder and make it again"
+            )
+    total_bytes = sum(shard.data_bytes for shard in shards)
+    return Verified(sum(len(shard.tensors) for shard in shards), total_bytes, base.name, marker.plan, note)
+
+
+def _base(directory: Path, marker: Marker, name: str | None, revision: str | None) -> BaseCheckpoint:
+    if name:
+        return find_base(name, revision)
+    if marker.base_revision is None:
+        raise CheckpointError(
+            f"{directory}: was made from a folder called {marker.base_name!r:.200}, and does not say where that lies; "
+            f"name it: solar verify {directory} --base PATH"
+        )
+    base = find_base(marker.base_name, revision or marker.base_revision)
+    if base.revision is None:
+        raise CheckpointError(
+            f"{directory}: was made from the hub's {marker.base_name}, but there is a folder of that name here; say "
+            "which one is meant with --base, or run this elsewhere"
+        )
+    return base
+
+
+def _differences(
+    directory: Path, base: BaseCheckpoint, marker: Marker, shards: list[Shard]
+) -> Iterator[tuple[Path, Difference | None]]:
+    """Every comparison in turn, cheap ones first, with the file that it is about."""
+    names = {path.name for path in directory.iterdir() if not path.name.startswith(".")} - {MARKER}
+    sizes = {name: require_file(directory / name) if name in marker.files else 0 for name in sorted(names)}
+    yield directory, files_difference(marker.files, sizes)
+    config = upscale_config(base.config, marker.plan)
+    config |= provenance(marker.base_name, marker.base_revision, marker.plan)
+    yield directory / CONFIG, values_difference(config, read_json_object(directory / CONFIG))
+    planned = {shard.filename for shard in shards} | {path.name for path in base.companions} | {CONFIG, "README.md"}
+    planned |= {INDEX} if len(shards) > 1 else set()
+    yield directory, files_difference(dict.fromkeys(planned), dict.fromkeys(sizes))
+    if len(shards) > 1:
+        yield directory / INDEX, index_difference(shard_index(shards), read_json_object(directory / INDEX))
+    for path in base.companions:
+        yield directory / path.name, _companion_difference(path, directory / path.name)
+    for shard in shards:
+        yield directory / shard.filename, _header_difference(shard, directory / shard.filename)
+    with progress(sum(shard.data_bytes for shard in shards), "comparing") as advance:
+        for shard in shards:
+            yield directory / shard.filename, _data_difference(shard, directory / shard.filename, base, advance)
+
+
+def files_difference(expected: Mapping[str, int | None], found: Mapping[str, int | None]) -> Difference | None:
+    """The first file that is missing, too many, or of another size.
+
+    Example:
+        >>> files_difference({"a": 1, "b": 2}, {"a": 1, "b": 3})
+        Difference(what='the file b', expected='2 bytes', found='3 bytes')
+    """
+    for name in sorted({*expected, *found}):
+        if name not in found:
+            return Difference(f"the file {name}", "to be there", "nothing")
+        if name not in expected:
+            return Difference(f"the file {name}", "no such file", "one that nobody wrote there")
+        if expected[name] != found[name]:
+            return Difference(f"the file {name}", f"{expected[name]} bytes", f"{found[name]} bytes")
+    return None
+
+
+def values_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Difference | None:
+    """The first key of a JSON object whose value is another one, missing or too many."""
+    for key in sorted({*expected, *found}):
+        # As text, because NaN differs from itself and 1 equals true.
+        texts = [
+            json.dumps(values[key], sort_keys=True) if key in values else "nothing" for values in (expected, found)
+        ]
+        if texts[0] != texts[1]:
+            return Difference(f"{key!r:.200}", f"{texts[0]:.200}", f"{texts[1]:.200}")
+    return None
+
+
+def index_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Difference | None:
+    """The first tensor that an index puts elsewhere, else the first other value."""
+    weight_map = found.get("weight_map")
+    if isinstance(weight_map, Mapping):
+        difference = values_difference(expected["weight_map"], weight_map)
+        if difference:
+            return difference._replace(what=f"the place of tensor {difference.what}")
+    return values_difference(expected, found)
+
+
+def tensors_difference(
+    expected: Mapping[str, tuple[Any, ...]], found: Mapping[str, tuple[Any, ...]]
+) -> Difference | None:
+    """The first tensor of one file whose (dtype, shape, start) is another one, missing or too many."""
+    for name in [*expected, *(name for name in found if name not in expected)]:
+        if expected.get(name) != found.get(name):
+            texts = [
+                "{} {} from byte {}".format(*tensors[name]) if name in tensors else "no such tensor"
+                for tensors in (expected, found)
+            ]
+            return Difference(f"tensor {name!r}", *texts)
+    return None
+
+
+def _companion_difference(ours: Path, theirs: Path) -> Difference | None:
+    with ours.open("rb") as expected, theirs.open("rb") as found:
+        position = 0
+        while True:
+            pair = expected.read(BUFFER_BYTES), found.read(BUFFER_BYTES)
+            if pair[0] != pair[1]:
+                return _bytes_difference("the file", position, *pair)
+            if not pair[0]:
+                return None
+            position += len(pair[0])
+
+
+def _header_difference(shard: Shard, path: Path) -> Difference | None:
+    header = shard_header(shard)
+    expected, position = {}, len(header)
+    for tensor in shard.tensors:
+        expected[tensor.name] = (tensor.source.dtype, list(tensor.source.shape), position)
+        position += tensor.source.num_bytes
+    found = {name: (t.dtype, list(t.shape), t.start) for name, t in read_header(path).items()}
+    with path.open("rb") as file:
+        text = file.read(len(header))
+    # The text is compared too, for the metadata and the padding, but a tensor tells more.
+    return tensors_difference(expected, found) or (
+        _bytes_difference("the header", 0, header, text) if text != header else None
+    )
+
+
+def _data_difference(
+    shard: Shard, path: Path, base: BaseCheckpoint, advance: Callable[[int], object]
+) -> Difference | None:
+    with ExitStack() as stack, ThreadPoolExecutor(READ_THREADS) as threads:
+        target = stack.enter_context(path.open("rb", buffering=0)).fileno()
+        files = {tensor.source.file for tensor in shard.tensors if not tensor.zeroed}
+        sources = {file: stack.enter_context(file.open("rb", buffering=0)).fileno() for file in files}
+        pieces, position = [], len(shard_header(shard))
+        for tensor in shard.tensors:
+            source = None if tensor.zeroed else sources[tensor.source.file]
+            for start in range(0, tensor.source.num_bytes, PIECE_BYTES):
+                end = min(start + PIECE_BYTES, tensor.source.num_bytes)
+                job = threads.submit(_compare, source, tensor.source.start, target, position, (start, end), advance)
+                pieces.append((tensor, job))
+            position += tensor.source.num_bytes
+        try:
+            for tensor, job in pieces:
+                if unequal := job.result():
+                    return _bytes_difference(_described(tensor, base), *unequal)
+        finally:
+            threads.shutdown(cancel_futures=True)
+    return None
+
+
+def _compare(
+    source: int | None,
+    source_start: int,
+    target: int,
+    target_start: int,
+    part: tuple[int, int],
+    advance: Callable[[int], object],
+) -> tuple[int, bytes, bytes] | None:
+    """Where, in ``part`` of a tensor, two files begin to differ, with some of both; without a source, from zeros."""
+    position, end = part
+    while position < end:
+        size = min(BUFFER_BYTES, end - position)
+        found = os.pread(target, size, target_start + position)
+        expected = bytes(size) if source is None else os.pread(source, size, source_start + position)
+        if expected != found:
+            return position, expected, found
+        if len(found) < size:
+            raise CheckpointError("a file became shorter while it was compared; leave base and checkpoint alone")
+        advance(size)
+        position += size
+    return None
+
+
+def _bytes_difference(what: str, position: int, expected: bytes, found: bytes) -> Difference:
+    """The first byte in which two texts differ that begin at ``position`` of ``what``, and up to seven after it."""
+    first = next((i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), None)
+    if first is None:
+        first = min(len(expected), len(found))
+    texts = [part[first : first + 8].hex(" ") or "its end" for part in (expected, found)]
+    return Difference(f"{what}, at byte {position + first:,},", *texts)
+
+
+def _described(tensor: PlannedTensor, base: BaseCheckpoint) -> str:
+    if tensor.zeroed:
+        return f"tensor {tensor.name!r} (zero, because its layer starts as identity)"
+    name = next(name for name, stored in base.tensors.items() if stored == tensor.source)
+    return f"tensor {tensor.name!r} (a copy of {name!r} in {tensor.source.file.name})"
+
+
+def success_line(verified: Verified) -> str:
+    """What the command says when everything is equal."""
+    return (
+        f"OK: {verified.tensors} tensors, {format_bytes(verified.num_bytes)}, equal to {verified.base} by the plan "
+        f"{verified.plan}"
+    )
