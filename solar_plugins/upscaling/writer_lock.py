@@ -90,13 +90,15 @@ def _acquire(directory: Path) -> FileLock:
 
 
 def _holder(lock_file: Path, directory: Path) -> str:
+    partials = partial_directories(directory)
     try:
         record = read_json_object(lock_file)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["since"]))
         who = f"process {int(record['pid'])} on {record['host']!s:.100}, at work since {since}"
+        partials = [path for path in partials if f"-{int(record['pid'])}-" in path.name]
     except (CheckpointError, OSError, KeyError, TypeError, ValueError, OverflowError):
         who = "another process"
-    written = sum(_disk_bytes(path) for path in partial_directories(directory))
+    written = sum(_disk_bytes(path) for path in partials)
     return f"{who} ({format_bytes(written)} written; if it is dead for certain, remove {lock_file})"
 
 
