@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= $(shell nproc)
 # Threads that wait let go of their core, or a busy machine takes nearly twice as long (7.0 s a step against 4.3 s).
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help setup demo test test-fast lint fix clean
+.PHONY: help setup demo test test-fast bench lint fix clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -51,6 +51,9 @@ test: $(INSTALLED)  ## run every test, the real model's too: about 20 minutes on
 
 test-fast: $(INSTALLED)  ## run the tests that start neither Axolotl nor mergekit: about a minute
 	$(BIN)/python -m pytest -m "not slow and not network"
+
+bench: $(INSTALLED)  ## measure against mergekit-yaml and cp, write docs/bench.*: about 15 minutes, 25 GB of disk
+	$(BIN)/python tests/benchmarks/bench.py
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -247,6 +247,7 @@ def write_shard(shard: Shard, directory: Path, advance: Callable[[int], object])
         try:
             for move in moves:
                 move.result()
+                os.fdatasync(target)  # While others copy the next pieces: the disk works from the start.
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise

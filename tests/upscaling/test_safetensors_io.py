@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import json
 import os
 import struct
@@ -175,4 +176,16 @@ def test_a_source_that_shrinks_while_it_is_copied_is_an_error(tmp_path, tensors)
     os.truncate(tmp_path / "a.safetensors", 1000)
     (shard,) = plan_shards([PlannedTensor("x", stored["float"])], 10**9)
     with pytest.raises(CheckpointError, match="became shorter"):
+        write_shard(shard, tmp_path, lambda count: None)
+
+
+def test_an_error_of_the_disk_while_pieces_are_still_copied_is_raised(tmp_path, tensors, monkeypatch):
+    def failing_disk(file):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", failing_disk)
+    monkeypatch.setattr(safetensors_io, "PIECE_BYTES", 100)
+    save_file(tensors, tmp_path / "a.safetensors")
+    (shard,) = plan_shards([PlannedTensor("x", read_header(tmp_path / "a.safetensors")["float"])], 10**9)
+    with pytest.raises(OSError, match="Input/output error"):
         write_shard(shard, tmp_path, lambda count: None)

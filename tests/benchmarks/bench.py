@@ -1,0 +1,278 @@
+"""Benchmark of `solar upscale` against mergekit-yaml and cp, and of Axolotl's start-up with and without the plugin.
+
+    make bench            # or: .venv/bin/python tests/benchmarks/bench.py --help
+
+Makes random bfloat16 checkpoints of Mistral type with 32 layers, up-scales them to 48, and lets the tools take turns in
+random order, as whole processes. Before each run everything that waits to be written is written, and the tool's source
+is read ("warm") or dropped from the page cache ("cold"). cp copies a finished result, so it moves the same bytes.
+Results are checked for size, and once for each size bit by bit against mergekit's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from checkpoints import DROP_LAYERS, LAYERS, differing_tensors, hidden_for, make_base, result_bytes
+from figures import OURS, Run, bench_table, copy_rate, estimate_table, spread
+from processes import cool, run_process, sync, warm
+from startup import OFFLINE, VARIANTS, measure_startup
+
+from solar_plugins.upscaling.safetensors_io import COPY_THREADS
+
+SCRIPTS = Path(sys.executable).parent
+REPOSITORY = Path(__file__).parents[2]
+MERGEKIT, MERGEKIT_DEFAULTS = "mergekit-yaml, best flags", "mergekit-yaml, defaults"
+BEST_FLAGS = ("--out-shard-size", "1B", "--clone-tensors")
+HEADER_ALLOWANCE = 1_000_000
+
+
+class Size(NamedTuple):
+    """A base and what the runs on it need."""
+
+    folder: Path
+    result_bytes: int
+
+    @property
+    def base(self) -> Path:
+        return self.folder / "base"
+
+    @property
+    def copied(self) -> Path:
+        """A finished result, which cp copies."""
+        return self.folder / "copied"
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+
+def prepare(folder: Path, wanted_bytes: float) -> Size:
+    """Make a base whose result has about so many bytes, and that result."""
+    hidden = hidden_for(wanted_bytes)
+    size = Size(folder / f"hidden-{hidden}", result_bytes(hidden))
+    make_base(size.base, hidden)
+    half = LAYERS - DROP_LAYERS
+    sources = [{"sources": [{"model": str(size.base), "layer_range": [s, s + half]}]} for s in (0, DROP_LAYERS)]
+    merge = {"slices": sources, "merge_method": "passthrough", "dtype": "bfloat16"}
+    (size.folder / "merge.yml").write_text(json.dumps(merge))
+    run_process(command_of(OURS, size)[0], size.folder / "log", env=OFFLINE)
+    size.out.rename(size.copied)
+    return size
+
+
+def command_of(tool: str, size: Size) -> tuple[list[str | Path], Path]:
+    """The command of a tool, and the directory that it reads."""
+    if tool == OURS:
+        return [SCRIPTS / "solar", "upscale", size.base, size.out, "--drop-layers", str(DROP_LAYERS)], size.base
+    if tool == "cp":
+        return ["cp", "-r", size.copied, size.out], size.copied
+    flags = BEST_FLAGS if tool == MERGEKIT else ()
+    return [SCRIPTS / "mergekit-yaml", size.folder / "merge.yml", size.out, *flags], size.base
+
+
+def measure(tool: str, size: Size, cache: str, number: int) -> Run:
+    """One run; the result stays in ``size.out``."""
+    command, source = command_of(tool, size)
+    shutil.rmtree(size.out, ignore_errors=True)
+    sync(size.folder)
+    (warm if cache == "warm" else cool)(source)
+    usage = run_process(command, size.folder / "log", env=OFFLINE)
+    waited = sync(size.folder)
+    found = sum(path.stat().st_size for path in size.out.glob("*.safetensors"))
+    if not 0 <= found - size.result_bytes < HEADER_ALLOWANCE:
+        raise RuntimeError(f"{tool}: wrote {found} bytes, expected {size.result_bytes} and headers")
+    return Run(tool, size.result_bytes, cache, number, usage.seconds, waited, usage.cpu_seconds, usage.peak_bytes)
+
+
+def check_equal(size: Size) -> None:
+    """That the result of the last run, mergekit's, has the tensors of ours."""
+    different = differing_tensors(size.copied, size.out)
+    if different:
+        raise RuntimeError(f"{len(different)} tensors differ from mergekit's, the first is {different[0]}")
+
+
+def measure_tools(
+    sizes: Sequence[Size], rounds: int, deadline: float, mergekit: bool, report: Callable[[Run], object]
+) -> list[Run]:
+    """All runs: ours, cp and mergekit's best warm, ours and cp cold; the rest of mergekit in the first round only.
+
+    No round is begun that would probably end after ``deadline``, a value of `time.monotonic`.
+    """
+    runs = []
+    slow = [MERGEKIT, MERGEKIT_DEFAULTS] if mergekit else []
+    longest = 0.0
+    for number in range(rounds):
+        begin = time.monotonic()
+        if number and begin + longest > deadline:
+            break
+        for size in sizes:
+            warm_runs = [(tool, "warm") for tool in (OURS, "cp", *(slow if number == 0 else slow[:1]))]
+            cold_runs = [(tool, "cold") for tool in (OURS, "cp", *(slow[:1] if number == 0 else ()))]
+            for tool, cache in random.sample(warm_runs, len(warm_runs)) + random.sample(cold_runs, len(cold_runs)):
+                runs.append(measure(tool, size, cache, number))
+                report(runs[-1])
+                if number == 0 and tool in slow:
+                    check_equal(size)
+            shutil.rmtree(size.out)
+        longest = max(longest, time.monotonic() - begin)
+    order = [OURS, "cp", *slow]
+    return sorted(runs, key=lambda run: order.index(run.tool))
+
+
+def machine(folder: Path) -> dict[str, Any]:
+    kind = subprocess.run(
+        ["findmnt", "-no", "FSTYPE", "--target", folder], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    packages = ("solar_plugins", "mergekit", "axolotl", "torch", "safetensors")
+    return {
+        "cpus": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "file_system": kind,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def startup_table(startup: dict[str, Any]) -> str:
+    """Seconds and CPU seconds of the variants, and our share of them."""
+    runs = startup["runs"]
+    lines = [
+        "| Axolotl loads a recipe | seconds | CPU seconds | CPU against no plugin, same round |",
+        "|---|---|---|---|",
+    ]
+    without = [cpu for _, cpu in runs["no plugin"]]
+    for name in VARIANTS:
+        wall, cpu = ([run[i] for run in runs[name]] for i in (0, 1))
+        shares = spread(100 * (mine / theirs - 1) for mine, theirs in zip(cpu, without, strict=True))
+        share = "" if name == "no plugin" else f"{shares.median:+.1f} % ({shares.low:+.1f} to {shares.high:+.1f})"
+        lines.append(f"| {name} | {spread(wall)} | {spread(cpu)} | {share} |")
+    lines += ["", "| our own part, timed inside the process | milliseconds | share of the process |", "|---|---|---|"]
+    whole = spread(wall for wall, _ in runs["no plugin"]).median
+    texts = {
+        "import": "import of the plugin",
+        "plain": "`register`, recipe without a block",
+        "block": "`register`, block, checkpoint cached",
+    }
+    for key, text in texts.items():
+        inside = [figures[key][0] for figures in startup["inside"]]
+        lines.append(f"| {text} | {spread(1000 * s for s in inside)} | {100 * spread(inside).median / whole:.2f} % |")
+    return "\n".join(lines)
+
+
+PAGE = """\
+# Benchmark
+
+Made by `make bench`, which measures or computes every figure below. Machine: {machine}. Load average at the start
+{load[0]:.1f}, at the end {load[1]:.1f}.
+
+![Time and peak memory by size of the result](bench.png)
+
+Random bfloat16 checkpoints of Mistral type, {layers} layers, up-scaled by dus with m = {drop_layers} to {new_layers}.
+Whole processes in random order, {rounds} rounds (mergekit with a cold cache or its defaults: one). Median (least to
+greatest); ratios are taken within a round. Only `solar upscale` waits until its files are on the disk; "until on the
+disk" adds a sync after each command. Best flags of mergekit: `{flags}`. cp copies a finished result. Cold: the source
+was fsynced and dropped from the page cache by POSIX_FADV_DONTNEED. Memory: the greatest ru_maxrss; less than the
+launcher's 9 MB is not seen.
+
+{table}
+{checked}{startup}
+## Large models, on paper
+
+Not measured. Seconds = the greater of (result / (rate of a core x threads)) and ((bytes read + bytes written) / rate
+of the device). Measured above: {core_rate:.2f} GB a second of CPU time; {threads} threads copy. Assumed: the device
+rates in the head of the table, shared by reading and writing; bfloat16; 1.5 times the layers.
+
+{estimates}
+"""
+CHECKED = "\nIn the first round every tensor of each result of mergekit was equal to ours, bit by bit.\n"
+
+
+def page(results: dict[str, Any]) -> str:
+    """docs/bench.md."""
+    host, runs = results["machine"], [Run(**run) for run in results["runs"]]
+    packages = ", ".join(f"{name} {number}" for name, number in host["packages"].items())
+    startup, rate = results["startup"], copy_rate(runs)
+    return PAGE.format(
+        machine=f"{host['cpus']} CPUs, {host['memory_gib']} GiB, {host['file_system']}, Linux {host['kernel']}, "
+        f"Python {host['python']}, {packages}",
+        load=results["load"],
+        layers=LAYERS,
+        drop_layers=DROP_LAYERS,
+        new_layers=2 * (LAYERS - DROP_LAYERS),
+        rounds=results["rounds"],
+        flags=" ".join(BEST_FLAGS),
+        table=bench_table(runs),
+        checked=CHECKED if results["mergekit"] else "",
+        startup=f"\n## Axolotl's start-up\n\n{startup_table(startup)}\n" if startup else "",
+        core_rate=rate / 1e9,
+        threads=COPY_THREADS,
+        estimates=estimate_table(rate, COPY_THREADS),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[1.0, 2.4, 4.6], help="sizes of the results")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=20.0, help="begin no round that would end later")
+    parser.add_argument("--startup-rounds", type=int, default=7, help="0 leaves Axolotl out")
+    parser.add_argument("--no-mergekit", action="store_true")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to measure")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "docs", help="for bench.json, bench.md, bench.png")
+    options = parser.parse_args(arguments)
+    folder = Path(tempfile.mkdtemp(prefix="solar-bench-", dir=options.folder))
+    load, deadline = [os.getloadavg()[0]], time.monotonic() + 60 * options.minutes
+    try:
+        sizes = [prepare(folder, 1e9 * gigabytes) for gigabytes in options.gigabytes]
+        startup = measure_startup(folder / "startup", options.startup_rounds) if options.startup_rounds else None
+        runs = measure_tools(sizes, options.rounds, deadline, not options.no_mergekit, show)
+        host = machine(folder)
+    finally:
+        shutil.rmtree(folder)
+    load.append(os.getloadavg()[0])
+    results = {
+        "machine": host,
+        "load": load,
+        "rounds": 1 + max(run.round for run in runs),
+        "mergekit": not options.no_mergekit,
+        "runs": [run._asdict() for run in runs],
+        "startup": startup,
+    }
+    write(results, options.output)
+    print(bench_table(runs))
+
+
+def show(run: Run) -> None:
+    print(
+        f"{run.result_bytes / 1e9:.1f} GB {run.cache} round {run.round + 1}: {run.tool:26} {run.seconds:6.2f} s, "
+        f"on the disk {run.durable_seconds:6.2f} s, {run.peak_bytes / 1e6:5.0f} MB",
+        flush=True,
+    )
+
+
+def write(results: dict[str, Any], output: Path) -> None:
+    """The figures, the page and the picture."""
+    from drawing import draw  # matplotlib: only now, when nothing is measured any more
+
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "bench.json").write_text(json.dumps(results, indent=1) + "\n")
+    (output / "bench.md").write_text(page(results))
+    draw([Run(**run) for run in results["runs"]], output / "bench.png")
+
+
+if __name__ == "__main__":
+    main()
