@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= $(shell nproc)
 # Threads that wait let go of their core, or a busy machine takes nearly twice as long (7.0 s a step against 4.3 s).
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help setup demo test test-fast bench lint fix clean
+.PHONY: help setup demo test test-fast bench lint fix clean architectures
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -54,6 +54,9 @@ test-fast: $(INSTALLED)  ## run the tests that start neither Axolotl nor mergeki
 
 bench: $(INSTALLED)  ## measure against mergekit-yaml and cp, write docs/bench.*: about 15 minutes, 25 GB of disk
 	$(BIN)/python tests/benchmarks/bench.py
+
+architectures: $(INSTALLED)  ## compare every decoder of transformers with its modules, and write docs/architectures.md anew
+	SOLAR_WRITE_DOCS=1 $(BIN)/python -m pytest tests/decoders
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -54,7 +54,7 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
 def _up_scale_base(cfg: MutableMapping[str, Any], solar: SolarArgs) -> None:
     cfg["solar"] = solar.model_dump(exclude_none=True)
     _refuse_other_config(cfg)
-    base = find_base(*base_of(cfg))
+    base = find_base(*base_of(cfg), trust_remote_code=cfg.get("trust_remote_code") is True)
     if _is_grown_already(base, solar):
         return
     plan = solar.init.plan_for(base.num_layers)

@@ -69,6 +69,7 @@ def solar() -> None:
 @click.option("--base", help="Instead of a recipe: a directory, a config.json or a hub id.")
 @click.option("--revision", help="Revision of a hub id.")
 @click.option("--strategy", default="dus", show_default=True, help="With --base: how to grow it.")
+@click.option("--trust-remote-code", is_flag=True, help="Accept a base that brings code of its own; it is not run.")
 @click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
 @click.option(
     "--plot", type=click.Path(path_type=Path), help="Draw base layers against new layers: FILE.png or FILE.svg."
@@ -78,6 +79,7 @@ def plan(
     base: str | None,
     revision: str | None,
     strategy: str,
+    trust_remote_code: bool,
     as_json_text: bool,
     plot: Path | None,
     **arguments: str | None,
@@ -86,7 +88,7 @@ def plan(
 
     Needs the base's config.json only.
     """
-    report = _plan_report(recipe, base, revision, strategy, arguments)
+    report = _plan_report(recipe, base, revision, strategy, arguments, trust_remote_code=trust_remote_code)
     if plot:
         from solar_plugins.report.plan_plot import draw_plan
 
@@ -95,7 +97,13 @@ def plan(
 
 
 def _plan_report(
-    recipe: Path | None, base: str | None, revision: str | None, strategy: str, arguments: dict[str, str | None]
+    recipe: Path | None,
+    base: str | None,
+    revision: str | None,
+    strategy: str,
+    arguments: dict[str, str | None],
+    *,
+    trust_remote_code: bool,
 ) -> PlanReport:
     if (recipe is None) == (base is None):
         raise click.UsageError("give either a RECIPE or --base, and with --base a strategy's arguments")
@@ -104,7 +112,8 @@ def _plan_report(
             raise click.UsageError("a strategy's arguments stand in the recipe; give them as options only with --base")
         return plan_for_recipe(recipe)
     assert base is not None
-    return plan_for_base(base, revision, _init_args(strategy, arguments), where="")
+    init = _init_args(strategy, arguments)
+    return plan_for_base(base, revision, init, where="", trust_remote_code=trust_remote_code)
 
 
 @solar.command(cls=StrategyCommand)
@@ -112,12 +121,15 @@ def _plan_report(
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--revision", help="Revision of a hub id.")
 @click.option("--strategy", default="dus", show_default=True, help="How to grow it.")
-def upscale(base: str, out: Path, revision: str | None, strategy: str, **arguments: str | None) -> None:
+@click.option("--trust-remote-code", is_flag=True, help="Accept a base that brings code of its own; it is not run.")
+def upscale(
+    base: str, out: Path, revision: str | None, strategy: str, trust_remote_code: bool, **arguments: str | None
+) -> None:
     """Write BASE (a directory or hub id), up-scaled, to the directory OUT. No Axolotl, no GPU."""
     from solar_plugins.upscaling.base_model import find_base
     from solar_plugins.upscaling.checkpoint import write_checkpoint
 
-    found = find_base(base, revision)
+    found = find_base(base, revision, trust_remote_code=trust_remote_code)
     layer_plan = _init_args(strategy, arguments).plan_for(found.num_layers, where="")
     written = write_checkpoint(found, layer_plan, out)
     click.echo(f"{out}: {layer_plan}{'' if written else ' (was there already, whole)'}")

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.architecture import architecture_of
 from solar_plugins.upscaling.estimates import stored_dtype
 from solar_plugins.upscaling.layer_plan import LayerPlan, LayerRange
+
+MERGEKIT_TYPES = frozenset(
+    {"apertus", "arcee", "gemma", "glm4", "gpt2", "gpt_bigcode", "granite", "llama"}
+    | {"mamba", "mistral", "olmo2", "phi", "phi3", "stablelm", "starcoder2"}
+)
+"""What mergekit 0.1.5 stacks rightly: measured with tiny models against the real modules."""
 
 
 def passthrough_merge(base_model: str, config: Mapping[str, Any], plan: LayerPlan) -> dict[str, Any]:
@@ -19,8 +26,13 @@ def passthrough_merge(base_model: str, config: Mapping[str, Any], plan: LayerPla
         plan: What to stack.
 
     Raises:
-        CheckpointError: The architecture is not supported.
+        CheckpointError: The architecture is not supported, here or by mergekit.
     """
+    if config.get("model_type") not in MERGEKIT_TYPES or config.get("quantization_config"):
+        raise CheckpointError(
+            f"config.json: mergekit 0.1.5 makes no right model of type {config.get('model_type')!r} by stacking "
+            "layers: it keeps the old depth in the config, drops tensors or stops half-way. Use `solar upscale`"
+        )
     return {
         "slices": [{"sources": [_source(base_model, config, part)]} for part in plan.ranges()],
         "merge_method": "passthrough",

@@ -10,8 +10,8 @@ from typing import Any
 from solar_plugins.args import InitArgs, parse_solar_block
 from solar_plugins.errors import ArgsError
 from solar_plugins.recipes import base_of, read_recipe
-from solar_plugins.upscaling.architecture import base_depth
-from solar_plugins.upscaling.base_model import find_config
+from solar_plugins.upscaling.architecture import base_depth, upscale_config
+from solar_plugins.upscaling.base_model import BaseCheckpoint, find_config
 from solar_plugins.upscaling.checkpoint import planned_shards
 from solar_plugins.upscaling.estimates import (
     MEMORY_ASSUMPTIONS,
@@ -37,8 +37,9 @@ class PlanReport:
     config: Mapping[str, Any]
     init: InitArgs
     plan: LayerPlan
-    size: ModelSize
-    base_size: ModelSize
+    size: ModelSize | None
+    """Of the deeper model; None where only the weights could tell and they are not here."""
+    base_size: ModelSize | None
     sequence_tokens: int
     memory: list[MemoryEstimate]
 
@@ -54,10 +55,11 @@ def plan_for_recipe(path: Path) -> PlanReport:
     if solar is None:
         raise ArgsError(f"{path}: has no `solar:` block, so there is nothing to plan; see recipes/solar_dus.yml")
     base, revision = base_of(recipe)
+    trusted = recipe.get("trust_remote_code") is True
     sequence_tokens = recipe.get("sequence_len")
     if not isinstance(sequence_tokens, int) or sequence_tokens < 1:
         sequence_tokens = DEFAULT_SEQUENCE_TOKENS
-    return plan_for_base(base, revision, solar.init, sequence_tokens=sequence_tokens)
+    return plan_for_base(base, revision, solar.init, sequence_tokens=sequence_tokens, trust_remote_code=trusted)
 
 
 def plan_for_base(
@@ -66,6 +68,7 @@ def plan_for_base(
     init: InitArgs,
     where: str = "solar.init.",
     sequence_tokens: int = DEFAULT_SEQUENCE_TOKENS,
+    trust_remote_code: bool = False,
 ) -> PlanReport:
     """The plan of a strategy for a base.
 
@@ -75,21 +78,27 @@ def plan_for_base(
         init: Strategy and arguments.
         where: What stands before a key in error messages.
         sequence_tokens: For the estimate of activations.
+        trust_remote_code: Accept a base whose config names code of its own.
 
     Raises:
         SolarError: The base or the arguments cannot be used.
     """
-    config, checkpoint = find_config(base, revision)
+    config, checkpoint = find_config(base, revision, trust_remote_code=trust_remote_code)
     plan = init.plan_for(base_depth(config), where)
-    size = (
-        size_from_shards(planned_shards(checkpoint, plan), config)
-        if checkpoint
-        else size_from_config(config, len(plan))
-    )
-    memory = training_memory(size, config, len(plan), sequence_tokens)
-    return PlanReport(
-        base, revision, config, init, plan, size, size_from_config(config, plan.base_layers), sequence_tokens, memory
-    )
+    upscale_config(config, plan)  # Refuses here, not first after a download, what the plan would make of the config.
+    size, base_size = (_size(config, checkpoint, made) for made in (plan, _unchanged(plan)))
+    memory = training_memory(size, config, len(plan), sequence_tokens) if size else []
+    return PlanReport(base, revision, config, init, plan, size, base_size, sequence_tokens, memory)
+
+
+def _unchanged(plan: LayerPlan) -> LayerPlan:
+    return LayerPlan.from_sources(plan.base_layers, range(plan.base_layers))
+
+
+def _size(config: Mapping[str, Any], checkpoint: BaseCheckpoint | None, plan: LayerPlan) -> ModelSize | None:
+    if checkpoint:
+        return size_from_shards(planned_shards(checkpoint, plan), config)
+    return size_from_config(config, len(plan))
 
 
 def as_json(report: PlanReport) -> dict[str, Any]:
@@ -103,10 +112,10 @@ def as_json(report: PlanReport) -> dict[str, Any]:
         "num_layers": len(plan),
         "layers": [layer._asdict() for layer in plan.layers],
         "seams": [seam._asdict() | {"distance": seam.distance} for seam in plan.seams()],
-        "base_parameters": report.base_size.parameters,
-        "parameters": report.size.parameters,
+        "base_parameters": report.base_size.parameters if report.base_size else None,
+        "parameters": report.size.parameters if report.size else None,
         "dtype": stored_dtype(report.config),
-        "checkpoint_bytes": report.size.checkpoint_bytes,
+        "checkpoint_bytes": report.size.checkpoint_bytes if report.size else None,
         "sequence_tokens": report.sequence_tokens,
         "memory": [estimate._asdict() | {"total_bytes": estimate.total_bytes} for estimate in report.memory],
         "memory_assumptions": list(MEMORY_ASSUMPTIONS),
@@ -118,13 +127,23 @@ def as_text(report: PlanReport) -> str:
     plan = report.plan
     head = [
         f"{report.base}: {plan.base_layers} -> {len(plan)} layers by {report.init.strategy}",
-        f"parameters  {report.base_size.parameters:,} -> {report.size.parameters:,}",
-        f"checkpoint  {format_bytes(report.size.checkpoint_bytes)} in {stored_dtype(report.config)}",
+        *_size_lines(report),
         "",
     ]
-    return "\n".join(
-        [*head, *_drawing(plan), "", *_memory_table(report), "", *(f"- {line}" for line in MEMORY_ASSUMPTIONS)]
-    )
+    memory = [*_memory_table(report), "", *(f"- {line}" for line in MEMORY_ASSUMPTIONS)] if report.memory else []
+    return "\n".join([*head, *_drawing(plan), "", *memory])
+
+
+def _size_lines(report: PlanReport) -> list[str]:
+    if report.size is None or report.base_size is None:
+        return [
+            f"parameters  config.json alone does not tell for model_type {report.config['model_type']!r}; give the "
+            "folder with its weights"
+        ]
+    return [
+        f"parameters  {report.base_size.parameters:,} -> {report.size.parameters:,}",
+        f"checkpoint  {format_bytes(report.size.checkpoint_bytes)} in {stored_dtype(report.config)}",
+    ]
 
 
 def _drawing(plan: LayerPlan) -> list[str]:

@@ -1,68 +1,78 @@
-"""Where a model keeps its depth: in its config, and in the names of its tensors. Pure.
+"""Depth surgery on a model's config. Pure.
 
-To add an architecture: one row in `ARCHITECTURES`, after its tests.
+To add an architecture: one row in `architecture_table.ARCHITECTURES`, and a tiny model in the tests.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.layer_plan import MAX_LAYERS, LayerPlan, PlannedLayer
-
-
-class Architecture(NamedTuple):
-    """What depth surgery must know of a model type."""
-
-    depth_key: str
-    layers_prefix: str
-    """Tensors of layer ``i`` are called ``<layers_prefix><i>.<rest>``."""
-    residual_writers: tuple[str, ...]
-    """The modules of a layer whose output is added to the residual stream; all zero makes the layer an identity."""
-
-
-_LLAMA = Architecture("num_hidden_layers", "model.layers.", ("self_attn.o_proj", "mlp.down_proj"))
-
-ARCHITECTURES: Mapping[str, Architecture] = {"llama": _LLAMA, "mistral": _LLAMA}
-"""By ``model_type``. Only what the tests compare with the real modules; everything else is refused, never guessed."""
-
-
-class TensorCopy(NamedTuple):
-    """One tensor of the deeper model and the base tensor it is made from."""
-
-    name: str
-    source: str
-    zeroed: bool = False
-    """Same dtype and shape as the source, every byte zero."""
+from solar_plugins.upscaling.architecture_table import ARCHITECTURES, COMPOSITES, REFUSED, Architecture
+from solar_plugins.upscaling.layer_fields import LayerField, layer_overrides, optional_list, reordered_fields
+from solar_plugins.upscaling.layer_plan import MAX_LAYERS, LayerPlan
+from solar_plugins.upscaling.quantization import check_quantization, reordered_quantization
 
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
-    """The row of `ARCHITECTURES` for a model's config.
+    """The row of `ARCHITECTURES` for a model's config; for a model of more than text, that of its decoder.
 
     Raises:
-        CheckpointError: The model type is unknown, or the config holds something that copying layers would get wrong.
+        CheckpointError: The model type is refused or unknown, or the config holds something that copying layers would
+            get wrong.
     """
     model_type = config.get("model_type")
+    if isinstance(model_type, str) and model_type in COMPOSITES:
+        return architecture_of(decoder_config(config))
+    if isinstance(model_type, str) and model_type in REFUSED:
+        raise CheckpointError(f"config.json: model_type {model_type!r} cannot be up-scaled: {REFUSED[model_type]}")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        if isinstance(model_type, str) and config.get("auto_map"):
+            return _own_code_architecture(config)
         raise CheckpointError(
-            f"config.json: model_type {model_type!r} is not supported; depth up-scaling is tested for "
-            f"{', '.join(sorted(ARCHITECTURES))}. For another architecture a wrong per-layer field would give a wrong "
-            "model in silence, so it is refused"
+            f"config.json: model_type {model_type!r} is not known here; {len(ARCHITECTURES)} types are, "
+            "docs/architectures.md lists them. A per-layer field that nobody tested could give a wrong model in "
+            "silence, so it is refused"
         )
-    if config.get("auto_map"):
+    row = ARCHITECTURES[model_type]
+    for key, reason in row.must_be_unset.items():
+        if config.get(key):
+            raise CheckpointError(f"config.json: {key} is {config[key]!r:.200}; such a model is refused: {reason}")
+    return row
+
+
+def _own_code_architecture(config: Mapping[str, Any]) -> Architecture:
+    """The usual layout, for a model type that only the checkpoint's own, trusted code knows.
+
+    Raises:
+        CheckpointError: The config holds a key that other types use for what differs by layer.
+    """
+    by_position = {field.key for row in ARCHITECTURES.values() for field in row.fields} | POSITIONAL_KEYS
+    odd = sorted(key for key in by_position & config.keys() if config[key] not in (None, [], 0))
+    if odd:
         raise CheckpointError(
-            "config.json: auto_map names code that comes with the checkpoint; models with remote code are not "
-            "supported. If the model is an ordinary one of its model_type, remove auto_map"
+            f"config.json: model_type {config['model_type']!r} is known only to the checkpoint's own code, and "
+            f"{odd[0]} ({config[odd[0]]!r:.80}) makes its layers differ; how is not known here, so it is refused"
         )
-    if config.get("quantization_config"):
+    return Architecture()
+
+
+def decoder_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config that describes the decoder: itself, or ``text_config`` for a model of more than text.
+
+    Raises:
+        CheckpointError: That part is missing.
+    """
+    if config.get("model_type") not in COMPOSITES:
+        return config
+    text = config.get("text_config")
+    if not isinstance(text, Mapping) or text.get("model_type") in COMPOSITES:
         raise CheckpointError(
-            "config.json: quantization_config says that the weights are quantised; use the unquantised base (quantise "
-            "after training, or load it in 4 bit through the recipe)"
+            f"config.json: text_config is {text!r:.200}; a {config['model_type']} model has its decoder's config there"
         )
-    return ARCHITECTURES[model_type]
+    return text
 
 
 def base_depth(config: Mapping[str, Any]) -> int:
@@ -71,129 +81,87 @@ def base_depth(config: Mapping[str, Any]) -> int:
     Raises:
         CheckpointError: The architecture is not supported, or the depth is missing or no positive whole number.
     """
-    key = architecture_of(config).depth_key
-    depth = config.get(key)
-    if not isinstance(depth, int) or isinstance(depth, bool) or not 1 <= depth <= MAX_LAYERS:
-        raise CheckpointError(f"config.json: {key} is {depth!r}; expected the number of decoder layers, such as 32")
+    row, text = architecture_of(config), decoder_config(config)
+    said = {key: text[key] for key in (row.depth_key, *row.more_depth_keys) if text.get(key) is not None}
+    depths = {
+        key: len(value) if key in row.more_depth_keys and isinstance(value, (list, str)) else value
+        for key, value in said.items()
+    }
+    depth = next(iter(depths.values()), None)
+    if type(depth) is not int or not 1 <= depth <= MAX_LAYERS:
+        raise CheckpointError(
+            f"config.json: {row.depth_key} is {said.get(row.depth_key)!r:.200}; expected the number of decoder layers, "
+            "such as 32"
+        )
+    if len(set(depths.values())) > 1:
+        raise CheckpointError(f"config.json: the depth is not clear: {depths}; make these keys agree")
     return depth
 
 
 def upscale_config(config: Mapping[str, Any], plan: LayerPlan) -> dict[str, Any]:
-    """The deeper model's config: the new depth, and every per-layer list in the order of the plan.
+    """The deeper model's config: the new depth, and every per-layer property in the order of the plan.
 
     Raises:
-        CheckpointError: The config's depth is not the plan's, or it holds a list as long as the base is deep under a
-            key that is not known to be per-layer: copying it unchanged or re-ordering it might both be wrong.
+        CheckpointError: The config's depth is not the plan's, a per-layer property cannot follow the plan, or there is
+            a list as long as the base is deep under a key that is not known to be per-layer: copying it unchanged or
+            re-ordering it might both be wrong.
     """
-    architecture = architecture_of(config)
+    row, text = architecture_of(config), decoder_config(config)
     if base_depth(config) != plan.base_layers:
         raise CheckpointError(
-            f"config.json: {architecture.depth_key} is {base_depth(config)}, the plan is for {plan.base_layers}"
+            f"config.json: {row.depth_key} is {base_depth(config)}, the plan is for {plan.base_layers}"
         )
-    _check_per_layer_lists(config, plan.base_layers)
-    upscaled = deepcopy(dict(config))
-    upscaled[architecture.depth_key] = len(plan)
-    for key, value in config.items():
-        if key in PER_LAYER_LISTS and value is not None:
-            upscaled[key] = [value[source] for source in plan.sources]
-    return upscaled
+    fields = _fields_of(config)
+    _check_unknown_lists(text, {field.key for field in fields}, plan.base_layers)
+    changes = reordered_fields(text, fields, plan)
+    changes |= {key: len(plan) for key in (row.depth_key, *row.more_depth_keys) if type(text.get(key)) is int}
+    upscaled = {**text, **changes} if text is config else {**config, "text_config": {**text, **changes}}
+    check_quantization(config, plan)
+    if config.get("quantization_config"):
+        stack = row.layers_prefix.split(".")[-2]
+        upscaled["quantization_config"] = reordered_quantization(config["quantization_config"], stack, plan)
+    return deepcopy(upscaled)
 
 
-def _check_per_layer_lists(config: Mapping[str, Any], num_layers: int) -> None:
+def _fields_of(config: Mapping[str, Any]) -> tuple[LayerField, ...]:
+    own = architecture_of(config).fields
+    # transformers writes layer_types for any type that has been given some.
+    spare = () if any(field.key == "layer_types" for field in own) else (optional_list("layer_types"),)
+    return (*own, *spare, layer_overrides())
+
+
+def layer_kinds(config: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """For each layer, what its config says of it: layers of one kind have the same tensors."""
+    depth, text = base_depth(config), decoder_config(config)
+    columns = [[repr(value) for value in field.read(text, depth)] for field in _fields_of(config)]
+    return list(zip(*columns, strict=True))
+
+
+def _check_unknown_lists(config: Mapping[str, Any], known: set[str], num_layers: int) -> None:
     for key, value in config.items():
-        if key in PER_LAYER_LISTS and value is not None and not (isinstance(value, list) and len(value) == num_layers):
-            raise CheckpointError(f"config.json: {key} is {value!r:.200}; expected a list of {num_layers}, one a layer")
-        if key not in PER_LAYER_LISTS | NOT_PER_LAYER and isinstance(value, list) and len(value) == num_layers > 1:
+        if key not in known | NOT_PER_LAYER and isinstance(value, list) and len(value) == num_layers > 1:
             raise CheckpointError(
                 f"config.json: {key} has {len(value)} entries, as many as the base has layers, but is not known to be "
                 "per layer. Refused: either guess could give a wrong model in silence"
             )
 
 
-PER_LAYER_LISTS = frozenset({"layer_types"})
-"""Config lists with one entry a layer, in the base's order."""
-
-NOT_PER_LAYER = frozenset({"architectures", "eos_token_id"})
+NOT_PER_LAYER = frozenset({"architectures", "eos_token_id", "time_step_limit", "mlp_multipliers", "ssm_multipliers"})
 """Config lists that are not per layer, whatever their length."""
 
 
-def layer_names(names: Iterable[str], architecture: Architecture, num_layers: int) -> dict[int, list[str]]:
-    """The tensor names of each base layer.
-
-    Raises:
-        CheckpointError: A layer has no tensors or other ones than the first layer, or tensors exist for a layer past
-            the last (such as multi-token-prediction layers, whose place in a deeper model is not defined).
-    """
-    pattern = re.compile(re.escape(architecture.layers_prefix) + r"(0|[1-9][0-9]{0,5})\.(.+)")
-    layers: dict[int, list[str]] = {index: [] for index in range(num_layers)}
-    parts: dict[int, set[str]] = {index: set() for index in range(num_layers)}
-    for name in names:
-        match = pattern.fullmatch(name)
-        if not match:
-            continue
-        index = int(match[1])
-        if index >= num_layers:
-            raise CheckpointError(
-                f"tensor {name!r} belongs to layer {index}, but the config says {architecture.depth_key}: "
-                f"{num_layers}; extra layers past the last one are not supported"
-            )
-        layers[index].append(name)
-        parts[index].add(match[2])
-    for index in range(num_layers):
-        if not parts[index] or parts[index] != parts[0]:
-            odd = sorted(parts[index] ^ parts[0])
-            raise CheckpointError(
-                f"layer {index} does not hold the same tensors as layer 0: "
-                f"{'it has none' if not parts[index] else 'they differ in ' + ', '.join(odd[:3])}; the checkpoint is "
-                f"incomplete, or it is not {architecture.depth_key}: {num_layers}"
-            )
-    return layers
-
-
-def tensor_copies(names: Iterable[str], config: Mapping[str, Any], plan: LayerPlan) -> list[TensorCopy]:
-    """Every tensor of the deeper model: those outside the layers once, then the layers in the plan's order.
-
-    Args:
-        names: The base's tensor names, in the order they are stored, which is kept inside each layer.
-        config: The base's config.
-        plan: What becomes of its layers.
-
-    Raises:
-        CheckpointError: The names do not fit the config.
-
-    Example:
-        >>> names = ["model.norm.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"]
-        >>> config = {"model_type": "llama", "num_hidden_layers": 2}
-        >>> [copy.source for copy in tensor_copies(names, config, LayerPlan.from_sources(2, [0, 1, 1]))][2:]
-        ['model.layers.1.mlp.up_proj.weight', 'model.layers.1.mlp.up_proj.weight']
-    """
-    architecture, names = architecture_of(config), list(names)
-    layers = layer_names(names, architecture, plan.base_layers)
-    in_layers = {name for group in layers.values() for name in group}
-    copies = [TensorCopy(name, name) for name in names if name not in in_layers]
-    for position, layer in enumerate(plan.layers):
-        prefix = f"{architecture.layers_prefix}{layer.source}."
-        rests = [name.removeprefix(prefix) for name in layers[layer.source]]
-        _check_residual_writers(layer, rests, architecture)
-        copies += [
-            TensorCopy(
-                f"{architecture.layers_prefix}{position}.{rest}", prefix + rest, _is_zeroed(layer, rest, architecture)
-            )
-            for rest in rests
-        ]
-    return copies
-
-
-def _is_zeroed(layer: PlannedLayer, rest: str, architecture: Architecture) -> bool:
-    return layer.initialization == "identity" and rest.rpartition(".")[0] in architecture.residual_writers
-
-
-def _check_residual_writers(layer: PlannedLayer, rests: list[str], architecture: Architecture) -> None:
-    if layer.initialization != "identity":
-        return
-    missing = [module for module in architecture.residual_writers if f"{module}.weight" not in rests]
-    if missing:
-        raise CheckpointError(
-            f"layer {layer.source} has no {missing[0]}.weight, so it cannot be initialised as identity; the checkpoint "
-            "does not follow its model_type"
-        )
+POSITIONAL_KEYS = frozenset(
+    {
+        "attn_layer_period",
+        "cross_attention_layers",
+        "expert_layer_period",
+        "full_attention_interval",
+        "interleave_moe_layer_step",
+        "moe_layer_freq",
+        "moe_layer_start_index",
+        "no_rope_layer_interval",
+        "num_kv_shared_layers",
+        "sliding_window_pattern",
+    }
+)
+"""Keys by which known types make layers differ, beyond those that `ARCHITECTURES` names one by one."""

@@ -43,6 +43,9 @@ COMPANIONS = (
 """Files that belong to the up-scaled model too, copied unchanged. A list of what is known to be data: no pickles, no
 code."""
 
+CODE = "*.py"
+"""Copied too for a model whose config names code of its own, which only a user who trusts it can use."""
+
 
 @dataclass(frozen=True)
 class BaseCheckpoint:
@@ -72,9 +75,10 @@ class BaseCheckpoint:
 
     @property
     def companions(self) -> list[Path]:
-        """Tokenizer, generation config, chat template and licence files."""
+        """Tokenizer, generation config, chat template and licence files; and the code that the config names."""
+        patterns = (*COMPANIONS, CODE) if self.config.get("auto_map") else COMPANIONS
         files = (path for path in sorted(self.directory.iterdir()) if path.is_file())
-        return [path for path in files if any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in COMPANIONS)]
+        return [path for path in files if any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in patterns)]
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
@@ -138,40 +142,60 @@ def _sample(path: Path, num_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def find_base(name: str, revision: str | None = None) -> BaseCheckpoint:
+def find_base(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> BaseCheckpoint:
     """The base called ``name``, fetched from the hub (or found in its offline cache) if it is no directory.
 
+    Args:
+        name: A directory or a hub id.
+        revision: Of a hub id.
+        trust_remote_code: Accept a base whose config names code that comes with it. The code is carried along, not run.
+
     Raises:
-        CheckpointError: It cannot be found or fetched, or is not a model in safetensors format.
+        CheckpointError: It cannot be found or fetched, is not a model in safetensors format, or is not trusted.
     """
     directory = Path(os.path.expanduser(name)).absolute()
     if name and directory.is_dir():
         _refuse_adapter(directory)
-        return BaseCheckpoint(name, directory, read_config(directory / CONFIG))
+        return BaseCheckpoint(name, directory, _trusted(read_config(directory / CONFIG), trust_remote_code))
     _refuse_missing_path(name)
-    directory = _fetch(name, revision, [CONFIG, INDEX, "*.safetensors", "README.md", *COMPANIONS])
-    return BaseCheckpoint(name, directory, read_config(directory / CONFIG), revision=directory.name)
+    config = _trusted(read_config(_fetch(name, revision, [CONFIG]) / CONFIG), trust_remote_code)
+    code = [CODE] if config.get("auto_map") else []
+    directory = _fetch(name, revision, [CONFIG, INDEX, "*.safetensors", "README.md", *COMPANIONS, *code])
+    return BaseCheckpoint(name, directory, config, revision=directory.name)
 
 
-def find_config(name: str, revision: str | None = None) -> tuple[Mapping[str, Any], BaseCheckpoint | None]:
+def _trusted(config: dict[str, Any], trust_remote_code: bool) -> dict[str, Any]:
+    if config.get("auto_map") and not trust_remote_code:
+        raise CheckpointError(
+            "config.json: auto_map names code that comes with the checkpoint. Read that code; if you trust it, set "
+            "trust_remote_code: true in the recipe (--trust-remote-code for a command). If transformers knows the "
+            "model_type by itself, removing auto_map is safer"
+        )
+    return config
+
+
+def find_config(
+    name: str, revision: str | None = None, *, trust_remote_code: bool = False
+) -> tuple[Mapping[str, Any], BaseCheckpoint | None]:
     """The config of a base, and the base itself if its weights are here already. Fetches at most config.json.
 
     Args:
         name: A directory, a config.json, or a hub id.
         revision: Of a hub id.
+        trust_remote_code: As for `find_base`.
 
     Raises:
         CheckpointError: The config cannot be found, fetched or read.
     """
     path = Path(os.path.expanduser(name))
     if path.is_file():
-        return read_config(path), None
+        return _trusted(read_config(path), trust_remote_code), None
     if path.is_dir():
-        config = read_config(path / CONFIG)
+        config = _trusted(read_config(path / CONFIG), trust_remote_code)
         has_weights = (path / SINGLE_FILE).is_file() or (path / INDEX).is_file()
         return config, BaseCheckpoint(name, path, config) if has_weights else None
     _refuse_missing_path(name)
-    return read_config(_fetch(name, revision, [CONFIG]) / CONFIG), None
+    return _trusted(read_config(_fetch(name, revision, [CONFIG]) / CONFIG), trust_remote_code), None
 
 
 def grown_plan(config: Mapping[str, Any]) -> LayerPlan | None:
@@ -221,16 +245,25 @@ def _refuse_adapter(directory: Path) -> None:
 
 
 def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
+    from httpx import HTTPError  # the hub's library lets its transport's errors through
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         # Said once more: for a whole commit hash the hub's library asks the network even with HF_HUB_OFFLINE=1.
         offline = constants.HF_HUB_OFFLINE
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=offline))
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=["*/*", "consolidated*"],
+                local_files_only=offline,
+            )
+        )
     except HFValidationError as error:
         raise CheckpointError(f"base_model: {name!r} is neither a directory here nor a hub id ({error})") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, OSError) as error:
         at = f" at revision {revision!r}" if revision else ""
         raise CheckpointError(
             f"base_model: {name!r}{at} is no directory here and cannot be fetched from the hub "
@@ -265,6 +298,7 @@ def _read_own_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def _read_indexed(directory: Path) -> dict[str, StoredTensor]:
+    require_inside(directory / INDEX, directory)
     weight_map = read_json_object(directory / INDEX, strict=True).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(

@@ -7,9 +7,10 @@ from math import prod
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.architecture import architecture_of
+from solar_plugins.upscaling.architecture import architecture_of, decoder_config
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.safetensors_io import DTYPE_BITS, Shard
+from solar_plugins.upscaling.tensor_names import layer_tensors
 
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -19,7 +20,7 @@ class ModelSize(NamedTuple):
 
     parameters: int
     layer_parameters: int
-    """Of them, in one decoder layer."""
+    """Of them, in one decoder layer on average."""
     checkpoint_bytes: int
     """Tensor data, without file headers."""
 
@@ -38,8 +39,14 @@ class MemoryEstimate(NamedTuple):
         return self.model_state_bytes + self.activation_bytes
 
 
-def size_from_config(config: Mapping[str, Any], num_layers: int) -> ModelSize:
+COUNTED_TYPES = frozenset({"llama", "mistral"})
+"""Model types whose parameters `size_from_config` can count without the weights."""
+
+
+def size_from_config(config: Mapping[str, Any], num_layers: int) -> ModelSize | None:
     """The size of a Llama- or Mistral-type model with ``num_layers`` layers (modeling_llama.py, modeling_mistral.py).
+
+    None for other types and for quantised weights: only the tensors tell.
 
     Raises:
         CheckpointError: The architecture is not supported, or a width is missing.
@@ -51,6 +58,8 @@ def size_from_config(config: Mapping[str, Any], num_layers: int) -> ModelSize:
         10731524096
     """
     architecture_of(config)
+    if config["model_type"] not in COUNTED_TYPES or config.get("quantization_config"):
+        return None
     hidden, intermediate = _width(config, "hidden_size"), _width(config, "intermediate_size")
     queries, keys = _attention_widths(config)
     attention = hidden * (2 * queries + 2 * keys)
@@ -64,12 +73,12 @@ def size_from_config(config: Mapping[str, Any], num_layers: int) -> ModelSize:
 
 def size_from_shards(shards: Iterable[Shard], config: Mapping[str, Any]) -> ModelSize:
     """The exact size of the checkpoint that the shards make up; quantised storage counts as stored."""
-    prefix = architecture_of(config).layers_prefix + "0."
     tensors = [tensor for shard in shards for tensor in shard.tensors]
     counts = {tensor.name: prod(tensor.source.shape) for tensor in tensors}
+    layers = layer_tensors(counts, config).values()
     return ModelSize(
         sum(counts.values()),
-        sum(count for name, count in counts.items() if name.startswith(prefix)),
+        sum(counts[name] for layer in layers for name in layer) // max(1, len(layers)),
         sum(
             count * DTYPE_BITS[tensor.source.dtype] // 8 for count, tensor in zip(counts.values(), tensors, strict=True)
         ),
@@ -80,8 +89,8 @@ def require_expected_parameters(shards: Iterable[Shard], config: Mapping[str, An
     """Refuse tensors that are not as many parameters as the config promises: loading would invent the missing ones.
 
     Raises:
-        CheckpointError: The numbers differ. Not counted: the stored copy of a tied head, and rotary buffers, which old
-            Llama checkpoints hold.
+        CheckpointError: The numbers differ, where `size_from_config` can tell. Not counted: the stored copy of a tied
+            head, and rotary buffers, which old Llama checkpoints hold.
     """
     not_parameters = ("lm_head.",) if config.get("tie_word_embeddings") else ()
     found = sum(
@@ -90,7 +99,8 @@ def require_expected_parameters(shards: Iterable[Shard], config: Mapping[str, An
         for tensor in shard.tensors
         if not tensor.name.startswith(not_parameters) and not tensor.name.endswith("rotary_emb.inv_freq")
     )
-    expected = size_from_config(config, len(plan)).parameters
+    size = size_from_config(config, len(plan))
+    expected = size.parameters if size else found
     if found != expected:
         raise CheckpointError(
             f"the base's tensors would make {found:,} parameters with {len(plan)} layers, but its config.json makes "
@@ -100,7 +110,11 @@ def require_expected_parameters(shards: Iterable[Shard], config: Mapping[str, An
 
 def stored_dtype(config: Mapping[str, Any]) -> str:
     """The dtype of the weights as the config states it; transformers takes float32 where it says nothing."""
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    stated = next(
+        (part[key] for part in (config, decoder_config(config)) for key in ("dtype", "torch_dtype") if part.get(key)),
+        None,
+    )
+    return str(stated or "float32")
 
 
 def format_bytes(num_bytes: float) -> str:
@@ -147,24 +161,37 @@ def training_memory(
 ) -> list[MemoryEstimate]:
     """Memory of each device in the common set-ups, by the formulas of `MEMORY_ASSUMPTIONS`.
 
+    Adapters are counted for the types of `COUNTED_TYPES` only. Empty where the config calls its widths otherwise.
+
     Args:
         size: Of the deeper model.
         config: The base's config, for its widths.
         num_layers: Depth of the deeper model.
         sequence_tokens: Length of a training sequence.
     """
-    hidden, vocabulary = _width(config, "hidden_size"), _width(config, "vocab_size")
+    text = decoder_config(config)
+    if not (text.get("hidden_size") and text.get("vocab_size")) or config.get("quantization_config"):
+        return []
+    hidden, vocabulary = _width(text, "hidden_size"), _width(text, "vocab_size")
     activations = sequence_tokens * (2 * hidden * num_layers + 34 * hidden + 10 * vocabulary)
-    lora_states = 16 * num_layers * _lora_layer_parameters(config)
-    in_layers = num_layers * size.layer_parameters
-    qlora_frozen = 0.53 * in_layers + 2 * (size.parameters - in_layers)
     full = 16 * size.parameters
     return [
         MemoryEstimate("full, bf16 mixed, AdamW", 1, full, activations),
         *(MemoryEstimate(f"full, ZeRO-3 or FSDP2, {n} devices", n, full // n, activations) for n in (8, 64)),
+        *(_adapter_memory(size, config, num_layers, activations) if config["model_type"] in COUNTED_TYPES else []),
+        MemoryEstimate("full, fp32, AdamW (CPU)", 1, full, 2 * activations),
+    ]
+
+
+def _adapter_memory(
+    size: ModelSize, config: Mapping[str, Any], num_layers: int, activations: int
+) -> list[MemoryEstimate]:
+    lora_states = 16 * num_layers * _lora_layer_parameters(config)
+    in_layers = num_layers * size.layer_parameters
+    qlora_frozen = 0.53 * in_layers + 2 * (size.parameters - in_layers)
+    return [
         MemoryEstimate("LoRA, bf16", 1, 2 * size.parameters + lora_states, activations),
         MemoryEstimate("QLoRA, 4 bit", 1, round(qlora_frozen) + lora_states, activations),
-        MemoryEstimate("full, fp32, AdamW (CPU)", 1, full, 2 * activations),
     ]
 
 

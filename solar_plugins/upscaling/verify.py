@@ -79,13 +79,13 @@ def verify_checkpoint(directory: Path, base_name: str | None = None, revision: s
 
 def _base(directory: Path, marker: Marker, name: str | None, revision: str | None) -> BaseCheckpoint:
     if name:
-        return find_base(name, revision)
+        return find_base(name, revision, trust_remote_code=True)  # Read, not run.
     if marker.base_revision is None:
         raise CheckpointError(
             f"{directory}: was made from a folder called {marker.base_name!r:.200}, and does not say where that lies; "
             f"name it: solar verify {directory} --base PATH"
         )
-    base = find_base(marker.base_name, revision or marker.base_revision)
+    base = find_base(marker.base_name, revision or marker.base_revision, trust_remote_code=True)
     if base.revision is None:
         raise CheckpointError(
             f"{directory}: was made from the hub's {marker.base_name}, but there is a folder of that name here; say "

@@ -25,14 +25,14 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     with rc_context({"font.sans-serif": FONTS, "font.size": 9, "text.color": INK, "axes.edgecolor": GRID}):
         figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), facecolor=PAPER)
         time, memory = figure.subplots(1, 2, gridspec_kw={"wspace": 0.28})
-        figure.subplots_adjust(left=0.055, right=0.845, top=0.83, bottom=0.13)
+        figure.subplots_adjust(left=0.055, right=0.845, top=0.9, bottom=0.13)
         _draw_panel(time, runs, "Seconds, until the command ends", lambda run: run.seconds, labels=False)
         _draw_panel(memory, runs, "Peak memory, MB", lambda run: run.peak_bytes / 1e6, labels=True)
         save_picture(figure, path)
 
 
 def _draw_panel(axes: Axes, runs: Sequence[Run], title: str, value: Callable[[Run], float], labels: bool) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     sizes = sorted({run.result_bytes for run in runs})
     ends = []
@@ -51,6 +51,8 @@ def _draw_panel(axes: Axes, runs: Sequence[Run], title: str, value: Callable[[Ru
     axes.set_xlim(0, sizes[-1] / 1e9 * 1.06)
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=8)
     axes.set_xlabel("result, GB", color=MUTED)
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="y", color=GRID, lw=0.8)
@@ -58,8 +60,17 @@ def _draw_panel(axes: Axes, runs: Sequence[Run], title: str, value: Callable[[Ru
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     if labels:
-        for height, tool, color in ends:
+        for height, (_, tool, color) in zip(_apart([end[0] for end in ends], high / low), ends, strict=True):
             axes.annotate(
                 tool.replace(", ", ",\n"), (1.02, height), xycoords=("axes fraction", "data"), va="center", color=color,
                 fontweight="bold" if tool == OURS else "normal",
             )  # fmt: skip
+
+
+def _apart(heights: Sequence[float], span: float) -> list[float]:
+    """Heights of two-line labels on a logarithmic axis, moved down where they would overlap."""
+    step, last, moved = span**0.13, float("inf"), dict[int, float]()
+    for place in sorted(range(len(heights)), key=lambda place: -heights[place]):
+        last = min(heights[place], last / step)
+        moved[place] = last
+    return [moved[place] for place in range(len(heights))]

@@ -4,6 +4,7 @@ import pytest
 from bench import main
 from checkpoints import differing_tensors, hidden_for, make_base, num_bytes, result_bytes
 from copy_methods import METHODS, copy, make_source
+from drawing import _apart
 from figures import OURS, Device, Run, bench_table, copy_rate, estimated_seconds, ratios, spread
 
 
@@ -35,6 +36,10 @@ def test_table_has_one_row_for_each_tool_of_a_group():
     assert len(table) == 2 + 4
     assert table[2].startswith("| warm | 1.0 GB | solar upscale | 2.00 (1.00 to 4.00) | 1 |")
     assert table[5].startswith("| cold | 1.0 GB | cp | 9.00 (9.00 to 9.00) | 3.00 (3.00 to 3.00) |")
+
+
+def test_labels_keep_apart():
+    assert _apart([100.0, 5.0, 99.0], span=10.0) == [100.0, 5.0, 100.0 / 10.0**0.13]
 
 
 def test_copy_rate_is_of_the_largest_warm_result():

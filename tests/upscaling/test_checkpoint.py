@@ -313,3 +313,107 @@ def test_the_base_is_never_touched(base, tmp_path):
     ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "cache")
     for path in copy_of_base.iterdir():
         assert (base / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_shard_that_is_replaced_by_one_of_the_same_size_and_time_is_noticed(base, tmp_path, monkeypatch):
+    """Where the samples do not reach, the file's inode and change time tell."""
+
+    def replace(*args):
+        path = base / "model.safetensors"
+        times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+        shutil.copy(path, base / "other")
+        os.utime(base / "other", ns=times)
+        (base / "other").rename(path)
+        real_write_shard(*args)
+
+    real_write_shard = checkpoint.write_shard
+    monkeypatch.setattr(checkpoint, "write_shard", replace)
+    with pytest.raises(CheckpointError, match=r"base/model.safetensors: the base changed while it was copied"):
+        ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "cache")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_an_error_and_stays(base, tmp_path, monkeypatch):
+    """An I/O error says nothing about the checkpoint; other processes may be using it."""
+
+    def fail(directory):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(directory / MARKER))
+
+    found = find_base(str(base))
+    directory = ensure_checkpoint(found, DUS, tmp_path / "cache")
+    before = {path.name: path.stat().st_ino for path in directory.iterdir()}
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "read_marker", fail)
+        with pytest.raises(
+            CheckpointError, match=rf"Input/output error, .*{MARKER}.*; nothing half-written .*see dmesg"
+        ):
+            ensure_checkpoint(found, DUS, tmp_path / "cache")
+    assert {path.name: path.stat().st_ino for path in directory.iterdir()} == before
+
+
+def test_a_checkpoint_that_another_node_mended_just_now_is_not_removed(base, tmp_path, monkeypatch):
+    found = find_base(str(base))
+    directory = ensure_checkpoint(found, DUS, tmp_path / "cache")
+    inode = directory.stat().st_ino
+    damaged = iter([True, True])  # When it was looked for, and once more with the lock.
+    monkeypatch.setattr(checkpoint, "is_finished", lambda *args: not next(damaged, False) and is_finished(*args))
+    assert ensure_checkpoint(found, DUS, tmp_path / "cache") == directory
+    assert directory.stat().st_ino == inode
+    assert list(directory.parent.iterdir()) == [directory]
+
+
+def test_upscale_takes_what_another_node_finished_first(base, tmp_path, monkeypatch):
+    def finish_first(directory, *args):
+        shutil.copytree(made, tmp_path / "out")
+        real_fill(directory, *args)
+
+    found, real_fill = find_base(str(base)), checkpoint._fill
+    made = ensure_checkpoint(found, DUS, tmp_path / "cache")
+    monkeypatch.setattr(checkpoint, "_fill", finish_first)
+    assert write_checkpoint(found, DUS, tmp_path / "out") is False
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "cache", "out"}
+
+
+def test_every_file_is_flushed_before_the_rename(base, tmp_path, monkeypatch):
+    """And the directory that holds it, and after the rename the one above."""
+    for name in ("tokenizer.json", "LICENSE", "README.md"):
+        (base / name).write_text("x")
+    events = []
+
+    def fsync(handle):
+        events.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        real_fsync(handle)
+
+    def rename(self, target):
+        events.append("rename")
+        return real_rename(self, target)
+
+    real_fsync, real_rename = os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", rename)
+    directory = ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "cache")
+    before, after = events[: events.index("rename")], events[events.index("rename") + 1 :]
+    assert {path.name for path in directory.iterdir()} <= set(before)
+    assert ".partial-" in before[-1], "the directory itself, last"
+    assert after == ["cache"]
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "README.md", "model.safetensors", "config.json"])
+def test_no_private_file_gets_into_the_model_by_a_link(base, tmp_path, name):
+    secret = (base / name).rename(tmp_path / "secret") if (base / name).exists() else tmp_path / "secret"
+    if name not in ("model.safetensors", "config.json"):
+        secret.write_text("---\nlicense: secret\n---\n")
+    (base / name).symlink_to(secret)
+    with pytest.raises(
+        CheckpointError, match=rf"base/{name}: a link that leads out of the model's folder, to {secret}"
+    ):
+        ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").glob("*") if path.is_dir()]
+
+
+def test_the_room_that_a_left_over_takes_is_named(base, tmp_path, monkeypatch):
+    found = find_base(str(base))
+    left_over = tmp_path / "cache" / f".{checkpoint.cache_name(found, DUS)}.partial-0123abcd-1-1-01234567"
+    left_over.mkdir(parents=True)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(CheckpointError, match=f"make room, remove {left_over.name} if its writer is dead, or choose"):
+        ensure_checkpoint(found, DUS, tmp_path / "cache")

@@ -1,0 +1,178 @@
+"""Depth surgery on the names of a model's tensors. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from solar_plugins.errors import CheckpointError
+from solar_plugins.upscaling.architecture import architecture_of, base_depth, decoder_config, layer_kinds
+from solar_plugins.upscaling.architecture_table import COMPOSITES, Architecture
+from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+
+
+class TensorCopy(NamedTuple):
+    """One tensor of the deeper model and the base tensor it is made from."""
+
+    name: str
+    source: str
+    zeroed: bool = False
+    """Same dtype and shape as the source, every byte zero."""
+
+
+class LayerNames(NamedTuple):
+    """The tensor names of a base, by layer."""
+
+    prefix: str
+    """As this checkpoint spells it, with a dot at its end."""
+    layers: list[list[str]]
+    """Those of each decoder layer, in the order they are stored."""
+    after: dict[int, list[str]]
+    """Those of further layers, by number: multi-token-prediction layers stored past the last one."""
+
+
+def layer_names(names: Iterable[str], config: Mapping[str, Any]) -> LayerNames:
+    """The tensor names of each base layer.
+
+    Raises:
+        CheckpointError: A layer has no tensors, or other ones than another layer of its kind; or there are tensors for
+            layers past the last one and the config does not announce them.
+    """
+    architecture, num_layers = architecture_of(config), base_depth(config)
+    text = decoder_config(config)
+    own = (architecture.layers_prefix, *architecture.other_prefixes)
+    prefixes = COMPOSITES.get(config["model_type"], own)
+    by_prefix = _numbered(names, prefixes)
+    if len(by_prefix) != 1:
+        spelled = ", ".join(sorted(by_prefix)) or "none"
+        raise CheckpointError(
+            f"the tensors of the decoder layers should be called {' or '.join(prefixes)}<number>...., for "
+            f"model_type {config['model_type']!r}; found: {spelled}. The checkpoint is incomplete, or its config "
+            "belongs to another model"
+        )
+    [(prefix, numbered)] = by_prefix.items()
+    extra = sorted(index for index in numbered if index >= num_layers)
+    announced = next((text[key] for key in EXTRA_LAYER_KEYS if isinstance(text.get(key), int)), 0)
+    if extra and extra != list(range(num_layers, num_layers + announced)):
+        raise CheckpointError(
+            f"tensor {numbered[extra[0]][0]!r:.200} belongs to layer {extra[0]}, but the config says "
+            f"{architecture.depth_key}: {num_layers} and announces {announced} prediction layers after them "
+            f"({' or '.join(EXTRA_LAYER_KEYS)}); the config belongs to another model"
+        )
+    layers = [numbered.get(index, []) for index in range(num_layers)]
+    _check_same_parts(prefix, layers, layer_kinds(config))
+    _check_stored_with(prefix, layers, architecture)
+    return LayerNames(prefix, layers, {index: numbered[index] for index in extra})
+
+
+def layer_tensors(names: Iterable[str], config: Mapping[str, Any]) -> dict[int, list[str]]:
+    """The tensor names of each numbered layer of the decoder, whatever the config's depth; empty if there are none."""
+    architecture = architecture_of(config)
+    own = (architecture.layers_prefix, *architecture.other_prefixes)
+    found = _numbered(names, COMPOSITES.get(config["model_type"], own))
+    return next(iter(found.values()), {})
+
+
+EXTRA_LAYER_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
+"""Config keys that announce prediction layers stored past the last decoder layer."""
+
+
+def _numbered(names: Iterable[str], prefixes: Iterable[str]) -> dict[str, dict[int, list[str]]]:
+    """Tensor names by the spelling of the prefix and by layer. Parts before it may be missing or added."""
+    spellings = [prefix.split(".")[:-1] for prefix in prefixes]
+    stacks = "|".join(sorted({re.escape(parts[-1]) for parts in spellings}))
+    pattern = re.compile(rf"((?:[^.]+\.)*?(?:{stacks})\.)(0|[1-9][0-9]{{0,5}})\..+")
+    found: dict[str, dict[int, list[str]]] = {}
+    for name in names:
+        match = pattern.fullmatch(name)
+        if match and any(_same_end(match[1].split(".")[:-1], parts) for parts in spellings):
+            found.setdefault(match[1], {}).setdefault(int(match[2]), []).append(name)
+    return found
+
+
+def _same_end(parts: list[str], others: list[str]) -> bool:
+    shorter = min(len(parts), len(others))
+    return parts[-shorter:] == others[-shorter:]
+
+
+def _check_same_parts(prefix: str, layers: list[list[str]], kinds: list[tuple[Any, ...]]) -> None:
+    firsts: dict[tuple[Any, ...], int] = {}
+    parts = [{name.removeprefix(f"{prefix}{index}.") for name in layer} for index, layer in enumerate(layers)]
+    for index, kind in enumerate(kinds):
+        first = firsts.setdefault(kind, index)
+        if not parts[index] or parts[index] != parts[first]:
+            odd = ", ".join(sorted(parts[index] ^ parts[first])[:3])
+            raise CheckpointError(
+                f"layer {index} does not hold the same tensors as layer {first}: "
+                f"{f'they differ in {odd}' if parts[index] else 'it has none'}; the checkpoint is incomplete, or its "
+                "config belongs to another model"
+            )
+
+
+def _check_stored_with(prefix: str, layers: list[list[str]], architecture: Architecture) -> None:
+    for index, layer in enumerate(layers):
+        for first, second in architecture.stored_with.items():
+            if f"{prefix}{index}.{first}" in layer and f"{prefix}{index}.{second}" not in layer:
+                raise CheckpointError(
+                    f"tensor {prefix}{index}.{second} is not stored, so the model would derive it from the layer's new "
+                    "position. Load and save the base once with transformers, which stores it"
+                )
+
+
+def tensor_copies(names: Iterable[str], config: Mapping[str, Any], plan: LayerPlan) -> list[TensorCopy]:
+    """Every tensor of the deeper model: those outside the layers once, then the layers in the plan's order.
+
+    Prediction layers stored past the last layer stay there, with the numbers that follow the new last layer.
+
+    Args:
+        names: The base's tensor names, in the order they are stored, which is kept inside each layer.
+        config: The base's config.
+        plan: What becomes of its layers.
+
+    Raises:
+        CheckpointError: The names do not fit the config.
+
+    Example:
+        >>> names = ["model.norm.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"]
+        >>> config = {"model_type": "llama", "num_hidden_layers": 2}
+        >>> [copy.source for copy in tensor_copies(names, config, LayerPlan.from_sources(2, [0, 1, 1]))][2:]
+        ['model.layers.1.mlp.up_proj.weight', 'model.layers.1.mlp.up_proj.weight']
+    """
+    architecture, names = architecture_of(config), list(names)
+    found = layer_names(names, config)
+    in_layers = {name for group in (*found.layers, *found.after.values()) for name in group}
+    copies = [TensorCopy(name, name) for name in names if name not in in_layers]
+    for position, layer in enumerate(plan.layers):
+        prefix = f"{found.prefix}{layer.source}."
+        rests = [name.removeprefix(prefix) for name in found.layers[layer.source]]
+        _check_residual_writers(layer, rests, architecture, config)
+        copies += [
+            TensorCopy(f"{found.prefix}{position}.{rest}", prefix + rest, _is_zeroed(layer, rest, architecture))
+            for rest in rests
+        ]
+    for index, group in found.after.items():
+        new = f"{found.prefix}{index - plan.base_layers + len(plan)}."
+        copies += [TensorCopy(new + name.removeprefix(f"{found.prefix}{index}."), name) for name in group]
+    return copies
+
+
+def _is_zeroed(layer: PlannedLayer, rest: str, architecture: Architecture) -> bool:
+    return layer.initialization == "identity" and rest.rpartition(".")[0] in architecture.residual_writers
+
+
+def _check_residual_writers(
+    layer: PlannedLayer, rests: list[str], architecture: Architecture, config: Mapping[str, Any]
+) -> None:
+    if layer.initialization != "identity":
+        return
+    if not architecture.residual_writers:
+        raise CheckpointError(
+            f"identity layers are not tested for model_type {config['model_type']!r}; use a strategy that only copies"
+        )
+    missing = [module for module in architecture.residual_writers if f"{module}.weight" not in rests]
+    if missing:
+        raise CheckpointError(
+            f"layer {layer.source} has no {missing[0]}.weight, so it cannot be initialised as identity; the checkpoint "
+            "does not follow its model_type"
+        )

@@ -1,0 +1,115 @@
+import pytest
+
+from solar_plugins.errors import CheckpointError
+from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+from solar_plugins.upscaling.tensor_names import layer_tensors, tensor_copies
+
+CONFIG = {"model_type": "llama", "num_hidden_layers": 4, "hidden_size": 32}
+NAMES = [
+    "lm_head.weight",
+    "model.embed_tokens.weight",
+    *(
+        f"model.layers.{i}.{part}"
+        for i in range(4)
+        for part in ("mlp.down_proj.weight", "self_attn.o_proj.weight", "self_attn.q_proj.weight")
+    ),
+    "model.norm.weight",
+]
+PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
+
+
+def test_tensors_follow_the_plan():
+    copies = {copy.name: copy for copy in tensor_copies(NAMES, CONFIG, PLAN)}
+    assert len(copies) == 3 + 6 * 3
+    assert copies["lm_head.weight"].source == "lm_head.weight"
+    assert copies["model.layers.3.self_attn.q_proj.weight"].source == "model.layers.1.self_attn.q_proj.weight"
+    assert copies["model.layers.5.mlp.down_proj.weight"].source == "model.layers.3.mlp.down_proj.weight"
+    assert not any(copy.zeroed for copy in copies.values())
+
+
+def test_identity_zeroes_what_writes_to_the_residual_stream_and_nothing_else():
+    plan = LayerPlan(4, (*(PlannedLayer(i) for i in range(4)), PlannedLayer(3, "identity")))
+    zeroed = [copy.name for copy in tensor_copies(NAMES, CONFIG, plan) if copy.zeroed]
+    assert zeroed == ["model.layers.4.mlp.down_proj.weight", "model.layers.4.self_attn.o_proj.weight"]
+
+
+def test_identity_needs_the_tensors_that_it_zeroes():
+    names = [name for name in NAMES if "o_proj" not in name]
+    with pytest.raises(CheckpointError, match=r"layer 3 has no self_attn.o_proj.weight"):
+        tensor_copies(names, CONFIG, LayerPlan(4, (PlannedLayer(3, "identity"),)))
+
+
+def test_identity_is_refused_where_it_is_not_tested():
+    with pytest.raises(CheckpointError, match="identity layers are not tested for model_type 'gemma'"):
+        tensor_copies(NAMES, CONFIG | {"model_type": "gemma"}, LayerPlan(4, (PlannedLayer(3, "identity"),)))
+
+
+@pytest.mark.parametrize("change", [lambda n: n.removeprefix("model."), lambda n: f"base.{n}"])
+def test_checkpoints_whose_names_lack_or_carry_a_prefix(change):
+    names = [change(name) for name in NAMES]
+    copies = {copy.name: copy.source for copy in tensor_copies(names, CONFIG, PLAN)}
+    assert len(copies) == 3 + 6 * 3
+    assert copies[change("model.layers.4.mlp.down_proj.weight")] == change("model.layers.2.mlp.down_proj.weight")
+
+
+def test_prediction_layers_stay_behind_the_last_layer():
+    names = [*NAMES, "model.layers.4.eh_proj.weight", "model.layers.5.eh_proj.weight"]
+    copies = {copy.name: copy.source for copy in tensor_copies(names, CONFIG | {"num_nextn_predict_layers": 2}, PLAN)}
+    assert copies["model.layers.6.eh_proj.weight"] == "model.layers.4.eh_proj.weight"
+    assert copies["model.layers.7.eh_proj.weight"] == "model.layers.5.eh_proj.weight"
+    assert len(copies) == 3 + 6 * 3 + 2
+
+
+def test_layers_of_different_kinds_may_hold_different_tensors():
+    config = {"model_type": "qwen3_moe", "num_hidden_layers": 4, "mlp_only_layers": [0]}
+    names = [
+        *NAMES,
+        *(f"model.layers.{i}.mlp.experts.{e}.up_proj.weight" for i in (1, 2, 3) for e in range(2)),
+    ]
+    copies = {copy.name: copy.source for copy in tensor_copies(names, config, PLAN)}
+    assert copies["model.layers.3.mlp.experts.1.up_proj.weight"] == "model.layers.1.mlp.experts.1.up_proj.weight"
+    incomplete = [name for name in names if name != "model.layers.2.mlp.experts.1.up_proj.weight"]
+    with pytest.raises(CheckpointError, match="layer 2 does not hold the same tensors as layer 1"):
+        tensor_copies(incomplete, config, PLAN)
+
+
+def test_a_model_of_more_than_text_grows_its_decoder_only():
+    config = {
+        "model_type": "gemma3",
+        "text_config": {"model_type": "gemma3_text", "num_hidden_layers": 4, "layer_types": ["full_attention"] * 4},
+    }
+    vision = [f"model.vision_tower.encoder.layers.{i}.mlp.weight" for i in range(4)]
+    names = [name.replace("model.layers", "model.language_model.layers") for name in NAMES] + vision
+    copies = {copy.name: copy.source for copy in tensor_copies(names, config, PLAN)}
+    assert copies["model.language_model.layers.5.mlp.down_proj.weight"] == (
+        "model.language_model.layers.3.mlp.down_proj.weight"
+    )
+    assert all(copies[name] == name for name in vision)
+
+
+def test_a_decay_that_is_not_stored_would_be_derived_anew():
+    config = {"model_type": "minimax", "num_hidden_layers": 2, "layer_types": ["linear_attention"] * 2}
+    names = [f"model.layers.{i}.self_attn.qkv_proj.weight" for i in range(2)]
+    with pytest.raises(CheckpointError, match=r"layers.0.self_attn.slope_rate is not stored"):
+        tensor_copies(names, config, LayerPlan.from_sources(2, [0, 1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([*NAMES, "model.layers.4.mlp.up_proj.weight"], "belongs to layer 4, but the config says num_hidden_layers: 4"),
+        ([name for name in NAMES if ".layers.2." not in name], "layer 2 .* it has none"),
+        ([name for name in NAMES if name != "model.layers.2.self_attn.q_proj.weight"], "differ in self_attn.q_proj"),
+        ([name.replace("layers", "h") for name in NAMES], r"should be called model.layers.<number>.*found: none"),
+        ([*NAMES, *(f"other.{name}" for name in NAMES)], r"found: model.layers., other.model.layers."),
+    ],
+)
+def test_names_that_do_not_fit_the_config(names, message):
+    with pytest.raises(CheckpointError, match=message):
+        tensor_copies(names, CONFIG, PLAN)
+
+
+def test_tensors_by_layer():
+    assert layer_tensors(["model.layers.7.a", "model.norm", "model.layers.7.b"], CONFIG) == {
+        7: ["model.layers.7.a", "model.layers.7.b"]
+    }
