@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
@@ -61,7 +61,9 @@ def layer_names(names: Iterable[str], config: Mapping[str, Any]) -> LayerNames:
             f"({' or '.join(EXTRA_LAYER_KEYS)}); the config belongs to another model"
         )
     layers = [numbered.get(index, []) for index in range(num_layers)]
-    _check_same_parts(prefix, layers, layer_kinds(config))
+    # Which modules are quantised may differ from layer to layer, and with it what is stored of a module.
+    part = _module if config.get("quantization_config") else str
+    _check_same_parts(prefix, layers, layer_kinds(config), part)
     _check_stored_with(prefix, layers, architecture)
     return LayerNames(prefix, layers, {index: numbered[index] for index in extra})
 
@@ -96,9 +98,17 @@ def _same_end(parts: list[str], others: list[str]) -> bool:
     return parts[-shorter:] == others[-shorter:]
 
 
-def _check_same_parts(prefix: str, layers: list[list[str]], kinds: list[tuple[Any, ...]]) -> None:
+def _module(name: str) -> str:
+    """``mlp.up_proj`` of ``mlp.up_proj.weight``, ``mlp.up_proj.weight.absmax`` and ``mlp.up_proj.qzeros``."""
+    head, weight, _ = name.partition(".weight")
+    return head if weight else name.rpartition(".")[0]
+
+
+def _check_same_parts(
+    prefix: str, layers: list[list[str]], kinds: list[tuple[Any, ...]], part: Callable[[str], str]
+) -> None:
     firsts: dict[tuple[Any, ...], int] = {}
-    parts = [{name.removeprefix(f"{prefix}{index}.") for name in layer} for index, layer in enumerate(layers)]
+    parts = [{part(name.removeprefix(f"{prefix}{index}.")) for name in layer} for index, layer in enumerate(layers)]
     for index, kind in enumerate(kinds):
         first = firsts.setdefault(kind, index)
         if not parts[index] or parts[index] != parts[first]:
