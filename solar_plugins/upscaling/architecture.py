@@ -49,7 +49,8 @@ def _own_code_architecture(config: Mapping[str, Any]) -> Architecture:
     Raises:
         CheckpointError: The config holds a key that other types use for what differs by layer.
     """
-    by_position = {field.key for row in ARCHITECTURES.values() for field in row.fields} | POSITIONAL_KEYS
+    said = (field.key.split() for row in ARCHITECTURES.values() for field in row.fields)
+    by_position = {word for words in said for word in words} | POSITIONAL_KEYS
     odd = sorted(key for key in by_position & config.keys() if config[key] not in (None, [], 0))
     if odd:
         raise CheckpointError(
@@ -112,7 +113,7 @@ def upscale_config(config: Mapping[str, Any], plan: LayerPlan) -> dict[str, Any]
             f"config.json: {row.depth_key} is {base_depth(config)}, the plan is for {plan.base_layers}"
         )
     fields = _fields_of(config)
-    _check_unknown_lists(text, {field.key for field in fields}, plan.base_layers)
+    _check_unknown_lists(text, {word for field in fields for word in field.key.split()}, plan.base_layers)
     changes = reordered_fields(text, fields, plan)
     changes |= {key: len(plan) for key in (row.depth_key, *row.more_depth_keys) if type(text.get(key)) is int}
     upscaled = {**text, **changes} if text is config else {**config, "text_config": {**text, **changes}}

@@ -46,7 +46,7 @@ class Architecture(NamedTuple):
 _TYPES, _MLP = listed("layer_types"), listed("mlp_layer_types")
 _WINDOW_HINT = leading_hint("max_window_layers")
 _QWEN_WINDOW = (listed("layer_types", family.upper_window), _WINDOW_HINT)
-_QWEN_EXPERTS = (indices("mlp_only_layers"), derived("decoder_sparse_step", family.sparse_by_step))
+_QWEN_EXPERTS = family.qwen_experts()
 _DENSE_FIRST = leading("first_k_dense_replace")
 _EXPERTS_EVERY = derived("moe_layer_freq", family.experts_by_frequency)
 _LINEAR_EVERY_4 = family.every("full_attention_interval", 4, else_="linear_attention")
@@ -147,7 +147,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         fields=(optional_list("layers_block_type"), recoded("hybrid_override_pattern", lambda text, n: text, "".join)),
     ),
     "olmo_hybrid": _WITH_TYPES,
-    "qwen3_next": Architecture(fields=(_LINEAR_EVERY_4, *_QWEN_EXPERTS)),
+    "qwen3_next": Architecture(fields=(_LINEAR_EVERY_4, _QWEN_EXPERTS)),
     "qwen3_5_text": Architecture(fields=(_LINEAR_EVERY_4,)),
     "qwen3_5_moe_text": Architecture(fields=(_LINEAR_EVERY_4,)),
     "qwen4_exp_text": Architecture(fields=(_TYPES, indices("ple_layer_ids"))),
@@ -167,9 +167,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         fields=(family.LLAMA4_ROPE, listed("layer_types", family.llama4_attention), indices("moe_layers")),
     ),
     "qwen2_moe": Architecture(
-        fields=(listed("layer_types", family.lower_window), _WINDOW_HINT, *_QWEN_EXPERTS),
+        fields=(listed("layer_types", family.lower_window), _WINDOW_HINT, _QWEN_EXPERTS),
     ),
-    "qwen3_moe": Architecture(fields=(optional_list("layer_types"), *_QWEN_EXPERTS)),
+    "qwen3_moe": Architecture(fields=(optional_list("layer_types"), _QWEN_EXPERTS)),
     **dict.fromkeys(
         (
             "axk2 bailing_hybrid cohere2_moe deepseek_v32 deepseek_v4 exaone_moe kimi_linear "

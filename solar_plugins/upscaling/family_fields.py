@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from solar_plugins.upscaling.layer_fields import Config, LayerField, derived, listed, whole_number
+from solar_plugins.upscaling.layer_fields import Config, LayerField, derived, indices, listed, whole_number
 
 
 def every(
@@ -87,9 +87,24 @@ def empty_is_absent(field: LayerField) -> LayerField:
     )
 
 
-def sparse_by_step(config: Config, index: int, num_layers: int) -> str:
-    """Qwen's: every ``decoder_sparse_step``-th layer holds experts (modeling_qwen2_moe.py)."""
-    return "sparse" if (index + 1) % whole_number(config, "decoder_sparse_step", 1) == 0 else "dense"
+def qwen_experts() -> LayerField:
+    """Qwen's: every ``decoder_sparse_step``-th layer, if not in ``mlp_only_layers``, holds experts.
+
+    A plan that breaks the step is written as a list (modeling_qwen2_moe.py).
+    """
+    dense = indices("mlp_only_layers")
+
+    def read(config: Config, num_layers: int) -> Sequence[bool]:
+        step = max(1, whole_number(config, "decoder_sparse_step", 1))
+        only = dense.read(config, num_layers)
+        return [not only[index] and (index + 1) % step == 0 for index in range(num_layers)]
+
+    def write(config: Config, values: Sequence[bool]) -> dict[str, Any]:
+        if not config.get("mlp_only_layers") and list(read(config, len(values))) == list(values):
+            return {}
+        return {"decoder_sparse_step": 1, "mlp_only_layers": [index for index, holds in enumerate(values) if not holds]}
+
+    return LayerField("mlp_only_layers and decoder_sparse_step", read, write)
 
 
 def experts_by_frequency(config: Config, index: int, num_layers: int) -> bool:
@@ -119,7 +134,7 @@ def ernie_moe() -> LayerField:
         experts = [index for index, holds in enumerate(values) if holds]
         return {"moe_layer_start_index": experts[0], "moe_layer_end_index": experts[-1]} if experts else {}
 
-    return LayerField("moe_layer_start_index, moe_layer_end_index and moe_layer_interval", read, write)
+    return LayerField("moe_layer_start_index moe_layer_end_index moe_layer_interval", read, write)
 
 
 def spelled_out(pairs: Sequence[Any], num_layers: int) -> Sequence[str]:

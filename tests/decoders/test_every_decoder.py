@@ -179,7 +179,7 @@ def table():
             return "equal"
         short = result.split(": ", 1)[-1] if result.startswith("refused") else result.split("; ", 1)[-1]
         number = numbers.setdefault(short.removeprefix("config.json: "), len(numbers) + 1)
-        return f"{result[:7].rstrip(';:')} [{number}]"
+        return f"{result.split()[0].rstrip(';:')} [{number}]"
 
     rows = [f"| {name} | " + " | ".join(cell(RESULTS[name][plan]) for plan in PLANS) + " |" for name in RESULTS]
     refused = [f"| {name} | {reason} |" for name, reason in REFUSED.items()]

@@ -44,6 +44,14 @@ def test_config_gets_the_new_depth_and_per_layer_lists_follow_the_plan():
             {"mlp_only_layers": [1, 3]},
         ),
         (
+            {"model_type": "qwen3_moe", "num_hidden_layers": 4, "decoder_sparse_step": 2},
+            {"decoder_sparse_step": 2},  # the plan keeps the step
+        ),
+        (
+            {"model_type": "qwen3_moe", "num_hidden_layers": 4, "decoder_sparse_step": 3},
+            {"decoder_sparse_step": 1, "mlp_only_layers": [0, 1, 3, 5]},
+        ),
+        (
             {"model_type": "nemotron_h", "num_hidden_layers": 4, "hybrid_override_pattern": "M-M*"},
             {"num_hidden_layers": 6, "hybrid_override_pattern": "M-M-M*"},
         ),
