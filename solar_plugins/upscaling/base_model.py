@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +13,12 @@ from typing import Any
 
 from solar_plugins.errors import CheckpointError, SolarError
 from solar_plugins.upscaling.architecture import base_depth
+from solar_plugins.upscaling.base_tensors import INDEX, SINGLE_FILE, read_tensors
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.safetensors_io import StoredTensor, read_header
-from solar_plugins.upscaling.untrusted_files import is_plain_file_name, read_json_object, require_inside
+from solar_plugins.upscaling.safetensors_io import StoredTensor
+from solar_plugins.upscaling.untrusted_files import read_json_object, require_inside
 
 CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
 PROVENANCE_KEY = "solar_plugins"
 """Our record in an up-scaled model's config.json. It survives training, LoRA merging and upload."""
 
@@ -87,7 +86,7 @@ class BaseCheckpoint:
         Raises:
             CheckpointError: There are no safetensors files, one is damaged, or the index and the files disagree.
         """
-        return _read_tensors(self.directory)
+        return read_tensors(self.directory)
 
     @property
     def files(self) -> list[Path]:
@@ -271,64 +270,3 @@ def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
             "(HF_TOKEN for gated models; with HF_HUB_OFFLINE=1 only what is in the cache is used), or give a local "
             "path"
         ) from None
-
-
-def _read_tensors(directory: Path) -> dict[str, StoredTensor]:
-    if (directory / INDEX).is_file() and (directory / SINGLE_FILE).is_file():
-        raise CheckpointError(
-            f"{directory}: holds both {SINGLE_FILE} and {INDEX}; transformers reads the first and mergekit the second, "
-            "so nobody can say which weights are meant. Remove the one that is stale"
-        )
-    if (directory / INDEX).is_file():
-        return _read_indexed(directory)
-    if (directory / SINGLE_FILE).is_file():
-        return _read_own_header(directory / SINGLE_FILE)
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
-    if pickles:
-        raise CheckpointError(
-            f"{directory}: the weights are pickles ({pickles[0]}), which can run code when they are read; expected "
-            "safetensors. Convert them once: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)"
-        )
-    raise CheckpointError(f"{directory}: no weights; expected {SINGLE_FILE} or {INDEX} with its shards")
-
-
-def _read_own_header(path: Path) -> dict[str, StoredTensor]:
-    require_inside(path, path.parent)
-    return read_header(path)
-
-
-def _read_indexed(directory: Path) -> dict[str, StoredTensor]:
-    require_inside(directory / INDEX, directory)
-    weight_map = read_json_object(directory / INDEX, strict=True).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise CheckpointError(
-            f"{directory / INDEX}: weight_map is not a map from tensor names to file names; download it again"
-        )
-    stored: dict[str, StoredTensor] = {}
-    for filename in _shard_names(directory, weight_map):
-        for name, tensor in _read_own_header(directory / filename).items():
-            if weight_map.get(name) != filename:
-                raise CheckpointError(
-                    f"{directory / INDEX}: tensor {name!r:.200} lies in {filename}, but the index says "
-                    f"{weight_map.get(name)!r}; shards and index are of different versions. Download them again"
-                )
-            stored[name] = tensor
-    absent = sorted(weight_map.keys() - stored.keys())
-    if absent:
-        raise CheckpointError(
-            f"{directory / INDEX}: tensor {absent[0]!r:.200} should be in {weight_map[absent[0]]}, but is not; "
-            "download it again"
-        )
-    return stored
-
-
-def _shard_names(directory: Path, weight_map: Mapping[str, str]) -> Iterator[str]:
-    for filename in dict.fromkeys(weight_map.values()):
-        if not is_plain_file_name(filename):
-            raise CheckpointError(
-                f"{directory / INDEX}: names the shard {filename!r:.200}, which is no plain file name in this folder; "
-                "refused"
-            )
-        if not (directory / filename).exists():
-            raise CheckpointError(f"{directory / INDEX}: names the shard {filename}, which is missing; download it")
-        yield filename

@@ -20,7 +20,8 @@ from typing import Any
 from solar_plugins.errors import CheckpointError
 from solar_plugins.registry import announce
 from solar_plugins.upscaling.architecture import upscale_config
-from solar_plugins.upscaling.base_model import CONFIG, INDEX, PROVENANCE_KEY, BaseCheckpoint
+from solar_plugins.upscaling.base_model import CONFIG, PROVENANCE_KEY, BaseCheckpoint
+from solar_plugins.upscaling.base_tensors import INDEX
 from solar_plugins.upscaling.estimates import format_bytes, require_expected_parameters
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import FORMAT_VERSION, MARKER, Marker, read_marker

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.architecture import upscale_config
-from solar_plugins.upscaling.base_model import CONFIG, INDEX, BaseCheckpoint, find_base
+from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, find_base
+from solar_plugins.upscaling.base_tensors import INDEX
 from solar_plugins.upscaling.checkpoint import planned_shards, progress, provenance
 from solar_plugins.upscaling.estimates import format_bytes
 from solar_plugins.upscaling.layer_plan import LayerPlan

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling import checkpoint, writer_lock
-from solar_plugins.upscaling.base_model import INDEX, find_base
+from solar_plugins.upscaling.base_model import find_base
+from solar_plugins.upscaling.base_tensors import INDEX
 from solar_plugins.upscaling.checkpoint import cache_name, ensure_checkpoint, is_finished
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 

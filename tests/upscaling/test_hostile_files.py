@@ -14,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.base_model import INDEX, find_base
+from solar_plugins.upscaling.base_model import find_base
+from solar_plugins.upscaling.base_tensors import INDEX
 from solar_plugins.upscaling.safetensors_io import read_header
 
 LIMIT = 25_000_000
