@@ -201,7 +201,7 @@ def test_the_file_that_is_mutated_is_good(path):
     assert agrees_with_the_reference(path, FILE)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(FILE) - 1), st.integers(0, 255)), min_size=1, max_size=3))
 def test_flipped_bytes(path, flips):
     content = bytearray(FILE)
@@ -210,7 +210,7 @@ def test_flipped_bytes(path, flips):
     agrees_with_the_reference(path, bytes(content))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.binary(max_size=60), st.integers(0, 70) | st.integers(0, 2**64 - 1))
 @example(b"{}" + b" " * 20, 22)
 @example(b" {}", 3)
@@ -232,14 +232,14 @@ entries = st.fixed_dictionaries(
 metadata = st.dictionaries(st.text(max_size=2), st.text(max_size=2) | numbers, max_size=2) | numbers
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), entries, max_size=3), metadata, st.booleans(), st.integers(0, 24))
 def test_any_entries(path, header, some_metadata, with_metadata, num_bytes):
     header |= {"__metadata__": some_metadata} if with_metadata else {}
     agrees_with_the_reference(path, framed(json.dumps(header).encode(), bytes(range(num_bytes))))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.permutations([0, 8, 8, 10, 10, 10, 10, 18]), st.permutations(["a", "b.weight", "c", "d"]))
 def test_swapped_offsets_and_orders(path, offsets, names):
     header = {name: GOOD[name] | {"data_offsets": offsets[2 * i : 2 * i + 2]} for i, name in enumerate(names)}
@@ -269,7 +269,7 @@ weight_maps = st.dictionaries(st.sampled_from(["1", "2", "3"]), index_names | st
 indices = st.fixed_dictionaries({"weight_map": weight_maps | st.lists(index_names) | st.none()}) | st.lists(st.none())
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(indices | st.binary(max_size=40))
 @example({"weight_map": {"1": "1.safetensors", "2": "2.safetensors"}})
 def test_any_index(folder, index):

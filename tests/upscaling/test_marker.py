@@ -75,7 +75,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=50))
 def test_random_bytes_raise_nothing_else(tmp_path_factory, data):
     directory = tmp_path_factory.getbasetemp()
@@ -84,7 +84,7 @@ def test_random_bytes_raise_nothing_else(tmp_path_factory, data):
         read_marker(directory)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(["base.name", "base.identity", "base", "plan", "plan.ranges", "files"])), st.data())
 def test_mutated_markers_are_read_right_or_refused(tmp_path_factory, places, data):
     content = GOOD.to_dict() | {"format_version": FORMAT_VERSION}
