@@ -68,7 +68,7 @@ def solar() -> None:
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @click.option("--base", help="Instead of a recipe: a directory, a config.json or a hub id.")
 @click.option("--revision", help="Revision of a hub id.")
-@click.option("--strategy", default="dus", show_default=True, help="With --base: how to grow it.")
+@click.option("--strategy", help="With --base: how to grow it.  [default: dus]")
 @click.option("--trust-remote-code", is_flag=True, help="Accept a base that brings code of its own; it is not run.")
 @click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
 @click.option(
@@ -78,7 +78,7 @@ def plan(
     recipe: Path | None,
     base: str | None,
     revision: str | None,
-    strategy: str,
+    strategy: str | None,
     trust_remote_code: bool,
     as_json_text: bool,
     plot: Path | None,
@@ -100,7 +100,7 @@ def _plan_report(
     recipe: Path | None,
     base: str | None,
     revision: str | None,
-    strategy: str,
+    strategy: str | None,
     arguments: dict[str, str | None],
     *,
     trust_remote_code: bool,
@@ -108,11 +108,11 @@ def _plan_report(
     if (recipe is None) == (base is None):
         raise click.UsageError("give either a RECIPE or --base, and with --base a strategy's arguments")
     if recipe is not None:
-        if any(value is not None for value in arguments.values()):
-            raise click.UsageError("a strategy's arguments stand in the recipe; give them as options only with --base")
+        if trust_remote_code or any(value is not None for value in (revision, strategy, *arguments.values())):
+            raise click.UsageError("what the options say stands in the recipe; give them only with --base")
         return plan_for_recipe(recipe)
     assert base is not None
-    init = _init_args(strategy, arguments)
+    init = _init_args(strategy or "dus", arguments)
     return plan_for_base(base, revision, init, where="", trust_remote_code=trust_remote_code)
 
 

@@ -57,7 +57,7 @@ def plan_for_recipe(path: Path) -> PlanReport:
     base, revision = base_of(recipe)
     trusted = recipe.get("trust_remote_code") is True
     sequence_tokens = recipe.get("sequence_len")
-    if not isinstance(sequence_tokens, int) or sequence_tokens < 1:
+    if type(sequence_tokens) is not int or sequence_tokens < 1:
         sequence_tokens = DEFAULT_SEQUENCE_TOKENS
     return plan_for_base(base, revision, solar.init, sequence_tokens=sequence_tokens, trust_remote_code=trusted)
 

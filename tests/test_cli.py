@@ -56,6 +56,40 @@ def test_plan_from_config_alone_equals_the_plan_from_weights(base):
     assert {**with_weights, "base": ""} == {**config_only, "base": ""}
 
 
+def test_plan_from_a_config_that_does_not_tell_the_parameters(tmp_path):
+    config = {
+        "model_type": "gpt_oss",
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    report = json.loads(invoke("plan", "--base", tmp_path / "config.json", "--drop-layers", 1, "--json"))
+    assert report["num_layers"] == 6
+    assert report["parameters"] is report["checkpoint_bytes"] is None
+    assert report["memory"] == []
+    text = invoke("plan", "--base", tmp_path / "config.json", "--drop-layers", 1)
+    assert "config.json alone does not tell for model_type 'gpt_oss'; give the folder with its weights" in text
+    assert "seam: layer 2 feeds layer 1, distance 1" in text
+
+
+@pytest.mark.parametrize("option", [["--revision", "main"], ["--strategy", "dus"], ["--trust-remote-code"]])
+def test_plan_of_a_recipe_takes_no_option_that_the_recipe_says(recipe, option):
+    result = CliRunner().invoke(solar, ["plan", str(recipe), *option])
+    assert result.exit_code == 2
+    assert "what the options say stands in the recipe" in result.stderr
+
+
+def test_a_base_with_its_own_code_must_be_trusted(base, tmp_path):
+    config = json.loads((base / "config.json").read_text()) | {"auto_map": {"AutoModelForCausalLM": "mine.Mine"}}
+    (base / "config.json").write_text(json.dumps(config))
+    (base / "mine.py").write_text("raise SystemExit('never run')")
+    refused = CliRunner().invoke(solar, ["upscale", str(base), str(tmp_path / "out"), "--drop-layers", "2"])
+    assert refused.exit_code == 1
+    assert "auto_map names code" in refused.stderr
+    invoke("upscale", base, tmp_path / "out", "--drop-layers", 2, "--trust-remote-code")
+    assert (tmp_path / "out" / "mine.py").is_file()
+
+
 def test_plan_as_text_shows_the_new_model_with_its_top_on_top(recipe):
     lines = invoke("plan", recipe).splitlines()
     assert "8 -> 12 layers by dus" in lines[0]

@@ -56,12 +56,12 @@ def write_report(recipe_path: Path, *, held_out: Path | None, prompts: Sequence[
     text_path, sequence_tokens = inputs.held_out_path(recipe, held_out), inputs.sequence_tokens(recipe)
     texts = inputs.read_texts(text_path)
     asked = inputs.checked_prompts(prompts, texts)
-    tokenizer = load_tokenizer(base.directory)
+    tokenizer = load_tokenizer(base.fetched)
     windows = token_windows(tokenizer, texts, sequence_tokens, _held_out_tokens())
     if not windows:
         raise ArgsError(f"{text_path}: the texts have no two tokens to predict one from the other; give longer ones")
     upscaled = ensure_checkpoint(base, plan, solar.cache_dir)
-    directories = {"base": base.directory, "up-scaled": upscaled, "trained": trained}
+    directories = {"base": base.fetched, "up-scaled": upscaled, "trained": trained}
     models = [
         measure_model(name, path, tokenizer, windows, asked, MAX_NEW_TOKENS) for name, path in directories.items()
     ]

@@ -52,7 +52,7 @@ class BaseCheckpoint:
 
     Args:
         name: As the user wrote it: a directory or a hub id.
-        directory: Where its files are.
+        directory: Where its config.json is, and all files that are here already.
         config: The content of its config.json.
         revision: The commit of a hub model, else None.
     """
@@ -72,11 +72,27 @@ class BaseCheckpoint:
         """A name fit for publication: a hub id, or the last part of a local path."""
         return self.name if self.revision else self.directory.resolve().name
 
+    @cached_property
+    def fetched(self) -> Path:
+        """The directory, with every file that is used. What the hub still has of them is fetched now, not before."""
+        if self.revision is None:
+            return self.directory
+        code = [CODE] if self.config.get("auto_map") else []
+        return _fetch(self.name, self.revision, [CONFIG, INDEX, "*.safetensors", "README.md", *COMPANIONS, *code])
+
     @property
     def companions(self) -> list[Path]:
         """Tokenizer, generation config, chat template and licence files; and the code that the config names."""
+        return self._companions_in(self.fetched)
+
+    @property
+    def companions_here(self) -> list[Path]:
+        """As `companions`, as far as they are here already: an offline hub cache may lack some, and get them later."""
+        return self._companions_in(self.directory)
+
+    def _companions_in(self, directory: Path) -> list[Path]:
         patterns = (*COMPANIONS, CODE) if self.config.get("auto_map") else COMPANIONS
-        files = (path for path in sorted(self.directory.iterdir()) if path.is_file())
+        files = (path for path in sorted(directory.iterdir()) if path.is_file())
         return [path for path in files if any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in patterns)]
 
     @cached_property
@@ -86,7 +102,7 @@ class BaseCheckpoint:
         Raises:
             CheckpointError: There are no safetensors files, one is damaged, or the index and the files disagree.
         """
-        return read_tensors(self.directory)
+        return read_tensors(self.fetched)
 
     @property
     def files(self) -> list[Path]:
@@ -112,20 +128,19 @@ class BaseCheckpoint:
         return self.fingerprint()
 
     def fingerprint(self) -> str:
-        """What tells this base from any other: names and sizes of the files that are used, and whose they are.
+        """What tells this base from any other.
 
-        For a hub model that is the commit. For a directory it is every file's time, and samples of its content, because
-        archives and build tools set all times alike.
+        For a hub model that is the commit; nothing need be here. For a directory it is the name, size and time of every
+        file that is used, and samples of its content, because archives and build tools set all times alike.
         """
+        if self.revision:
+            return f"hub:{self.name}@{self.revision}"
         digest = hashlib.sha256()
         for path in self.files:
             status = path.stat()
-            digest.update(f"{path.name}\0{status.st_size}\n".encode())
-            if not self.revision:
-                digest.update(f"{status.st_mtime_ns}\n".encode())
-                digest.update(_sample(path, status.st_size))
-        whose = f"hub:{self.name}@{self.revision}" if self.revision else "directory"
-        return f"{whose}:{digest.hexdigest()}"
+            digest.update(f"{path.name}\0{status.st_size}\n{status.st_mtime_ns}\n".encode())
+            digest.update(_sample(path, status.st_size))
+        return f"directory:{digest.hexdigest()}"
 
 
 SAMPLE_BYTES = 65_536
@@ -142,7 +157,9 @@ def _sample(path: Path, num_bytes: int) -> bytes:
 
 
 def find_base(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> BaseCheckpoint:
-    """The base called ``name``, fetched from the hub (or found in its offline cache) if it is no directory.
+    """The base called ``name``: a directory, or a model of the hub or of its offline cache.
+
+    Of a hub model only the config is fetched now; a finished checkpoint in our cache needs no more.
 
     Args:
         name: A directory or a hub id.
@@ -157,9 +174,8 @@ def find_base(name: str, revision: str | None = None, *, trust_remote_code: bool
         _refuse_adapter(directory)
         return BaseCheckpoint(name, directory, _trusted(read_config(directory / CONFIG), trust_remote_code))
     _refuse_missing_path(name)
-    config = _trusted(read_config(_fetch(name, revision, [CONFIG]) / CONFIG), trust_remote_code)
-    code = [CODE] if config.get("auto_map") else []
-    directory = _fetch(name, revision, [CONFIG, INDEX, "*.safetensors", "README.md", *COMPANIONS, *code])
+    directory = _fetch(name, revision, [CONFIG])
+    config = _trusted(read_config(directory / CONFIG), trust_remote_code)
     return BaseCheckpoint(name, directory, config, revision=directory.name)
 
 

@@ -117,6 +117,7 @@ def is_finished(directory: Path, base: BaseCheckpoint, plan: LayerPlan) -> bool:
         return (
             marker.base_identity == identity
             and marker.plan == plan
+            and {path.name for path in base.companions_here} <= marker.files.keys()
             and all((directory / name).stat().st_size == size for name, size in marker.files.items())
         )
     except (CheckpointError, FileNotFoundError, NotADirectoryError):
@@ -194,7 +195,7 @@ def provenance(base_name: str, base_revision: str | None, plan: LayerPlan) -> di
 
 
 def _card(base: BaseCheckpoint, plan: LayerPlan) -> str:
-    path, base_card = base.directory / "README.md", None
+    path, base_card = base.fetched / "README.md", None
     if path.is_file():
         require_inside(path, base.directory)
         with path.open(encoding="utf-8", errors="replace") as file:

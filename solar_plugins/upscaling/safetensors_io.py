@@ -260,7 +260,11 @@ def _move(piece: _Piece, source: int | None, target: int, advance: Callable[[int
     while done < piece.num_bytes:
         part = buffer[: piece.num_bytes - done]
         if source is not None:
-            count = os.preadv(source, [part], piece.source_start + done)
+            try:
+                count = os.preadv(source, [part], piece.source_start + done)
+            except OSError as error:
+                error.filename = str(piece.source)  # The call itself knows only a number.
+                raise
             if count == 0:
                 raise CheckpointError(
                     f"{piece.source}: the file became shorter while it was copied; leave the base alone and run again"

@@ -6,6 +6,7 @@ import pytest
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.base_model import find_base, find_config, grown_plan
+from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
 
@@ -70,13 +71,31 @@ def test_a_hub_id_is_found_in_the_offline_cache_and_identified_by_its_commit(tmp
     hub_cache(tmp_path, base, monkeypatch)
     found = find_base("someone/tiny", revision="main")
     assert found.revision == "a" * 40
-    assert found.identity.startswith(f"hub:someone/tiny@{'a' * 40}:")
-    before = found.identity
-    (found.directory / "tokenizer.json").write_text("{}")
-    assert find_base("someone/tiny", revision="main").identity != before, "a file came later"
+    assert found.identity == f"hub:someone/tiny@{'a' * 40}"
     assert found.public_name == "someone/tiny"
     assert found.num_layers == 8
     assert found.tensors
+
+
+def test_a_finished_checkpoint_needs_no_more_of_the_hub_than_the_config(tmp_path, base, monkeypatch):
+    hub_cache(tmp_path, base, monkeypatch)
+    plan = LayerPlan.from_sources(8, [*range(6), *range(2, 8)])
+    made = ensure_checkpoint(find_base("someone/tiny"), plan, tmp_path / "cache")
+    again = find_base("someone/tiny")
+    (again.directory / "model.safetensors").unlink()
+    before = (made / "model.safetensors").stat().st_mtime_ns
+    assert ensure_checkpoint(again, plan, tmp_path / "cache") == made
+    assert (made / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_tokenizer_that_came_later_into_an_offline_cache_is_not_missed(tmp_path, base, monkeypatch):
+    hub_cache(tmp_path, base, monkeypatch)
+    plan = LayerPlan.from_sources(8, [*range(6), *range(2, 8)])
+    made = ensure_checkpoint(find_base("someone/tiny"), plan, tmp_path / "cache")
+    assert not (made / "tokenizer.json").exists()
+    (find_base("someone/tiny").directory / "tokenizer.json").write_text("{}")
+    assert ensure_checkpoint(find_base("someone/tiny"), plan, tmp_path / "cache") == made
+    assert (made / "tokenizer.json").read_text() == "{}"
 
 
 def test_a_hub_id_that_is_not_in_the_cache(tmp_path, base, monkeypatch):

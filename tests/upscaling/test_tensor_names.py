@@ -73,6 +73,30 @@ def test_layers_of_different_kinds_may_hold_different_tensors():
         tensor_copies(incomplete, config, PLAN)
 
 
+@pytest.mark.parametrize(
+    ("method", "parts"),
+    [
+        ("gptq", ["qweight", "qzeros", "scales", "g_idx"]),
+        ("awq", ["qweight", "qzeros", "scales"]),
+        ("fp8", ["weight", "weight_scale_inv"]),
+        ("compressed-tensors", ["weight_packed", "weight_scale", "weight_shape"]),
+        ("bitsandbytes", ["weight", "weight.absmax", "weight.quant_map", "weight.quant_state.bitsandbytes__nf4"]),
+    ],
+)
+def test_all_parts_of_a_quantised_module_follow_and_layers_may_be_kept_in_full(method, parts):
+    config = CONFIG | {"quantization_config": {"quant_method": method}}
+    module = "mlp.up_proj"
+    quantised = [f"model.layers.{index}.{module}.{part}" for index in (0, 2, 3) for part in parts]
+    copies = {
+        copy.name: copy.source
+        for copy in tensor_copies([*NAMES, *quantised, f"model.layers.1.{module}.weight"], config, PLAN)
+    }
+    for part in parts:
+        assert copies[f"model.layers.4.{module}.{part}"] == f"model.layers.2.{module}.{part}"
+    in_full = [name.rpartition(f"{module}.")[2] for name in copies if name.startswith(f"model.layers.3.{module}")]
+    assert in_full == ["weight"]
+
+
 def test_a_model_of_more_than_text_grows_its_decoder_only():
     config = {
         "model_type": "gemma3",
