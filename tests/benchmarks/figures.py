@@ -90,6 +90,28 @@ def bench_table(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
+def readme_table(runs: Sequence[Run]) -> str:
+    """The short table of the README: medians of the warm runs, with the range of ours and of the ratio to mergekit."""
+    peer = "mergekit-yaml, best flags"
+    lines = [
+        "| result | `solar upscale`, on the disk | `cp`, on the disk | `cp` alone | `mergekit-yaml`, best flags | peak memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for size in sorted({run.result_bytes for run in runs}):
+        ours, copy, theirs = (select(runs, tool, size, "warm") for tool in (OURS, "cp", peer))
+        memory = [f"{max(run.peak_bytes for run in chosen) / 1e6:,.0f}" for chosen in (ours, copy, theirs)]
+        cells = [
+            f"{size / 1e9:.1f} GB",
+            f"{spread(run.durable_seconds for run in ours)} s",
+            f"{_digits(median(run.durable_seconds for run in copy))} s",
+            f"{_digits(median(run.seconds for run in copy))} s",
+            f"{_digits(median(run.seconds for run in theirs))} s, {ratios(runs, peer, size, 'warm')} times ours",
+            f"{' / '.join(memory)} MB",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def copy_rate(runs: Sequence[Run]) -> float:
     """Bytes that one core of ours copies in a second of its work: of the largest warm result, by the median run."""
     largest = max(run.result_bytes for run in runs)

@@ -1,11 +1,11 @@
 import json
 
 import pytest
-from bench import main
+from bench import REPOSITORY, main
 from checkpoints import differing_tensors, hidden_for, make_base, num_bytes, result_bytes
 from copy_methods import METHODS, copy, make_source
 from drawing import _apart
-from figures import OURS, Device, Run, bench_table, copy_rate, estimated_seconds, ratios, spread
+from figures import OURS, Device, Run, bench_table, copy_rate, estimated_seconds, ratios, readme_table, spread
 
 
 def run_of(tool, number, seconds, sync_seconds=0.0, cache="warm", size=1_000_000_000, cpu=1.0):
@@ -36,6 +36,11 @@ def test_table_has_one_row_for_each_tool_of_a_group():
     assert len(table) == 2 + 4
     assert table[2].startswith("| warm | 1.0 GB | solar upscale | 2.00 (1.00 to 4.00) | 1 |")
     assert table[5].startswith("| cold | 1.0 GB | cp | 9.00 (9.00 to 9.00) | 3.00 (3.00 to 3.00) |")
+
+
+def test_the_readme_shows_what_was_measured():
+    results = json.loads((REPOSITORY / "docs" / "bench.json").read_text())
+    assert readme_table([Run(**run) for run in results["runs"]]) in (REPOSITORY / "README.md").read_text()
 
 
 def test_labels_keep_apart():
