@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from solar_plugins.errors import ArgsError, PlanError, PluginError
 from solar_plugins.registry import init_strategies, init_strategy
@@ -54,17 +54,54 @@ class InitArgs(BaseModel):
         return plan
 
 
-class SolarArgs(BaseModel):
-    """The ``solar:`` block."""
+class DataArgs(BaseModel):
+    """``solar.data``: what to do with rows of ``type: solar_plugins.<formatter>`` that cannot be used."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    init: InitArgs
+    bad_rows: Literal["drop", "stop"] = Field(
+        default="drop", description="leave bad rows out, or stop at the first set with one"
+    )
+    max_bad_share: float = Field(
+        default=0.02, ge=0, le=1, description="a set in which a larger share of the rows is bad stops the run"
+    )
+
+
+class SolarArgs(BaseModel):
+    """The ``solar:`` block."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+
+    init_args: InitArgs | None = Field(
+        None, alias="init", description="how to up-scale the base; without it the base is used as it is"
+    )
+    dpo: str | None = Field(None, min_length=1, description="named settings for preference training")
+    data: DataArgs | None = Field(None, description="what to do with rows that cannot be used")
     cache_dir: str | None = Field(
         None,
         min_length=1,
         description="where up-scaled checkpoints are kept; default: solar_plugins beside the hub cache, under HF_HOME",
     )
+
+    @property
+    def init(self) -> InitArgs:
+        """How to up-scale the base, for those who cannot do without.
+
+        Raises:
+            ArgsError: The block does not say.
+        """
+        if self.init_args is None:
+            raise ArgsError("solar.init: missing; the recipe does not up-scale its base")
+        return self.init_args
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.init_args is None and self.dpo is None and self.data is None:
+            raise ValueError("it should have one of the keys init, dpo, data")
+        return self
+
+
+KEYS = tuple(sorted(field.alias or name for name, field in SolarArgs.model_fields.items()))
 
 
 class SolarPluginArgs(BaseModel):
@@ -94,7 +131,7 @@ def parse_solar_block(recipe: Mapping[str, Any]) -> SolarArgs | None:
     try:
         return SolarArgs.model_validate(expand_overrides(block))
     except ValidationError as error:
-        raise ArgsError(render(error, "solar.", SolarArgs.model_fields)) from None
+        raise ArgsError(render(error, "solar.", KEYS)) from None
 
 
 def expand_overrides(block: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +172,7 @@ def render(error: ValidationError, where: str, known: Iterable[str]) -> str:
 
 
 def _render_one(detail: Mapping[str, Any], where: str, known: list[str]) -> str:
-    path = where + ".".join(str(part) for part in detail["loc"])
+    path = (where + ".".join(str(part) for part in detail["loc"])).rstrip(".")
     if detail["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known) or 'none'}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +13,8 @@ from axolotl.utils.logging import get_logger
 
 from solar_plugins.args import SolarArgs, parse_solar_block
 from solar_plugins.errors import ArgsError, CheckpointError, SolarError
+from solar_plugins.formatters.axolotl_sets import use_ready_sets
+from solar_plugins.formatters.recipe_keys import check_recipe
 from solar_plugins.recipes import REVISION_KEYS, base_of
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base, grown_plan
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
@@ -21,7 +24,12 @@ LOG = get_logger("axolotl.solar_plugins.plugin")
 
 
 class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
-    """Up-scales the recipe's base before Axolotl looks at it. Does nothing for a recipe without a ``solar:`` block."""
+    """Up-scales the recipe's base before Axolotl looks at it, and reads the sets of our formatters.
+
+    Does nothing for a recipe without a ``solar:`` block and without our formatters.
+    """
+
+    _row_lines: Sequence[str] = ()
 
     def register(self, cfg: MutableMapping[str, Any]) -> None:
         """Make or find the up-scaled checkpoint and let ``base_model`` name it.
@@ -32,19 +40,32 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
         Raises:
             SolarError: The block or the base cannot be used.
         """
-        try:
+        with _errors_as_paragraphs():
             solar = parse_solar_block(cfg)
-            if solar is not None:
-                _up_scale_base(cfg, solar)
-        except SolarError:
-            sys.excepthook = _show_solar_error
-            raise
-        except OSError as error:
-            sys.excepthook = _show_solar_error
-            raise CheckpointError(
-                f"base_model: {error.filename or cfg.get('base_model')} cannot be read ({error.strerror or error}); "
-                "check the path and its permissions"
-            ) from None
+            check_recipe(cfg, solar.dpo if solar else None)
+            if solar is not None and solar.init_args is not None:
+                try:
+                    _up_scale_base(cfg, solar)
+                except OSError as error:
+                    raise CheckpointError(
+                        f"base_model: {error.filename or cfg.get('base_model')} cannot be read "
+                        f"({error.strerror or error}); check the path and its permissions"
+                    ) from None
+
+    def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
+        """Read the sets of ``type: solar_plugins.<formatter>``, and let Axolotl load the result.
+
+        Raises:
+            SolarError: A set or the tokenizer cannot be used.
+        """
+        with _errors_as_paragraphs():
+            self._row_lines = use_ready_sets(cfg)
+
+    def post_train(self, cfg: Any, model: Any) -> None:
+        """Say at the end of the log once more what became of the rows. Axolotl calls this twice."""
+        for line in self._row_lines:
+            LOG.info("%s", line)
+        self._row_lines = []
 
     def get_input_args(self) -> str:
         """The schema of the ``solar:`` block, which Axolotl merges into its own."""
@@ -61,6 +82,15 @@ def _up_scale_base(cfg: MutableMapping[str, Any], solar: SolarArgs) -> None:
     cfg["base_model"] = str(ensure_checkpoint(base, plan, solar.cache_dir))
     for key in REVISION_KEYS:
         cfg.pop(key, None)  # base_model is a local directory now, which has no revision.
+
+
+@contextmanager
+def _errors_as_paragraphs() -> Iterator[None]:
+    try:
+        yield
+    except SolarError:
+        sys.excepthook = _show_solar_error
+        raise
 
 
 def _show_solar_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

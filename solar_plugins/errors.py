@@ -17,5 +17,9 @@ class CheckpointError(SolarError):
     """A base model, or the place the up-scaled one should go, cannot be used."""
 
 
+class DataError(SolarError):
+    """A data set, or the tokenizer that should read it, cannot be used for what the recipe asks."""
+
+
 class PluginError(SolarError):
     """A registered plugin is missing, broken, or claims a name that is taken."""

@@ -12,7 +12,7 @@ A plugin is a module (or object) with functions marked ``@hookimpl``. Three fact
   warning and skipped, unless the recipe asks for what it would have registered: then it is an error.
   ``SOLAR_PLUGINS_DISABLE=name,...`` (distribution names) skips plugins on purpose.
 
-The built-in strategies and recipes come through these same hooks.
+The built-in strategies, formatters, settings and recipes come through these same hooks.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import pluggy
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from solar_plugins.dpo_configs import DPOConfig
+    from solar_plugins.formatters.base import PreferenceFormatter, SFTFormatter
     from solar_plugins.recipes import RecipePack
     from solar_plugins.upscaling.base_model import BaseCheckpoint
     from solar_plugins.upscaling.layer_plan import LayerPlan
@@ -64,6 +66,94 @@ def register_init_strategies() -> list[InitStrategy[Any]]:
 
 
 @hookspec
+def register_sft_formatters() -> list[SFTFormatter]:
+    """Add formatters for instruction sets: ways to read a row as a conversation.
+
+    Selected in a recipe without ``rl:`` by ``datasets[].type: solar_plugins.<name>``. Rendering, tokens and label masks
+    are the package's; a formatter only says which texts are whose.
+
+    Returns:
+        Formatters. ``to_messages(row)`` must be pure, and may raise `solar_plugins.formatters.base.RowError`, which
+        names the field: the row is then counted and reported. It is called in several processes.
+
+    Example::
+
+        from solar_plugins import hookimpl
+        from solar_plugins.formatters.base import SFTFormatter, single_turn, text
+
+        def read_quiz(row):
+            return single_turn(text(row.get("riddle"), "riddle"), text(row.get("solution"), "solution"))
+
+        @hookimpl
+        def register_sft_formatters():
+            return [
+                SFTFormatter(
+                    name="quiz", columns=("riddle", "solution"), to_messages=read_quiz, summary="riddle, solution"
+                )
+            ]
+    """
+
+
+@hookspec
+def register_preference_formatters() -> list[PreferenceFormatter]:
+    """Add formatters for preference sets: ways to read a row as a prompt with a chosen and a rejected answer.
+
+    Selected in a recipe with ``rl:`` (dpo, ipo, orpo, simpo, kto) by ``datasets[].type: solar_plugins.<name>``.
+
+    Returns:
+        Formatters. ``to_pair(row, chance)`` must be pure, and may raise `solar_plugins.formatters.base.RowError`.
+        ``chance`` is a `random.Random` that depends on the recipe's seed and the row's number alone.
+
+    Example::
+
+        from solar_plugins import hookimpl
+        from solar_plugins.formatters.base import PreferenceFormatter, PreferencePair, question, text
+
+        def read_duel(row, chance):
+            prompt = question(text(row.get("prompt"), "prompt"))
+            return PreferencePair(prompt, text(row.get("winner"), "winner"), text(row.get("loser"), "loser"))
+
+        @hookimpl
+        def register_preference_formatters():
+            return [
+                PreferenceFormatter(
+                    name="duel",
+                    columns=("prompt", "winner", "loser"),
+                    to_pair=read_duel,
+                    summary="prompt, winner, loser",
+                )
+            ]
+    """
+
+
+@hookspec
+def register_dpo_configs() -> list[DPOConfig]:
+    """Add named settings for preference training.
+
+    Selected in a recipe by ``solar.dpo: <name>``. The recipe's own keys win; the log says what was filled in.
+
+    Returns:
+        Settings, in Axolotl's own keys.
+
+    Example::
+
+        from solar_plugins import hookimpl
+        from solar_plugins.dpo_configs import DPOConfig
+
+        @hookimpl
+        def register_dpo_configs():
+            return [
+                DPOConfig(
+                    name="my_lab",
+                    values={"rl": "dpo", "rl_beta": 0.05, "learning_rate": 1e-6},
+                    global_batch=64,
+                    source="our note 7",
+                )
+            ]
+    """
+
+
+@hookspec
 def register_recipes() -> list[RecipePack]:
     """Add recipes: directories of Axolotl and mergekit YAML that ``solar recipes`` lists and copies.
 
@@ -74,7 +164,9 @@ def register_recipes() -> list[RecipePack]:
 
         from pathlib import Path
         from solar_plugins import hookimpl
-        from solar_plugins.recipes import RecipePack
+        from solar_plugins.dpo_configs import DPOConfig
+    from solar_plugins.formatters.base import PreferenceFormatter, SFTFormatter
+    from solar_plugins.recipes import RecipePack
 
         @hookimpl
         def register_recipes():

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple, Protocol
 
 import pluggy
 
-from solar_plugins import hookspecs, recipes
+from solar_plugins import dpo_configs, hookspecs, recipes
+from solar_plugins.dpo_configs import DPOConfig
 from solar_plugins.errors import PluginError
+from solar_plugins.formatters import preference, sft
+from solar_plugins.formatters.base import PreferenceFormatter, SFTFormatter
 from solar_plugins.hookspecs import PROJECT_NAME
 from solar_plugins.recipes import RecipePack
 from solar_plugins.upscaling import strategies
@@ -21,7 +24,7 @@ from solar_plugins.upscaling.strategies import InitStrategy
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".
 LOG = logging.getLogger("axolotl.solar_plugins.registry")
 
-BUILT_IN_PLUGINS = (strategies, recipes)
+BUILT_IN_PLUGINS = (strategies, sft, preference, dpo_configs, recipes)
 
 
 class _Named(Protocol):
@@ -121,14 +124,40 @@ def init_strategy(name: str) -> InitStrategy[Any]:
     Raises:
         PluginError: Nobody registered it. The text lists what is known and which plugins were skipped and why.
     """
-    known = init_strategies()
+    return _known(init_strategies(), name, "strategy")
+
+
+def sft_formatters() -> dict[str, SFTFormatter]:
+    """Every registered formatter of instruction sets by name."""
+    return {name: formatter for name, (_, formatter) in registered("register_sft_formatters", SFTFormatter).items()}
+
+
+def preference_formatters() -> dict[str, PreferenceFormatter]:
+    """Every registered formatter of preference sets by name."""
+    found = registered("register_preference_formatters", PreferenceFormatter)
+    return {name: formatter for name, (_, formatter) in found.items()}
+
+
+def dpo_config(name: str) -> DPOConfig:
+    """The settings for preference training called ``name``.
+
+    Raises:
+        PluginError: Nobody registered them.
+    """
+    found = registered("register_dpo_configs", DPOConfig)
+    return _known({known: config for known, (_, config) in found.items()}, name, "DPO setting")
+
+
+def _known[T](known: Mapping[str, T], name: str, kind: str) -> T:
     if name not in known:
-        raise PluginError(
-            "\n  ".join(
-                [f"{name!r} is not a registered strategy; known: {', '.join(sorted(known))}", *loaded_plugins().skipped]
-            )
-        )
+        raise PluginError(not_registered(name, kind, known))
     return known[name]
+
+
+def not_registered(name: str, kind: str, known: Iterable[str]) -> str:
+    """Words for a name that nobody registered: what is known, and which plugins were skipped and why."""
+    listed = f"{name!r} is not a registered {kind}; known: {', '.join(sorted(known))}"
+    return "\n  ".join([listed, *loaded_plugins().skipped])
 
 
 def recipe_packs() -> dict[str, RecipePack]:

@@ -1,0 +1,156 @@
+"""What a recipe says about formatters, the chat template and preference training, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, NamedTuple
+
+from solar_plugins.dpo_configs import fill_in
+from solar_plugins.errors import ArgsError, PluginError
+from solar_plugins.formatters.base import Formatter
+from solar_plugins.formatters.template import template_text
+from solar_plugins.registry import dpo_config, not_registered, preference_formatters, sft_formatters
+
+# Axolotl shows INFO only from loggers whose name starts with "axolotl".
+LOG = logging.getLogger("axolotl.solar_plugins.formatters")
+
+TYPE_PREFIX = "solar_plugins."
+SET_KEYS = ("datasets", "test_datasets")
+PAIR_METHODS = ("dpo", "ipo", "orpo", "simpo", "kto")
+"""Values of ``rl`` that train on pairs, or on the single answers of pairs (kto)."""
+
+ENTRY_KEYS = {"path", "type", "split", "data_files", "revision", "ds_type"}
+SFT_ENTRY_KEYS = ENTRY_KEYS | {"name", "trust_remote_code", "weight", "shards", "shards_idx", "preprocess_shards"}
+"""Keys of a data set that have an effect. Under ``rl`` Axolotl drops the others in silence."""
+
+TEMPLATE_NAME = "solar"
+
+
+class FormattedSet(NamedTuple):
+    """A data set of a recipe that is read by a formatter of ours."""
+
+    key: str
+    number: int
+    entry: Mapping[str, Any]
+    formatter: Formatter
+
+    @property
+    def where(self) -> str:
+        """Its place in the recipe, and its file."""
+        files = self.entry.get("data_files")
+        listed = ", ".join([files] if isinstance(files, str) else files or [])
+        parts = [str(self.entry.get("path")), str(self.entry.get("name") or ""), listed]
+        return f"{self.key}[{self.number}] ({' '.join(part for part in parts if part)})"
+
+
+def check_recipe(recipe: MutableMapping[str, Any], dpo_name: str | None) -> None:
+    """Fill in named settings and the template's text, and refuse what cannot work.
+
+    Args:
+        recipe: As Axolotl read it, before its own validation.
+        dpo_name: ``solar.dpo``.
+
+    Raises:
+        SolarError: A name is not registered, a set is used for what it is not made for, or a key would do harm or
+            nothing.
+    """
+    if dpo_name is not None:
+        _fill_in_dpo(recipe, dpo_name)
+    sets = list(formatted_sets(recipe))
+    if recipe.get("chat_template") == TEMPLATE_NAME:
+        recipe["chat_template"], recipe["chat_template_jinja"] = "jinja", template_text()
+    if not sets:
+        return
+    for found in sets:
+        _check_entry(found, recipe)
+    _check_top_level(recipe, sets[0])
+
+
+def formatted_sets(recipe: Mapping[str, Any]) -> Iterator[FormattedSet]:
+    """The data sets that are read by a formatter of ours.
+
+    Raises:
+        PluginError: A formatter is not registered.
+        ArgsError: It is, but for the other kind of training.
+    """
+    for key in SET_KEYS:
+        entries = recipe.get(key)
+        for number, entry in enumerate(entries if isinstance(entries, list) else []):
+            kind = entry.get("type") if isinstance(entry, Mapping) else None
+            if isinstance(kind, str) and kind.startswith(TYPE_PREFIX):
+                name = kind.removeprefix(TYPE_PREFIX)
+                yield FormattedSet(key, number, entry, _formatter(name, recipe.get("rl"), f"{key}[{number}].type"))
+
+
+def _formatter(name: str, method: Any, where: str) -> Formatter:
+    conversations, pairs = sft_formatters(), preference_formatters()
+    wanted: Mapping[str, Formatter] = pairs if method else conversations
+    if name in wanted:
+        if method and method not in PAIR_METHODS:
+            raise ArgsError(
+                f"rl: {method} does not train on pairs, which {where}: {TYPE_PREFIX}{name} gives; expected one of "
+                f"{', '.join(PAIR_METHODS)}"
+            )
+        return wanted[name]
+    if name in conversations:
+        raise ArgsError(
+            f"{where}: {TYPE_PREFIX}{name} gives conversations, but rl: {method} trains on preference pairs. Remove "
+            f"rl:, or use one of {', '.join(sorted(pairs))}"
+        )
+    if name in pairs:
+        raise ArgsError(
+            f"{where}: {TYPE_PREFIX}{name} gives preference pairs, but the recipe has no rl:, so it trains on "
+            f"conversations. Add rl: dpo, or use one of {', '.join(sorted(conversations))}"
+        )
+    kind = "preference formatter" if method else "SFT formatter"
+    raise PluginError(f"{where}: {not_registered(name, kind, wanted)}")
+
+
+def _check_entry(found: FormattedSet, recipe: Mapping[str, Any]) -> None:
+    allowed = ENTRY_KEYS if recipe.get("rl") else SFT_ENTRY_KEYS
+    for key, value in found.entry.items():
+        if key not in allowed and value is not None:
+            raise ArgsError(
+                f"{found.key}[{found.number}].{key}: has no effect on type: {TYPE_PREFIX}{found.formatter.name}"
+                f"{' under rl' if recipe.get('rl') and key in SFT_ENTRY_KEYS else ''}; expected only "
+                f"{', '.join(sorted(allowed))}. Remove it"
+            )
+    if not isinstance(found.entry.get("path"), str):
+        raise ArgsError(f"{found.key}[{found.number}].path: missing; expected a file, a directory or a hub id")
+
+
+def _check_top_level(recipe: Mapping[str, Any], found: FormattedSet) -> None:
+    used = f"{found.key}[{found.number}].type: {TYPE_PREFIX}{found.formatter.name}"
+    for key, why in (
+        ("skip_prepare_dataset", "hands the raw rows to the trainer"),
+        ("streaming", "leaves no moment at which bad rows could be counted"),
+        ("train_on_inputs", "learns the prompt too, and SOLAR's format learns answers only"),
+        ("processor_type", "is for pictures, which SOLAR's format does not know"),
+    ):
+        if recipe.get(key):
+            raise ArgsError(f"{key}: {recipe[key]!r} {why}, so it cannot be used with {used}; remove the key")
+    if not isinstance(recipe.get("sequence_len"), int):
+        raise ArgsError(f"sequence_len: {recipe.get('sequence_len')!r}; {used} has to know it. Set it, such as 2048")
+    other = recipe.get("chat_template")
+    if other and (other, recipe.get("chat_template_jinja")) != ("jinja", template_text()):
+        raise ArgsError(
+            f"chat_template: {other} is another template than the one in which {used} writes its rows; set "
+            f"chat_template: {TEMPLATE_NAME}, or read the set with Axolotl's own type: chat_template"
+        )
+
+
+def _fill_in_dpo(recipe: MutableMapping[str, Any], name: str) -> None:
+    try:
+        config = dpo_config(name)
+    except PluginError as error:
+        raise PluginError(f"solar.dpo: {error}") from None
+    filled, kept = fill_in(recipe, config)
+    LOG.info("solar.dpo: %s filled in %s (%s)", name, _listed(filled) or "nothing", config.source)
+    if kept:
+        LOG.info("solar.dpo: the recipe's own %s stay, not those of %s", _listed(kept), name)
+    LOG.info("solar.dpo: %s means a global batch of %d pairs, which no key says", name, config.global_batch)
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in values.items())
