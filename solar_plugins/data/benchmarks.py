@@ -1,0 +1,58 @@
+"""The benchmark texts of a mixture, read from their files into one index of n-grams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from solar_plugins.data.mixture_args import BenchmarkArgs, DecontaminateArgs
+from solar_plugins.data.ngrams import NgramIndex, Place
+from solar_plugins.data.row_checks import parsed_row, texts_in
+from solar_plugins.data.row_files import read_blocks
+from solar_plugins.errors import DataError
+
+
+def benchmark_index(args: DecontaminateArgs) -> NgramIndex:
+    """The n-grams of every benchmark file.
+
+    Raises:
+        DataError: A file cannot be read, a row lacks a named column, or a file holds no text. Nothing is skipped here:
+            a benchmark that was read in part would let rows pass without a word.
+    """
+    return NgramIndex(args.ngram, (found for one in args.against for found in _texts_of(one)))
+
+
+def _texts_of(args: BenchmarkArgs) -> Iterator[tuple[str, Place]]:
+    found = False
+    for number, text in _lines(args.path) if args.columns is None else _columns(args.path, args.columns):
+        found = found or bool(text.strip())
+        yield text, Place(args.path, number)
+    if not found:
+        raise DataError(f"{args.path}: holds no text to compare with; give the benchmark's own file and its columns")
+
+
+def _lines(path: str) -> Iterator[tuple[int, str]]:
+    try:
+        with Path(path).open(encoding="utf-8-sig") as file:
+            yield from enumerate(file, start=1)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason}); convert the file to UTF-8") from None
+
+
+def _columns(path: str, columns: list[str]) -> Iterator[tuple[int, str]]:
+    for block in read_blocks(path):
+        for number, line in enumerate(block.lines, start=block.first_row):
+            if line.strip():
+                yield from ((number, text) for text in _row_texts(line, path, number, columns))
+
+
+def _row_texts(line: bytes, path: str, number: int, columns: list[str]) -> Iterator[str]:
+    row = parsed_row(line, path, number)
+    for column in columns:
+        texts = list(texts_in(row.get(column)))
+        if not texts:
+            raise DataError(
+                f"{path}: row {number} has no text in the column {column!r}; its columns are {', '.join(row)}. Name "
+                "the columns of this benchmark under decontaminate.against"
+            )
+        yield from texts

@@ -1,0 +1,140 @@
+"""The file of a mixture: its schema, and the lists of tasks that it can name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from solar_plugins.args import render
+from solar_plugins.data.ngrams import DEFAULT_NGRAM
+from solar_plugins.errors import ArgsError, DataError
+from solar_plugins.recipes import read_recipe
+
+TASK_LISTS = {
+    "solar_flan": (
+        "task228_arc_answer_generation_easy",
+        "ai2_arc/ARC-Challenge:1.0.0",
+        "ai2_arc/ARC-Easy:1.0.0",
+        "task229_arc_answer_generation_hard",
+        "hellaswag:1.1.0",
+        "task1389_hellaswag_completion",
+        "cot_gsm8k",
+        "cot_gsm8k_ii",
+        "drop:2.0.0",
+        "winogrande:1.1.0",
+    )
+}
+"""Lists that ``exclude_tasks`` can name. ``solar_flan``: the ten that SOLAR's authors left out (arXiv:2312.15166,
+app. C, table of filtered tasks), because they hold ARC, HellaSwag, GSM8K, DROP or Winogrande."""
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SetArgs(_Block):
+    """One set of a mixture."""
+
+    path: Names = Field(description="a file of rows, or several in order: .jsonl, .jsonl.gz, .json or .parquet")
+    rows: int | None = Field(None, ge=1, description="at most so many rows, chosen by the seed; default: all")
+    seed: int = Field(42, ge=0, description="of that choice")
+    text_columns: Names = Field(description="columns that a row must have and that are compared with the benchmarks")
+    task_column: str | None = Field(None, min_length=1, description="the column that names a row's task")
+    exclude_tasks: list[str] | None = Field(None, description="names of tasks, or the name of a list: solar_flan")
+
+    @field_validator("exclude_tasks", mode="before")
+    @classmethod
+    def _named_list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            if value not in TASK_LISTS:
+                raise ValueError(f"no list of tasks has this name; known: {', '.join(TASK_LISTS)}, or give the names")
+            return list(TASK_LISTS[value])
+        return value
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.task_column is None) != (self.exclude_tasks is None):
+            raise ValueError("task_column and exclude_tasks need each other; give both or none")
+        return self
+
+
+class BenchmarkArgs(_Block):
+    """A file with benchmark texts."""
+
+    path: str = Field(min_length=1, description="a file of rows, or .txt with a text in each line")
+    columns: Names | None = Field(None, description="columns with the texts; not for .txt")
+
+    @model_validator(mode="after")
+    def _columns_of_rows(self) -> Self:
+        if (self.columns is None) != self.path.endswith(".txt"):
+            raise ValueError(
+                "columns: name the columns with the questions, say [question]; without a choice answers such as A or "
+                "yes would be compared too"
+                if self.columns is None
+                else "columns: a .txt file has none; remove the key"
+            )
+        return self
+
+
+class DecontaminateArgs(_Block):
+    """What rows are compared with."""
+
+    against: list[BenchmarkArgs] = Field(min_length=1)
+    ngram: int = Field(DEFAULT_NGRAM, ge=1, description="words in a row that make a match")
+
+
+class MixtureArgs(_Block):
+    """The content of a mixture file."""
+
+    output: str = Field(min_length=1, description="the folder to make, with a .jsonl for each set")
+    sets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")], SetArgs] = Field(min_length=1)
+    keep_shares: bool = Field(
+        False, description="when a set has fewer rows than its cap, lower the other caps by the same factor"
+    )
+    decontaminate: DecontaminateArgs | None = None
+
+    @model_validator(mode="after")
+    def _shares_of_caps(self) -> Self:
+        if self.keep_shares and any(one.rows is None for one in self.sets.values()):
+            raise ValueError("keep_shares needs rows in every set; they say which shares are meant")
+        return self
+
+    @field_validator("sets")
+    @classmethod
+    def _names_differ(cls, sets: dict[str, SetArgs]) -> dict[str, SetArgs]:
+        for name in sets:
+            if name.lower() in RESERVED_NAMES:
+                raise ValueError(f"{name}: this name is taken by our own file {name}.jsonl; choose another")
+        return sets
+
+
+RESERVED_NAMES = {"dropped"}
+
+
+def read_mixture(path: Path) -> MixtureArgs:
+    """The checked content of a mixture file.
+
+    Raises:
+        DataError: The file cannot be read or is no YAML map, a key is unknown or missing, or a value is impossible.
+    """
+    try:
+        content = read_recipe(path)
+    except ArgsError as error:
+        raise DataError(str(error)) from None
+    try:
+        return MixtureArgs.model_validate(content)
+    except ValidationError as error:
+        raise DataError(render(error, f"{path}: ", _known_keys())) from None
+
+
+def _known_keys() -> set[str]:
+    return {key for block in (MixtureArgs, SetArgs, DecontaminateArgs, BenchmarkArgs) for key in block.model_fields}

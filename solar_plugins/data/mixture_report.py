@@ -1,0 +1,149 @@
+"""What became of every row of a mixture: as text, and as JSON in its folder, which it marks as whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from solar_plugins.data.mixture_args import MixtureArgs
+from solar_plugins.data.row_checks import Reason
+
+REPORT = "report.json"
+DROPPED = "dropped.jsonl"
+FORMAT_VERSION = 1
+"""Raise it when the same mixture file and inputs would give other rows: folders made before are then made again."""
+HEADINGS = {
+    Reason.MISSING_TEXT: "no text",
+    Reason.EXCLUDED_TASK: "excluded task",
+    Reason.BENCHMARK_OVERLAP: "in a benchmark",
+}
+NUM_EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetReport:
+    """The rows of one set. ``rows_read`` is the sum of ``dropped``, ``not_drawn`` and ``rows_kept``."""
+
+    rows_read: int
+    dropped: dict[str, int]
+    not_drawn: int
+    """Rows that passed and that the cap or the shares left out."""
+    rows_kept: int
+    rows_asked: int | None
+    rows_without_task: int | None
+    """Rows that name no task and so could not be excluded by it; None where no column for it is named."""
+    benchmark_matches: dict[str, int]
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureReport:
+    """What went into a mixture and what came out."""
+
+    mixture: dict[str, Any]
+    inputs: dict[str, tuple[int, int]]
+    """Size and time of change of every file that was read."""
+    sets: dict[str, SetReport]
+    num_ngrams: int
+    seconds: float
+
+
+def write_report(path: Path, report: MixtureReport) -> None:
+    """Write the report, and have it on the disk before the folder gets its name."""
+    with path.open("w", encoding="utf-8") as file:
+        json.dump({"format_version": FORMAT_VERSION, **dataclasses.asdict(report)}, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def finished_report(output: Path, args: MixtureArgs, inputs: dict[str, tuple[int, int]]) -> MixtureReport | None:
+    """The report of a folder that was made from the same options and files and is whole, else None."""
+    try:
+        found = json.loads((output / REPORT).read_text(encoding="utf-8"))
+        if found.pop("format_version") != FORMAT_VERSION:
+            return None
+        found["inputs"] = {path: tuple(state) for path, state in found["inputs"].items()}
+        found["sets"] = {name: SetReport(**one) for name, one in found["sets"].items()}
+        report = MixtureReport(**found)
+        whole = all((output / f"{name}.jsonl").stat().st_size == one.file_bytes for name, one in report.sets.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    same = report.mixture == args.model_dump(mode="json") and report.inputs == inputs
+    return report if same and whole and (output / DROPPED).is_file() else None
+
+
+def foreign_files(output: Path) -> list[str]:
+    """Names in a folder that are not those of a mixture that we made there; the folder's own if it is none."""
+    if not output.exists():
+        return []
+    if not output.is_dir():
+        return [output.name]
+    try:
+        sets = json.loads((output / REPORT).read_text(encoding="utf-8"))["sets"]
+        ours = {REPORT, DROPPED, *(f"{name}.jsonl" for name in sets)}
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = set()
+    return sorted(path.name for path in output.iterdir() if path.name not in ours)
+
+
+def as_text(report: MixtureReport, output: Path, *, made: bool) -> str:
+    """The summary for a terminal: rows read, dropped and why, and kept, of each set."""
+    rows = sum(one.rows_read for one in report.sets.values())
+    kept = sum(one.rows_kept for one in report.sets.values())
+    rate = f"{rows:,} rows in {report.seconds:,.1f} s, {rows / max(report.seconds, 1e-3):,.0f} rows/s"
+    lines = [f"{output}: {f'made from {rate}' if made else 'is there already, made from the same files and options'}"]
+    lines += ["", *_table(report, kept), ""]
+    for name, one in report.sets.items():
+        if one.rows_asked is not None and one.rows_kept < one.rows_asked:
+            why = "keep_shares lowers it" if one.not_drawn else "no more are left"
+            lines.append(f"{name}: {one.rows_kept:,} rows, {one.rows_asked:,} were asked for ({why})")
+        if one.rows_without_task:
+            lines.append(
+                f"{name}: {one.rows_without_task:,} rows name no task; they were kept if nothing else spoke against it"
+            )
+    lines += _benchmarks(report, output)
+    dropped = sum(sum(one.dropped.values()) for one in report.sets.values())
+    lines.append(f"every dropped row with its reason: {output / DROPPED} ({dropped:,} rows)")
+    return "\n".join(lines)
+
+
+def _table(report: MixtureReport, kept: int) -> list[str]:
+    table = [["set", "read", *HEADINGS.values(), "not drawn", "kept", "share"]]
+    for name, one in report.sets.items():
+        counts = [one.rows_read, *(one.dropped[reason] for reason in HEADINGS), one.not_drawn, one.rows_kept]
+        table.append([name, *(f"{count:,}" for count in counts), f"{one.rows_kept / kept:.1%}"])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in table
+    ]
+
+
+def _benchmarks(report: MixtureReport, output: Path) -> list[str]:
+    decontaminate = report.mixture["decontaminate"]
+    if decontaminate is None:
+        return ["not compared with any benchmark (no decontaminate in the mixture)"]
+    matches = sum((Counter(one.benchmark_matches) for one in report.sets.values()), Counter[str]())
+    lines = [f"compared with {report.num_ngrams:,} n-grams of {decontaminate['ngram']} words; rows that share one:"]
+    lines += [f"  {matches[one['path']]:,}  {one['path']}" for one in decontaminate["against"]]
+    return lines + [f"  e.g. {example}" for example in _examples(output / DROPPED)]
+
+
+def _examples(path: Path) -> list[str]:
+    with path.open(encoding="utf-8") as file:
+        records = (json.loads(line) for line in file)
+        matched = (one for one in records if one["reason"] == Reason.BENCHMARK_OVERLAP)
+        return [
+            f"{one['file']} row {one['row']} ({one['column']}) and {one['benchmark_file']} row {one['benchmark_row']}: "
+            f"{one['value']:.120}"
+            for one in islice(matched, NUM_EXAMPLES)
+        ]

@@ -1,0 +1,153 @@
+"""Why a row is dropped: it lacks a text, its task is excluded, or it shares words with a benchmark. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from solar_plugins.data.ngrams import Match, NgramIndex
+from solar_plugins.data.row_files import Block
+from solar_plugins.errors import DataError
+
+
+class Reason(StrEnum):
+    """Why a row is dropped, in the order in which it is asked."""
+
+    MISSING_TEXT = "missing_text"
+    EXCLUDED_TASK = "excluded_task"
+    BENCHMARK_OVERLAP = "benchmark_overlap"
+
+
+class RowRules(NamedTuple):
+    """What is asked of the rows of a set."""
+
+    text_columns: tuple[str, ...]
+    task_column: str | None = None
+    excluded_tasks: frozenset[str] = frozenset()
+
+
+class Dropped(NamedTuple):
+    """A row that is left out."""
+
+    path: str
+    row: int
+    """Counted from 1."""
+    reason: Reason
+    column: str
+    """Where the reason was found."""
+    value: str
+    """The excluded task, the n-gram, or what stands in place of a text."""
+    match: Match | None = None
+
+
+class BlockVerdict(NamedTuple):
+    """What became of the rows of a block."""
+
+    kept: bytes
+    """For each line: 1 if the row passed, else 0."""
+    rows: int
+    """Lines that are not blank."""
+    dropped: list[Dropped]
+    rows_with_task: int
+    columns: tuple[str, ...]
+    """Of the block's first row, for messages."""
+
+
+def check_block(block: Block, rules: RowRules, index: NgramIndex | None) -> BlockVerdict:
+    """Judge each row of a block.
+
+    Raises:
+        DataError: A line is no JSON, or no object.
+    """
+    kept, dropped, columns = bytearray(len(block.lines)), list[Dropped](), tuple[str, ...]()
+    rows = rows_with_task = 0
+    for at, line in enumerate(block.lines):
+        if not line.strip():
+            continue
+        number = block.first_row + at
+        row = parsed_row(line, block.path, number)
+        columns = columns or tuple(row)
+        rows += 1
+        rows_with_task += _task_of(row, rules) is not None
+        why = check_row(row, rules, index)
+        if why is None:
+            kept[at] = 1
+        else:
+            reason, column, value, match = why
+            dropped.append(Dropped(block.path, number, reason, column, value, match))
+    return BlockVerdict(bytes(kept), rows, dropped, rows_with_task, columns)
+
+
+def check_row(
+    row: Mapping[str, Any], rules: RowRules, index: NgramIndex | None
+) -> tuple[Reason, str, str, Match | None] | None:
+    """The reason to drop a row, its column, what stands there, and the match with a benchmark; None if it may stay.
+
+    Example:
+        >>> rules = RowRules(("question", "response"), "task", frozenset({"cot_gsm8k"}))
+        >>> check_row({"question": "?", "response": "!", "task": "cot_gsm8k"}, rules, None)
+        (<Reason.EXCLUDED_TASK: 'excluded_task'>, 'task', 'cot_gsm8k', None)
+    """
+    for column in rules.text_columns:
+        if next(texts_in(row.get(column)), None) is None:
+            return Reason.MISSING_TEXT, column, _described(row, column), None
+    task = _task_of(row, rules)
+    if task is not None and task in rules.excluded_tasks:
+        return Reason.EXCLUDED_TASK, str(rules.task_column), task, None
+    if index is not None:
+        for column in rules.text_columns:
+            for text in texts_in(row[column]):
+                match = index.match(text)
+                if match is not None:
+                    return Reason.BENCHMARK_OVERLAP, column, match.ngram, match
+    return None
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """The text of a column, or every text in its lists and maps, so that lists of messages are texts too.
+
+    Example:
+        >>> list(texts_in([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": ""}]))
+        ['user', 'Hello', 'assistant', '']
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from texts_in(one)
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from texts_in(one)
+
+
+def _task_of(row: Mapping[str, Any], rules: RowRules) -> str | None:
+    task = row.get(rules.task_column) if rules.task_column is not None else None
+    return task.strip() if isinstance(task, str) and task.strip() else None
+
+
+def _described(row: Mapping[str, Any], column: str) -> str:
+    return f"{row[column]!r:.80}" if column in row else "no such column"
+
+
+def parsed_row(line: bytes, path: str, number: int) -> dict[str, Any]:
+    """The row on a line.
+
+    Raises:
+        DataError: It is no JSON, or no object.
+    """
+    try:
+        row = json.loads(line.decode())
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path}: row {number} is not readable JSON ({error}); expected an object on the line, such as "
+            f'{{"instruction": "...", "output": "..."}}. It begins {line[:80]!r}. Mend or remove the row, or fetch the '
+            "file again"
+        ) from None
+    if not isinstance(row, dict):
+        raise DataError(
+            f"{path}: row {number} is a {type(row).__name__}, expected an object with a key for each column, such as "
+            f'{{"instruction": "...", "output": "..."}}. It begins {line[:80]!r}. Mend or remove the row'
+        )
+    return row
