@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from solar_plugins.errors import ArgsError
+from solar_plugins.formatters.recipe_keys import check_recipe
 from solar_plugins.recipes import base_of, read_recipe, recipe_directory, recipe_files
 
 RECIPES = sorted(recipe_directory().rglob("*.yml"))
@@ -20,12 +21,16 @@ def is_merge(path):
     return "mergekit" in path.parts
 
 
+def is_training(path):
+    return not {"mergekit", "eval", "mixtures"} & set(path.relative_to(recipe_directory()).parts)
+
+
 def head_of(path):
     lines = path.read_text().split("\n")
     return [line[1:].strip() for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
 
 
-training_recipes = pytest.mark.parametrize("path", [path for path in RECIPES if not is_merge(path)], ids=name)
+training_recipes = pytest.mark.parametrize("path", [path for path in RECIPES if is_training(path)], ids=name)
 
 
 def test_all_recipes_are_found():
@@ -54,6 +59,7 @@ def test_axolotl_accepts_it_and_drops_none_of_its_keys(path, monkeypatch):
 
     PluginManager.get_instance().register("solar_plugins.SolarPlugin")
     recipe = yaml.safe_load(path.read_text())
+    check_recipe(recipe, (recipe.get("solar") or {}).get("dpo"))  # as our plugin does before the schema
     gpu = {"bf16": True, "fp8": False, "tf32": True, "n_gpu": 8, "compute_capability": "sm_90"}
     validated = validate_config(DictDefault(recipe), capabilities=gpu, env_capabilities={"torch_version": "2.14.1"})
     assert dropped_keys(recipe, validated.to_dict()) == []
@@ -114,6 +120,21 @@ def test_files_that_it_names_are_shipped(path):
     deepspeed = read_recipe(path).get("deepspeed")
     if deepspeed:
         assert (recipe_directory().parent / deepspeed).is_file()
+
+
+evaluations = [path for path in RECIPES if "eval" in path.relative_to(recipe_directory()).parts]
+
+
+@pytest.mark.parametrize("path", evaluations, ids=name)
+def test_the_lm_eval_plugin_knows_every_key_of_an_evaluation(path):
+    """``axolotl lm-eval`` reads the file without a schema: a misspelt key would be ignored."""
+    from axolotl.integrations.lm_eval.args import LMEvalArgs
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    recipe = read_recipe(path)
+    assert recipe["plugins"] == ["axolotl.integrations.lm_eval.LMEvalPlugin"]
+    assert not recipe.keys() - LMEvalArgs.model_fields.keys() - AxolotlInputConfig.model_fields.keys()
+    LMEvalArgs.model_validate(recipe, extra="ignore")
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if is_merge(path)], ids=name)
