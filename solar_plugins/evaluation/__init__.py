@@ -1,0 +1,1 @@
+"""The six tasks by which the paper compares models, and their table."""

@@ -1,0 +1,140 @@
+import json
+
+import pytest
+from made_results import SHOTS, lm_eval_results, write_results
+
+from solar_plugins.evaluation.lm_eval_results import EvaluationError, read_scores, result_files
+from solar_plugins.evaluation.published import TASKS
+
+ARC, _, MMLU, *_ = TASKS
+
+
+def read(tmp_path, *contents):
+    files = [write_results(tmp_path / f"results_{i}.json", content) for i, content in enumerate(contents)]
+    return read_scores(files)
+
+
+def test_scores_errors_and_sizes(tmp_path):
+    [model] = read(tmp_path, lm_eval_results({"arc_challenge": 0.625, "mmlu": 0.5}, error=0.0125))
+    assert model.model == "outputs/mine"
+    assert {task.name: (score.percent, score.standard_error) for task, score in model.scores.items()} == {
+        "arc_challenge": (62.5, 1.25),
+        "mmlu": (50.0, 1.25),
+    }
+    assert model.scores[ARC].examples == 1172
+    assert model.scores[MMLU].examples == 14042, "the sum over the subjects of its groups"
+    assert model.scores[ARC].file == tmp_path / "results_0.json"
+
+
+def test_several_files_of_one_model_and_of_two(tmp_path):
+    models = read(
+        tmp_path,
+        lm_eval_results({"arc_challenge": 0.5}),
+        lm_eval_results({"gsm8k": 0.25}),
+        lm_eval_results({"gsm8k": 0.75}, model="outputs/other"),
+    )
+    assert [(model.model, [task.name for task in model.scores]) for model in models] == [
+        ("outputs/mine", ["arc_challenge", "gsm8k"]),
+        ("outputs/other", ["gsm8k"]),
+    ]
+
+
+def test_no_standard_error_and_a_chat_template(tmp_path):
+    content = lm_eval_results({"gsm8k": 0.0}, error="N/A") | {"chat_template": "{{ messages }}"}
+    [model] = read(tmp_path, content)
+    [(task, score)] = model.scores.items()
+    assert score.standard_error is None
+    assert model.with_chat_template == (task,)
+
+
+def test_folders_are_searched_and_a_file_given_twice_is_one(tmp_path):
+    first = write_results(tmp_path / "lm_eval_results" / "20260101" / "m" / "results_1.json", lm_eval_results({}))
+    second = write_results(tmp_path / "lm_eval_results" / "20260102" / "m" / "results_2.json", lm_eval_results({}))
+    write_results(tmp_path / "samples_1.json", {})
+    assert result_files([tmp_path, first]) == [first, second]
+
+
+def changed(path, value):
+    """A right file, but for one key."""
+    content = lm_eval_results(dict.fromkeys(SHOTS, 0.5))
+    *way, last = path
+    place = content
+    for key in way:
+        place = place[key]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("not json", "is not JSON (Expecting value"),
+        ("[" * 100_000, "is not JSON ("),
+        ("[]", "results: the file holds a list, expected a map from task to scores"),
+        ('{"base_model": "x"}', "results: missing, expected a map"),
+        ('{"results": 3}', "results: is int, expected a map"),
+        ('{"results": {"mmlu_pro": {}, "bbh": {}}}', "results: holds bbh, mmlu_pro; expected at least one of arc_chal"),
+        ('{"results": {}}', "results: holds nothing; expected at least one of arc_challenge"),
+        (
+            changed(["results", "arc_challenge", "acc_norm,none"], None),
+            "results.arc_challenge: holds other,none; expec",
+        ),
+        (
+            changed(["results", "gsm8k", "exact_match,strict-match"], "N/A"),
+            "strict-match: 'N/A'; expected a number betw",
+        ),
+        (
+            changed(["results", "winogrande", "acc,none"], 83.66),
+            "results.winogrande.acc,none: 83.66; expected a number",
+        ),
+        (changed(["results", "winogrande", "acc,none"], float("nan")), "results.winogrande.acc,none: nan; expected"),
+        (changed(["results", "winogrande", "acc,none"], True), "results.winogrande.acc,none: True; expected a number"),
+        (changed(["results", "winogrande", "acc_stderr,none"], -1), "results.winogrande.acc_stderr,none: -1; expected"),
+        (
+            changed(["n-shot", "hellaswag"], 0),
+            "n-shot.hellaswag: 0; expected 10, the paper's for HellaSwag. Run it as hel",
+        ),
+        (
+            changed(["n-shot", "mmlu_virology"], 0),
+            "n-shot.mmlu_virology: 0; expected 5, the paper's for MMLU. Run it as m",
+        ),
+        (changed(["n-shot"], None), "n-shot.arc_challenge: None; expected 25"),
+        (changed(["n-samples", "gsm8k"], None), "n-samples.gsm8k.effective: None; expected how many"),
+        (changed(["n-samples", "gsm8k", "effective"], 0), "n-samples.gsm8k.effective: 0; expected how many"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path, text, message):
+    path = tmp_path / "results_1.json"
+    path.write_text(text)
+    with pytest.raises(EvaluationError) as raised:
+        read_scores([path])
+    assert str(raised.value).startswith(f"{path}: ")
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_right_file_from_which_the_wrong_ones_are_made_is_read(tmp_path):
+    [model] = read(tmp_path, json.loads(changed(["model_name"], "m")))
+    assert list(model.scores) == list(TASKS)
+
+
+def test_two_scores_of_one_task_are_not_chosen_from(tmp_path):
+    with pytest.raises(EvaluationError, match=r"results_1.json: gsm8k of outputs/mine is also in .*results_0.json"):
+        read(tmp_path, lm_eval_results({"gsm8k": 0.5}), lm_eval_results({"gsm8k": 0.25}))
+
+
+def test_paths_without_results(tmp_path):
+    with pytest.raises(EvaluationError, match=r"no file results_\*\.json lies in this folder"):
+        result_files([tmp_path])
+    with pytest.raises(EvaluationError, match=r"nowhere.json: cannot be read \(No such file or directory\)"):
+        read_scores(result_files([tmp_path / "nowhere.json"]))
+
+
+def test_groups_that_hold_each_other_end(tmp_path):
+    content = lm_eval_results({"mmlu": 0.5})
+    content["group_subtasks"] = {"mmlu": ["mmlu_stem"], "mmlu_stem": ["mmlu"]}
+    with pytest.raises(EvaluationError, match="n-shot"):
+        read(tmp_path, content)
