@@ -38,6 +38,12 @@ def make_model(directory, kind="llama", max_shard_size="5GB", dtype="bfloat16", 
     return Path(directory)
 
 
+@pytest.fixture
+def tiny_model():
+    """`make_model`."""
+    return make_model
+
+
 @pytest.fixture(scope="session")
 def made_bases(tmp_path_factory):
     """One of each kind of tiny checkpoint, made once; tests get copies."""

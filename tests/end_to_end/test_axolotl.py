@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import yaml
@@ -46,6 +47,20 @@ def test_train_then_train_again_then_ask_the_trained_model(training_folder, run)
                 cwd=training_folder, stdin="")  # fmt: skip
     assert asked.returncode == 0, asked.stderr
     assert "./out was up-scaled by this plan already" in asked.stdout + asked.stderr
+
+
+def test_a_base_whose_layers_differ_is_trained_with_its_layers_in_the_plans_order(training_folder, tiny_model, sentencepiece_tokenizer, run):
+    """Gemma 3's windows, tied embeddings and extra norms, through Axolotl's own loading and saving."""
+    shutil.rmtree(training_folder / "base")
+    kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 2 + ["sliding_attention", "full_attention"]
+    tiny_model(training_folder / "base", kind="gemma3_text", dtype="float32", vocab_size=32000, layer_types=kinds,
+               sliding_window=16)  # fmt: skip
+    for path in sentencepiece_tokenizer.iterdir():
+        shutil.copy(path, training_folder / "base")
+    result = run(*LAUNCH, "recipe.yml", cwd=training_folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    config = json.loads((training_folder / "out" / "config.json").read_text())
+    assert config["layer_types"] == [kinds[source] for source in (*range(6), *range(2, 8))]
 
 
 def test_a_recipe_that_forgets_to_list_the_plugin_is_honoured_all_the_same(training_folder, run):
