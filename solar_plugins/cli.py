@@ -163,6 +163,21 @@ def mergekit(recipe: Path) -> None:
     click.echo(f"# {report.plan}\n{yaml.safe_dump(merge, sort_keys=False)}", nl=False)
 
 
+@solar.command()
+@click.argument("mixture", type=click.Path(path_type=Path))
+@click.option("--processes", type=click.IntRange(1), help="How many judge rows; the result is the same.")
+@click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
+def mix(mixture: Path, processes: int | None, as_json_text: bool) -> None:
+    """Make the data of a MIXTURE file: leave out excluded tasks and benchmark texts, cap each set, write JSON lines."""
+    from solar_plugins.data.mixture import make_mixture
+    from solar_plugins.data.mixture_report import REPORT, as_text
+
+    mixed, made = make_mixture(mixture, processes)
+    output = Path(mixed.mixture["output"])
+    text = (output / REPORT).read_text().rstrip() if as_json_text else as_text(mixed, output, made=made)
+    click.echo(text)
+
+
 @solar.group()
 def recipes() -> None:
     """The recipes that are installed: ours, and those of other packages."""

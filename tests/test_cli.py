@@ -167,3 +167,34 @@ def test_plan_starts_at_once_and_loads_neither_torch_nor_axolotl(base):
     modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in result.stderr.splitlines()}
     assert "click" in modules
     assert not modules & {"torch", "axolotl", "transformers", "numpy", "matplotlib", "huggingface_hub", "jinja2"}
+
+
+def test_mix_makes_the_data_and_prints_what_became_of_the_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"text": "one two three"}\n{"text": "four"}\n{}\n')
+    Path("bench.txt").write_text("Two, three!\n")
+    mixture = {
+        "output": "mixed",
+        "sets": {"a": {"path": "rows.jsonl", "text_columns": "text"}},
+        "decontaminate": {"ngram": 2, "against": [{"path": "bench.txt"}]},
+    }
+    Path("mix.yml").write_text(yaml.safe_dump(mixture))
+    result = CliRunner().invoke(solar, ["mix", "mix.yml"], catch_exceptions=False)
+    assert "a       3        1              0               1          0     1  100.0%" in result.stdout
+    assert Path("mixed/a.jsonl").read_text() == '{"text": "four"}\n'
+    again = CliRunner().invoke(solar, ["mix", "mix.yml", "--json"], catch_exceptions=False)
+    assert json.loads(again.stdout)["sets"]["a"]["rows_kept"] == 1
+    Path("rows.jsonl").unlink()
+    failed = CliRunner().invoke(solar, ["mix", "mix.yml"])
+    assert failed.exit_code == 1
+    assert failed.stderr.startswith("Error: rows.jsonl: cannot be read (no such file)")
+
+
+def test_mix_needs_nothing_heavy_for_json_lines(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "four"}\n')
+    (tmp_path / "mix.yml").write_text("output: out\nsets: {a: {path: rows.jsonl, text_columns: text}}\n")
+    command = [sys.executable, "-X", "importtime", str(SOLAR), "mix", "mix.yml"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in result.stderr.splitlines()}
+    assert "tqdm" in modules
+    assert not modules & {"torch", "axolotl", "transformers", "numpy", "pyarrow", "datasets", "matplotlib"}

@@ -1,10 +1,12 @@
 """Every recipe in the tree: its head comment, and each of its keys against the schema of the tool that reads it."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
+from solar_plugins.data.mixture_args import read_mixture
 from solar_plugins.errors import ArgsError
 from solar_plugins.formatters.recipe_keys import check_recipe
 from solar_plugins.recipes import base_of, read_recipe, recipe_directory, recipe_files
@@ -23,6 +25,10 @@ def is_merge(path):
 
 def is_training(path):
     return not {"mergekit", "eval", "mixtures"} & set(path.relative_to(recipe_directory()).parts)
+
+
+def is_mixture(path):
+    return "mixtures" in path.parts
 
 
 def head_of(path):
@@ -144,6 +150,33 @@ def test_mergekit_accepts_it_and_drops_none_of_its_keys(path):
     merge = yaml.safe_load(path.read_text())
     validated = MergeConfiguration.model_validate(merge).model_dump(exclude_none=True)
     assert dropped_keys(merge, validated) == []
+
+
+mixture_recipes = pytest.mark.parametrize("path", [path for path in RECIPES if is_mixture(path)], ids=name)
+
+
+@mixture_recipes
+def test_a_mixture_is_checked_and_makes_the_files_that_the_next_recipe_reads(path):
+    mixture = read_mixture(path)
+    recipe = read_recipe(
+        recipe_directory() / re.search(r"^# after: +recipes/(\S+?\.yml)", path.read_text(), re.MULTILINE)[1]
+    )
+    assert [data["path"] for data in recipe["datasets"]] == [f"{mixture.output}/{name}.jsonl" for name in mixture.sets]
+    kinds = re.findall(r"^  (\w+):  # type: (\S+)$", path.read_text(), re.MULTILINE)
+    assert kinds == [(Path(data["path"]).stem, data["type"]) for data in recipe["datasets"]]
+
+
+def test_the_caps_of_the_paper():
+    """arXiv:2312.15166, table 1; its 20.1K rows of maths pairs are not public."""
+    mixtures = {path.stem: read_mixture(path) for path in RECIPES if is_mixture(path)}
+    assert {name: [one.rows for one in mixture.sets.values()] for name, mixture in mixtures.items()} == {
+        "solar_sft": [52_000, 100_000, 52_000],
+        "solar_sft_v4": [52_000, 52_000],
+        "solar_dpo": [12_900, 60_800],
+    }
+    assert "rows: 20100" in (recipe_directory() / "mixtures/solar_dpo.yml").read_text()
+    assert len({str(mixture.decontaminate) for mixture in mixtures.values()}) == 1
+    assert mixtures["solar_sft_v4"].sets.items() <= mixtures["solar_sft"].sets.items(), "v4 has the same rows as v3"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ TASK_LISTS = {
     )
 }
 """Lists that ``exclude_tasks`` can name. ``solar_flan``: the ten that SOLAR's authors left out (arXiv:2312.15166,
-app. C, table of filtered tasks), because they hold ARC, HellaSwag, GSM8K, DROP or Winogrande."""
+appendix), because they hold ARC, HellaSwag, GSM8K, DROP or Winogrande."""
 
 
 def _as_list(value: Any) -> Any:

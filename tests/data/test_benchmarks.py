@@ -29,7 +29,11 @@ def test_rows_and_lines(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("b.jsonl", '{"question": "a"}\n{"q": "b"}\n', r"row 2 has no text in the column 'question'; its columns are q"),
+        (
+            "b.jsonl",
+            '{"question": "a"}\n{"q": "b"}\n',
+            r"row 2 has no text in the column 'question'; its columns are q",
+        ),
         ("b.jsonl", '{"question": 5}', r"row 1 has no text in the column 'question'"),
         ("b.jsonl", "[]", r"row 1 is a list, expected an object"),
         ("b.jsonl", "", r"holds no text"),

@@ -9,7 +9,7 @@ from solar_plugins.data import row_files
 from solar_plugins.data.row_files import read_blocks, require_readable
 from solar_plugins.errors import DataError
 
-ROWS = [{"a": f"{i} ü\n[,]}} \"", "b": [{"role": "user", "content": None}], "n": i} for i in range(50)]
+ROWS = [{"a": f'{i} ü\n[,]}} "', "b": [{"role": "user", "content": None}], "n": i} for i in range(50)]
 
 
 def rows_in(path):
@@ -53,7 +53,8 @@ def test_the_progress_adds_up_to_the_file(tmp_path, name):
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
 
 
@@ -97,7 +98,11 @@ def test_shapes_of_files(tmp_path, name, content, rows):
         ("r.jsonl.gz", b"no gzip", r"damaged gzip file"),
         ("r.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 100)[:-12], r"damaged gzip file"),
         ("r.parquet", b"PAR1 and no more", r"not a whole Parquet file"),
-        ("r.csv", b"a,b", r"unknown kind of file; expected a name that ends in \.jsonl, \.jsonl\.gz, \.json, \.parquet"),
+        (
+            "r.csv",
+            b"a,b",
+            r"unknown kind of file; expected a name that ends in \.jsonl, \.jsonl\.gz, \.json, \.parquet",
+        ),
     ],
 )
 def test_damaged_files(tmp_path, name, content, message):

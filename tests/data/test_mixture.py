@@ -1,0 +1,261 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from solar_plugins.data import mixture as mixture_module
+from solar_plugins.data import row_files
+from solar_plugins.data.mixture import make_mixture
+from solar_plugins.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two sets, a benchmark, and a mixture file of them; the working directory."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"q": f"question {i}", "r": f"reply {i}", "task": f"t{i % 10}"} for i in range(100)]
+    rows[3]["r"] = "A: One two, three four five."
+    rows[4] = {"q": "no reply", "task": "t4"}
+    write_lines("orca1.jsonl", rows[:60])
+    write_lines("orca2.jsonl", rows[60:])
+    (tmp_path / "math.json").write_text(json.dumps([{"text": f"sum {i}"} for i in range(30)], indent=2))
+    write_lines("bench.jsonl", [{"question": "nothing of it here"}, {"question": "Two three four?"}])
+    save(MIXTURE)
+    return tmp_path
+
+
+MIXTURE = {
+    "output": "made/mix",
+    "sets": {
+        "orca": {
+            "path": ["orca1.jsonl", "orca2.jsonl"],
+            "rows": 20,
+            "seed": 5,
+            "text_columns": ["q", "r"],
+            "task_column": "task",
+            "exclude_tasks": ["t7", "t8"],
+        },
+        "math": {"path": "math.json", "text_columns": "text"},
+    },
+    "decontaminate": {"ngram": 3, "against": [{"path": "bench.jsonl", "columns": "question"}]},
+}
+
+
+def write_lines(path, rows):
+    with open(path, "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def save(mixture):
+    with open("mix.yml", "w") as file:
+        yaml.safe_dump(mixture, file)
+
+
+def with_set(**changes):
+    return MIXTURE | {"sets": {"orca": MIXTURE["sets"]["orca"] | changes}}
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "report.json"}
+
+
+def test_what_is_written(folder):
+    report, made = make_mixture(folder / "mix.yml")
+    assert made
+    out = folder / "made" / "mix"
+    assert sorted(path.name for path in out.iterdir()) == ["dropped.jsonl", "math.jsonl", "orca.jsonl", "report.json"]
+    assert lines(out / "math.jsonl") == [{"text": f"sum {i}"} for i in range(30)]
+    numbers = [int(row["q"].split()[1]) for row in lines(out / "orca.jsonl")]
+    assert numbers == sorted(set(numbers)), "in the order of the files"
+    assert len(numbers) == 20
+    assert not {3, 4} & set(numbers)
+    assert all(number % 10 not in (7, 8) for number in numbers)
+    dropped = lines(out / "dropped.jsonl")
+    assert dropped[0] == {
+        "set": "orca",
+        "file": "orca1.jsonl",
+        "row": 4,
+        "reason": "benchmark_overlap",
+        "column": "r",
+        "value": "two three four",
+        "benchmark_file": "bench.jsonl",
+        "benchmark_row": 2,
+    }
+    assert dropped[1] == {
+        "set": "orca",
+        "file": "orca1.jsonl",
+        "row": 5,
+        "reason": "missing_text",
+        "column": "r",
+        "value": "no such column",
+    }
+    tasks = [(one["file"], one["row"]) for one in dropped if one["reason"] == "excluded_task"]
+    assert tasks == [("orca1.jsonl" if i < 60 else "orca2.jsonl", i % 60 + 1) for i in range(100) if i % 10 in (7, 8)]
+    orca = json.loads((out / "report.json").read_text())["sets"]["orca"]
+    assert orca == {
+        "rows_read": 100,
+        "dropped": {"missing_text": 1, "excluded_task": 20, "benchmark_overlap": 1},
+        "not_drawn": 58,
+        "rows_kept": 20,
+        "rows_asked": 20,
+        "rows_without_task": 0,
+        "benchmark_matches": {"bench.jsonl": 1},
+        "file_bytes": (out / "orca.jsonl").stat().st_size,
+    }
+    assert report.sets["math"].rows_kept == 30
+
+
+@pytest.mark.parametrize("block_bytes", [1, 77, 2_000_000])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_chunks_and_processes_change_nothing(folder, monkeypatch, block_bytes, processes):
+    make_mixture(folder / "mix.yml")
+    expected = content(folder / "made" / "mix")
+    monkeypatch.setattr(row_files, "BLOCK_BYTES", block_bytes)
+    save(MIXTURE | {"output": "other"})
+    make_mixture(folder / "mix.yml", processes)
+    assert content(folder / "other") == expected
+
+
+def test_one_file_and_two_give_the_same_rows(folder):
+    make_mixture(folder / "mix.yml")
+    (folder / "orca.jsonl").write_bytes((folder / "orca1.jsonl").read_bytes() + (folder / "orca2.jsonl").read_bytes())
+    save(with_set(path="orca.jsonl") | {"output": "other"})
+    make_mixture(folder / "mix.yml")
+    assert (folder / "other/orca.jsonl").read_bytes() == (folder / "made/mix/orca.jsonl").read_bytes()
+
+
+def test_an_unchanged_mixture_is_found_again(folder):
+    first, _ = make_mixture(folder / "mix.yml")
+    before = (folder / "made/mix").stat().st_ino
+    again, made = make_mixture(folder / "mix.yml")
+    assert not made
+    assert again == first
+    assert (folder / "made/mix").stat().st_ino == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: save(with_set(seed=6)),
+        lambda: write_lines("bench.jsonl", [{"question": "question 9 and"}]),
+        lambda: Path("made/mix/orca.jsonl").write_text("{}\n"),
+        lambda: Path("made/mix/orca.jsonl").write_text(""),
+        lambda: Path("made/mix/math.jsonl").unlink(),
+        lambda: Path("made/mix/dropped.jsonl").unlink(),
+    ],
+)
+def test_a_changed_one_is_made_again(folder, change):
+    make_mixture(folder / "mix.yml")
+    change()
+    report, made = make_mixture(folder / "mix.yml")
+    assert made
+    assert len(lines(folder / "made/mix/orca.jsonl")) == report.sets["orca"].rows_kept == 20
+    assert [path.name for path in (folder / "made").iterdir()] == ["mix"], "nothing is left beside it"
+
+
+def test_shares_are_kept_when_a_set_has_too_few(folder):
+    sets = {"orca": MIXTURE["sets"]["orca"] | {"rows": 40}, "math": MIXTURE["sets"]["math"] | {"rows": 60}}
+    save(MIXTURE | {"sets": sets})
+    plain, _ = make_mixture(folder / "mix.yml")
+    assert {name: one.rows_kept for name, one in plain.sets.items()} == {"orca": 40, "math": 30}
+    save(MIXTURE | {"sets": sets, "keep_shares": True})
+    shared, _ = make_mixture(folder / "mix.yml")
+    assert {name: one.rows_kept for name, one in shared.sets.items()} == {"orca": 20, "math": 30}
+
+
+def test_a_share_without_a_row(folder):
+    write_lines("one.jsonl", [{"text": "x"}])
+    sets = {
+        "a": {"path": "one.jsonl", "rows": 1000, "text_columns": "text"},
+        "math": MIXTURE["sets"]["math"] | {"rows": 5},
+    }
+    save(MIXTURE | {"sets": sets, "keep_shares": True})
+    with pytest.raises(DataError, match=r"keep_shares: math would have no row.*a 1 of 1,000, math 30 of 5"):
+        make_mixture(folder / "mix.yml")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda: save(with_set(path="gone.jsonl")), r"gone\.jsonl: cannot be read \(no such file\)"),
+        (lambda: save(with_set(path="x.csv")), r"x\.csv: unknown kind of file"),
+        (lambda: write_lines("orca2.jsonl", [[1]]), r"orca2\.jsonl: row 1 is a list, expected an object"),
+        (lambda: Path("orca2.jsonl").write_text("{}\n{\n"), r"orca2\.jsonl: row 2 is not readable JSON"),
+        (
+            lambda: save(with_set(text_columns=["q", "response"])),
+            r"sets\.orca: orca1.*no row is left of 100 \(100 missing_text\).*columns of the first row are q, r, task",
+        ),
+        (lambda: save(with_set(task_column="tusk")), r"none of 100 rows names a task in the column 'tusk'"),
+        (lambda: [write_lines(f"orca{i}.jsonl", []) for i in (1, 2)], r"sets\.orca: .*holds no rows"),
+        (lambda: write_lines("bench.jsonl", [{"q": "x"}]), r"bench\.jsonl: row 1 has no text in the column 'question'"),
+    ],
+)
+def test_mistakes_leave_the_folder_as_it_was(folder, damage, message):
+    make_mixture(folder / "mix.yml")
+    before = content(folder / "made/mix")
+    damage()
+    with pytest.raises(DataError, match=message):
+        make_mixture(folder / "mix.yml")
+    assert content(folder / "made/mix") == before
+    assert [path.name for path in (folder / "made").iterdir()] == ["mix"]
+
+
+def test_an_input_that_changes_meanwhile(folder, monkeypatch):
+    choose = mixture_module.choose_rows
+
+    def choose_and_change(*arguments):
+        with open("orca1.jsonl", "a") as file:
+            file.write('{"q": "new", "r": "row"}\n')
+        return choose(*arguments)
+
+    monkeypatch.setattr(mixture_module, "choose_rows", choose_and_change)
+    with pytest.raises(DataError, match=r"an input changed while it was read; nothing was written"):
+        make_mixture(folder / "mix.yml")
+    assert list((folder / "made").iterdir()) == []
+
+
+def test_a_full_disk(folder, monkeypatch):
+    make_mixture(folder / "mix.yml")
+    before = content(folder / "made/mix")
+    save(with_set(seed=7))
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "made")
+
+    monkeypatch.setattr(mixture_module, "write_report", full)
+    with pytest.raises(DataError, match=r"made/mix: could not be written \(No space left"):
+        make_mixture(folder / "mix.yml")
+    assert content(folder / "made/mix") == before
+    assert [path.name for path in (folder / "made").iterdir()] == ["mix"]
+
+
+def test_a_folder_of_somebody_else_is_left_alone(folder):
+    (folder / "made/mix").mkdir(parents=True)
+    (folder / "made/mix/thesis.tex").write_text("years of work")
+    with pytest.raises(DataError, match=r"holds what no mixture of ours wrote \(thesis\.tex\)"):
+        make_mixture(folder / "mix.yml")
+    assert (folder / "made/mix/thesis.tex").read_text() == "years of work"
+
+
+def test_a_note_in_our_folder_and_an_input_there_are_left_alone(folder):
+    make_mixture(folder / "mix.yml")
+    (folder / "made/mix/note.txt").write_text("mine")
+    save(with_set(seed=8))
+    with pytest.raises(DataError, match=r"note\.txt"):
+        make_mixture(folder / "mix.yml")
+    (folder / "made/mix/note.txt").unlink()
+    save(with_set(path="made/mix/orca.jsonl"))
+    with pytest.raises(DataError, match=r"holds the input made/mix/orca\.jsonl"):
+        make_mixture(folder / "mix.yml")
+
+
+def test_output_that_is_a_file(folder):
+    (folder / "file").write_text("")
+    save(MIXTURE | {"output": "file"})
+    with pytest.raises(DataError, match="output: file is there"):
+        make_mixture(folder / "mix.yml")
