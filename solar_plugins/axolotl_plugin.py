@@ -14,6 +14,7 @@ from axolotl.utils.logging import get_logger
 from solar_plugins.args import SolarArgs, parse_solar_block
 from solar_plugins.errors import ArgsError, CheckpointError, SolarError
 from solar_plugins.formatters.axolotl_sets import use_ready_sets
+from solar_plugins.formatters.bindings import bind
 from solar_plugins.formatters.recipe_keys import check_recipe
 from solar_plugins.recipes import REVISION_KEYS, base_of
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base, grown_plan
@@ -42,7 +43,8 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
         """
         with _errors_as_paragraphs():
             solar = parse_solar_block(cfg)
-            check_recipe(cfg, solar.dpo if solar else None)
+            for found in check_recipe(cfg, solar.dpo if solar else None):
+                bind(found)
             if solar is not None and solar.init_args is not None:
                 try:
                     _up_scale_base(cfg, solar)

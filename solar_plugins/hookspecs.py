@@ -164,9 +164,7 @@ def register_recipes() -> list[RecipePack]:
 
         from pathlib import Path
         from solar_plugins import hookimpl
-        from solar_plugins.dpo_configs import DPOConfig
-    from solar_plugins.formatters.base import PreferenceFormatter, SFTFormatter
-    from solar_plugins.recipes import RecipePack
+        from solar_plugins.recipes import RecipePack
 
         @hookimpl
         def register_recipes():

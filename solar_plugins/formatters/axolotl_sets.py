@@ -9,6 +9,7 @@ of strategies, some of which turn an exception into a warning.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ from solar_plugins.args import DataArgs, parse_solar_block
 from solar_plugins.errors import DataError
 from solar_plugins.formatters.base import Formatter
 from solar_plugins.formatters.encoding import Encoder, make_encoder
-from solar_plugins.formatters.prepared_sets import PreparedSet, prepared_set
+from solar_plugins.formatters.prepared_sets import prepared_set, read_set
 from solar_plugins.formatters.recipe_keys import TEMPLATE_NAME, FormattedSet, formatted_sets
+from solar_plugins.formatters.row_report import RowReport
 from solar_plugins.formatters.rows import RowReader
 from solar_plugins.formatters.template import renders_as_solar, template_text
 from solar_plugins.registry import preference_formatters, sft_formatters
 
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".
 LOG = logging.getLogger("axolotl.solar_plugins.formatters")
+
+SOLAR_END_TOKEN = "</s>"
 
 SOURCE_KEYS = ("path", "type", "split", "data_files", "revision", "ds_type", "name", "trust_remote_code")
 """Keys that say where rows come from; the ready set needs none of them."""
@@ -46,23 +50,47 @@ def use_ready_sets(cfg: Any) -> list[str]:
     if not sets:
         return []
     encoder = make_encoder(_tokenizer(cfg), cfg.get("tokenizer_config") or cfg.get("base_model"))
-    solar = parse_solar_block(cfg)
-    rules = (solar.data if solar else None) or DataArgs()
+    if encoder.end_token != SOLAR_END_TOKEN:
+        LOG.info("answers end with %r, this tokenizer's end token; SOLAR's is %r", encoder.end_token, SOLAR_END_TOKEN)
     lines = []
     replaced: dict[str, dict[int, list[Any]]] = {}
     for found in sets:
         for source in _expanded(found):
-            ready, sequence_len = _ready_set(cfg, source, encoder)
-            lines.append(ready.report.words(sequence_len))
-            (LOG.warning if ready.report.rows_kept < ready.report.rows_read else LOG.info)("%s", lines[-1])
-            ready.report.judge(rules.bad_rows, rules.max_bad_share, sequence_len)
+            ready, line = _ready_set(cfg, source, encoder)
+            lines.append(line)
             entry = {key: value for key, value in source.entry.items() if key not in SOURCE_KEYS}
             replaced.setdefault(found.key, {}).setdefault(found.number, []).append(
-                type(cfg)({**entry, "path": str(ready.path)})
+                type(cfg)({**entry, "path": str(ready)})
             )
     for key, entries in replaced.items():
         cfg[key] = [new for index, old in enumerate(cfg[key]) for new in entries.get(index, [old])]
     return lines
+
+
+def read_in_memory(dataset: Any, tokenizer: Any, cfg: Any, entry: Mapping[str, Any], num_proc: int | None) -> Any:
+    """The ready rows of one set, for a command that loads sets itself. Reported and judged as in training.
+
+    Args:
+        dataset: A `datasets.Dataset`, as Axolotl loaded it.
+        tokenizer: Axolotl's.
+        cfg: Its recipe.
+        entry: The set's entry in it.
+        num_proc: Processes that may work.
+
+    Raises:
+        DataError: The set or the tokenizer cannot be used.
+    """
+    found = next(found for found in formatted_sets(cfg) if _same_set(found.entry, entry))
+    source = found._replace(entry=entry)
+    _check_columns(dataset.column_names, source)
+    reader = make_reader(cfg, source, make_encoder(tokenizer, str(cfg.get("base_model"))))
+    ready, report = read_set(dataset, reader, source.where, num_proc)
+    judged(cfg, report, reader)
+    return ready
+
+
+def _same_set(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(entry.get(key) == other.get(key) for key in ("type", "path", "split"))
 
 
 def _tokenizer(cfg: Any) -> Any:
@@ -95,29 +123,51 @@ def _expanded(found: FormattedSet) -> Iterator[FormattedSet]:
         yield found._replace(entry={**found.entry, "name": name})
 
 
-def _ready_set(cfg: Any, source: FormattedSet, encoder: Encoder) -> tuple[PreparedSet, int]:
-    sequence_len = cfg["sequence_len"]
-    if source.key == "test_datasets" and not cfg.get("rl"):
-        sequence_len = cfg.get("eval_sequence_len") or sequence_len
-    policy = str(cfg.get("excess_length_strategy") or "drop").lower()
-    reader = RowReader(
-        formatter=source.formatter,
-        encoder=encoder,
-        sequence_len=sequence_len,
-        truncate=policy == "truncate",
-        unpaired=cfg.get("rl") == "kto",
-        seed=cfg.get("seed") or 0,
-    )
+def _ready_set(cfg: Any, source: FormattedSet, encoder: Encoder) -> tuple[Path, str]:
     dataset = _load(cfg, source)
     _check_columns(dataset.column_names, source)
     directory = Path(cfg.get("dataset_prepared_path") or _default_directory()) / "solar_plugins"
+    reader = make_reader(cfg, source, encoder)
     ready = prepared_set(dataset, reader, source.where, directory, cfg.get("dataset_num_proc"))
-    if policy == "raise" and (ready.report.too_long or ready.report.shortened):
+    return ready.path, judged(cfg, ready.report, reader)
+
+
+def make_reader(cfg: Any, source: FormattedSet, encoder: Encoder) -> RowReader:
+    """How this recipe wants the rows of a set to be read."""
+    sequence_len = cfg["sequence_len"]
+    if source.key == "test_datasets" and not cfg.get("rl"):
+        sequence_len = cfg.get("eval_sequence_len") or sequence_len
+    return RowReader(
+        formatter=source.formatter,
+        encoder=encoder,
+        sequence_len=sequence_len,
+        truncate=_excess_policy(cfg) == "truncate",
+        unpaired=cfg.get("rl") == "kto",
+        seed=cfg.get("seed") or 0,
+    )
+
+
+def judged(cfg: Any, report: RowReport, reader: RowReader) -> str:
+    """The report in words, which are logged too.
+
+    Raises:
+        DataError: The recipe does not want to go on with such a set.
+    """
+    line = report.words(reader.sequence_len)
+    if os.environ.get("RANK", "0") == "0":
+        (LOG.warning if report.rows_kept < report.rows_read else LOG.info)("%s", line)
+    solar = parse_solar_block(cfg)
+    rules = (solar.data if solar else None) or DataArgs()
+    report.judge(rules.bad_rows, rules.max_bad_share, reader.sequence_len)
+    if _excess_policy(cfg) == "raise" and (report.too_long or report.shortened):
         raise DataError(
-            f"excess_length_strategy: raise, and {ready.report.words(sequence_len)}. Raise sequence_len, or set "
-            "excess_length_strategy: drop"
+            f"excess_length_strategy: raise, and {line}. Raise sequence_len, or set excess_length_strategy: drop"
         )
-    return ready, sequence_len
+    return line
+
+
+def _excess_policy(cfg: Any) -> str:
+    return str(cfg.get("excess_length_strategy") or "drop").lower()
 
 
 def _default_directory() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from solar_plugins.dpo_configs import fill_in
@@ -44,12 +45,15 @@ class FormattedSet(NamedTuple):
         return f"{self.key}[{self.number}] ({' '.join(part for part in parts if part)})"
 
 
-def check_recipe(recipe: MutableMapping[str, Any], dpo_name: str | None) -> None:
+def check_recipe(recipe: MutableMapping[str, Any], dpo_name: str | None) -> list[FormattedSet]:
     """Fill in named settings and the template's text, and refuse what cannot work.
 
     Args:
         recipe: As Axolotl read it, before its own validation.
         dpo_name: ``solar.dpo``.
+
+    Returns:
+        The data sets that are read by a formatter of ours.
 
     Raises:
         SolarError: A name is not registered, a set is used for what it is not made for, or a key would do harm or
@@ -60,11 +64,11 @@ def check_recipe(recipe: MutableMapping[str, Any], dpo_name: str | None) -> None
     sets = list(formatted_sets(recipe))
     if recipe.get("chat_template") == TEMPLATE_NAME:
         recipe["chat_template"], recipe["chat_template_jinja"] = "jinja", template_text()
-    if not sets:
-        return
     for found in sets:
         _check_entry(found, recipe)
-    _check_top_level(recipe, sets[0])
+    if sets:
+        _check_top_level(recipe, sets[0])
+    return sets
 
 
 def formatted_sets(recipe: Mapping[str, Any]) -> Iterator[FormattedSet]:
@@ -110,7 +114,7 @@ def _formatter(name: str, method: Any, where: str) -> Formatter:
 def _check_entry(found: FormattedSet, recipe: Mapping[str, Any]) -> None:
     allowed = ENTRY_KEYS if recipe.get("rl") else SFT_ENTRY_KEYS
     for key, value in found.entry.items():
-        if key not in allowed and value is not None:
+        if key not in allowed and value not in (None, False):
             raise ArgsError(
                 f"{found.key}[{found.number}].{key}: has no effect on type: {TYPE_PREFIX}{found.formatter.name}"
                 f"{' under rl' if recipe.get('rl') and key in SFT_ENTRY_KEYS else ''}; expected only "
@@ -133,11 +137,20 @@ def _check_top_level(recipe: Mapping[str, Any], found: FormattedSet) -> None:
     if not isinstance(recipe.get("sequence_len"), int):
         raise ArgsError(f"sequence_len: {recipe.get('sequence_len')!r}; {used} has to know it. Set it, such as 2048")
     other = recipe.get("chat_template")
-    if other and (other, recipe.get("chat_template_jinja")) != ("jinja", template_text()):
+    if other and not (other == "jinja" and _is_our_template(recipe.get("chat_template_jinja"))):
         raise ArgsError(
             f"chat_template: {other} is another template than the one in which {used} writes its rows; set "
             f"chat_template: {TEMPLATE_NAME}, or read the set with Axolotl's own type: chat_template"
         )
+
+
+def _is_our_template(text_or_path: Any) -> bool:
+    if text_or_path == template_text():
+        return True
+    try:
+        return Path(text_or_path).read_text(encoding="utf-8").strip() == template_text().strip()
+    except (OSError, TypeError, ValueError):
+        return False
 
 
 def _fill_in_dpo(recipe: MutableMapping[str, Any], name: str) -> None:
