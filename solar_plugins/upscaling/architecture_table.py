@@ -118,7 +118,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "transformer.h.",
         "num_layers",
         fields=(
-            recoded("attention_types", family.spelled_out, lambda kinds: [[[kind], 1] for kind in kinds]),
+            recoded(
+                "attention_types", family.spelled_out, lambda kinds: [[[kind], 1] for kind in kinds], required=True
+            ),
             optional_list("attention_layers"),
         ),
     ),
@@ -164,7 +166,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "hy_v3": Architecture(fields=(_MLP,)),
     "laguna": Architecture(fields=(_TYPES, _MLP, optional_list("num_attention_heads_per_layer"))),
     "llama4_text": Architecture(
-        fields=(family.LLAMA4_ROPE, listed("layer_types", family.llama4_attention), indices("moe_layers")),
+        fields=(family.LLAMA4_ROPE, listed("layer_types", family.llama4_attention), family.llama4_experts()),
     ),
     "qwen2_moe": Architecture(
         fields=(listed("layer_types", family.lower_window), _WINDOW_HINT, _QWEN_EXPERTS),

@@ -68,6 +68,24 @@ def llama4_attention(config: Config, num_layers: int) -> Sequence[str]:
     return ["chunked_attention" if has_rope else "full_attention" for has_rope in rope]
 
 
+def llama4_experts() -> LayerField:
+    """Llama 4's: ``moe_layers``; without it every ``interleave_moe_layer_step``-th (configuration_llama4.py)."""
+    stated = indices("moe_layers")
+
+    def read(config: Config, num_layers: int) -> Sequence[bool]:
+        if config.get("moe_layers") is not None:
+            return stated.read(config, num_layers)
+        step = max(1, whole_number(config, "interleave_moe_layer_step", 1))
+        return [(index + 1) % step == 0 for index in range(num_layers)]
+
+    def write(config: Config, values: Sequence[bool]) -> dict[str, Any]:
+        if config.get("moe_layers") is None and list(read(config, len(values))) == list(values):
+            return {}
+        return {"moe_layers": [index for index, holds in enumerate(values) if holds]}
+
+    return LayerField("moe_layers", read, write)
+
+
 def listed_full(config: Config, num_layers: int) -> Sequence[str]:
     """LFM2's: ``full_attn_idxs`` attend to everything, all others convolve."""
     full = config.get("full_attn_idxs")

@@ -152,7 +152,11 @@ def derived(key: str, value: Callable[[Config, int, int], Any]) -> LayerField:
 
 
 def recoded(
-    key: str, decode: Callable[[Any, int], Sequence[Any]], encode: Callable[[Sequence[Any]], Any]
+    key: str,
+    decode: Callable[[Any, int], Sequence[Any]],
+    encode: Callable[[Sequence[Any]], Any],
+    *,
+    required: bool = False,
 ) -> LayerField:
     """A key that says the layers in a notation of its own; absent or null: nothing is said.
 
@@ -160,18 +164,19 @@ def recoded(
         key: Of the field.
         decode: ``(value, num_layers)`` -> one value a layer. A `TypeError` or `ValueError` means that it is malformed.
         encode: The inverse.
+        required: Refuse a config without the key.
     """
 
     def read(config: Config, num_layers: int) -> Sequence[Any]:
-        if config.get(key) is None:
+        if config.get(key) is None and not required:
             return [None] * num_layers
         try:
-            values = list(decode(config[key], num_layers))
+            values = list(decode(config.get(key), num_layers))
         except (TypeError, ValueError, LookupError, AttributeError):
             values = []
         if len(values) != num_layers:
             raise CheckpointError(
-                f"config.json: {key} is {config[key]!r:.200}, which does not describe {num_layers} layers"
+                f"config.json: {key} is {config.get(key)!r:.200}, which does not describe {num_layers} layers"
             )
         return values
 

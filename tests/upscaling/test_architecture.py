@@ -52,6 +52,10 @@ def test_config_gets_the_new_depth_and_per_layer_lists_follow_the_plan():
             {"decoder_sparse_step": 1, "mlp_only_layers": [0, 1, 3, 5]},
         ),
         (
+            {"model_type": "llama4_text", "num_hidden_layers": 4, "interleave_moe_layer_step": 3},
+            {"moe_layers": [2, 4]},
+        ),
+        (
             {"model_type": "nemotron_h", "num_hidden_layers": 4, "hybrid_override_pattern": "M-M*"},
             {"num_hidden_layers": 6, "hybrid_override_pattern": "M-M-M*"},
         ),
