@@ -222,6 +222,7 @@ def _refuse_foreign(output: Path, inputs: Iterable[str]) -> None:
 @contextmanager
 def _whole_or_absent(output: Path) -> Iterator[Path]:
     """A folder beside ``output`` to fill, which takes its place if nothing was raised."""
+    output = output.resolve()  # a link to a folder stays a link
     output.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (output.parent / f".{output.name}.{word}-{os.getpid()}" for word in ("partial", "old"))
     for leftover in (partial, old):

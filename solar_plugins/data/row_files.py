@@ -193,7 +193,7 @@ def _parquet_blocks(path: str) -> Iterator[Block]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             total = max(file.metadata.num_rows, 1)
-            for batch in file.iter_batches(PARQUET_ROWS):
+            for batch in file.iter_batches(PARQUET_ROWS, use_threads=False):  # no threads: a fork follows
                 position = size * (row - 1 + batch.num_rows) // total
                 yield Block(path, row, [_as_json(path, row, one) for one in batch.to_pylist()], position - done)
                 row, done = row + batch.num_rows, position

@@ -254,6 +254,18 @@ def test_a_note_in_our_folder_and_an_input_there_are_left_alone(folder):
         make_mixture(folder / "mix.yml")
 
 
+def test_a_link_to_the_folder_stays_a_link(folder):
+    (folder / "elsewhere").mkdir()
+    (folder / "made").mkdir()
+    (folder / "made/mix").symlink_to(folder / "elsewhere")
+    for seed in (1, 2):
+        save(with_set(seed=seed))
+        make_mixture(folder / "mix.yml")
+        assert (folder / "made/mix").is_symlink()
+        assert len(lines(folder / "elsewhere/orca.jsonl")) == 20
+    assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []
+
+
 def test_output_that_is_a_file(folder):
     (folder / "file").write_text("")
     save(MIXTURE | {"output": "file"})
