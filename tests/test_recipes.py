@@ -46,6 +46,12 @@ def test_all_recipes_are_found():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_it_stands_in_the_table(path):
+    table = (recipe_directory() / "README.md").read_text()
+    assert f"`{name(path)}`" in table or name(path).startswith("smollm2/")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_head_comment(path):
     head = head_of(path)
     assert len(head[0]) > 20
