@@ -32,13 +32,30 @@ def test_the_block_survives_axolotls_own_validation():
     assert dumped == GOOD
 
 
+def test_a_block_that_does_not_up_scale():
+    solar = parse_solar_block({"solar": {"dpo": "sdpo", "data": {"bad_rows": "stop"}}})
+    assert solar.init_args is None
+    assert (solar.dpo, solar.data.bad_rows, solar.data.max_bad_share) == ("sdpo", "stop", 0.02)
+    assert SolarPluginArgs.model_validate({"solar": solar.model_dump(exclude_none=True)}).solar == solar
+
+
 @pytest.mark.parametrize(
     ("block", "message"),
     [
         (None, "solar: None is no block; expected for example"),
         ("dus", "solar: 'dus' is no block"),
-        ({}, "solar.init: missing"),
-        ({"int": {}}, "solar.init: missing\nsolar.int: unknown key; did you mean init?"),
+        ({}, "solar: {} is not allowed; it should have one of the keys init, dpo, data"),
+        (
+            {"cache_dir": "x"},
+            "solar: {'cache_dir': 'x'} is not allowed; it should have one of the keys init, dpo, data",
+        ),
+        ({"int": {}}, "solar.int: unknown key; did you mean init?"),
+        ({"dpo": "zephyr_2023_11"}, "solar.init: missing; the recipe does not up-scale its base"),
+        ({"dpo": ""}, "solar.dpo: '' is not allowed; String should have at least 1 character"),
+        ({"dpo": {"config": "x"}}, "solar.dpo: {'config': 'x'} is not allowed; it should be a valid string"),
+        ({"data": {"bad_row": "drop"}}, "solar.data.bad_row: unknown key"),
+        ({"data": {"bad_rows": "keep"}}, "solar.data.bad_rows: 'keep' is not allowed; it should be 'drop' or 'stop'"),
+        ({"data": {"max_bad_share": 2}}, "solar.data.max_bad_share: 2 is not allowed; it should be less than or equal"),
         (GOOD | {"cache": "x"}, "solar.cache: unknown key; did you mean cache_dir?"),
         (GOOD | {"cache_dir": ""}, "solar.cache_dir: '' is not allowed; String should have at least 1 character"),
         ({"init": {}}, "solar.init.strategy: missing; one of dus, slices"),

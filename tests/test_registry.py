@@ -4,7 +4,9 @@ from types import SimpleNamespace
 import pytest
 
 from solar_plugins import registry
+from solar_plugins.dpo_configs import DPOConfig
 from solar_plugins.errors import PluginError
+from solar_plugins.formatters.base import PreferenceFormatter, SFTFormatter
 from solar_plugins.hookspecs import hookimpl
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.strategies import InitStrategy, StrategyArgs
@@ -79,6 +81,58 @@ def test_the_built_in_strategies_come_through_the_same_hook():
         "dus": "solar_plugins.upscaling.strategies",
         "slices": "solar_plugins.upscaling.strategies",
     }
+
+
+class Formats:
+    """A package that adds one of each kind."""
+
+    @hookimpl
+    def register_sft_formatters(self):
+        return [SFTFormatter(name="quiz", columns=(), to_messages=lambda row: [], summary="")]
+
+    @hookimpl
+    def register_preference_formatters(self):
+        return [PreferenceFormatter(name="duel", columns=(), to_pair=lambda row, chance: None, summary="")]
+
+    @hookimpl
+    def register_dpo_configs(self):
+        return [DPOConfig(name="my_lab", values={"rl_beta": 0.5}, global_batch=1, source="")]
+
+
+def test_formatters_and_dpo_settings_of_a_third_party_stand_beside_the_built_in_ones(monkeypatch):
+    built_in = registry.sft_formatters().keys(), registry.preference_formatters().keys()
+    installed(monkeypatch, formats=Formats())
+    assert registry.sft_formatters().keys() - built_in[0] == {"quiz"}
+    assert registry.preference_formatters().keys() - built_in[1] == {"duel"}
+    assert registry.dpo_config("my_lab").values == {"rl_beta": 0.5}
+    with pytest.raises(PluginError, match="'their_lab' is not a registered DPO setting; known: my_lab, sdpo, zephyr_2"):
+        registry.dpo_config("their_lab")
+
+
+@pytest.mark.parametrize(
+    ("hook", "names"),
+    [
+        ("register_sft_formatters", ("alpaca", SFTFormatter, "formatters.sft")),
+        ("register_preference_formatters", ("math_pairs", PreferenceFormatter, "formatters.preference")),
+        ("register_dpo_configs", ("sdpo", DPOConfig, "dpo_configs")),
+    ],
+)
+def test_the_built_in_ones_come_through_the_same_hooks(hook, names):
+    name, kind, module = names
+    assert registry.registered(hook, kind)[name][0] == f"solar_plugins.{module}"
+
+
+def test_two_packages_with_one_formatter_name(monkeypatch):
+    class Other:
+        @hookimpl
+        def register_sft_formatters(self):
+            return [SFTFormatter(name="alpaca", columns=(), to_messages=lambda row: [], summary="")]
+
+    installed(monkeypatch, other=Other())
+    with pytest.raises(
+        PluginError, match=r"'alpaca' is registered by both solar_plugins.formatters.sft and solar-plugins-o"
+    ):
+        registry.sft_formatters()
 
 
 def test_a_third_party_strategy_is_found_by_name(monkeypatch):

@@ -54,6 +54,38 @@ def test_its_recipe_trains(example, training_folder, run):
     assert json.loads((training_folder / "out" / "config.json").read_text())["num_hidden_layers"] == 10
 
 
+def write_riddles(folder):
+    rows = [{"riddle": f"What is {n} + {n}?", "solution": str(2 * n)} for n in range(8)]
+    (folder / "quiz.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    duels = [{"riddle": row["riddle"], "winner": row["solution"], "loser": "no idea"} for row in rows]
+    (folder / "duel.jsonl").write_text("".join(json.dumps(row) + "\n" for row in duels))
+
+
+def test_its_formatters_and_its_dpo_setting_train(example, training_folder, run):
+    write_riddles(training_folder)
+    run("solar", "recipes", "copy", "recipes", cwd=training_folder, env=example)
+    for name in ("quiz", "duel"):
+        result = run(
+            "python", "-m", "axolotl.cli.train", f"recipes/example/{name}.yml", cwd=training_folder, env=example
+        )
+        said = result.stdout + result.stderr
+        assert result.returncode == 0, said
+        assert f"datasets[0] ({name}.jsonl) as {name}: 8 rows read, 8 kept, 0 dropped" in said
+    assert "solar.dpo: example filled in rl: dpo, rl_beta: 0.5, sequence_len: 64" in said
+    assert "the recipe's own learning_rate: 2e-05 stay" in said
+    assert "'loss': '0.6931'" in said, "policy and reference are equal: ln 2"
+
+
+def test_without_it_its_formatter_is_unknown(training_folder, run):
+    write_riddles(training_folder)
+    recipe = (training_folder / "recipe.yml").read_text().replace("type: completion", "type: solar_plugins.quiz")
+    (training_folder / "recipe.yml").write_text(recipe)
+    result = run("python", "-m", "axolotl.cli.train", "recipe.yml", cwd=training_folder)
+    assert result.returncode == 1
+    assert "datasets[0].type: 'quiz' is not a registered SFT formatter; known: alpaca, alpaca_prompt" in result.stderr
+    assert "Traceback" not in result.stderr.split("solar_plugins:")[-1]
+
+
 def test_without_it_the_recipe_says_what_is_missing(base, run, tmp_path):
     recipe = tmp_path / "recipe.yml"
     recipe.write_text(f"base_model: {base}\nsolar: {{init: {{strategy: repeat_top, repeated_layers: 2}}}}\n")

@@ -70,7 +70,7 @@ def test_pairs_and_rows_for_kto_are_texts(tokenizer, tmp_path):
 
 
 def test_the_rows_that_are_too_long_of_conversations_in_part(tokenizer, tmp_path):
-    turns = [("user", "u"), ("assistant", "a"), ("user", "long " * 50), ("assistant", "b")]
+    turns = [("user", "u"), ("assistant", "a"), ("user", "long " * 70), ("assistant", "b")]
     row = {"messages": [{"role": role, "content": content} for role, content in turns]}
     data = write_and_load(tmp_path / "turns.jsonl", [row, row, {"messages": row["messages"][2:]}])
     _, report = read_set(data, RowReader(sft_formatters()["messages"], make_encoder(tokenizer, "t"), 64), "here", None)
@@ -91,7 +91,8 @@ def test_everything_that_matters_changes_the_fingerprint(dataset, reader, tokeni
     def other_formatter(row):
         return single_turn("u", "a")
 
-    other_tokenizer = type(tokenizer).from_pretrained(tokenizer.name_or_path, additional_special_tokens=["<|x|>"])
+    other_tokenizer = type(tokenizer).from_pretrained(tokenizer.name_or_path)
+    other_tokenizer.add_tokens(["zzz"])
     readers = [
         reader,
         replace(reader, sequence_len=65),

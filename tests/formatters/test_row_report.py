@@ -63,7 +63,7 @@ def test_it_survives_its_file_and_takes_the_name_of_the_recipe_that_asks():
         (
             report(3, too_long=range(3)),
             ("drop", 0.02),
-            "none of its 3 rows is left to train on:\n  3 longer than sequence_len 64 (rows 1, 2, 3)\nRaise sequence_len",
+            "none of its 3 rows is left to train on:\n  3 longer than sequence_len 64 (rows 1, 2, 3)\nRaise",
         ),
     ],
 )
