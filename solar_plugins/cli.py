@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -176,6 +177,42 @@ def mix(mixture: Path, processes: int | None, as_json_text: bool) -> None:
     output = Path(mixed.mixture["output"])
     text = (output / REPORT).read_text().rstrip() if as_json_text else as_text(mixed, output, made=made)
     click.echo(text)
+
+
+@solar.command()
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
+def h6(results: tuple[Path, ...], as_json_text: bool) -> None:
+    """Show lm_eval's RESULTS (files, or folders with them) as the paper's H6 table, beside the published rows."""
+    from solar_plugins.evaluation.h6_table import as_json as table_as_json
+    from solar_plugins.evaluation.h6_table import as_text as table_as_text
+    from solar_plugins.evaluation.lm_eval_results import read_scores, result_files
+
+    models = read_scores(result_files(results))
+    click.echo(json.dumps(table_as_json(models), indent=2) if as_json_text else table_as_text(models))
+
+
+@solar.command("sdpo-order")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--type", "formatter", help="How to read the rows: the name of a preference formatter, as in a recipe.")
+@click.option("--max-length", default=1024, show_default=True, type=click.IntRange(2), help="Tokens of a pair's text.")
+@click.option("--batch-tokens", default=4096, show_default=True, type=click.IntRange(1), help="Tokens of a batch.")
+@click.option("--limit", type=click.IntRange(1), help="Judge that many pairs of each file, drawn at random.")
+@click.option("--seed", default=42, show_default=True, help="Of the drawing.")
+@click.option("--max-bad-share", default=0.02, show_default=True, type=click.FloatRange(0, 1), help="More is an error.")
+@click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
+def sdpo_order(model: Path, files: tuple[Path, ...], as_json_text: bool, **options: Any) -> None:
+    """Order preference FILES (JSON lines) from easy to hard for stepwise DPO that starts from MODEL.
+
+    A set is the easier, the more of its pairs the model prefers as the labels do already (arXiv:2403.19270).
+    """
+    from solar_plugins.preference_order.order import as_json as order_as_json
+    from solar_plugins.preference_order.order import as_text as order_as_text
+    from solar_plugins.preference_order.order import order_sets
+
+    ordered = order_sets(model, files, **options)
+    click.echo(json.dumps(order_as_json(ordered), indent=2) if as_json_text else order_as_text(ordered))
 
 
 @solar.group()

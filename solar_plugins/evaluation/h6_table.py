@@ -9,9 +9,9 @@ from typing import Any
 from solar_plugins.evaluation.lm_eval_results import ModelScores, Score
 from solar_plugins.evaluation.published import EVALUATION_NOISE, PUBLISHED_MODELS, PUBLISHED_STAGES, TASKS, Task
 from solar_plugins.report.terminal import printable
+from solar_plugins.report.text_table import MARK, aligned
 
 MISSING = "-"
-PARTIAL_MARK = "*"
 SOURCE = "Kim et al. 2023, arXiv:2312.15166"
 
 
@@ -44,7 +44,7 @@ def as_text(models: Sequence[ModelScores]) -> str:
         for published in PUBLISHED_MODELS
     ]
     own = [line for model in models for line in _rows(model)]
-    lines = _aligned([head, shots, *rows, *own])
+    lines = aligned([head, shots, *rows, *own])
     rule = "-" * max(map(len, lines))
     first = 2 + len(rows)
     stages = ", ".join(f"{stage.name} {stage.mean:.2f}" for stage in PUBLISHED_STAGES)
@@ -73,7 +73,7 @@ def _rows(model: ModelScores) -> list[list[str]]:
 def _cell(task: Task, score: Score | None) -> str:
     if score is None:
         return MISSING
-    return f"{score.percent:.2f}{'' if is_whole(task, score) else PARTIAL_MARK}"
+    return f"{score.percent:.2f}{'' if is_whole(task, score) else MARK}"
 
 
 def _notes(model: ModelScores) -> list[str]:
@@ -88,23 +88,11 @@ def _notes(model: ModelScores) -> list[str]:
     if missing:
         notes.append(f"{MISSING} {name}: not run: {', '.join(missing)}; so there is no H6")
     if partial:
-        notes.append(f"{PARTIAL_MARK} {name}: {'; '.join(partial)}; not comparable, so there is no H6")
+        notes.append(f"{MARK} {name}: {'; '.join(partial)}; not comparable, so there is no H6")
     if model.with_chat_template:
         tasks = ", ".join(task.label for task in model.with_chat_template)
         notes.append(f"{name}: asked through a chat template: {tasks}; the paper's scores were not")
     return notes
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns in line: the first to the left, numbers to the right with room for a mark behind them."""
-    marked = [[row[0], *(cell if cell.endswith(PARTIAL_MARK) else f"{cell} " for cell in row[1:])] for row in rows]
-    widths = [max(len(row[column]) for row in marked) for column in range(len(marked[0]))]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for row in marked
-    ]
 
 
 def as_json(models: Sequence[ModelScores]) -> dict[str, Any]:

@@ -92,7 +92,14 @@ def read_scores(files: Iterable[Path]) -> list[ModelScores]:
             known[task] = score
             if content.get("chat_template"):
                 templated.setdefault(model, []).append(task)
-    return [ModelScores(model, found, tuple(templated.get(model, ()))) for model, found in scores.items()]
+    return [
+        ModelScores(
+            model,
+            {task: found[task] for task in TASKS if task in found},
+            tuple(task for task in TASKS if task in templated.get(model, [])),
+        )
+        for model, found in scores.items()
+    ]
 
 
 def _read(file: Path) -> Mapping[str, Any]:

@@ -1,10 +1,17 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+from click.testing import CliRunner
 from made_results import SHOTS, lm_eval_results, write_results
 
+from solar_plugins.cli import solar
 from solar_plugins.evaluation.h6_table import as_json, as_text, h6, h6_standard_error
 from solar_plugins.evaluation.lm_eval_results import read_scores
 from solar_plugins.evaluation.published import TASKS
 
+SOLAR = Path(sys.executable).parent / "solar"
 INSTRUCT = (0.7108, 0.8816, 0.6621, 0.7143, 0.8358, 0.6475)
 """SOLAR-Instruct's six scores; the paper's mean of them is 74.20."""
 
@@ -112,3 +119,21 @@ def test_json_has_the_same_and_null_where_nothing_is_known(tmp_path):
         "shots": 25,
         "metric": "acc_norm,none",
     }
+
+
+def test_the_command_prints_the_table_and_starts_without_torch(tmp_path):
+    """`python -X importtime` lists every module that is imported."""
+    write_results(tmp_path / "results_1.json", instruct())
+    command = [sys.executable, "-X", "importtime", str(SOLAR), "h6", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == TABLE + "\n"
+    modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in result.stderr.splitlines()}
+    assert "click" in modules
+    assert not modules & {"torch", "axolotl", "transformers", "numpy", "lm_eval"}
+
+
+def test_an_unusable_file_is_one_paragraph_and_exit_status_1(tmp_path):
+    result = CliRunner().invoke(solar, ["h6", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {tmp_path}: no file results_*.json lies in this folder or below it; give")
+    assert result.stdout == ""
