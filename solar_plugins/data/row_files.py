@@ -191,12 +191,14 @@ def _parquet_blocks(path: str) -> Iterator[Block]:
 
     size, row, done = Path(path).stat().st_size, 1, 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        # Defaults would hold the whole file in memory by its end, and start threads, after which a fork is not safe.
+        with pyarrow.parquet.ParquetFile(path, buffer_size=BLOCK_BYTES, pre_buffer=False) as file:
             total = max(file.metadata.num_rows, 1)
-            for batch in file.iter_batches(PARQUET_ROWS, use_threads=False):  # no threads: a fork follows
-                position = size * (row - 1 + batch.num_rows) // total
-                yield Block(path, row, [_as_json(path, row, one) for one in batch.to_pylist()], position - done)
-                row, done = row + batch.num_rows, position
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], use_threads=False):
+                    position = size * (row - 1 + batch.num_rows) // total
+                    yield Block(path, row, [_as_json(path, row, one) for one in batch.to_pylist()], position - done)
+                    row, done = row + batch.num_rows, position
     except pyarrow.ArrowException as error:
         raise DataError(f"{path}: not a whole Parquet file ({error}); fetch it again") from None
 
