@@ -29,8 +29,8 @@ from solar_plugins.report.text_table import aligned
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PAIRS_AT_ONCE = 128
-"""Pairs that are sorted by length together, so that batches hold texts of like length."""
+PAIRS_AT_ONCE = 16
+"""Pairs that are sorted by length together, so that batches hold texts of like length; the bar moves as often."""
 
 
 @dataclass
