@@ -64,8 +64,13 @@ class SetShare:
 
     @property
     def standard_error(self) -> float:
-        """Of the share, by the binomial law: how far another draw of as many pairs may lie away."""
-        return math.sqrt(self.share * (1 - self.share) / self.pairs)
+        """Of the share: how far another draw of as many pairs may lie away.
+
+        With two more pairs of either kind (Agresti and Coull 1998), so that 3 of 3 is not taken for certain.
+        """
+        pairs = self.pairs + 4
+        share = (self.preferred + 2) / pairs
+        return math.sqrt(share * (1 - share) / pairs)
 
     def add(self, chosen: AnswerScore, rejected: AnswerScore, *, cut: bool) -> None:
         """Count a pair."""

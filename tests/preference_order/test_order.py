@@ -80,9 +80,12 @@ def test_ties_are_counted_and_are_not_preferred(tiny_chat_model, tmp_path):
     assert (one.pairs, one.ties, one.preferred, one.preferred_per_token, one.cut) == (4, 4, 0, 0, 4)
 
 
-def test_the_standard_error_is_the_binomial_one():
+def test_the_standard_error_is_that_of_agresti_and_coull():
+    """Two successes and two failures more: 82 of 104; and 5 of 7, where the plain formula has no error."""
+    few = SetShare(PreferenceFile("f", PLAIN, 3), 3, pairs=3, preferred=3)
+    assert few.standard_error == pytest.approx(math.sqrt(5 / 7 * 2 / 7 / 7))
     share = SetShare(PreferenceFile("f", PLAIN, 100), 100, pairs=100, preferred=80)
-    assert share.standard_error == pytest.approx(math.sqrt(0.8 * 0.2 / 100))
+    assert share.standard_error == pytest.approx(math.sqrt(82 / 104 * 22 / 104 / 104))
 
 
 def test_a_limit_judges_so_many_pairs_and_repeats(tiny_chat_model, ranked, tmp_path):
@@ -104,9 +107,9 @@ def test_the_command_says_what_it_found(tiny_chat_model, ranked, tmp_path):
     lines = shown.stdout.splitlines()
     assert lines[0].split("  ")[0] == "easy to hard"
     assert lines[1].startswith(f"1. {easy}  ")
-    assert "100.0 % ± 0.0" in lines[1]
+    assert "100.0 % ± 8.3" in lines[1]
     assert lines[2].startswith(f"2. {hard}  ")
-    assert "50.0 % ± 14.4" in lines[2]
+    assert "50.0 % ± 12.5" in lines[2]
     assert f"{hard}: read as prompt_and_answers, 13 of 13 rows" in lines
     assert "  left out as bad: row 13: chosen is empty" in lines
     assert "carries another one or none" in shown.stdout
