@@ -91,7 +91,8 @@ class RowReader:
         self.encoder.check_messages(messages)
         for example in examples(messages):
             ids, labels = self.encoder.encode(example)
-            if self._fits(len(ids), next(i for i, label in enumerate(labels) if label >= 0)):
+            num_prompt_tokens = next(i for i, label in enumerate(labels) if label >= 0)
+            if (num_prompt_tokens < self.sequence_len) if self.truncate else (len(ids) <= self.sequence_len):
                 yield {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
             else:
                 yield {PROBLEM_COLUMN: TOO_LONG}
@@ -102,9 +103,7 @@ class RowReader:
             raise RowError("chosen", "is equal to rejected")
         self._check_pair(pair)
         prompt = render(pair.prompt, add_generation_prompt=True)
-        num_prompt = len(self.encoder.start_ids) + self.encoder.count(prompt)
-        longest = max(self.encoder.count(prompt + answer) for answer in (pair.chosen, pair.rejected))
-        if not self._fits(len(self.encoder.start_ids) + longest + 1, num_prompt):
+        if not self._pair_fits(prompt, pair):
             yield {PROBLEM_COLUMN: TOO_LONG}
             return
         chosen, rejected = pair.chosen + self.encoder.end_token, pair.rejected + self.encoder.end_token
@@ -118,5 +117,8 @@ class RowReader:
         self.encoder.check_messages(pair.prompt)
         self.encoder.check_messages([{"role": "assistant", "content": text} for text in pair[1:]])
 
-    def _fits(self, num_tokens: int, num_prompt_tokens: int) -> bool:
-        return num_prompt_tokens < self.sequence_len if self.truncate else num_tokens <= self.sequence_len
+    def _pair_fits(self, prompt: str, pair: PreferencePair) -> bool:
+        room = self.sequence_len - len(self.encoder.start_ids) - 1
+        if self.truncate:
+            return self.encoder.count(prompt) <= room
+        return all(self.encoder.count(prompt + answer) <= room for answer in (pair.chosen, pair.rejected))
