@@ -91,8 +91,10 @@ def copy_recipes(packs: Mapping[str, RecipePack], target: Path) -> list[Path]:
     Ours go to its top, so that ``recipes/deepspeed/zero3.json`` in a recipe is right after a copy to ``recipes``.
 
     Raises:
-        ArgsError: A file is there already with other content; nothing is copied then.
+        ArgsError: The target is no folder, or a file is there already with other content; nothing is copied then.
     """
+    if target.exists() and not target.is_dir():
+        raise ArgsError(f"{target}: is a file, not a folder; give the name of a folder for the recipes")
     moves = [
         (source, target / (Path() if name == "solar_plugins" else Path(name)) / source.relative_to(pack.directory))
         for name, pack in packs.items()
