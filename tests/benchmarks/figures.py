@@ -94,7 +94,8 @@ def readme_table(runs: Sequence[Run]) -> str:
     """The short table of the README: medians of the warm runs, with the range of ours and of the ratio to mergekit."""
     peer = "mergekit-yaml, best flags"
     lines = [
-        "| result | `solar upscale`, on the disk | `cp`, on the disk | `cp` alone | `mergekit-yaml`, best flags | peak memory |",
+        "| result | `solar upscale`, on the disk | `cp`, on the disk | `cp` alone | `mergekit-yaml`, best flags "
+        "| peak memory |",
         "|---|---|---|---|---|---|",
     ]
     for size in sorted({run.result_bytes for run in runs}):

@@ -49,7 +49,9 @@ def test_train_then_train_again_then_ask_the_trained_model(training_folder, run)
     assert "./out was up-scaled by this plan already" in asked.stdout + asked.stderr
 
 
-def test_a_base_whose_layers_differ_is_trained_with_its_layers_in_the_plans_order(training_folder, tiny_model, sentencepiece_tokenizer, run):
+def test_a_base_whose_layers_differ_is_trained_with_its_layers_in_the_plans_order(
+    training_folder, tiny_model, sentencepiece_tokenizer, run
+):
     """Gemma 3's windows, tied embeddings and extra norms, through Axolotl's own loading and saving."""
     shutil.rmtree(training_folder / "base")
     kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 2 + ["sliding_attention", "full_attention"]
