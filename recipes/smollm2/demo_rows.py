@@ -1,0 +1,144 @@
+"""Splits LLaMA-Factory's sample data into the rows that the recipes in this folder train on and those they hold out.
+
+Every split is by position, so it is the same on every machine. ``prepare.py`` fetches the files and calls this.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+SOURCE = "llamafactory==0.9.5"
+
+ARTICLE_FILES = ("wiki_train.jsonl", "wiki_held_out.jsonl", "README.md")
+ALIGNMENT_FILES = (
+    "instructions_train.jsonl",
+    "instructions_held_out.jsonl",
+    "pairs_orca.jsonl",
+    "pairs_other.jsonl",
+    "pairs_held_out.jsonl",
+    "README.md",
+)
+
+HELD_OUT_ARTICLES = 5
+"""Articles 0, 5, 10, .. of the 30 are held out: Anarchism, Achilles, Academy Awards, Alice O'Connor (Ayn Rand),
+Anthropology, ASCII. All are long, so none is a page of links or a stub."""
+
+HELD_OUT_CHARACTERS = 2_100
+"""A held-out row is the opening of its article, up to here and back to the end of a sentence: at most 493 tokens, so
+one row is one sequence of 512, and the six are read in seconds on a CPU."""
+
+HELD_OUT_INSTRUCTIONS = 50
+"""Of 999 rows 20 are held out; 14 of them fit the 256 tokens of the recipe and are read in seconds on a CPU."""
+
+HELD_OUT_PAIRS = 6
+"""Of 80 and 220 pairs 14 and 37 are held out; 6 of them fit the 256 tokens of the recipes."""
+
+ARTICLES_README = f"""# Wikipedia articles
+
+From `data/wiki_demo.txt` in the source package `{SOURCE}` (Apache-2.0): 30 English Wikipedia articles, whose text
+is under CC BY-SA. Split by article: every fifth is held out, and its opening is a row of `wiki_held_out.jsonl`; all the
+others are whole rows of `wiki_train.jsonl`.
+"""
+
+ALIGNMENT_README = f"""# Instructions and preference pairs
+
+From the source package `{SOURCE}`, whose repository is under Apache-2.0. It does not name the origin of these two
+samples; by their texts, and by the data sets that its README lists, they come from:
+
+- `data/alpaca_en_demo.json`, 999 rows: Alpaca's instructions with answers by GPT-4 (Alpaca-GPT4), which its authors
+  published under CC BY-NC 4.0: **for research, not for commercial use**, nor are the models trained on it.
+- `data/dpo_en_demo.json`, 300 pairs: DPO-En-Zh-20k, a selection of Orca, Capybara and UltraFeedback pairs. Several
+  models wrote their answers, GPT-4 among them, whose makers' terms may forbid training competing models.
+
+Use what is trained here to see the method, and look at the licences upstream before using it for more.
+
+| file | rows | read by |
+|---|---|---|
+| `instructions_train.jsonl` | 979 | `solar_plugins.alpaca` |
+| `instructions_held_out.jsonl` | 20, every 50th | `solar_plugins.alpaca` |
+| `pairs_orca.jsonl` | 66 with Orca's system prompts | `solar_plugins.orca_dpo_pairs` |
+| `pairs_other.jsonl` | 183 others, 85 of several turns | `solar_plugins.sharegpt_pairs` |
+| `pairs_held_out.jsonl` | 51, every 6th of both kinds | `solar_plugins.sharegpt_pairs` |
+"""
+
+Row = Mapping[str, Any]
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Writes one JSON object a line."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def split_every[T](rows: list[T], step: int) -> tuple[list[T], list[T]]:
+    """The rows to train on, and those held out: the first, and every ``step`` after it.
+
+    Example:
+        >>> split_every(["a", "b", "c", "d", "e"], 2)
+        (['b', 'd'], ['a', 'c', 'e'])
+    """
+    return [row for index, row in enumerate(rows) if index % step], rows[::step]
+
+
+def opening(article: str) -> str:
+    """The first sentences of an article, at most ``HELD_OUT_CHARACTERS`` long.
+
+    Example:
+        >>> opening("One. Two. Thr")
+        'One. Two.'
+    """
+    start = article[:HELD_OUT_CHARACTERS]
+    return start[: start.rfind(". ") + 1]
+
+
+def write_articles(articles: Path, folder: Path) -> None:
+    """Writes ``ARTICLE_FILES`` from ``wiki_demo.txt``. No article gives text to both sets."""
+    train, held_out = split_every(articles.read_text(encoding="utf-8").splitlines(), HELD_OUT_ARTICLES)
+    write_rows(folder / "wiki_train.jsonl", ({"text": article} for article in train))
+    write_rows(folder / "wiki_held_out.jsonl", ({"text": opening(article)} for article in held_out))
+    (folder / "README.md").write_text(ARTICLES_README, encoding="utf-8")
+
+
+def has_system_prompt(pair: Row) -> bool:
+    """Whether the prompt starts with a system text. In this sample only Orca's do."""
+    return bool(pair["conversations"][0]["from"] == "system")
+
+
+def orca_columns(pair: Row) -> Row:
+    """A pair with a system text and one question, in the columns of Orca's set.
+
+    Example:
+        >>> orca_columns(
+        ...     {
+        ...         "conversations": [{"from": "system", "value": "S"}, {"from": "human", "value": "Q"}],
+        ...         "chosen": {"from": "gpt", "value": "C"},
+        ...         "rejected": {"from": "gpt", "value": "R"},
+        ...     }
+        ... )
+        {'system': 'S', 'question': 'Q', 'chosen': 'C', 'rejected': 'R'}
+    """
+    system, question = pair["conversations"]
+    return {
+        "system": system["value"],
+        "question": question["value"],
+        "chosen": pair["chosen"]["value"],
+        "rejected": pair["rejected"]["value"],
+    }
+
+
+def write_alignment(instructions: Path, pairs: Path, folder: Path) -> None:
+    """Writes ``ALIGNMENT_FILES`` from ``alpaca_en_demo.json`` and ``dpo_en_demo.json``."""
+    train, held_out = split_every(json.loads(instructions.read_text(encoding="utf-8")), HELD_OUT_INSTRUCTIONS)
+    write_rows(folder / "instructions_train.jsonl", train)
+    write_rows(folder / "instructions_held_out.jsonl", held_out)
+
+    all_pairs = json.loads(pairs.read_text(encoding="utf-8"))
+    orca, orca_held_out = split_every([pair for pair in all_pairs if has_system_prompt(pair)], HELD_OUT_PAIRS)
+    other, other_held_out = split_every([pair for pair in all_pairs if not has_system_prompt(pair)], HELD_OUT_PAIRS)
+    write_rows(folder / "pairs_orca.jsonl", map(orca_columns, orca))
+    write_rows(folder / "pairs_other.jsonl", other)
+    write_rows(folder / "pairs_held_out.jsonl", orca_held_out + other_held_out)
+    (folder / "README.md").write_text(ALIGNMENT_README, encoding="utf-8")
