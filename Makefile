@@ -13,6 +13,8 @@ export HF_HUB_OFFLINE := 1
 export OMP_NUM_THREADS ?= $(shell nproc)
 # Threads that wait let go of their core, or a busy machine takes nearly twice as long (7.0 s a step against 4.3 s).
 export OMP_WAIT_POLICY ?= passive
+# The tests give each process one thread.
+WORKERS := -n 2 --dist loadfile
 
 .PHONY: help setup demo pipeline test test-fast bench lint fix clean architectures
 
@@ -68,10 +70,10 @@ $(DEMO)/average/.merged: recipes/smollm2/mergekit/solar_average.yml $(DEMO)/dpo/
 	@touch $@
 
 test: $(INSTALLED)  ## run every test, the real model's too: about 20 minutes on two cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-fast: $(INSTALLED)  ## run the tests that start neither Axolotl nor mergekit: about a minute
-	$(BIN)/python -m pytest -m "not slow and not network"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not network"
 
 bench: $(INSTALLED)  ## measure against mergekit-yaml and cp, write docs/bench.*: about 15 minutes, 25 GB of disk
 	$(BIN)/python tests/benchmarks/bench.py
