@@ -21,5 +21,9 @@ class DataError(SolarError):
     """A data set, or the tokenizer that should read it, cannot be used for what the recipe asks."""
 
 
+class EvaluationError(SolarError):
+    """Results of an evaluation cannot be used for the table that was asked for."""
+
+
 class PluginError(SolarError):
     """A registered plugin is missing, broken, or claims a name that is taken."""

@@ -9,15 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from solar_plugins.errors import SolarError
+from solar_plugins.errors import EvaluationError
 from solar_plugins.evaluation.published import TASKS, Task
 
 RESULT_FILES = "results_*.json"
 """How lm_eval names its files (lm_eval/loggers/evaluation_tracker.py)."""
-
-
-class EvaluationError(SolarError):
-    """A file of results cannot be used for the table."""
 
 
 @dataclass(frozen=True, slots=True)

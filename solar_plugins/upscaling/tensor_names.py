@@ -41,8 +41,7 @@ def layer_names(names: Iterable[str], config: Mapping[str, Any]) -> LayerNames:
     """
     architecture, num_layers = architecture_of(config), base_depth(config)
     text = decoder_config(config)
-    own = (architecture.layers_prefix, *architecture.other_prefixes)
-    prefixes = COMPOSITES.get(config["model_type"], own)
+    prefixes = _prefixes(config)
     by_prefix = _numbered(names, prefixes)
     if len(by_prefix) != 1:
         spelled = ", ".join(sorted(by_prefix)) or "none"
@@ -70,10 +69,14 @@ def layer_names(names: Iterable[str], config: Mapping[str, Any]) -> LayerNames:
 
 def layer_tensors(names: Iterable[str], config: Mapping[str, Any]) -> dict[int, list[str]]:
     """The tensor names of each numbered layer of the decoder, whatever the config's depth; empty if there are none."""
+    return next(iter(_numbered(names, _prefixes(config)).values()), {})
+
+
+def _prefixes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The spellings of the decoder layers' prefix for this type of model."""
     architecture = architecture_of(config)
     own = (architecture.layers_prefix, *architecture.other_prefixes)
-    found = _numbered(names, COMPOSITES.get(config["model_type"], own))
-    return next(iter(found.values()), {})
+    return COMPOSITES.get(config["model_type"], own)
 
 
 EXTRA_LAYER_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
@@ -107,16 +110,16 @@ def _module(name: str) -> str:
 def _check_same_parts(
     prefix: str, layers: list[list[str]], kinds: list[tuple[Any, ...]], part: Callable[[str], str]
 ) -> None:
-    firsts: dict[tuple[Any, ...], int] = {}
-    parts = [{part(name.removeprefix(f"{prefix}{index}.")) for name in layer} for index, layer in enumerate(layers)]
-    for index, kind in enumerate(kinds):
-        first = firsts.setdefault(kind, index)
-        if not parts[index] or parts[index] != parts[first]:
-            odd = ", ".join(sorted(parts[index] ^ parts[first])[:3])
+    firsts: dict[tuple[Any, ...], tuple[int, set[str]]] = {}
+    for index, (layer, kind) in enumerate(zip(layers, kinds, strict=True)):
+        parts = {part(name.removeprefix(f"{prefix}{index}.")) for name in layer}
+        first, expected = firsts.setdefault(kind, (index, parts))
+        if not parts or parts != expected:
+            odd = ", ".join(sorted(parts ^ expected)[:3])
             raise CheckpointError(
                 f"layer {index} does not hold the same tensors as layer {first}: "
-                f"{f'they differ in {odd}' if parts[index] else 'it has none'}; the checkpoint is incomplete, or its "
-                "config belongs to another model"
+                f"{f'they differ in {odd}' if parts else 'it has none'}; the checkpoint is incomplete, or its config "
+                "belongs to another model"
             )
 
 

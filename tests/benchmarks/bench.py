@@ -25,7 +25,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from checkpoints import DROP_LAYERS, LAYERS, differing_tensors, hidden_for, make_base, result_bytes
+from checkpoints import (
+    DROP_LAYERS,
+    LAYERS,
+    differing_tensors,
+    hidden_for,
+    make_base,
+    make_many_tensors,
+    result_bytes,
+)
 from figures import OURS, Run, bench_table, copy_rate, estimate_table, spread
 from processes import cool, run_process, sync, warm
 from startup import OFFLINE, VARIANTS, measure_startup
@@ -132,6 +140,14 @@ def measure_tools(
     return sorted(runs, key=lambda run: order.index(run.tool))
 
 
+def measure_many_tensors(folder: Path) -> dict[str, float]:
+    """Time and memory of ours on a base with as many tensors as the largest models have."""
+    tensors = make_many_tensors(folder / "many")
+    command = [SCRIPTS / "solar", "upscale", folder / "many", folder / "many-out", "--drop-layers", "15"]
+    usage = run_process(command, folder / "log", env=OFFLINE)
+    return {"tensors": tensors, "seconds": usage.seconds, "peak_bytes": usage.peak_bytes}
+
+
 def machine(folder: Path) -> dict[str, Any]:
     kind = subprocess.run(
         ["findmnt", "-no", "FSTYPE", "--target", folder], capture_output=True, text=True, check=False
@@ -185,11 +201,14 @@ Random bfloat16 checkpoints of Mistral type, {layers} layers, up-scaled by dus w
 Whole processes in random order, {rounds} rounds (mergekit with a cold cache or its defaults: one). Median (least to
 greatest); ratios are taken within a round. Only `solar upscale` waits until its files are on the disk; "until on the
 disk" adds a sync after each command. Best flags of mergekit: `{flags}`. cp copies a finished result. Cold: the source
-was fsynced and dropped from the page cache by POSIX_FADV_DONTNEED. Memory: the greatest ru_maxrss; less than the
+was fsynced and dropped from the page cache by POSIX_FADV_DONTNEED. Memory: ru_maxrss; less than the
 launcher's 9 MB is not seen.
 
 {table}
-{checked}{startup}
+{checked}
+Memory does not grow with bytes, but with the number of tensors: a base with the {many[tensors]:,} names of
+DeepSeek-V3 (a tensor for each expert) took {many_peak:.0f} MB and {many[seconds]:.1f} s, its data left out.
+{startup}
 ## Large models, on paper
 
 Not measured. Seconds = the greater of (result / (rate of a core x threads)) and ((bytes read + bytes written) / rate
@@ -216,6 +235,8 @@ def page(results: dict[str, Any]) -> str:
         rounds=results["rounds"],
         flags=" ".join(BEST_FLAGS),
         table=bench_table(runs),
+        many=results["many_tensors"],
+        many_peak=results["many_tensors"]["peak_bytes"] / 1e6,
         checked=CHECKED if results["mergekit"] else "",
         startup=f"\n## Axolotl's start-up\n\n{startup_table(startup)}\n" if startup else "",
         core_rate=rate / 1e9,
@@ -240,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sizes = [prepare(folder, 1e9 * gigabytes) for gigabytes in options.gigabytes]
         startup = measure_startup(folder / "startup", options.startup_rounds) if options.startup_rounds else None
         runs = measure_tools(sizes, options.rounds, deadline, not options.no_mergekit, show)
+        many = measure_many_tensors(folder)
         host = machine(folder)
     finally:
         shutil.rmtree(folder)
@@ -249,6 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "load": load,
         "rounds": 1 + max(run.round for run in runs),
         "mergekit": not options.no_mergekit,
+        "many_tensors": many,
         "runs": [run._asdict() for run in runs],
         "startup": startup,
     }

@@ -95,6 +95,27 @@ def make_base(directory: Path, hidden: int) -> None:
     (directory / "config.json").write_text(json.dumps(config(hidden)))
 
 
+def make_many_tensors(directory: Path) -> int:
+    """Write a checkpoint with the tensor names of DeepSeek-V3 in fp8, each tensor of 8 bytes, and return how many.
+
+    Models with a tensor for each expert are those with most names, and names are what our memory grows with.
+    """
+    directory.mkdir(parents=True)
+    attention = "q_a_proj q_b_proj kv_a_proj_with_mqa kv_b_proj o_proj q_a_layernorm kv_a_layernorm"
+    layer = [f"self_attn.{part}.weight" for part in attention.split()]
+    layer += ["input_layernorm.weight", "post_attention_layernorm.weight"]
+    parts = [f"{part}_proj.{kind}" for part in ("gate", "up", "down") for kind in ("weight", "weight_scale_inv")]
+    dense = [f"mlp.{part}" for part in parts]
+    sparse = [f"mlp.experts.{expert}.{part}" for expert in range(256) for part in parts]
+    names = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"]
+    for index in range(61):
+        names += [f"model.layers.{index}.{rest}" for rest in (*layer, *(dense if index < 3 else sparse))]
+    _write_shard(directory / "model.safetensors", dict.fromkeys(names, (2, 2)))
+    described = {"model_type": "deepseek_v3", "num_hidden_layers": 61, "first_k_dense_replace": 3}
+    (directory / "config.json").write_text(json.dumps(described))
+    return len(names)
+
+
 def _shards(shapes: Shapes) -> Iterator[Shapes]:
     shard: Shapes = {}
     for name, shape in shapes.items():

@@ -84,7 +84,7 @@ def bench_table(runs: Sequence[Run]) -> str:
                     "1" if tool == OURS else ratios(runs, tool, size, cache),
                     spread(run.durable_seconds for run in chosen),
                     "1" if tool == OURS else ratios(runs, tool, size, cache, durable=True),
-                    f"{max(run.peak_bytes for run in chosen) / 1e6:.0f}",
+                    spread(run.peak_bytes / 1e6 for run in chosen),
                 ]
                 lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)

@@ -153,7 +153,7 @@ def test_a_disk_that_is_really_full(folder, monkeypatch):
         ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True, check=False
     )
     if mount.returncode:
-        pytest.skip("no permission to mount a small disk")
+        pytest.skip("no permission to mount a small disk; ENOSPC is injected by test_every_operation_fails_once")
     try:
         runner = load_runner()
         base = find_base(str(runner.make_base(folder / "base", layers=2, hidden=256, vocabulary=512)))
