@@ -25,7 +25,8 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     """
     model_type = config.get("model_type")
     if isinstance(model_type, str) and model_type in COMPOSITES:
-        return architecture_of(decoder_config(config))
+        first, *others = COMPOSITES[model_type]
+        return architecture_of(decoder_config(config))._replace(layers_prefix=first, other_prefixes=tuple(others))
     if isinstance(model_type, str) and model_type in REFUSED:
         raise CheckpointError(f"config.json: model_type {model_type!r} cannot be up-scaled: {REFUSED[model_type]}")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
@@ -119,8 +120,7 @@ def upscale_config(config: Mapping[str, Any], plan: LayerPlan) -> dict[str, Any]
     upscaled = {**text, **changes} if text is config else {**config, "text_config": {**text, **changes}}
     check_quantization(config, plan)
     if config.get("quantization_config"):
-        stack = row.layers_prefix.split(".")[-2]
-        upscaled["quantization_config"] = reordered_quantization(config["quantization_config"], stack, plan)
+        upscaled["quantization_config"] = reordered_quantization(config["quantization_config"], row, plan)
     return deepcopy(upscaled)
 
 

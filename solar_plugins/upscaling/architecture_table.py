@@ -42,6 +42,25 @@ class Architecture(NamedTuple):
     must_be_unset: Mapping[str, str] = {}
     """Keys that, where they are set, make the model one that copying layers would get wrong, and why."""
 
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """Every spelling of the prefix."""
+        return (self.layers_prefix, *self.other_prefixes)
+
+    @property
+    def stack(self) -> str:
+        """The last part of the prefix, such as ``layers``."""
+        return self.layers_prefix.split(".")[-2]
+
+    def is_prefix(self, text: str) -> bool:
+        """Whether ``text``, such as ``layers.`` or ``base.model.layers.``, spells the decoder layers' prefix.
+
+        Parts before a known spelling may be missing or added; another stack, say a vision tower's, is not meant.
+        """
+        parts = text.split(".")[:-1]
+        known = (prefix.split(".")[:-1] for prefix in self.prefixes)
+        return any(parts[-min(len(parts), len(one)) :] == one[-min(len(parts), len(one)) :] for one in known)
+
 
 _TYPES, _MLP = listed("layer_types"), listed("mlp_layer_types")
 _WINDOW_HINT = leading_hint("max_window_layers")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.upscaling.architecture_table import Architecture
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
 KNOWN_METHODS = frozenset({"bitsandbytes", "gptq", "awq", "fp8", "compressed-tensors", "fbgemm_fp8", "mxfp4"})
@@ -39,49 +40,51 @@ def check_quantization(config: Mapping[str, Any], plan: LayerPlan) -> None:
         )
 
 
-def reordered_quantization(quantization: Mapping[str, Any], stack: str, plan: LayerPlan) -> dict[str, Any]:
+def reordered_quantization(quantization: Mapping[str, Any], row: Architecture, plan: LayerPlan) -> dict[str, Any]:
     """A ``quantization_config`` whose module names follow the plan: one name of a layer becomes one for each copy.
 
     Args:
         quantization: The base's.
-        stack: The last part of the layers' prefix, such as ``layers``.
+        row: The architecture of the decoder, which tells its layers from a vision tower's.
         plan: What becomes of the layers.
 
     Raises:
         CheckpointError: A pattern names layers in a way that cannot be followed.
 
     Example:
-        >>> plan = LayerPlan.from_sources(3, [0, 1, 1, 2])
-        >>> reordered_quantization({"modules_to_not_convert": ["lm_head", "model.layers.1.mlp"]}, "layers", plan)
+        >>> from solar_plugins.upscaling.architecture_table import ARCHITECTURES
+        >>> plan, llama = LayerPlan.from_sources(3, [0, 1, 1, 2]), ARCHITECTURES["llama"]
+        >>> reordered_quantization({"modules_to_not_convert": ["lm_head", "model.layers.1.mlp"]}, llama, plan)
         {'modules_to_not_convert': ['lm_head', 'model.layers.1.mlp', 'model.layers.2.mlp']}
     """
-    return {key: _reordered(value, stack, plan) for key, value in quantization.items()}
+    return {key: _reordered(value, row, plan) for key, value in quantization.items()}
 
 
-def _reordered(value: Any, stack: str, plan: LayerPlan) -> Any:
+def _reordered(value: Any, row: Architecture, plan: LayerPlan) -> Any:
     if isinstance(value, Mapping):
-        return {
-            name: _reordered(inner, stack, plan) for key, inner in value.items() for name in _copies(key, stack, plan)
-        }
+        return {name: _reordered(inner, row, plan) for key, inner in value.items() for name in _copies(key, row, plan)}
     if isinstance(value, list):
         return [
             name
             for entry in value
-            for name in (_copies(entry, stack, plan) if isinstance(entry, str) else [_reordered(entry, stack, plan)])
+            for name in (_copies(entry, row, plan) if isinstance(entry, str) else [_reordered(entry, row, plan)])
         ]
     return value
 
 
-def _copies(name: str, stack: str, plan: LayerPlan) -> list[str]:
+def _copies(name: str, row: Architecture, plan: LayerPlan) -> list[str]:
     """The names of all copies of the layer that a module name or pattern names; the name itself if it names none."""
-    match = re.search(rf"\b{re.escape(stack)}\\?\.(\d+)(?=$|\\?\.|\$)", name)
+    # Dots may be escaped, as patterns of compressed-tensors have them.
+    match = re.search(rf"((?:\w+\\?\.)*\b{re.escape(row.stack)}\\?\.)(\d+)(?=$|\\?\.|\$)", name)
+    if match and not row.is_prefix(match[1].replace("\\", "")):
+        return [name]
     if match:
-        old = int(match[1])
+        old = int(match[2])
         new = [position for position, source in enumerate(plan.sources) if source == old]
         if old >= plan.base_layers:  # prediction layers past the last one
             new = [old - plan.base_layers + len(plan)]
-        return [f"{name[: match.start(1)]}{position}{name[match.end(1) :]}" for position in new]
-    if re.search(rf"\b{re.escape(stack)}\\?\.[\[({{]*\d", name):
+        return [f"{name[: match.start(2)]}{position}{name[match.end(2) :]}" for position in new]
+    if re.search(rf"\b{re.escape(row.stack)}\\?\.[\[({{]*\d", name):
         raise CheckpointError(
             f"config.json: quantization_config holds {name!r:.200}, which names several layers in one pattern; write "
             "one entry a layer"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.architecture import architecture_of, base_depth, decoder_config, layer_kinds
-from solar_plugins.upscaling.architecture_table import COMPOSITES, Architecture
+from solar_plugins.upscaling.architecture_table import Architecture
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 
 
@@ -41,12 +41,11 @@ def layer_names(names: Iterable[str], config: Mapping[str, Any]) -> LayerNames:
     """
     architecture, num_layers = architecture_of(config), base_depth(config)
     text = decoder_config(config)
-    prefixes = _prefixes(config)
-    by_prefix = _numbered(names, prefixes)
+    by_prefix = _numbered(names, architecture)
     if len(by_prefix) != 1:
         spelled = ", ".join(sorted(by_prefix)) or "none"
         raise CheckpointError(
-            f"the tensors of the decoder layers should be called {' or '.join(prefixes)}<number>...., for "
+            f"the tensors of the decoder layers should be called {' or '.join(architecture.prefixes)}<number>...., for "
             f"model_type {config['model_type']!r}; found: {spelled}. The checkpoint is incomplete, or its config "
             "belongs to another model"
         )
@@ -69,36 +68,22 @@ def layer_names(names: Iterable[str], config: Mapping[str, Any]) -> LayerNames:
 
 def layer_tensors(names: Iterable[str], config: Mapping[str, Any]) -> dict[int, list[str]]:
     """The tensor names of each numbered layer of the decoder, whatever the config's depth; empty if there are none."""
-    return next(iter(_numbered(names, _prefixes(config)).values()), {})
-
-
-def _prefixes(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The spellings of the decoder layers' prefix for this type of model."""
-    architecture = architecture_of(config)
-    own = (architecture.layers_prefix, *architecture.other_prefixes)
-    return COMPOSITES.get(config["model_type"], own)
+    return next(iter(_numbered(names, architecture_of(config)).values()), {})
 
 
 EXTRA_LAYER_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
 """Config keys that announce prediction layers stored past the last decoder layer."""
 
 
-def _numbered(names: Iterable[str], prefixes: Iterable[str]) -> dict[str, dict[int, list[str]]]:
-    """Tensor names by the spelling of the prefix and by layer. Parts before it may be missing or added."""
-    spellings = [prefix.split(".")[:-1] for prefix in prefixes]
-    stacks = "|".join(sorted({re.escape(parts[-1]) for parts in spellings}))
-    pattern = re.compile(rf"((?:[^.]+\.)*?(?:{stacks})\.)(0|[1-9][0-9]{{0,5}})\..+")
+def _numbered(names: Iterable[str], architecture: Architecture) -> dict[str, dict[int, list[str]]]:
+    """Tensor names by the spelling of the prefix and by layer."""
+    pattern = re.compile(rf"((?:[^.]+\.)*?{re.escape(architecture.stack)}\.)(0|[1-9][0-9]{{0,5}})\..+")
     found: dict[str, dict[int, list[str]]] = {}
     for name in names:
         match = pattern.fullmatch(name)
-        if match and any(_same_end(match[1].split(".")[:-1], parts) for parts in spellings):
+        if match and architecture.is_prefix(match[1]):
             found.setdefault(match[1], {}).setdefault(int(match[2]), []).append(name)
     return found
-
-
-def _same_end(parts: list[str], others: list[str]) -> bool:
-    shorter = min(len(parts), len(others))
-    return parts[-shorter:] == others[-shorter:]
 
 
 def _module(name: str) -> str:

@@ -1,6 +1,7 @@
 import pytest
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.upscaling.architecture_table import ARCHITECTURES
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 from solar_plugins.upscaling.quantization import check_quantization, reordered_quantization
 
@@ -19,17 +20,20 @@ PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
         (r"re:.*\.layers\.\d+\.mlp", [r"re:.*\.layers\.\d+\.mlp"]),
         ("model.layers.*.mlp", ["model.layers.*.mlp"]),
         ("visual.blocks.1.mlp", ["visual.blocks.1.mlp"]),
+        ("vision_tower.encoder.layers.1.mlp", ["vision_tower.encoder.layers.1.mlp"]),
+        (r"re:.*vision_tower\.layers\.1\.mlp", [r"re:.*vision_tower\.layers\.1\.mlp"]),
+        ("mtp.layers.1.mlp", ["mtp.layers.1.mlp"]),
     ],
 )
 def test_exclusion_lists_follow_the_plan(name, expected):
     quantization = {"quant_method": "fp8", "modules_to_not_convert": [name], "bits": 8}
-    found = reordered_quantization(quantization, "layers", PLAN)
+    found = reordered_quantization(quantization, ARCHITECTURES["llama"], PLAN)
     assert found == {"quant_method": "fp8", "modules_to_not_convert": expected, "bits": 8}
 
 
 def test_keys_and_nested_lists_follow_too():
     quantization = {"dynamic": {"model.layers.1.mlp": {"bits": 8}}, "groups": [{"targets": ["model.layers.2"]}]}
-    assert reordered_quantization(quantization, "layers", PLAN) == {
+    assert reordered_quantization(quantization, ARCHITECTURES["llama"], PLAN) == {
         "dynamic": {"model.layers.1.mlp": {"bits": 8}, "model.layers.3.mlp": {"bits": 8}},
         "groups": [{"targets": ["model.layers.2", "model.layers.4"]}],
     }
@@ -38,7 +42,7 @@ def test_keys_and_nested_lists_follow_too():
 @pytest.mark.parametrize("name", [r"re:.*layers\.[0-3]\.mlp", r"model.layers.(1|2).mlp"])
 def test_a_pattern_over_several_layers_is_refused(name):
     with pytest.raises(CheckpointError, match="several layers in one pattern"):
-        reordered_quantization({"ignore": [name]}, "layers", PLAN)
+        reordered_quantization({"ignore": [name]}, ARCHITECTURES["llama"], PLAN)
 
 
 @pytest.mark.parametrize("quantization", [{"quant_method": "new"}, {"bits": 4}, [4], "4bit"])
