@@ -68,6 +68,7 @@ def check_recipe(recipe: MutableMapping[str, Any], dpo_name: str | None) -> list
         _check_entry(found, recipe)
     if sets:
         _check_top_level(recipe, sets[0])
+        _check_method_keys(recipe)
     return sets
 
 
@@ -141,6 +142,34 @@ def _check_top_level(recipe: Mapping[str, Any], found: FormattedSet) -> None:
         raise ArgsError(
             f"chat_template: {other} is another template than the one in which {used} writes its rows; set "
             f"chat_template: {TEMPLATE_NAME}, or read the set with Axolotl's own type: chat_template"
+        )
+
+
+def _check_method_keys(recipe: Mapping[str, Any]) -> None:
+    """Ask for the keys that a method cannot do without; Axolotl's own words for them are a traceback."""
+    method = recipe.get("rl")
+    if method and (recipe.get("sample_packing") or recipe.get("eval_sample_packing")):
+        raise ArgsError(f"sample_packing: pairs are compared one by one, so rl: {method} cannot pack; remove the key")
+    if method == "kto" and recipe.get("remove_unused_columns") is not False:
+        raise ArgsError(
+            f"remove_unused_columns: {recipe.get('remove_unused_columns')!r}; rl: kto needs the column that says "
+            "whether an answer is wanted. Set remove_unused_columns: false"
+        )
+    if method == "simpo":
+        _check_simpo_keys(recipe)
+
+
+def _check_simpo_keys(recipe: Mapping[str, Any]) -> None:
+    gamma = recipe.get("simpo_gamma")
+    if isinstance(gamma, bool) or not isinstance(gamma, int | float):
+        raise ArgsError(
+            f"simpo_gamma: {gamma!r}; rl: simpo needs the margin between chosen and rejected answers, a number. Set "
+            "simpo_gamma, such as 0.5"
+        )
+    if recipe.get("warmup_ratio"):
+        raise ArgsError(
+            f"warmup_ratio: {recipe['warmup_ratio']}; Axolotl's SimPO knows no share of warm-up. Set warmup_steps, "
+            "the number of optimizer steps"
         )
 
 

@@ -100,6 +100,15 @@ def test_each_method_that_trains_on_pairs(method):
         ),
         (SFT | {"processor_type": "AutoProcessor"}, ArgsError, "processor_type: 'AutoProcessor' is for pictures"),
         (SFT | {"sequence_len": None}, ArgsError, "sequence_len: None; datasets[0].type: solar_plugins.alpaca has to"),
+        (DPO | {"sample_packing": True}, ArgsError, "sample_packing: pairs are compared one by one, so rl: dpo cannot"),
+        (DPO | {"rl": "kto"}, ArgsError, "remove_unused_columns: None; rl: kto needs the column that says whether"),
+        (DPO | {"rl": "simpo"}, ArgsError, "simpo_gamma: None; rl: simpo needs the margin between chosen and rejected"),
+        (DPO | {"rl": "simpo", "simpo_gamma": True}, ArgsError, "simpo_gamma: True; rl: simpo needs the margin"),
+        (
+            DPO | {"rl": "simpo", "simpo_gamma": 0.5, "warmup_ratio": 0.1},
+            ArgsError,
+            "warmup_ratio: 0.1; Axolotl's SimPO knows no share of warm-up. Set warmup_steps",
+        ),
         (
             SFT | {"chat_template": "chatml"},
             ArgsError,
@@ -116,6 +125,14 @@ def test_what_is_refused_at_once(recipe, kind, words):
     with pytest.raises(kind) as error:
         check_recipe(dict(recipe), None)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{"rl": "kto", "remove_unused_columns": False}, {"rl": "simpo", "simpo_gamma": 0.5, "warmup_steps": 10}],
+)
+def test_methods_that_say_all_they_need(method):
+    assert len(check_recipe(dict(DPO | method), None)) == 1
 
 
 def test_keys_that_are_off_are_no_reason_to_refuse():
