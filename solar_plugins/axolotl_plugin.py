@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -12,10 +13,11 @@ from axolotl.integrations.base import BasePlugin
 from axolotl.utils.logging import get_logger
 
 from solar_plugins.args import SolarArgs, parse_solar_block
-from solar_plugins.errors import ArgsError, CheckpointError, SolarError
+from solar_plugins.errors import ArgsError, CheckpointError, DataError, SolarError
 from solar_plugins.formatters.axolotl_sets import use_ready_sets
 from solar_plugins.formatters.bindings import bind
 from solar_plugins.formatters.recipe_keys import check_recipe
+from solar_plugins.ranks import ready_together
 from solar_plugins.recipes import REVISION_KEYS, base_of
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base, grown_plan
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
@@ -46,13 +48,7 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
             for found in check_recipe(cfg, solar.dpo if solar else None):
                 bind(found)
             if solar is not None and solar.init_args is not None:
-                try:
-                    _up_scale_base(cfg, solar)
-                except OSError as error:
-                    raise CheckpointError(
-                        f"base_model: {error.filename or cfg.get('base_model')} cannot be read "
-                        f"({error.strerror or error}); check the path and its permissions"
-                    ) from None
+                _up_scale_base(cfg, solar)
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
         """Read the sets of ``type: solar_plugins.<formatter>``, and let Axolotl load the result.
@@ -61,7 +57,14 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
             SolarError: A set or the tokenizer cannot be used.
         """
         with _errors_as_paragraphs():
-            self._row_lines = use_ready_sets(cfg)
+            try:
+                self._row_lines = use_ready_sets(cfg)
+            except OSError as error:
+                raise DataError(
+                    f"dataset_prepared_path: {error.filename or cfg.get('dataset_prepared_path')} cannot be read or "
+                    f"written ({error.strerror or error}); make room or give write permission, or choose another "
+                    "dataset_prepared_path"
+                ) from None
 
     def post_train(self, cfg: Any, model: Any) -> None:
         """Say at the end of the log once more what became of the rows. Axolotl calls this twice."""
@@ -77,13 +80,26 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
 def _up_scale_base(cfg: MutableMapping[str, Any], solar: SolarArgs) -> None:
     cfg["solar"] = solar.model_dump(exclude_none=True)
     _refuse_other_config(cfg)
+    with ready_together("the up-scaled checkpoint"):
+        try:
+            upscaled = _upscaled_checkpoint(cfg, solar)
+        except OSError as error:
+            raise CheckpointError(
+                f"base_model: {error.filename or cfg.get('base_model')} cannot be read ({error.strerror or error}); "
+                "check the path and its permissions"
+            ) from None
+    if upscaled is not None:
+        cfg["base_model"] = str(upscaled)
+        for key in REVISION_KEYS:
+            cfg.pop(key, None)  # base_model is a local directory now, which has no revision.
+
+
+def _upscaled_checkpoint(cfg: Mapping[str, Any], solar: SolarArgs) -> Path | None:
+    """The checkpoint that is to take the base's place; None where that was up-scaled by this recipe already."""
     base = find_base(*base_of(cfg), trust_remote_code=cfg.get("trust_remote_code") is True)
     if _is_grown_already(base, solar):
-        return
-    plan = solar.init.plan_for(base.num_layers)
-    cfg["base_model"] = str(ensure_checkpoint(base, plan, solar.cache_dir))
-    for key in REVISION_KEYS:
-        cfg.pop(key, None)  # base_model is a local directory now, which has no revision.
+        return None
+    return ensure_checkpoint(base, solar.init.plan_for(base.num_layers), solar.cache_dir)
 
 
 @contextmanager

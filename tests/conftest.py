@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"
@@ -38,7 +39,7 @@ def make_model(directory, kind="llama", max_shard_size="5GB", dtype="bfloat16", 
     return Path(directory)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model():
     """`make_model`."""
     return make_model
@@ -122,6 +123,12 @@ tf32: false
 seed: 1
 logging_steps: 1
 """
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe():
+    """The keys of the recipe in `training_folder`."""
+    return yaml.safe_load(TINY_RECIPE)
 
 
 @pytest.fixture

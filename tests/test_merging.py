@@ -1,7 +1,8 @@
 import pytest
 import yaml
 
-from solar_plugins.merging import passthrough_merge
+from solar_plugins.errors import CheckpointError
+from solar_plugins.merging import MERGEKIT_TYPES, passthrough_merge
 from solar_plugins.recipes import recipe_directory
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 
@@ -34,3 +35,12 @@ def test_identity_layers_scale_what_writes_to_the_residual_stream():
             }
         ]
     }
+
+
+@pytest.mark.parametrize("model_type", sorted(MERGEKIT_TYPES - {"llama", "mistral"}))
+def test_identity_layers_are_never_exported_as_plain_copies(model_type):
+    """Of these types nobody tested which modules write to the residual stream."""
+    config = {"model_type": model_type, "dtype": "bfloat16"}
+    passthrough_merge("b", config, LayerPlan.from_sources(2, [0, 1, 1]))
+    with pytest.raises(CheckpointError, match=f"identity layers are not tested for model_type '{model_type}'"):
+        passthrough_merge("b", config, LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity"))))

@@ -55,7 +55,7 @@ def use_ready_sets(cfg: Any) -> list[str]:
     lines = []
     replaced: dict[str, dict[int, list[Any]]] = {}
     for found in sets:
-        for source in _expanded(found):
+        for source in expanded(found):
             ready, line = _ready_set(cfg, source, encoder)
             lines.append(line)
             entry = {key: value for key, value in source.entry.items() if key not in SOURCE_KEYS}
@@ -116,7 +116,7 @@ def _tokenizer(cfg: Any) -> Any:
     return tokenizer
 
 
-def _expanded(found: FormattedSet) -> Iterator[FormattedSet]:
+def expanded(found: FormattedSet) -> Iterator[FormattedSet]:
     """A set with several configurations, one by one."""
     names = found.entry.get("name")
     for name in names if isinstance(names, list) else [names]:
@@ -124,8 +124,7 @@ def _expanded(found: FormattedSet) -> Iterator[FormattedSet]:
 
 
 def _ready_set(cfg: Any, source: FormattedSet, encoder: Encoder) -> tuple[Path, str]:
-    dataset = _load(cfg, source)
-    _check_columns(dataset.column_names, source)
+    dataset = load_rows(cfg, source)
     directory = Path(cfg.get("dataset_prepared_path") or _default_directory()) / "solar_plugins"
     reader = make_reader(cfg, source, encoder)
     ready = prepared_set(dataset, reader, source.where, directory, cfg.get("dataset_num_proc"))
@@ -176,11 +175,18 @@ def _default_directory() -> str:
     return str(DEFAULT_DATASET_PREPARED_PATH)
 
 
-def _load(cfg: Any, source: FormattedSet) -> Any:
+def load_rows(cfg: Any, source: FormattedSet) -> Any:
     """The rows, as Axolotl itself would load them.
 
+    Args:
+        cfg: Axolotl's recipe, or as much of it as says how to reach the hub.
+        source: One set of one configuration.
+
+    Returns:
+        A `datasets.Dataset` with the columns that the set's formatter needs.
+
     Raises:
-        DataError: There are none, or the set has several splits and the recipe names none.
+        DataError: There are none, a column is missing, or the set has several splits and the recipe names none.
     """
     from axolotl.utils.data.shared import load_dataset_with_config
 
@@ -192,8 +198,13 @@ def _load(cfg: Any, source: FormattedSet) -> Any:
             f"{source.where}: cannot be loaded ({type(error).__name__}: {' '.join(str(error).split()):.300}); check "
             "path, split, data_files and ds_type"
         ) from error
-    if not isinstance(dataset, Mapping):
-        return dataset
+    if isinstance(dataset, Mapping):
+        dataset = _split_of(dataset, source)
+    _check_columns(dataset.column_names, source)
+    return dataset
+
+
+def _split_of(dataset: Mapping[str, Any], source: FormattedSet) -> Any:
     split = source.entry.get("split") or ("train" if source.key == "datasets" else "test")
     if split not in dataset:
         raise DataError(

@@ -12,17 +12,15 @@ import inspect
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from filelock import FileLock
 
 from solar_plugins.formatters import base, encoding, preference, row_report, rows, sft, template
 from solar_plugins.formatters.base import SFTFormatter
 from solar_plugins.formatters.row_report import RowReport
 from solar_plugins.formatters.rows import PROBLEM_COLUMN, ROW_COLUMN, TOO_LONG, RowReader
+from solar_plugins.upscaling.writer_lock import new_partial_path, sole_writer
 
 REPORT_FILE = "solar_rows.json"
 SMALL_SET = 2_000
@@ -46,21 +44,26 @@ def prepared_set(dataset: Any, reader: RowReader, where: str, directory: Path, n
         directory: Where ready sets lie.
         num_proc: Processes that may work.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / fingerprint(dataset, reader)
-    with FileLock(directory / f".{path.name}.lock"):
-        if not path.is_dir():
-            _write(dataset, reader, where, path, num_proc)
+    if not path.is_dir():
+        with sole_writer(path):
+            if not path.is_dir():
+                _write(dataset, reader, where, path, num_proc)
     return PreparedSet(path, RowReport.from_json((path / REPORT_FILE).read_text(encoding="utf-8"), where))
 
 
 def _write(dataset: Any, reader: RowReader, where: str, path: Path, num_proc: int | None) -> None:
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    partial = new_partial_path(path)
+    partial.mkdir()
     try:
         ready, report = read_set(dataset, reader, where, num_proc, partial)
         ready.save_to_disk(str(partial / "set"))
         (partial / "set" / REPORT_FILE).write_text(report.to_json(), encoding="utf-8")
-        os.rename(partial / "set", path)
+        try:
+            os.rename(partial / "set", path)
+        except OSError:
+            if not path.is_dir():  # Another computer, which the lock did not reach, was faster.
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.ranks import speaks_for_node
 from solar_plugins.registry import announce
 from solar_plugins.upscaling.architecture import upscale_config
 from solar_plugins.upscaling.base_model import CONFIG, PROVENANCE_KEY, BaseCheckpoint
@@ -68,19 +69,24 @@ def ensure_checkpoint(base: BaseCheckpoint, plan: LayerPlan, cache_dir: str | Pa
     directory = Path(os.path.expanduser(cache)).absolute() / cache_name(base, plan)
     with _os_errors_explained(directory):
         if is_finished(directory, base, plan):
-            LOG.info("up-scaled checkpoint found: %s (%s)", directory, plan)
+            _say_found(directory, plan)
             remove_left_overs(directory)
             return directory
         with sole_writer(directory):
             if not is_finished(directory, base, plan) and directory.exists():
                 _remove_damaged(directory, base, plan)
             if is_finished(directory, base, plan):
-                LOG.info("up-scaled checkpoint found: %s (%s)", directory, plan)
+                _say_found(directory, plan)
                 return directory
             written = _write_beside_and_rename(base, plan, directory)
     if written:
         announce("checkpoint_written", path=directory, plan=plan, base=base)
     return directory
+
+
+def _say_found(directory: Path, plan: LayerPlan) -> None:
+    if speaks_for_node():
+        LOG.info("up-scaled checkpoint found: %s (%s)", directory, plan)
 
 
 def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> bool:

@@ -27,6 +27,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.ranks import may_speak_while_waiting, speaks_for_node
 from solar_plugins.upscaling.estimates import format_bytes
 from solar_plugins.upscaling.untrusted_files import read_json_object
 
@@ -77,7 +78,8 @@ def _acquire(directory: Path) -> FileLock:
             lock.acquire(timeout=timeout, poll_interval=POLL_SECONDS)
             return lock
         except Timeout:
-            LOG.info("waiting for %s to finish %s", _holder(Path(lock.lock_file), directory), directory)
+            if may_speak_while_waiting():
+                LOG.info("waiting for %s to finish %s", _holder(Path(lock.lock_file), directory), directory)
             timeout = WAIT_MESSAGE_SECONDS
         except OSError as error:
             if error.errno not in NO_LOCKS or Path(lock.lock_file).parent != directory.parent:
@@ -85,7 +87,8 @@ def _acquire(directory: Path) -> FileLock:
             # One writer a node, then: its own temporary folder has locks.
             place = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
             local = Path(tempfile.gettempdir()) / f"solar_plugins-{os.getuid()}-{place}.lock"
-            LOG.info("%s: no file locks there (%s); other computers are not waited for", directory.parent, error)
+            if speaks_for_node():
+                LOG.info("%s: no file locks there (%s); other computers are not waited for", directory.parent, error)
             lock = FileLock(local, fallback_to_soft=False, is_singleton=False)
 
 

@@ -2,14 +2,19 @@
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from solar_plugins.report.content import Conditions, Report
-from solar_plugins.report.loss_curve import LossCurve, LossPoint
-from solar_plugins.report.measure import Hardware, Loss, MeasuredModel
+from solar_plugins.report.chat_measures import JudgedPairs
+from solar_plugins.report.content import Conditions, MeasuredSet, Report
+from solar_plugins.report.loss import Loss
+from solar_plugins.report.measure import Hardware, MeasuredModel
+from solar_plugins.report.stages import Stage
+from solar_plugins.report.training_log import LogPoint, Series, TrainingLog
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
 TEXTS = [
@@ -53,6 +58,12 @@ def tokenizer():
 def plain_tokenizer():
     """A tokenizer that has <s> but does not use it, as SmolLM2's."""
     return make_tokenizer(adds_bos=False)
+
+
+@pytest.fixture
+def own_tokenizer():
+    """As `tokenizer`; a test may change it."""
+    return make_tokenizer(adds_bos=True)
 
 
 def tiny_llama(num_layers):
@@ -108,17 +119,30 @@ def report():
     return Report(
         base_name="lab/tiny-<base>",
         plan=LayerPlan.from_sources(12, [*range(8), *range(4, 12)]),
-        base=model("base", 12, 2.5, ("<script>alert(1)</script>", "4, 8")),
-        upscaled=model("up-scaled", 16, 3.25, ("\x1b[31mthe the", "")),
-        trained=model("trained", 16, 2.625, ("garden & gate", "4,\n8, [bold]16")),
-        prompts=prompts,
-        curve=LossCurve(
-            train=tuple(LossPoint(step, 2.6 + math.exp(-step / 10)) for step in range(1, 41)),
-            held_out=(LossPoint(0, 3.5), LossPoint(40, 2.7)),
-            last_step=40,
-            planned_steps=40,
-            num_not_finite=0,
+        models=(
+            model("base", 12, 2.5, ("<script>alert(1)</script>", "4, 8")),
+            model("up-scaled", 16, 3.25, ("\x1b[31mthe the", "")),
+            model("trained", 16, 2.625, ("garden & gate", "4,\n8, [bold]16")),
         ),
+        stages=(
+            Stage(
+                name="trained",
+                directory=Path("runs/tiny"),
+                recipe_path=Path("recipes/tiny.yml"),
+                recipe_text="base_model: lab/tiny  # <i>not a tag</i>\n",
+                recipe={"base_model": "lab/tiny"},
+                log=TrainingLog(
+                    loss=Series(
+                        train=tuple(LogPoint(step, 2.6 + math.exp(-step / 10)) for step in range(1, 41)),
+                        held_out=(LogPoint(0, 3.5), LogPoint(40, 2.7)),
+                    ),
+                    last_step=40,
+                    planned_steps=40,
+                    num_not_finite=0,
+                ),
+            ),
+        ),
+        prompts=prompts,
         conditions=Conditions(
             held_out="data/held_out.jsonl",
             num_texts=1234,
@@ -128,9 +152,53 @@ def report():
             versions={"solar_plugins": "0.1.0"},
             date="2026-01-02 03:04 UTC",
         ),
-        recipe_path=Path("recipes/tiny.yml"),
-        recipe_text="base_model: lab/tiny  # <i>not a tag</i>\n",
         html=Path("out/report.html"),
+    )
+
+
+@pytest.fixture
+def chain_report(report):
+    """A report on a chain of stages, with figures made up."""
+
+    def model(name, text, answers, preferred):
+        losses = [
+            Loss(tuple(100 * (nats + wobble) for wobble in (-0.1, 0, 0.1)), (100,) * 3) for nats in (text, answers)
+        ]
+        pairs = JudgedPairs((-9.0,) * 6, (-10.0,) * preferred + (-8.0,) * (6 - preferred))
+        said = (f"{name} says & <i>so</i>", "")
+        return MeasuredModel(name, 12 if name == "base" else 16, 16_000_000, losses[0], said, 2.0, losses[1], pairs)
+
+    def stage(name, recipe, losses, rewards=()):
+        log = TrainingLog(
+            loss=Series(tuple(LogPoint(step, loss) for step, loss in enumerate(losses, 1)), (LogPoint(4, losses[-1]),)),
+            last_step=4,
+            planned_steps=4,
+            num_not_finite=0,
+            margins=Series(tuple(LogPoint(step, reward) for step, reward in enumerate(rewards, 1)), ()),
+            accuracies=Series(tuple(LogPoint(step, float(reward > 0)) for step, reward in enumerate(rewards, 1)), ()),
+        )
+        path = Path(f"recipes/solar_{name}.yml")
+        return Stage(name, Path(f"runs/{name}"), path, f"# {name} <i>recipe</i>\n", recipe, log)
+
+    answers = MeasuredSet("sft", ("test_datasets[0] (a.jsonl) as alpaca: 5 rows read, 3 kept, 2 dropped",), 3)
+    pairs = MeasuredSet("dpo", ("test_datasets[0] (p.jsonl) as orca_dpo_pairs: 6 rows read, 6 kept, 0 dropped",), 6)
+    return replace(
+        report,
+        models=(
+            model("base", 2.5, 3.0, 3),
+            model("up-scaled", 3.25, 3.5, 3),
+            model("dus", 2.625, 2.75, 3),
+            model("sft", 2.65, 2.0, 3),
+            model("dpo", 2.66, 2.0, 6),
+            model("average", 2.655, 2.0, 4),
+        ),
+        stages=(
+            stage("dus", {}, (3.25, 3.0, 2.75, 2.625)),
+            stage("sft", {"datasets": [{"type": "solar_plugins.alpaca"}]}, (2.75, 2.5, 2.25, 2.0)),
+            stage("dpo", {"rl": "dpo"}, (math.log(2), 0.6875, 0.7, 0.65), (0.0, 0.0125, -0.0125, 0.0375)),
+            Stage("average", Path("runs/average")),
+        ),
+        conditions=replace(report.conditions, answers=answers, pairs=pairs),
     )
 
 
@@ -168,3 +236,62 @@ def trained_recipe(tmp_path, base_directory):
     path = tmp_path / "recipe.yml"
     path.write_text(yaml.safe_dump(recipe))
     return path
+
+
+INSTRUCTIONS = [
+    {"instruction": "Who built a house of straw?", "output": "The little pigs."},
+    {"instruction": "Add.", "input": "1, 2", "output": "3"},
+    {"instruction": "Say it all. " * 40, "output": "Too long."},
+    {"instruction": "Who came by?", "output": "The wolf."},
+    {"instruction": "Of what was the last house?", "output": "Of sand."},
+]
+PAIRS = [
+    {"question": "Who came by?", "chosen": "The wolf came by.", "rejected": "Nobody."},
+    {
+        "system": "Be brief.",
+        "question": "Of what was the house?",
+        "chosen": "Straw.",
+        "rejected": "Of bricks and of straw.",
+    },
+]
+
+
+@pytest.fixture
+def trained_chain(trained_recipe, tmp_path, tokenizer):
+    """Arguments of a report on a chain: the recipe of `trained_recipe`, then SFT, DPO, and the folder of a merge."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer.save_pretrained(tmp_path / "trained")
+    names = {"sft": 1.05, "dpo": 1.1, "merged": 1.15}
+    for name, factor in names.items():
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "trained")
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(factor)
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    shutil.move(tmp_path / "merged", tmp_path / "mean")
+    history = [
+        {"step": 1, "loss": 0.6931, "rewards/margins": 0.0, "rewards/accuracies": 0.0},
+        {"step": 2, "loss": 0.68, "rewards/margins": 0.02, "rewards/accuracies": 1.0},
+        {"step": 2, "eval_loss": 0.69, "eval_rewards/margins": 0.01, "eval_rewards/accuracies": 0.5},
+    ]
+    (tmp_path / "dpo" / "checkpoint-2").mkdir()
+    state = {"global_step": 2, "max_steps": 2, "log_history": history}
+    (tmp_path / "dpo" / "checkpoint-2" / "trainer_state.json").write_text(json.dumps(state))
+    for name, rows in (("instructions", INSTRUCTIONS), ("pairs", PAIRS)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def entries(name, formatter):
+        path = str(tmp_path / f"{name}.jsonl")
+        return [{"path": path, "ds_type": "json", "split": "train", "type": f"solar_plugins.{formatter}"}]
+
+    recipes = {
+        "sft": {"test_datasets": entries("instructions", "alpaca"), "sequence_len": 64},
+        "dpo": {"solar": {"dpo": "sdpo"}, "test_datasets": entries("pairs", "orca_dpo_pairs"), "sequence_len": 128},
+    }
+    for name, keys in recipes.items():
+        recipe = {"base_model": "before", "output_dir": str(tmp_path / name), "datasets": keys["test_datasets"]} | keys
+        (tmp_path / f"solar_{name}.yml").write_text(yaml.safe_dump(recipe))
+    return [trained_recipe, tmp_path / "solar_sft.yml", tmp_path / "solar_dpo.yml", tmp_path / "mean"]

@@ -1,7 +1,6 @@
 import json
 import math
 import shutil
-import statistics
 
 import pytest
 import torch
@@ -9,10 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.report.measure import (
-    Difference,
-    Loss,
+    Task,
     continuation,
-    difference,
     held_out_loss,
     load_model,
     load_tokenizer,
@@ -51,10 +48,6 @@ def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_vocabulary(own_ll
     assert loss.perplexity == pytest.approx(320, rel=1e-5)
 
 
-def test_a_perplexity_that_is_too_large_is_infinite():
-    assert Loss((1000.0,), (1,)).perplexity == math.inf
-
-
 def test_windows_cover_whole_texts_once_and_each_begins_with_bos(tokenizer, texts):
     windows = token_windows(tokenizer, texts, sequence_tokens=16, num_tokens=10**6)
 
@@ -78,20 +71,6 @@ def test_windows_end_when_there_are_tokens_enough(tokenizer, texts):
 
 def test_a_single_token_without_bos_predicts_nothing(plain_tokenizer):
     assert token_windows(plain_tokenizer, ["a"], sequence_tokens=16, num_tokens=100) == []
-
-
-def test_the_standard_error_is_that_of_paired_windows():
-    loss, base = Loss((30.0, 42.0, 51.0), (10, 10, 10)), Loss((20.0, 30.0, 45.0), (10, 10, 10))
-    paired = [1.0, 1.2, 0.6]  # Nats per token, window by window.
-
-    above = difference(loss, base)
-
-    assert above.nats_per_token == pytest.approx(statistics.mean(paired))
-    assert above.standard_error == pytest.approx(statistics.stdev(paired) / math.sqrt(3))
-
-
-def test_one_window_has_no_standard_error():
-    assert difference(Loss((3.0,), (2,)), Loss((1.0,), (2,))) == Difference(1.0, None)
 
 
 def greedy_without_cache(model, tokens, count):
@@ -149,10 +128,13 @@ def test_a_missing_tokenizer_is_refused(tmp_path, llama):
 def test_a_checkpoint_is_measured_whole(base_directory, llama, tokenizer, texts):
     windows = token_windows(tokenizer, texts, 32, 100)
 
-    measured = measure_model("base", base_directory, load_tokenizer(base_directory), windows, ["Once", "The wolf"], 4)
+    task = Task(windows, ["Once", "The wolf"], load_tokenizer(base_directory), max_new_tokens=4)
+
+    measured = measure_model("base", base_directory, task)
 
     assert measured.num_layers == 4
     assert measured.num_parameters == sum(weight.numel() for weight in llama.parameters())
     assert measured.loss == held_out_loss(llama, windows)
     assert measured.continuations == tuple(continuation(llama, tokenizer, prompt, 4) for prompt in ("Once", "The wolf"))
     assert measured.seconds > 0
+    assert measured.answers is measured.pairs is None

@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 import pytest
 
 from solar_plugins.errors import SolarError
-from solar_plugins.report.measure import Loss
-from solar_plugins.report.page import loss_dots, render_page, require_jinja
+from solar_plugins.report.chat_measures import JudgedPairs
+from solar_plugins.report.loss import Loss
+from solar_plugins.report.page import loss_dots, render_page, require_jinja, stage_charts
 
 
 class Elements(HTMLParser):
@@ -97,27 +98,32 @@ def test_light_and_dark_have_the_same_colours_to_choose(report):
     assert "width=device-width" in page
 
 
+def dots(report):
+    return loss_dots([(role, model.name, model.loss) for role, model in report.rows()])
+
+
 def test_dots_lie_between_the_lowest_and_the_highest_loss(report):
-    assert [round(dot.percent, 1) for dot in loss_dots(report)] == [0, 100, 16.7]
+    assert [round(dot.percent, 1) for dot in dots(report)] == [0, 100, 16.7]
 
 
 def test_equal_losses_have_dots_in_one_place(report):
-    same = replace(report, upscaled=report.base, trained=report.base)
+    same = replace(report, models=(report.base,) * 3)
 
-    assert {dot.percent for dot in loss_dots(same)} == {0}
+    assert {dot.percent for dot in dots(same)} == {0}
 
 
-@pytest.mark.parametrize("broken", ["base", "trained"])
-def test_a_broken_model_still_gives_a_page(report, broken):
-    model = getattr(report, broken)
-    page = render_page(replace(report, **{broken: replace(model, loss=Loss((math.nan,) * 3, (100,) * 3))}))
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_broken_model_still_gives_a_page(report, place):
+    models = list(report.models)
+    models[place] = replace(models[place], loss=Loss((math.nan,) * 3, (100,) * 3))
+    page = render_page(replace(report, models=tuple(models)))
 
-    assert f"The held-out loss of the {broken} model is no finite number" in page
+    assert f"The held-out loss of the {models[place].name} model is no finite number" in page
     assert "nan" not in " ".join(parsed(page).words)
 
 
 def test_a_run_without_a_log_gives_a_page_without_a_curve(report):
-    page = render_page(replace(report, curve=None))
+    page = render_page(replace(report, stages=(replace(report.stages[0], log=None),)))
 
     assert "No loss curve" in page
     assert "optimizer step" not in page
@@ -128,3 +134,85 @@ def test_a_missing_jinja_is_explained(monkeypatch):
 
     with pytest.raises(SolarError, match=r"jinja2 is not installed.*pip install 'solar_plugins\[report\]'"):
         require_jinja()
+
+
+def test_the_page_of_a_chain_says_it_all(chain_report):
+    elements = parsed(render_page(chain_report))
+    text = " ".join(" ".join(elements.words).split())
+
+    assert elements.open == []
+    for words in (
+        "sft lowered the loss on held-out answers from 2.750 to 2.000",
+        "held-out answers 3 answers, 300 tokens",
+        "sft 16 16.0 M 2.650 +0.150 ± 0.000 2.000 -1.000 ± 0.000 3 of 6 50 % ± 16",
+        "base 12 16.0 M 2.500 3.000 3 of 6",
+        "base, up-scaled and dus were not trained on that format here",
+        "The first loss is 0.6931.",
+        "reward margin",
+        "reward accuracy",
+        "What they answer",
+        "average says & <i>so</i>",
+        "seam: layer 7 feeds 4, distance 3",
+        "5 rows read, 3 kept, 2 dropped (stage sft)",
+        "# dpo <i>recipe</i>",
+    ):
+        assert words in text
+    assert not elements.names & {"script", "i", "b", "base"}
+
+
+def test_a_chain_has_a_scale_for_each_loss_and_pictures_for_each_stage(chain_report):
+    page = render_page(chain_report)
+    shows = [value for name, value in parsed(page).attributes if name == "aria-label"]
+
+    assert shows[:5] == [
+        "Loss by optimizer step",
+        "Loss by optimizer step",
+        "Loss by optimizer step",
+        "Reward margin by optimizer step",
+        "Reward accuracy by optimizer step",
+    ]
+    assert page.count("ln 2</text>") == 1
+    assert page.count('class="dots"') == 2
+
+
+def test_a_loss_is_drawn_with_ln_2_where_it_is_dpos_own(chain_report):
+    dpo = chain_report.stages[2]
+
+    loss, margin, accuracy = stage_charts(dpo)
+    assert loss.level == (math.log(2), "ln 2")
+    assert margin.level is accuracy.level is None
+    assert stage_charts(replace(dpo, recipe={"rl": "orpo"}))[0].level is None
+    [alone] = stage_charts(chain_report.stages[1])
+    assert (alone.quantity, alone.level) == ("loss", None)
+    assert stage_charts(chain_report.stages[3]) == []
+
+
+def test_the_page_of_a_chain_asks_nothing_of_the_network(chain_report):
+    page = render_page(chain_report)
+
+    assert not re.search(r"https?:|@import|//[a-z]", page)
+    assert set(re.findall(r"var\(--(\w+)\)", page)) - {"model"} <= set(re.findall(r"--(\w+): ", page))
+
+
+def test_a_chain_without_chat_sets_and_logs_gives_a_page(chain_report):
+    plain = tuple(replace(model, answers=None, pairs=None) for model in chain_report.models)
+    conditions = replace(chain_report.conditions, answers=None, pairs=None)
+    stages = tuple(replace(stage, log=None) for stage in chain_report.stages)
+
+    page = render_page(replace(chain_report, models=plain, conditions=conditions, stages=stages))
+    text = " ".join(" ".join(parsed(page).words).split())
+
+    assert text.count("No loss curve") == 3
+    assert "How they go on" in text
+    assert "held-out answers" not in text
+    assert "held-out pairs" not in text
+
+
+def test_a_chain_with_a_broken_model_gives_a_page(chain_report):
+    *others, last = chain_report.models
+    broken = replace(last, answers=Loss((math.nan,) * 3, (100,) * 3), pairs=JudgedPairs((math.nan,) * 6, (-1.0,) * 6))
+
+    words = " ".join(parsed(render_page(replace(chain_report, models=(*others, broken)))).words)
+
+    assert "not finite" in words
+    assert not re.search(r"\bnan\b", words)

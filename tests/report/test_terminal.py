@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from solar_plugins.report.loss_curve import LossCurve, LossPoint
-from solar_plugins.report.measure import Loss
+from solar_plugins.report.loss import Loss
 from solar_plugins.report.terminal import printable, show_report, unicode_chart
+from solar_plugins.report.training_log import LogPoint, Series
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
 
@@ -62,9 +62,10 @@ def test_of_many_seams_the_first_are_named_and_the_rest_counted(report):
 
 
 def test_without_a_log_and_with_a_broken_model_it_still_prints(report):
-    broken = replace(report.trained, loss=Loss((math.nan,) * 3, (100,) * 3))
+    broken = replace(report.models[2], loss=Loss((math.nan,) * 3, (100,) * 3))
+    stages = (replace(report.stages[0], log=None),)
 
-    text = shown(replace(report, curve=None, trained=broken))
+    text = shown(replace(report, stages=stages, models=(*report.models[:2], broken)))
 
     assert "No loss curve" in text
     assert "not finite" in text
@@ -78,9 +79,9 @@ def dots(character):
 
 
 def test_a_falling_loss_is_a_falling_line():
-    curve = LossCurve(tuple(LossPoint(step, 4.0 - step) for step in range(4)), (), 3, 3, 0)
+    series = Series(tuple(LogPoint(step, 4.0 - step) for step in range(4)), ())
 
-    lines = unicode_chart(curve, columns=2, rows=1)
+    lines = unicode_chart(series, columns=2, rows=1)
 
     assert lines == [lines[0]]
     left, right = (dots(character) for character in lines[0])
@@ -93,9 +94,9 @@ def test_a_falling_loss_is_a_falling_line():
 
 
 def test_held_out_losses_are_marked_over_the_line():
-    curve = LossCurve(tuple(LossPoint(step, 10.0 - step) for step in range(11)), (LossPoint(10, 10.0),), 10, 10, 0)
+    series = Series(tuple(LogPoint(step, 10.0 - step) for step in range(11)), (LogPoint(10, 10.0),))
 
-    lines = unicode_chart(curve, columns=10, rows=4)
+    lines = unicode_chart(series, columns=10, rows=4)
 
     assert lines[0][-1] == "●"
     assert [len(line) for line in lines] == [10] * 4
@@ -103,11 +104,11 @@ def test_held_out_losses_are_marked_over_the_line():
 
 @pytest.mark.parametrize("num_points", [0, 1])
 def test_a_curve_of_a_single_point_is_drawn(num_points):
-    curve = LossCurve((), (LossPoint(5, 2.0),), 5, 5, 0)
+    series = Series((), (LogPoint(5, 2.0),))
     if num_points:
-        curve = LossCurve((LossPoint(5, 2.0),), (), 5, 5, 0)
+        series = Series((LogPoint(5, 2.0),), ())
 
-    lines = unicode_chart(curve, columns=4, rows=2)
+    lines = unicode_chart(series, columns=4, rows=2)
 
     assert sum(character not in " " for line in lines for character in line) == 1
 

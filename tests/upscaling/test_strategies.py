@@ -9,6 +9,7 @@ from solar_plugins.upscaling.strategies import (
     SlicesArgs,
     plan_depth_up_scaling,
     plan_slices,
+    register_init_strategies,
 )
 
 PUBLISHED = [
@@ -75,13 +76,7 @@ def test_both_arguments_may_agree():
 
 @pytest.mark.parametrize(
     ("slices", "message"),
-    [
-        ([], "slices: empty"),
-        ([[0, 24], [8, 33]], r"slices: \[8, 33\] is no range of a base of 32"),
-        ([[8, 4]], r"\[8, 4\] is no range"),
-        ([[4, 4]], r"\[4, 4\] is no range"),
-        ([[-1, 4]], r"\[-1, 4\] is no range"),
-    ],
+    [([], "^slices: empty"), ([[0, 24], [8, 33]], r"^slices: \[8, 33\] is no range of a base of 32")],
 )
 def test_impossible_slices(slices, message):
     with pytest.raises(PlanError, match=message):
@@ -90,3 +85,23 @@ def test_impossible_slices(slices, message):
 
 def test_slices_as_an_option_of_a_command():
     assert SlicesArgs(slices="0:24,8:32").slices == [[0, 24], [8, 32]]
+
+
+MINIMAL = {
+    "dus": {"drop_layers": 8},
+    "slices": {"slices": [[0, 24], [8, 32]]},
+    "block_expansion": {"new_layers": 8},
+    "stack": {"times": 4},
+    "interleave": {},
+    "repeat_block": {"blocks": [[12, 28]]},
+}
+
+
+def test_the_built_in_strategies():
+    """By the names of design.md; each makes a plan from the fewest arguments."""
+    strategies = {strategy.name: strategy for strategy in register_init_strategies()}
+    assert strategies.keys() == MINIMAL.keys()
+    for name, arguments in MINIMAL.items():
+        plan = strategies[name].plan(32, strategies[name].args(**arguments))
+        assert len(plan) > 32
+        assert strategies[name].summary

@@ -5,8 +5,7 @@ import os
 import pytest
 
 from solar_plugins.errors import SolarError
-from solar_plugins.report.loss_curve import LossCurve, LossPoint, loss_curve, loss_figure, read_loss_curve, smoothed
-from solar_plugins.report.picture import inline_svg
+from solar_plugins.report.training_log import LogPoint, Series, TrainingLog, read_training_log, smoothed, training_log
 
 
 def write_state(path, history, seconds, **fields):
@@ -38,11 +37,10 @@ def test_a_log_of_axolotl_is_read():
         {"epoch": 0.025, "step": 2, "train_loss": 4.85, "train_runtime": 45.0},
     ]
 
-    curve = loss_curve({"global_step": 2, "max_steps": 60, "log_history": history})
+    log = training_log({"global_step": 2, "max_steps": 60, "log_history": history})
 
-    assert curve == LossCurve(
-        train=(LossPoint(1, 4.9), LossPoint(2, 4.8)),
-        held_out=(LossPoint(0, 4.855163), LossPoint(2, 4.774343)),
+    assert log == TrainingLog(
+        loss=Series((LogPoint(1, 4.9), LogPoint(2, 4.8)), (LogPoint(0, 4.855163), LogPoint(2, 4.774343))),
         last_step=2,
         planned_steps=60,
         num_not_finite=0,
@@ -52,10 +50,10 @@ def test_a_log_of_axolotl_is_read():
 def test_losses_that_are_no_numbers_are_counted_and_left_out(tmp_path):
     write_state(tmp_path / "checkpoint-3" / "trainer_state.json", losses(3.0, math.nan, math.inf), 100)
 
-    curve = read_loss_curve(tmp_path)
+    log = read_training_log(tmp_path)
 
-    assert curve.train == (LossPoint(1, 3.0),)
-    assert curve.num_not_finite == 2
+    assert log.loss.train == (LogPoint(1, 3.0),)
+    assert log.num_not_finite == 2
 
 
 def test_the_log_written_last_counts_not_that_of_an_earlier_run(tmp_path):
@@ -63,24 +61,24 @@ def test_the_log_written_last_counts_not_that_of_an_earlier_run(tmp_path):
     write_state(tmp_path / "checkpoint-1" / "trainer_state.json", losses(3.0), 200)
     write_state(tmp_path / "checkpoint-2" / "trainer_state.json", losses(3.0, 2.0), 300)
 
-    assert read_loss_curve(tmp_path).train == (LossPoint(1, 3.0), LossPoint(2, 2.0))
+    assert read_training_log(tmp_path).loss.train == (LogPoint(1, 3.0), LogPoint(2, 2.0))
 
 
 def test_a_longer_log_of_the_same_run_is_found_though_copying_mixed_up_the_times(tmp_path):
     write_state(tmp_path / "checkpoint-100" / "trainer_state.json", losses(3.0, 2.0, 1.0), 100)
     write_state(tmp_path / "checkpoint-50" / "trainer_state.json", losses(3.0, 2.0), 200)
 
-    assert len(read_loss_curve(tmp_path).train) == 3
+    assert len(read_training_log(tmp_path).loss.train) == 3
 
 
 def test_a_log_beside_the_final_model_is_read_too(tmp_path):
     write_state(tmp_path / "trainer_state.json", losses(3.0), 100)
 
-    assert read_loss_curve(tmp_path).train == (LossPoint(1, 3.0),)
+    assert read_training_log(tmp_path).loss.train == (LogPoint(1, 3.0),)
 
 
 def test_a_run_without_a_log_has_no_curve(tmp_path):
-    assert read_loss_curve(tmp_path) is None
+    assert read_training_log(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -95,49 +93,13 @@ def test_a_damaged_log_is_refused_by_name(tmp_path, content, message):
     (tmp_path / "trainer_state.json").write_text(content)
 
     with pytest.raises(SolarError, match=f"trainer_state.json: .*{message}"):
-        read_loss_curve(tmp_path)
+        read_training_log(tmp_path)
 
 
 def test_few_points_are_not_smoothed_and_many_keep_their_steps():
-    few = [LossPoint(step, 1.0) for step in range(29)]
-    many = [LossPoint(step, float(step)) for step in range(240)]
+    few = [LogPoint(step, 1.0) for step in range(29)]
+    many = [LogPoint(step, float(step)) for step in range(240)]
 
     assert smoothed(few) is few
     assert [point.step for point in smoothed(many)] == list(range(240))
-    assert smoothed(many)[100].loss == pytest.approx(100.0)  # The mean of a straight line's neighbours is on the line.
-
-
-@pytest.mark.parametrize(
-    ("train", "held_out", "expected"),
-    [
-        (60, 4, ["training", "held-out", "optimizer step"]),
-        (1, 0, ["training"]),
-        (0, 1, ["held-out"]),
-    ],
-)
-def test_the_picture_names_what_it_shows(train, held_out, expected):
-    curve = LossCurve(
-        train=tuple(LossPoint(step, 3 - step / 100) for step in range(1, train + 1)),
-        held_out=tuple(LossPoint(step, 3.0) for step in range(held_out)),
-        last_step=train,
-        planned_steps=train,
-        num_not_finite=0,
-    )
-
-    svg = inline_svg(loss_figure(curve))
-
-    assert all(words in svg for words in expected)
-    assert ("training" in svg) == bool(train)
-    assert ("held-out" in svg) == bool(held_out)
-
-
-def test_the_names_of_lines_that_end_together_do_not_overlap():
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    line = (LossPoint(1, 3.0), LossPoint(2, 2.0))
-    figure = loss_figure(LossCurve(line, line, 2, 2, 0))
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    one, other = (text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text().endswith("2.00"))
-
-    assert not one.overlaps(other)
-    assert max(one.x1, other.x1) <= figure.bbox.x1
+    assert smoothed(many)[100].value == pytest.approx(100.0)  # The mean of a straight line's neighbours is on the line.

@@ -1,0 +1,133 @@
+"""Several ranks train the same up-scaled model, on different rows, to the same losses as one process.
+
+Instruction tuning with 2 ranks and DPO with 4, each under DDP, FSDP2, ZeRO-2 and ZeRO-3, from the up-scaling to the
+saved model. The expected values come from one process that takes the same rows in the same order by gradient
+accumulation, and from the base's own tensors.
+"""
+
+import json
+import math
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from launchers import SHARDING, evidence, torchrun
+
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+
+STEPS = 3
+TOLERANCE = 2e-4
+"""Of a loss around 10 or 0.7 after up to three steps. fp32 sums in another order; measured: at most 2e-5."""
+
+# Answers of one length: how much a short answer counts beside a long one is Axolotl's matter, and it differs between
+# several ranks and one process that accumulates (by 0.02 % of the loss on answers of 12 to 14 tokens).
+NUMBERS = range(10, 34)
+ALPACA = [{"instruction": f"Add {n} and 1.", "input": "", "output": f"The sum is {n + 1}."} for n in NUMBERS]
+PAIRS = [
+    {"system": "", "question": f"Add {n} and 1.", "chosen": f"It is {n + 1}.", "rejected": f"It is {n}."}
+    for n in NUMBERS
+]
+KINDS = {
+    "sft": (2, ALPACA, {"datasets": [{"path": "rows.jsonl", "ds_type": "json", "type": "solar_plugins.alpaca"}]}),
+    "dpo": (
+        4,
+        PAIRS,
+        {
+            "rl": "dpo",
+            "rl_beta": 0.1,
+            "datasets": [{"path": "rows.jsonl", "ds_type": "json", "type": "solar_plugins.orca_dpo_pairs"}],
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def alone(make_training_folder):
+    """For each kind of training: the folder of the run with one process, its losses and rows by optimizer step."""
+    found = {}
+
+    def run_alone(kind):
+        if kind not in found:
+            ranks, rows, keys = KINDS[kind]
+            folder = make_training_folder(rows, keys | {"gradient_accumulation_steps": ranks, "max_steps": STEPS})
+            status, said = torchrun(folder, "recipe.yml", 1, None)
+            assert status == 0, said[-5000:]
+            (seen,) = evidence(folder, 1)
+            assert len(seen["losses"]) == STEPS
+            batches = [seen["rows"][step * ranks : (step + 1) * ranks] for step in range(STEPS)]
+            found[kind] = folder, seen["losses"], [sorted(chain(*batch)) for batch in batches]
+        return found[kind]
+
+    return run_alone
+
+
+@pytest.mark.parametrize("sharding", SHARDING)
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranks_train_as_one_process_does(kind, sharding, alone, make_training_folder):
+    ranks, rows, keys = KINDS[kind]
+    folder = make_training_folder(rows, keys | SHARDING[sharding] | {"max_steps": STEPS})
+    status, said = torchrun(folder, "recipe.yml", ranks, sharding)
+    assert status == 0, said[-5000:]
+    seen = evidence(folder, ranks)
+    one_folder, losses, batches = alone(kind)
+
+    assert one_checkpoint(folder)
+    assert said.count("up-scaling base: 8 -> 12 layers") == 1, "one rank writes, the others wait"
+    assert_layers_are_the_bases(folder, seen)
+    assert_rows_are_shared_out(seen, batches)
+    for rank in seen:
+        assert rank["losses"] == pytest.approx(losses, abs=TOLERANCE)
+    if kind == "dpo":
+        assert losses[0] == pytest.approx(math.log(2), abs=1e-4)
+    assert_result_reloads(folder, one_folder)
+
+
+def one_checkpoint(folder):
+    (directory,) = (folder / "cache").iterdir()  # no lock and no partial directory is left
+    return json.loads((directory / "config.json").read_text())["num_hidden_layers"] == 12
+
+
+def assert_layers_are_the_bases(folder, seen):
+    """What each rank trains, before the first step: layers 0..5, then 2..7 of the base (m = 2)."""
+    base = base_layer_sums(folder / "base")
+    for rank in seen:
+        assert len(rank["layer_sums"]) == 12
+        for new, old in enumerate([0, 1, 2, 3, 4, 5, 2, 3, 4, 5, 6, 7]):
+            assert rank["layer_sums"][str(new)] == pytest.approx(base[old], abs=1e-9), (new, old)
+
+
+def base_layer_sums(directory: Path):
+    from safetensors.torch import load_file
+
+    sums = Counter()
+    for name, tensor in load_file(directory / "model.safetensors").items():
+        if ".layers." in name:
+            sums[int(name.split(".layers.")[1].split(".")[0])] += tensor.double().sum().item()
+    assert len({round(total, 6) for total in sums.values()}) == 8, "no two layers of the base are alike"
+    return sums
+
+
+def assert_rows_are_shared_out(seen, batches):
+    for step, expected in enumerate(batches):
+        by_rank = [rank["rows"][step] for rank in seen]
+        assert sorted(chain(*by_rank)) == expected, "together the rows of the one process"
+        assert len(set(map(tuple, by_rank))) == len(seen), "each rank its own"
+
+
+def assert_result_reloads(folder, one_folder):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    trained, info = AutoModelForCausalLM.from_pretrained(folder / "out", output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert trained.config.num_hidden_layers == 12
+    alone = AutoModelForCausalLM.from_pretrained(one_folder / "out").state_dict()
+    start = AutoModelForCausalLM.from_pretrained(next((folder / "cache").iterdir())).state_dict()
+    moved, apart = 0.0, 0.0
+    for name, tensor in trained.state_dict().items():
+        moved += (tensor.double() - start[name].double()).square().sum().item()
+        apart += (tensor.double() - alone[name].double()).square().sum().item()
+    assert torch.isfinite(torch.tensor(moved))
+    assert moved > 0
+    assert apart < 1e-3 * moved, "the same way, within 3 % of its length"

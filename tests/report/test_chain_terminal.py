@@ -1,0 +1,65 @@
+import io
+import math
+from dataclasses import replace
+
+import pytest
+
+from solar_plugins.report.chat_measures import JudgedPairs
+from solar_plugins.report.loss import Loss
+from solar_plugins.report.terminal import show_report
+
+
+def shown(report, width=100):
+    from rich.console import Console
+
+    out = io.StringIO()
+    show_report(report, Console(file=out, width=width))
+    return out.getvalue()
+
+
+def test_every_model_has_its_line_and_every_stage_too(chain_report):
+    text = " ".join(shown(chain_report).split())
+
+    for words in (
+        "text answers pairs model layers parameters 300 tokens 3, 300 tokens 6",
+        "base 12 16.0 M 2.500 3.000 50 % ± 16",
+        "sft 16 16.0 M 2.650 2.000 50 % ± 16 +0.150 ± 0.000 -1.000 ± 0.000",
+        "average 16 16.0 M 2.655 2.000 67 % ± 15",
+        "base, up-scaled and dus were not trained on that format here",
+        "dpo 4 0.6931 → 0.6500 0.6500 0.037 1.00",
+        "sft 4 2.75 → 2.00 2.00",
+        "DPO begins at ln 2 = 0.6931.",
+        "average average says & <i>so</i>",
+        "out/report.json",
+    ):
+        assert words in text
+
+
+def test_it_is_compact(chain_report):
+    long = tuple(replace(model, continuations=("word " * 60, "")) for model in chain_report.models)
+    lines = shown(replace(chain_report, models=long), width=80).splitlines()
+
+    assert len(lines) < 60
+    assert max(map(len, lines)) <= 80
+    assert sum("…" in line for line in lines) == 6
+
+
+def test_nothing_is_said_of_what_was_not_measured(chain_report):
+    plain = tuple(replace(model, answers=None, pairs=None) for model in chain_report.models)
+    conditions = replace(chain_report.conditions, answers=None, pairs=None)
+    stages = tuple(replace(stage, log=None) for stage in chain_report.stages)
+
+    text = shown(replace(chain_report, models=plain, conditions=conditions, stages=stages))
+
+    assert "answers" not in text.split("The <b>wall")[0]
+    assert "pairs" not in text.split("The <b>wall")[0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_broken_model_still_has_a_line(chain_report, value):
+    *others, last = chain_report.models
+    broken = replace(last, answers=Loss((value,) * 3, (100,) * 3), pairs=JudgedPairs((math.nan,) * 6, (-1.0,) * 6))
+
+    text = " ".join(shown(replace(chain_report, models=(*others, broken))).split())
+
+    assert "average 16 16.0 M 2.655 not finite not finite +0.155 ± 0.000 not finite" in text

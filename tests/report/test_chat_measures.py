@@ -1,0 +1,63 @@
+import math
+
+import pytest
+import torch
+
+from solar_plugins.formatters.encoding import IGNORED_LABEL, Encoded
+from solar_plugins.preference_order.pairs import EncodedPair
+from solar_plugins.report.chat_measures import JudgedPairs, answers_loss, judged_pairs
+
+
+def encoded(prompt, answer):
+    return Encoded([*prompt, *answer], [IGNORED_LABEL] * len(prompt) + list(answer))
+
+
+# More than are judged at once, of many lengths.
+ANSWERS = [encoded(range(40, 45 + n), range(100, 102 + n % 5)) for n in range(20)]
+
+
+def log_probability(model, answer):
+    """By hand: the sum over the answer's tokens, one text at a time."""
+    logits = model(input_ids=torch.tensor([answer.input_ids])).logits[0].double().log_softmax(-1)
+    return sum(logits[place - 1, token].item() for place, token in enumerate(answer.labels) if token != IGNORED_LABEL)
+
+
+def test_the_loss_of_answers_is_the_one_that_transformers_trains_on(llama):
+    [answer] = ANSWERS[3:4]
+    expected = llama(input_ids=torch.tensor([answer.input_ids]), labels=torch.tensor([answer.labels])).loss.item()
+
+    loss = answers_loss(llama, [answer])
+
+    assert loss.tokens == 5
+    assert loss.nats_per_token == pytest.approx(expected, rel=1e-5)
+
+
+def test_answers_keep_their_order_and_are_weighted_by_their_tokens(llama):
+    loss = answers_loss(llama, ANSWERS)
+
+    assert loss.window_tokens == tuple(2 + n % 5 for n in range(20))
+    assert loss.window_nats == pytest.approx([-log_probability(llama, answer) for answer in ANSWERS], rel=1e-4)
+    assert loss.nats_per_token == pytest.approx(sum(loss.window_nats) / sum(loss.window_tokens))
+
+
+def test_pairs_are_judged_by_the_sums_of_both_answers(llama):
+    pairs = [EncodedPair(n, ANSWERS[n], ANSWERS[19 - n], False) for n in range(20)]
+
+    judged = judged_pairs(llama, pairs)
+
+    sums = [log_probability(llama, answer) for answer in ANSWERS]
+    assert judged.chosen == pytest.approx(sums, rel=1e-4)
+    assert judged.rejected == pytest.approx(sums[::-1], rel=1e-4)
+    assert judged.preferred == sum(one > other for one, other in zip(sums, sums[::-1], strict=True)) == 10
+
+
+def test_a_share_has_the_error_of_agresti_and_coull_and_ties_do_not_count():
+    judged = JudgedPairs((-1.0, -2.0, -3.0), (-2.0, -2.0, -4.0))
+
+    assert (judged.preferred, judged.share) == (2, pytest.approx(2 / 3))
+    assert judged.standard_error == pytest.approx(math.sqrt(4 / 7 * 3 / 7 / 7))
+
+
+@pytest.mark.parametrize("broken", [math.nan, -math.inf])
+def test_a_model_with_broken_weights_has_no_share(broken):
+    assert math.isnan(JudgedPairs((-1.0, broken), (-2.0, -2.0)).share)

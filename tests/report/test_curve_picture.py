@@ -1,0 +1,61 @@
+import math
+from itertools import combinations
+
+import pytest
+
+from solar_plugins.report.curve_picture import NARROW, WIDE, Chart, Level, curve_figure
+from solar_plugins.report.picture import inline_svg
+from solar_plugins.report.training_log import LogPoint, Series
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "expected"),
+    [
+        (60, 4, ["training", "held-out", "optimizer step"]),
+        (1, 0, ["training"]),
+        (0, 1, ["held-out"]),
+    ],
+)
+def test_the_picture_names_what_it_shows(train, held_out, expected):
+    series = Series(
+        train=tuple(LogPoint(step, 3 - step / 100) for step in range(1, train + 1)),
+        held_out=tuple(LogPoint(step, 3.0) for step in range(held_out)),
+    )
+
+    svg = inline_svg(curve_figure(Chart(series, "loss")))
+
+    assert all(words in svg for words in expected)
+    assert ("training" in svg) == bool(train)
+    assert ("held-out" in svg) == bool(held_out)
+
+
+LINE = (LogPoint(1, 3.0), LogPoint(2, 2.0))
+
+
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+def test_the_names_of_lines_that_end_together_do_not_overlap(width):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = curve_figure(Chart(Series(LINE, LINE), "loss", level=Level(2.0, "level 2.00"), width=width))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    ends = [text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text().endswith("2.00")]
+
+    assert len(ends) == 3
+    assert not any(one.overlaps(other) for one, other in combinations(ends, 2))
+    assert max(end.x1 for end in ends) <= figure.bbox.x1
+
+
+def test_a_level_outside_the_values_is_in_the_picture():
+    figure = curve_figure(Chart(Series(LINE, ()), "loss", level=Level(math.log(2), "ln 2")))
+
+    low, high = figure.axes[1].get_ylim()
+    assert low < math.log(2) < 3.0 < high
+    assert "ln 2" in inline_svg(figure)
+    assert "ln 2" not in inline_svg(curve_figure(Chart(Series(LINE, ()), "loss")))
+
+
+def test_values_are_written_with_the_decimals_that_tell_them_apart():
+    svg = inline_svg(curve_figure(Chart(Series((LogPoint(1, 0.69314),), (LogPoint(1, 0.69214),)), "loss", decimals=4)))
+
+    assert "training 0.6931" in svg
+    assert "held-out 0.6921" in svg
