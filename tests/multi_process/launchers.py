@@ -69,18 +69,23 @@ def torchrun(folder, recipe, ranks, sharding, *options, env=None, timeout=500):
         "axolotl.cli.train",
         recipe,
     ]
-    return finished(subprocess_group(command, folder, environment(sharding, folder, **(env or {}))), timeout)
+    return finished(command, folder, environment(sharding, folder, **(env or {})), timeout)
 
 
 def lone_rank(folder, recipe, rank, world_size, port, **env):
-    """One rank as srun starts it: a process of its own on a node of its own, with the usual variables."""
+    """Start one rank as srun does: a process of its own on a node of its own, with the usual variables."""
     place = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": "1"}
     place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "axolotl.cli.train", recipe]
-    return subprocess_group(command, folder, environment("ddp", folder, **place, **env))
+    command = python_module("axolotl.cli.train", recipe)
+    return started(command, folder, environment("ddp", folder, **place, **env))
 
 
-def subprocess_group(command, folder, env):
+def python_module(module, *arguments):
+    return [sys.executable, "-m", module, *arguments]
+
+
+def started(command, folder, env):
+    """A process with a group of its own."""
     return subprocess.Popen(
         command,
         cwd=folder,
@@ -92,7 +97,13 @@ def subprocess_group(command, folder, env):
     )
 
 
-def finished(process, timeout):
+def finished(command, folder, env, timeout=500):
+    """Exit status of a command and all that it said."""
+    return ended(started(command, folder, env), timeout)
+
+
+def ended(process, timeout=500):
+    """Exit status of a started process and what it said since somebody last read; its group is gone then."""
     try:
         said, _ = process.communicate(timeout=timeout)
     finally:

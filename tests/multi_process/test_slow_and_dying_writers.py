@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from launchers import evidence, finished, free_port, lone_rank, torchrun
+from launchers import ended, evidence, free_port, lone_rank, torchrun
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
@@ -70,7 +70,7 @@ def all_finished(processes):
     results = [None] * len(processes)
 
     def collect(number):
-        results[number] = finished(processes[number], 300)
+        results[number] = ended(processes[number], 300)
 
     threads = [threading.Thread(target=collect, args=(number,)) for number in range(len(processes))]
     for thread in threads:

@@ -1,0 +1,83 @@
+"""A run that goes on from a checkpoint in its middle ends like one that was never interrupted."""
+
+import shutil
+
+import pytest
+from launchers import SHARDING, environment, evidence, finished, python_module, torchrun
+
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+
+TEXTS = [{"text": f"The number {n} is followed by the number {n + 1}. " * 20} for n in range(12)]
+KEYS = {
+    "datasets": [{"path": "rows.jsonl", "ds_type": "json", "type": "completion"}],
+    "max_steps": 4,
+    "save_steps": 2,
+    "auto_resume_from_checkpoints": True,
+}
+SHARDED = SHARDING["fsdp2"]["fsdp_config"] | {"state_dict_type": "SHARDED_STATE_DICT"}
+STATES = {
+    "fsdp2": SHARDING["fsdp2"] | {"fsdp_config": SHARDED},
+    "zero3": SHARDING["zero3"],
+}
+"""FSDP2 with a state of which each rank writes its part; ZeRO-3's always is so."""
+
+
+@pytest.mark.parametrize("sharding", STATES)
+def test_the_second_half_is_the_same(sharding, make_training_folder):
+    folder = make_training_folder(TEXTS, KEYS | STATES[sharding])
+    status, said = torchrun(folder, "recipe.yml", 2, sharding)
+    assert status == 0, said[-5000:]
+    whole = evidence(folder, 2)
+    expected = weights(folder / "out")
+    (checkpoint,) = (folder / "cache").iterdir()
+    written = [path.stat().st_mtime_ns for path in sorted(checkpoint.iterdir())]
+
+    keep_only_the_checkpoint_in_the_middle(folder / "out")
+    status, said = torchrun(folder, "recipe.yml", 2, sharding)
+    assert status == 0, said[-5000:]
+    assert "up-scaled checkpoint found" in said
+    assert "up-scaling base" not in said
+    assert [path.stat().st_mtime_ns for path in sorted(checkpoint.iterdir())] == written
+    for rank, uninterrupted in zip(evidence(folder, 2), whole, strict=True):
+        assert rank["rows"] == uninterrupted["rows"][2:], "the data go on where they stopped"
+        assert rank["losses"] == pytest.approx(uninterrupted["losses"], abs=1e-5), "optimizer and schedule too"
+    assert_same(weights(folder / "out"), expected)
+    if sharding == "fsdp2":
+        assert_merging_gives_the_same(folder, expected)
+
+
+def keep_only_the_checkpoint_in_the_middle(out):
+    for path in out.iterdir():
+        if path.name != "checkpoint-2":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def weights(directory):
+    """The whole model, loaded as users load it."""
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert model.config.num_hidden_layers == 12
+    return model.state_dict()
+
+
+def assert_same(found, expected):
+    import torch
+
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0.01, atol=1e-4)  # bfloat16, as Axolotl merges
+
+
+def assert_merging_gives_the_same(folder, expected):
+    """``axolotl merge-sharded-fsdp-weights``, which needs the recipe and so reaches the plugin once more."""
+    assert (folder / "out" / "checkpoint-4" / "pytorch_model_fsdp_0").is_dir(), "the state was a sharded one"
+    (folder / "out" / "model.safetensors").unlink()
+    command = python_module("axolotl.cli.merge_sharded_fsdp_weights", "recipe.yml")
+    status, said = finished(command, folder, environment("fsdp2", folder))
+    assert status == 0, said[-5000:]
+    assert "up-scaling base" not in said
+    merged = folder / "out" / "merged"
+    shutil.copy(folder / "out" / "config.json", merged)
+    assert_same(weights(merged), expected)
