@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.architecture import architecture_of
+from solar_plugins.upscaling.architecture import residual_writers
 from solar_plugins.upscaling.estimates import stored_dtype
 from solar_plugins.upscaling.layer_plan import LayerPlan, LayerRange
 
@@ -26,7 +26,7 @@ def passthrough_merge(base_model: str, config: Mapping[str, Any], plan: LayerPla
         plan: What to stack.
 
     Raises:
-        CheckpointError: The architecture is not supported, here or by mergekit.
+        CheckpointError: The architecture is not supported, here or by mergekit, or not with identity layers.
     """
     if config.get("model_type") not in MERGEKIT_TYPES or config.get("quantization_config"):
         raise CheckpointError(
@@ -43,7 +43,7 @@ def passthrough_merge(base_model: str, config: Mapping[str, Any], plan: LayerPla
 def _source(base_model: str, config: Mapping[str, Any], part: LayerRange) -> dict[str, Any]:
     source: dict[str, Any] = {"model": base_model, "layer_range": [part.start, part.end]}
     if part.initialization == "identity":
-        zeroed = [module.rpartition(".")[2] for module in architecture_of(config).residual_writers]
+        zeroed = [module.rpartition(".")[2] for module in residual_writers(config)]
         scale = [{"filter": module, "value": 0.0} for module in zeroed]
         source["parameters"] = {"scale": [*scale, {"value": 1.0}]}
     return source

@@ -8,7 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "solar_plugins"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_recipes" not in path.parts)
 HEAVY = {"torch", "transformers", "axolotl", "matplotlib", "numpy", "datasets", "jinja2", "rich", "tokenizers"}
-PURE = {"layer_plan", "strategies", "architecture", "estimates", "model_card", "merging", "errors"}
+PURE = {"layer_plan", "strategies", "strategies_repeating", "strategy_args", "architecture", "estimates", "model_card"}
+PURE |= {"merging", "errors"}
 
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 

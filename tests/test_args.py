@@ -58,7 +58,10 @@ def test_a_block_that_does_not_up_scale():
         ({"data": {"max_bad_share": 2}}, "solar.data.max_bad_share: 2 is not allowed; it should be less than or equal"),
         (GOOD | {"cache": "x"}, "solar.cache: unknown key; did you mean cache_dir?"),
         (GOOD | {"cache_dir": ""}, "solar.cache_dir: '' is not allowed; String should have at least 1 character"),
-        ({"init": {}}, "solar.init.strategy: missing; one of dus, slices"),
+        (
+            {"init": {}},
+            "solar.init.strategy: missing; one of block_expansion, dus, interleave, repeat_block,",
+        ),
         ({"init": 3}, "solar.init: 3 is not allowed; it should be a valid dictionary"),
         (
             {"init": {"strategy": "dus", "drop_layer": 8}},
@@ -90,9 +93,8 @@ def test_bad_blocks_are_named_by_the_key_that_the_user_wrote(block, message):
 
 
 def test_an_unknown_strategy_lists_the_known_ones():
-    with pytest.raises(
-        PluginError, match=r"solar.init.strategy: 'dsu' is not a registered strategy; known: dus, slices"
-    ):
+    known = "block_expansion, dus, interleave, repeat_block, slices, stack"
+    with pytest.raises(PluginError, match=f"solar.init.strategy: 'dsu' is not a registered strategy; known: {known}"):
         plan({"init": {"strategy": "dsu"}})
 
 

@@ -77,10 +77,8 @@ def _fresh_manager():
 
 def test_the_built_in_strategies_come_through_the_same_hook():
     found = registry.registered("register_init_strategies", InitStrategy)
-    assert {name: owner for name, (owner, _) in found.items()} == {
-        "dus": "solar_plugins.upscaling.strategies",
-        "slices": "solar_plugins.upscaling.strategies",
-    }
+    assert sorted(found) == ["block_expansion", "dus", "interleave", "repeat_block", "slices", "stack"]
+    assert {owner for owner, _ in found.values()} == {"solar_plugins.upscaling.strategies"}
 
 
 class Formats:
@@ -163,7 +161,10 @@ def test_broken_packages_are_skipped_by_name_and_named_when_something_is_missing
     with pytest.raises(PluginError) as error:
         registry.init_strategy("wanted")
     lines = str(error.value).splitlines()
-    assert lines[0] == "'wanted' is not a registered strategy; known: dus, reverse, slices"
+    assert lines[0] == (
+        "'wanted' is not a registered strategy; known: "
+        "block_expansion, dus, interleave, repeat_block, reverse, slices, stack"
+    )
     assert "skipped plugin solar-plugins-broken 0.1:same: ModuleNotFoundError: No module named 'not_there'" in lines[1]
     assert "solar-plugins-typo" in lines[2]
     assert "register_init_strategy" in lines[2]
@@ -182,7 +183,8 @@ def test_two_plugins_that_claim_one_name(monkeypatch):
 def test_a_package_can_be_switched_off(monkeypatch):
     monkeypatch.setenv("SOLAR_PLUGINS_DISABLE", "other, solar-plugins-dup")
     installed(monkeypatch, dup=ClaimsDus())
-    assert registry.init_strategies().keys() == {"dus", "slices"}
+    owners = registry.registered("register_init_strategies", InitStrategy).values()
+    assert {owner for owner, _ in owners} == {"solar_plugins.upscaling.strategies"}
 
 
 @pytest.mark.parametrize(

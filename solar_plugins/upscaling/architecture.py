@@ -118,10 +118,26 @@ def upscale_config(config: Mapping[str, Any], plan: LayerPlan) -> dict[str, Any]
     changes = reordered_fields(text, fields, plan)
     changes |= {key: len(plan) for key in (row.depth_key, *row.more_depth_keys) if type(text.get(key)) is int}
     upscaled = {**text, **changes} if text is config else {**config, "text_config": {**text, **changes}}
+    if any(layer.initialization == "identity" for layer in plan.layers):
+        residual_writers(config)  # Refuses here already, and not first when the weights are there.
     check_quantization(config, plan)
     if config.get("quantization_config"):
         upscaled["quantization_config"] = reordered_quantization(config["quantization_config"], row, plan)
     return deepcopy(upscaled)
+
+
+def residual_writers(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modules of a layer that an identity layer has as zero, such as ``self_attn.o_proj``.
+
+    Raises:
+        CheckpointError: Which they are is not tested for this model type.
+    """
+    modules = architecture_of(config).residual_writers
+    if not modules:
+        raise CheckpointError(
+            f"identity layers are not tested for model_type {config['model_type']!r}; use a strategy that only copies"
+        )
+    return modules
 
 
 def _fields_of(config: Mapping[str, Any]) -> tuple[LayerField, ...]:

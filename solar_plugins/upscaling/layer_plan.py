@@ -15,7 +15,7 @@ from solar_plugins.errors import PlanError
 
 Initialization = Literal["copy", "identity"]
 """``copy`` keeps the layer's weights. ``identity`` also zeroes the projections that write to the residual stream, so
-that the layer passes its input through unchanged (LLaMA Pro, arXiv:2401.02415 sec. 3.1)."""
+that the layer passes its input through unchanged (LLaMA Pro, arXiv:2401.02415 sec. 3.2)."""
 
 
 MAX_LAYERS = 10_000

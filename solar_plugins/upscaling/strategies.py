@@ -1,25 +1,24 @@
 """Initialisation strategies: from the depth of the base and a few arguments to a `LayerPlan`. Pure.
 
-To add one: a `StrategyArgs` model, a plan function, one line in `register_init_strategies` at the foot.
+To add one: a `StrategyArgs` model, a plan function, one line in `register_init_strategies` at the foot. Those that
+repeat parts of the base in place have a module of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
 from solar_plugins.errors import PlanError
 from solar_plugins.hookspecs import hookimpl
+from solar_plugins.upscaling import strategies_repeating as repeating
 from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.strategy_args import Count, LayerRanges, StrategyArgs, require_ranges
 
-
-class StrategyArgs(BaseModel):
-    """The arguments of a strategy: its keys in ``solar.init``, its options on the command line."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+__all__ = ["InitStrategy", "StrategyArgs"]  # What another package's strategy is made of.
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +41,11 @@ class InitStrategy[ArgsT: StrategyArgs]:
     source: str = ""
 
 
-def _refuse_bool(value: object) -> object:
-    # YAML's `yes` would become 1 layer.
-    if isinstance(value, bool):
-        raise ValueError("expected a number of layers, not a truth value")
-    return value
-
-
-NumLayers = Annotated[int, BeforeValidator(_refuse_bool)]
-
-
 class DepthUpScalingArgs(StrategyArgs):
     """Arguments of ``dus``; one follows from the other."""
 
-    drop_layers: NumLayers | None = Field(None, description="m: layers dropped from each copy; the result has 2(n - m)")
-    target_layers: NumLayers | None = Field(None, description="s: layers of the result; m = n - s/2")
+    drop_layers: Count | None = Field(None, description="m: layers dropped from each copy; the result has 2(n - m)")
+    target_layers: Count | None = Field(None, description="s: layers of the result; m = n - s/2")
 
 
 def plan_depth_up_scaling(num_layers: int, args: DepthUpScalingArgs) -> LayerPlan:
@@ -100,22 +89,12 @@ def _drop_from_target(num_layers: int, target: int) -> int:
     return num_layers - target // 2
 
 
-def _parse_ranges(value: object) -> object:
-    """``"0:24,8:32"``, the form of the command line, as pairs; anything else unchanged."""
-    if not isinstance(value, str):
-        return value
-    pairs = [part.split(":") for part in value.split(",")]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ValueError("expected half-open ranges such as 0:24,8:32")
-    return pairs
-
-
 class SlicesArgs(StrategyArgs):
     """Arguments of ``slices``."""
 
-    slices: Annotated[
-        list[Annotated[list[NumLayers], Field(min_length=2, max_length=2)]], BeforeValidator(_parse_ranges)
-    ] = Field(description="half-open ranges of base layers, bottom first: [[0, 24], [8, 32]]; as an option 0:24,8:32")
+    slices: LayerRanges = Field(
+        description="half-open ranges of base layers, bottom first: [[0, 24], [8, 32]]; as an option 0:24,8:32"
+    )
 
 
 def plan_slices(num_layers: int, args: SlicesArgs) -> LayerPlan:
@@ -130,12 +109,7 @@ def plan_slices(num_layers: int, args: SlicesArgs) -> LayerPlan:
     """
     if not args.slices:
         raise PlanError("slices: empty, so the result would have no layer; give ranges such as [[0, 24], [8, 32]]")
-    for start, end in args.slices:
-        if not 0 <= start < end <= num_layers:
-            raise PlanError(
-                f"slices: [{start}, {end}] is no range of a base of {num_layers} layers; a range is [start, end) with "
-                f"0 <= start < end <= {num_layers}"
-            )
+    require_ranges("slices", args.slices, num_layers)
     return LayerPlan.from_sources(num_layers, (source for start, end in args.slices for source in range(start, end)))
 
 
@@ -156,5 +130,33 @@ def register_init_strategies() -> list[InitStrategy[Any]]:
             plan_slices,
             summary="any half-open ranges of base layers, stacked as mergekit's passthrough stacks them",
             source="mergekit, layer_range",
+        ),
+        InitStrategy(
+            "block_expansion",
+            repeating.BlockExpansionArgs,
+            repeating.plan_block_expansion,
+            summary="after each group of layers a copy of its last that starts as identity; made to be trained alone",
+            source="LLaMA Pro, arXiv:2401.02415 sec. 3.2",
+        ),
+        InitStrategy(
+            "stack",
+            repeating.StackArgs,
+            repeating.plan_stack,
+            summary="the whole base several times",
+            source="G_stack, arXiv:2405.15319",
+        ),
+        InitStrategy(
+            "interleave",
+            repeating.InterleaveArgs,
+            repeating.plan_interleave,
+            summary="each layer several times in a row",
+            source="community merges",
+        ),
+        InitStrategy(
+            "repeat_block",
+            repeating.RepeatBlockArgs,
+            repeating.plan_repeat_block,
+            summary="some blocks of layers several times in a row: Yi-9B, iDUS, a step of MIDAS",
+            source="Yi-9B; MIDAS, arXiv:2409.19044",
         ),
     ]

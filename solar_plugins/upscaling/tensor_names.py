@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.architecture import architecture_of, base_depth, decoder_config, layer_kinds
+from solar_plugins.upscaling.architecture import (
+    architecture_of,
+    base_depth,
+    decoder_config,
+    layer_kinds,
+    residual_writers,
+)
 from solar_plugins.upscaling.architecture_table import Architecture
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 
@@ -137,16 +143,16 @@ def tensor_copies(names: Iterable[str], config: Mapping[str, Any], plan: LayerPl
         >>> [copy.source for copy in tensor_copies(names, config, LayerPlan.from_sources(2, [0, 1, 1]))][2:]
         ['model.layers.1.mlp.up_proj.weight', 'model.layers.1.mlp.up_proj.weight']
     """
-    architecture, names = architecture_of(config), list(names)
+    names = list(names)
     found = layer_names(names, config)
     in_layers = {name for group in (*found.layers, *found.after.values()) for name in group}
     copies = [TensorCopy(name, name) for name in names if name not in in_layers]
     for position, layer in enumerate(plan.layers):
         prefix = f"{found.prefix}{layer.source}."
         rests = [name.removeprefix(prefix) for name in found.layers[layer.source]]
-        _check_residual_writers(layer, rests, architecture, config)
+        zeroed = _zeroed_modules(layer, rests, config)
         copies += [
-            TensorCopy(f"{found.prefix}{position}.{rest}", prefix + rest, _is_zeroed(layer, rest, architecture))
+            TensorCopy(f"{found.prefix}{position}.{rest}", prefix + rest, rest.rpartition(".")[0] in zeroed)
             for rest in rests
         ]
     for index, group in found.after.items():
@@ -155,22 +161,14 @@ def tensor_copies(names: Iterable[str], config: Mapping[str, Any], plan: LayerPl
     return copies
 
 
-def _is_zeroed(layer: PlannedLayer, rest: str, architecture: Architecture) -> bool:
-    return layer.initialization == "identity" and rest.rpartition(".")[0] in architecture.residual_writers
-
-
-def _check_residual_writers(
-    layer: PlannedLayer, rests: list[str], architecture: Architecture, config: Mapping[str, Any]
-) -> None:
-    if layer.initialization != "identity":
-        return
-    if not architecture.residual_writers:
-        raise CheckpointError(
-            f"identity layers are not tested for model_type {config['model_type']!r}; use a strategy that only copies"
-        )
-    missing = [module for module in architecture.residual_writers if f"{module}.weight" not in rests]
+def _zeroed_modules(layer: PlannedLayer, rests: list[str], config: Mapping[str, Any]) -> tuple[str, ...]:
+    if layer.initialization == "copy":
+        return ()
+    modules = residual_writers(config)
+    missing = [module for module in modules if f"{module}.weight" not in rests]
     if missing:
         raise CheckpointError(
             f"layer {layer.source} has no {missing[0]}.weight, so it cannot be initialised as identity; the checkpoint "
             "does not follow its model_type"
         )
+    return modules

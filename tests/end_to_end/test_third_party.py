@@ -91,4 +91,4 @@ def test_without_it_the_recipe_says_what_is_missing(base, run, tmp_path):
     recipe.write_text(f"base_model: {base}\nsolar: {{init: {{strategy: repeat_top, repeated_layers: 2}}}}\n")
     result = run("solar", "plan", recipe)
     assert result.returncode == 1
-    assert "solar.init.strategy: 'repeat_top' is not a registered strategy; known: dus, slices" in result.stderr
+    assert "solar.init.strategy: 'repeat_top' is not a registered strategy; known: " in result.stderr

@@ -2,7 +2,7 @@ import pytest
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.architecture import base_depth, layer_kinds, upscale_config
-from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 4, "hidden_size": 32}
 PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
@@ -188,3 +188,11 @@ def test_layer_kinds_tell_dense_layers_from_others():
     config = {"model_type": "deepseek_v3", "num_hidden_layers": 4, "first_k_dense_replace": 2}
     kinds = layer_kinds(config)
     assert kinds[0] == kinds[1] != kinds[2] == kinds[3]
+
+
+def test_identity_layers_are_refused_by_the_config_alone_where_they_are_not_tested():
+    plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity")))
+    config = {"model_type": "gemma2", "num_hidden_layers": 2}
+    with pytest.raises(CheckpointError, match="identity layers are not tested for model_type 'gemma2'"):
+        upscale_config(config, plan)
+    assert upscale_config(config | {"model_type": "llama"}, plan)["num_hidden_layers"] == 3

@@ -4,10 +4,12 @@ from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint, planned_shards
 from solar_plugins.upscaling.estimates import (
+    decoder_widths,
     format_bytes,
+    shapes_from_config,
+    shapes_from_shards,
     size_from_config,
     size_from_shards,
-    training_memory,
 )
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
@@ -80,30 +82,26 @@ def test_a_width_that_is_missing():
         size_from_config({"model_type": "llama", "num_hidden_layers": 2}, 2)
 
 
-def test_memory_of_solar():
-    """By hand: 16 bytes x 10,731,524,096 parameters; 4096 x (2 x 4096 x 48 + 34 x 4096 + 10 x 32000) bytes."""
-    size = size_from_config(MISTRAL, 48)
-    estimates = {estimate.setup: estimate for estimate in training_memory(size, MISTRAL, 48, 4096)}
-    full = estimates["full, bf16 mixed, AdamW"]
-    assert full.model_state_bytes == 171_704_385_536
-    assert full.activation_bytes == 4096 * (2 * 4096 * 48 + 34 * 4096 + 10 * 32000) == 3_491_758_080
-    assert estimates["full, ZeRO-3 or FSDP2, 8 devices"].model_state_bytes == 171_704_385_536 // 8
+def test_shapes_are_those_of_the_loaded_model(any_base):
+    from transformers import AutoModelForCausalLM
+
+    base = find_base(str(any_base))
+    model = AutoModelForCausalLM.from_pretrained(any_base)
+    assert shapes_from_config(base.config, 8) == {name: tuple(w.shape) for name, w in model.named_parameters()}
+    assert shapes_from_config(base.config, 8) == shapes_from_shards(planned_shards(base, unchanged(8)))
 
 
-def test_lora_parameters_are_those_that_peft_makes():
-    """The frozen model and 16 bytes for each parameter that PEFT adds to all linear layers at rank 16."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, LlamaConfig
+def unchanged(num_layers):
+    return LayerPlan.from_sources(num_layers, range(num_layers))
 
-    config = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=80, num_hidden_layers=3,
-                         num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
-    model = get_peft_model(
-        AutoModelForCausalLM.from_config(config), LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
-    trained, _ = model.get_nb_trainable_parameters()
-    size = size_from_config(config.to_dict(), 3)
-    lora = next(e for e in training_memory(size, config.to_dict(), 3, 128) if e.setup == "LoRA, bf16")
-    assert lora.model_state_bytes == 2 * size.parameters + 16 * trained
+
+def test_shapes_of_what_only_the_tensors_tell():
+    assert shapes_from_config(MISTRAL | {"model_type": "qwen2"}, 2) is None
+    assert shapes_from_config(MISTRAL | {"quantization_config": {"quant_method": "gptq"}}, 2) is None
+
+
+def test_widths_of_mistral():
+    assert decoder_widths(MISTRAL) == (4096, 14336, 4096, 1024, 32, 32000)
 
 
 @pytest.mark.parametrize(
