@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+STARTED = []
 ZERO = {
     "gradient_accumulation_steps": "auto",
     "gradient_clipping": "auto",
@@ -85,8 +86,8 @@ def python_module(module, *arguments):
 
 
 def started(command, folder, env):
-    """A process with a group of its own."""
-    return subprocess.Popen(
+    """A process with a group of its own, which `end_all` ends at the latest."""
+    process = subprocess.Popen(
         command,
         cwd=folder,
         env=env,
@@ -95,6 +96,15 @@ def started(command, folder, env):
         text=True,
         start_new_session=True,
     )
+    STARTED.append(process)
+    return process
+
+
+def end_all():
+    """Kill what a failed test left running."""
+    while STARTED:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(STARTED.pop().pid, signal.SIGKILL)
 
 
 def finished(command, folder, env, timeout=500):
