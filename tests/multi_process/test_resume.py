@@ -16,29 +16,31 @@ KEYS = {
 }
 SHARDED = SHARDING["fsdp2"]["fsdp_config"] | {"state_dict_type": "SHARDED_STATE_DICT"}
 STATES = {
-    "fsdp2": SHARDING["fsdp2"] | {"fsdp_config": SHARDED},
-    "zero3": SHARDING["zero3"],
+    None: (1, {}),
+    "fsdp2": (2, SHARDING["fsdp2"] | {"fsdp_config": SHARDED}),
+    "zero3": (2, SHARDING["zero3"]),
 }
 """FSDP2 with a state of which each rank writes its part; ZeRO-3's always is so."""
 
 
 @pytest.mark.parametrize("sharding", STATES)
 def test_the_second_half_is_the_same(sharding, make_training_folder):
-    folder = make_training_folder(TEXTS, KEYS | STATES[sharding])
-    status, said = torchrun(folder, "recipe.yml", 2, sharding)
+    ranks, keys = STATES[sharding]
+    folder = make_training_folder(TEXTS, KEYS | keys)
+    status, said = torchrun(folder, "recipe.yml", ranks, sharding)
     assert status == 0, said[-5000:]
-    whole = evidence(folder, 2)
+    whole = evidence(folder, ranks)
     expected = weights(folder / "out")
     (checkpoint,) = (folder / "cache").iterdir()
     written = [path.stat().st_mtime_ns for path in sorted(checkpoint.iterdir())]
 
     keep_only_the_checkpoint_in_the_middle(folder / "out")
-    status, said = torchrun(folder, "recipe.yml", 2, sharding)
+    status, said = torchrun(folder, "recipe.yml", ranks, sharding)
     assert status == 0, said[-5000:]
     assert "up-scaled checkpoint found" in said
     assert "up-scaling base" not in said
     assert [path.stat().st_mtime_ns for path in sorted(checkpoint.iterdir())] == written
-    for rank, uninterrupted in zip(evidence(folder, 2), whole, strict=True):
+    for rank, uninterrupted in zip(evidence(folder, ranks), whole, strict=True):
         assert rank["rows"] == uninterrupted["rows"][2:], "the data go on where they stopped"
         assert rank["losses"] == pytest.approx(uninterrupted["losses"], abs=1e-5), "optimizer and schedule too"
     assert_same(weights(folder / "out"), expected)
