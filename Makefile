@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY ?= passive
 # The tests give each process one thread.
 WORKERS := -n 2 --dist loadfile
 
-.PHONY: help setup demo pipeline test test-fast bench lint fix clean architectures
+.PHONY: help setup demo pipeline test test-fast bench lint fix clean architectures gpu-check gpu-check-data
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -48,9 +48,11 @@ $(DEMO)/dus/.trained: $(RECIPE)
 	$(BIN)/accelerate launch -m axolotl.cli.train $(RECIPE)
 	@touch $@
 
-pipeline: $(INSTALLED)  ## every stage on that model, up to DPO and merging; goes on at the stage where it was stopped
+pipeline: $(INSTALLED)  ## every stage on that model, up to DPO and merging, and a report; goes on at the stage where it was stopped
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
 	@$(MAKE) --no-print-directory $(DEMO)/average/.merged
+	@$(BIN)/solar report $(RECIPE) $(patsubst %,recipes/smollm2/solar_%.yml,sft dpo sdpo_1 sdpo_2) $(DEMO)/average \
+	  --output $(DEMO)/report.html
 
 # A stage runs when its recipe or the stage before it is newer than its stamp. One that was interrupted has no stamp and
 # starts anew. What stands behind | only sets the order: two stages at once would want the memory of both.
@@ -77,6 +79,13 @@ test-fast: $(INSTALLED)  ## run the tests that start neither Axolotl nor mergeki
 
 bench: $(INSTALLED)  ## measure against mergekit-yaml and cp, write docs/bench.*: about 15 minutes, 25 GB of disk
 	$(BIN)/python tests/benchmarks/bench.py
+
+gpu-check: $(INSTALLED)  ## on a GPU of 80 GB: 7B up-scaling, QLoRA, memory, tokens per second, recovery; writes docs/gpu/
+	$(BIN)/python tests/gpu/gpu_check.py
+
+gpu-check-data: $(INSTALLED)  ## the small model and the text that gpu-check needs; without a GPU, before it
+	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
+	$(BIN)/python tests/gpu/gpu_texts.py
 
 architectures: $(INSTALLED)  ## compare every decoder of transformers with its modules, and write docs/architectures.md anew
 	SOLAR_WRITE_DOCS=1 $(BIN)/python -m pytest tests/decoders

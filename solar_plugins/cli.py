@@ -75,6 +75,13 @@ def solar() -> None:
 @click.option(
     "--plot", type=click.Path(path_type=Path), help="Draw base layers against new layers: FILE.png or FILE.svg."
 )
+@click.option("--memory", is_flag=True, help="Instead: the memory of each GPU in the training of any RECIPE, by parts.")
+@click.option(
+    "--gpus", type=click.IntRange(1), help="With --memory: all GPUs.  [default: WORLD_SIZE, or RECIPE's head]"
+)
+@click.option(
+    "--gpu-memory", type=click.FloatRange(1), help="With --memory: GB of each GPU.  [default: as RECIPE's head says]"
+)
 def plan(
     recipe: Path | None,
     base: str | None,
@@ -83,18 +90,41 @@ def plan(
     trust_remote_code: bool,
     as_json_text: bool,
     plot: Path | None,
+    memory: bool,
+    gpus: int | None,
+    gpu_memory: float | None,
     **arguments: str | None,
 ) -> None:
     """Show what a RECIPE, or a --base with a strategy's arguments, would make: layers, seams, size, memory.
 
-    Needs the base's config.json only.
+    Needs the base's config.json only. With --memory, --base stands for the base_model at the start of RECIPE's chain
+    of stages.
     """
+    if memory:
+        others = (revision, strategy, plot, trust_remote_code or None, *arguments.values())
+        if recipe is None or any(value is not None for value in others):
+            raise click.UsageError("--memory takes a RECIPE, --base, --gpus, --gpu-memory and --json, and nothing else")
+        click.echo(_memory_text(recipe, base, gpus, gpu_memory, as_json_text=as_json_text))
+        return
+    if gpus or gpu_memory:
+        raise click.UsageError("--gpus and --gpu-memory belong to --memory")
     report = _plan_report(recipe, base, revision, strategy, arguments, trust_remote_code=trust_remote_code)
     if plot:
         from solar_plugins.report.plan_plot import draw_plan
 
         draw_plan(report.plan, plot)
     click.echo(json.dumps(as_json(report), indent=2) if as_json_text else as_text(report))
+
+
+def _memory_text(
+    recipe: Path, base: str | None, gpus: int | None, gpu_gigabytes: float | None, *, as_json_text: bool
+) -> str:
+    from solar_plugins.memory.memory_report import as_json as memory_as_json
+    from solar_plugins.memory.memory_report import as_text as memory_as_text
+    from solar_plugins.memory.memory_report import memory_of_recipe
+
+    report = memory_of_recipe(recipe, base, gpus, gpu_gigabytes)
+    return json.dumps(memory_as_json(report), indent=2) if as_json_text else memory_as_text(report)
 
 
 def _plan_report(
@@ -238,15 +268,24 @@ def copy(directory: Path) -> None:
 
 @solar.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("later", nargs=-1, metavar="[STAGE]...", type=click.Path(path_type=Path))
 @click.option(
     "--held-out", type=click.Path(path_type=Path), help="JSON lines with a text; default: the recipe's test data."
 )
-@click.option("--prompt", "prompts", multiple=True, help="A text to continue; may be given several times.")
+@click.option(
+    "--prompt", "prompts", multiple=True, help="A text to continue, or a question; may be given several times."
+)
 @click.option(
     "--output", type=click.Path(path_type=Path), default="report.html", show_default=True, help="The HTML file."
 )
-def report(recipe: Path, held_out: Path | None, prompts: tuple[str, ...], output: Path) -> None:
-    """Compare base, up-scaled and trained model of a RECIPE that was run: held-out loss, curve, continuations."""
+def report(
+    recipe: Path, later: tuple[Path, ...], held_out: Path | None, prompts: tuple[str, ...], output: Path
+) -> None:
+    """Compare base, up-scaled and trained model of a RECIPE that was run: held-out loss, curve, continuations.
+
+    With later stages, all models of the chain: of each STAGE give its Axolotl recipe, or the folder of a merged model.
+    Where they name such test data, the loss on held-out answers and the judgement of held-out pairs are measured too.
+    """
     from solar_plugins.report.report import write_report
 
-    write_report(recipe, held_out=held_out, prompts=prompts, output=output)
+    write_report(recipe, later, held_out=held_out, prompts=prompts, output=output)

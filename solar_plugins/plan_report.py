@@ -9,19 +9,21 @@ from typing import Any
 
 from solar_plugins.args import InitArgs, parse_solar_block
 from solar_plugins.errors import ArgsError
+from solar_plugins.memory.common_setups import NOTE, SetupMemory, common_setups
+from solar_plugins.memory.parameters import Model
 from solar_plugins.recipes import base_of, read_recipe
-from solar_plugins.upscaling.architecture import base_depth, upscale_config
+from solar_plugins.upscaling.architecture import base_depth, decoder_config, upscale_config
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_config
 from solar_plugins.upscaling.checkpoint import planned_shards
 from solar_plugins.upscaling.estimates import (
-    MEMORY_ASSUMPTIONS,
-    MemoryEstimate,
     ModelSize,
+    decoder_widths,
     format_bytes,
+    shapes_from_config,
+    shapes_from_shards,
     size_from_config,
     size_from_shards,
     stored_dtype,
-    training_memory,
 )
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
@@ -41,7 +43,8 @@ class PlanReport:
     """Of the deeper model; None where only the weights could tell and they are not here."""
     base_size: ModelSize | None
     sequence_tokens: int
-    memory: list[MemoryEstimate]
+    memory: list[SetupMemory]
+    """In common set-ups; empty where sizes or widths are not known."""
 
 
 def plan_for_recipe(path: Path) -> PlanReport:
@@ -87,7 +90,8 @@ def plan_for_base(
     plan = init.plan_for(base_depth(config), where)
     upscale_config(config, plan)  # Refuses here, not first after a download, what the plan would make of the config.
     size, base_size = (_size(config, checkpoint, made) for made in (plan, _unchanged(plan)))
-    memory = training_memory(size, config, len(plan), sequence_tokens) if size else []
+    model = _model(config, checkpoint, plan)
+    memory = common_setups(model, sequence_tokens) if model else []
     return PlanReport(base, revision, config, init, plan, size, base_size, sequence_tokens, memory)
 
 
@@ -99,6 +103,18 @@ def _size(config: Mapping[str, Any], checkpoint: BaseCheckpoint | None, plan: La
     if checkpoint:
         return size_from_shards(planned_shards(checkpoint, plan), config)
     return size_from_config(config, len(plan))
+
+
+WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+
+
+def _model(config: Mapping[str, Any], checkpoint: BaseCheckpoint | None, plan: LayerPlan) -> Model | None:
+    """The deeper model, where its memory in training can be estimated."""
+    if config.get("quantization_config") or not all(decoder_config(config).get(key) for key in WIDTHS):
+        return None
+    from_files = shapes_from_shards(planned_shards(checkpoint, plan)) if checkpoint else None
+    shapes = from_files or shapes_from_config(config, len(plan))
+    return Model(shapes, decoder_widths(config), len(plan), str(config["model_type"])) if shapes else None
 
 
 def as_json(report: PlanReport) -> dict[str, Any]:
@@ -117,8 +133,8 @@ def as_json(report: PlanReport) -> dict[str, Any]:
         "dtype": stored_dtype(report.config),
         "checkpoint_bytes": report.size.checkpoint_bytes if report.size else None,
         "sequence_tokens": report.sequence_tokens,
-        "memory": [estimate._asdict() | {"total_bytes": estimate.total_bytes} for estimate in report.memory],
-        "memory_assumptions": list(MEMORY_ASSUMPTIONS),
+        "memory": [estimate._asdict() for estimate in report.memory],
+        "memory_note": NOTE,
     }
 
 
@@ -130,7 +146,7 @@ def as_text(report: PlanReport) -> str:
         *_size_lines(report),
         "",
     ]
-    memory = [*_memory_table(report), "", *(f"- {line}" for line in MEMORY_ASSUMPTIONS)] if report.memory else []
+    memory = [*_memory_table(report), "", f"- {NOTE}"] if report.memory else []
     return "\n".join([*head, *_drawing(plan), "", *memory])
 
 
@@ -163,11 +179,10 @@ def _drawing(plan: LayerPlan) -> list[str]:
 
 
 def _memory_table(report: PlanReport) -> list[str]:
-    title = f"memory of each device, {report.sequence_tokens} tokens"
-    rows = [f"{title:<40}{'model':>10}{'activations':>13}{'total':>10}"]
+    title = f"memory of each GPU, {report.sequence_tokens} tokens"
+    rows = [f"{title:<40}{'model states':>14}{'peak':>10}"]
     rows += [
-        "  "
-        f"{estimate.setup:<38}{format_bytes(estimate.model_state_bytes):>10}{format_bytes(estimate.activation_bytes):>13}{format_bytes(estimate.total_bytes):>10}"
+        f"  {estimate.setup:<38}{format_bytes(estimate.state_bytes):>14}{format_bytes(estimate.total_bytes):>10}"
         for estimate in report.memory
     ]
     return rows

@@ -38,8 +38,8 @@ def test_plan_as_json(base):
     assert report["seams"] == [{"position": 6, "below": 5, "above": 2, "distance": 3}]
     assert report["checkpoint_bytes"] == 2 * report["parameters"]
     assert report["dtype"] == "bfloat16"
-    assert report["memory"][0]["total_bytes"] > 0
-    assert report["memory_assumptions"]
+    assert report["memory"][0]["total_bytes"] > report["memory"][0]["state_bytes"] > 0
+    assert "solar plan RECIPE --memory" in report["memory_note"]
 
 
 def test_plan_of_a_recipe_is_the_same(base, recipe):
@@ -110,6 +110,29 @@ def test_plan_needs_a_recipe_or_a_base(recipe, base):
         assert CliRunner().invoke(solar, ["plan", *map(str, arguments)]).exit_code == 2
 
 
+def test_plan_of_the_memory_of_a_recipe(recipe):
+    report = json.loads(invoke("plan", recipe, "--memory", "--gpus", 2, "--gpu-memory", 24, "--json"))
+    assert (report["num_layers"], report["gpus"], report["gpu_memory_bytes"]) == (12, 2, 24_000_000_000)
+    text = invoke("plan", recipe, "--memory", "--gpus", 2, "--gpu-memory", 24)
+    assert "GPUs        2, 24 GB each (from --gpus)" in text
+    assert "  weights " in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--memory"], "--memory takes a RECIPE"),
+        (["{recipe}", "--memory", "--drop-layers", "2"], "--memory takes a RECIPE"),
+        (["{recipe}", "--memory", "--plot", "p.png"], "--memory takes a RECIPE"),
+        (["{recipe}", "--gpus", "2"], "--gpus and --gpu-memory belong to --memory"),
+    ],
+)
+def test_options_that_do_not_go_with_memory(recipe, options, message):
+    result = CliRunner().invoke(solar, ["plan", *(option.format(recipe=recipe) for option in options)])
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 def test_upscale_writes_a_checkpoint_and_says_so(base, tmp_path):
     out = tmp_path / "out"
     command = ["upscale", base, out, "--strategy", "slices", "--slices", "0:6,2:8"]
@@ -157,10 +180,12 @@ def test_an_error_is_one_paragraph_and_exit_status_1(base, arguments, message):
     assert result.stdout == ""
 
 
-def test_plan_starts_at_once_and_loads_neither_torch_nor_axolotl(base):
+@pytest.mark.parametrize("options", [["--base", "{base}", "--drop-layers", "2"], ["{recipe}", "--memory"]])
+def test_plan_starts_at_once_and_loads_neither_torch_nor_axolotl(base, recipe, options):
     """`python -X importtime` lists every module that is imported; the CPU time is printed for people, not asserted."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-X", "importtime", str(SOLAR), "plan", "--base", str(base), "--drop-layers", "2"]
+    options = [option.format(base=base, recipe=recipe) for option in options]
+    command = [sys.executable, "-X", "importtime", str(SOLAR), "plan", *options]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"CPU seconds: {after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime:.2f}")

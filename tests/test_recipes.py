@@ -1,5 +1,6 @@
 """Every recipe in the tree: its head comment, and each of its keys against the schema of the tool that reads it."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 from solar_plugins.data.mixture_args import read_mixture
 from solar_plugins.errors import ArgsError
 from solar_plugins.formatters.recipe_keys import check_recipe
+from solar_plugins.memory.memory_report import memory_of_recipe
 from solar_plugins.recipes import base_of, read_recipe, recipe_directory, recipe_files
 
 RECIPES = sorted(recipe_directory().rglob("*.yml"))
@@ -34,6 +36,24 @@ def is_mixture(path):
 def head_of(path):
     lines = path.read_text().split("\n")
     return [line[1:].strip() for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
+
+
+@pytest.fixture
+def mistral_config(tmp_path, monkeypatch):
+    """A folder with the config.json of mistralai/Mistral-7B-v0.1, as far as it says something of sizes."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    config = {
+        "model_type": "mistral",
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "torch_dtype": "bfloat16",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
 
 
 training_recipes = pytest.mark.parametrize("path", [path for path in RECIPES if is_training(path)], ids=name)
@@ -132,6 +152,51 @@ def test_files_that_it_names_are_shipped(path):
     deepspeed = read_recipe(path).get("deepspeed")
     if deepspeed:
         assert (recipe_directory().parent / deepspeed).is_file()
+
+
+GPU_RECIPES = [path for path in RECIPES if is_training(path) and path.parent == recipe_directory()]
+
+
+@pytest.mark.parametrize("path", GPU_RECIPES, ids=name)
+def test_the_memory_in_the_head_is_the_estimate_and_fits(path, mistral_config):
+    """A rounded sum of parts, each of which `tests/memory` holds; no GPU was at hand to measure."""
+    report = memory_of_recipe(path, str(mistral_config), gpus=None, gpu_gigabytes=None)
+    said = re.search(r"^needs: +\d+ x \d+ GB GPU \(.*?(\d+) GB of (each|it)\b", "\n".join(head_of(path)), re.MULTILINE)
+    assert said, "the head says how much of each GPU is used"
+    assert round(report.peak_bytes / 1e9) == int(said[1])
+    assert report.devices.gpus_from == "the recipe's head"
+    assert report.verdict == "fits"
+
+
+@training_recipes
+def test_a_packed_stream_is_tokenized_in_one_process(path):
+    """Else the first batch fails with Axolotl 0.21: "daemonic processes are not allowed to have children"."""
+    recipe = read_recipe(path)
+    if recipe.get("streaming") and recipe.get("sample_packing"):
+        assert recipe["dataset_num_proc"] == 1
+
+
+@pytest.mark.slow
+def test_why_the_fsdp2_recipe_rounds_stochastically():
+    """Axolotl 0.21 gives FSDP2 bf16 weights alone. 100 equal steps of 2e-5: where plain AdamW and torchao's arrive."""
+    import torch
+    from torchao.optim import AdamW8bit
+
+    recipe = read_recipe(recipe_directory() / "solar_dus_fsdp2.yml")
+    assert (recipe["optimizer"], recipe["optim_args"]) == ("adamw_torch_8bit", {"bf16_stochastic_round": True})
+    torch.manual_seed(0)
+    start = (torch.randn(512, 512) * 0.02).bfloat16()
+
+    def share_of_the_way(optimizer_class, **options):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer = optimizer_class([weight], lr=recipe["learning_rate"], weight_decay=0.0, **options)
+        for _ in range(100):
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+        return (start.float() - weight.detach().float()).mean().item() / (100 * recipe["learning_rate"])
+
+    assert share_of_the_way(torch.optim.AdamW) == pytest.approx(0.31, abs=0.01)
+    assert share_of_the_way(AdamW8bit, bf16_stochastic_round=True) == pytest.approx(1.0, abs=0.01)
 
 
 evaluations = [path for path in RECIPES if "eval" in path.relative_to(recipe_directory()).parts]

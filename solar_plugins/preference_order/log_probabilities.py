@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from itertools import batched
 from typing import TYPE_CHECKING, NamedTuple
 
 from solar_plugins.formatters.encoding import Encoded
+from solar_plugins.preference_order.pairs import EncodedPair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,3 +81,31 @@ def answer_scores(model: PreTrainedModel, answers: Sequence[Encoded], batch_toke
                 picked = likely.gather(1, labels[judged].to(likely.device).unsqueeze(1))
                 scores[place] = AnswerScore(picked.double().sum().item(), len(judged))
     return [scores[place] for place in range(len(answers))]
+
+
+def pair_scores(
+    model: PreTrainedModel, pairs: Sequence[EncodedPair], batch_tokens: int
+) -> Iterator[tuple[EncodedPair, AnswerScore, AnswerScore]]:
+    """Each pair, and the scores of its chosen and its rejected answer.
+
+    Args:
+        model: In evaluation mode.
+        pairs: As for `answer_scores`.
+        batch_tokens: How many tokens, padding included, the model is given at once.
+    """
+    scores = answer_scores(model, [answer for pair in pairs for answer in (pair.chosen, pair.rejected)], batch_tokens)
+    for pair, (chosen, rejected) in zip(pairs, batched(scores, 2), strict=True):
+        # Cut to the same tokens they are a tie; in two batches their sums may differ in the last digit.
+        yield pair, chosen, chosen if pair.chosen == pair.rejected else rejected
+
+
+def share_standard_error(preferred: int, pairs: int) -> float:
+    """The standard error of the share ``preferred / pairs``.
+
+    With two more pairs of either kind (Agresti and Coull 1998), so that 3 of 3 is not taken for certain.
+
+    >>> round(share_standard_error(3, 3), 3)
+    0.171
+    """
+    share = (preferred + 2) / (pairs + 4)
+    return math.sqrt(share * (1 - share) / (pairs + 4))

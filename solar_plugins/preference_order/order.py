@@ -7,22 +7,15 @@ model prefers as the labels do already; the first step's reference is the model 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import batched, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from solar_plugins.errors import CheckpointError, DataError
-from solar_plugins.preference_order.log_probabilities import AnswerScore, answer_scores
-from solar_plugins.preference_order.pairs import (
-    EncodedPair,
-    PairReader,
-    PreferenceFile,
-    RowCounts,
-    drawn_rows,
-    find_file,
-)
+from solar_plugins.preference_order.log_probabilities import AnswerScore, pair_scores, share_standard_error
+from solar_plugins.preference_order.pairs import PairReader, PreferenceFile, RowCounts, drawn_rows, find_file
 from solar_plugins.report.terminal import printable
 from solar_plugins.report.text_table import aligned
 
@@ -64,13 +57,8 @@ class SetShare:
 
     @property
     def standard_error(self) -> float:
-        """Of the share: how far another draw of as many pairs may lie away.
-
-        With two more pairs of either kind (Agresti and Coull 1998), so that 3 of 3 is not taken for certain.
-        """
-        pairs = self.pairs + 4
-        share = (self.preferred + 2) / pairs
-        return math.sqrt(share * (1 - share) / pairs)
+        """Of the share: how far another draw of as many pairs may lie away."""
+        return share_standard_error(self.preferred, self.pairs)
 
     def add(self, chosen: AnswerScore, rejected: AnswerScore, *, cut: bool) -> None:
         """Count a pair."""
@@ -172,7 +160,7 @@ def _judged(
     rows = reader.read(file, places, result.left_out)
     with tqdm(total=len(places), desc=file.path.name, unit="pair", mininterval=0.5) as bar:
         for chunk in batched(rows, PAIRS_AT_ONCE):
-            for pair, chosen, rejected in _scored(model, [pair for pair in chunk if pair], batch_tokens):
+            for pair, chosen, rejected in pair_scores(model, [pair for pair in chunk if pair], batch_tokens):
                 if not (math.isfinite(chosen.total) and math.isfinite(rejected.total)):
                     raise CheckpointError(
                         f"{file.path}: row {pair.row}: the model's log-probability is not a number; expected a trained "
@@ -181,15 +169,6 @@ def _judged(
                 result.add(chosen, rejected, cut=pair.cut)
             bar.update(len(chunk))
     return result
-
-
-def _scored(
-    model: PreTrainedModel, pairs: Sequence[EncodedPair], batch_tokens: int
-) -> Iterator[tuple[EncodedPair, AnswerScore, AnswerScore]]:
-    scores = answer_scores(model, [answer for pair in pairs for answer in (pair.chosen, pair.rejected)], batch_tokens)
-    for pair, (chosen, rejected) in zip(pairs, batched(scores, 2), strict=True):
-        # Cut to the same tokens they are a tie; in two batches their sums may differ in the last digit.
-        yield pair, chosen, chosen if pair.chosen == pair.rejected else rejected
 
 
 def _check_rows(result: SetShare, max_bad_share: float) -> None:

@@ -108,28 +108,37 @@ def output_directory(recipe: Mapping[str, Any]) -> Path:
     return Path(str(recipe.get("output_dir") or DEFAULT_OUTPUT_DIR)).expanduser()
 
 
-def trained_directory(output_dir: Path, recipe_path: Path, plan: LayerPlan) -> Path:
+def trained_directory(output_dir: Path, recipe_path: Path) -> Path:
     """The directory of the whole model that a recipe trained: its ``output_dir``, or after LoRA the merged one in it.
 
     Raises:
-        CheckpointError: There is none, or it is not of this plan.
+        CheckpointError: There is none.
     """
     train = f"accelerate launch -m axolotl.cli.train {recipe_path}"
     directory = output_dir
-    if (output_dir / "adapter_config.json").is_file():
+    if is_adapter(output_dir):
         directory, train = output_dir / "merged", f"axolotl merge-lora {recipe_path}"
-    if not (directory / CONFIG).is_file() or not any(directory.glob("model*.safetensors")):
-        if directory == output_dir:
-            raise CheckpointError(
-                f"output_dir: {output_dir} holds no trained model (config.json and model*.safetensors)"
-                f"{_interrupted(output_dir)}; train first:\n  {train}"
-            )
+    if holds_model(directory):
+        return directory
+    if directory == output_dir:
         raise CheckpointError(
-            f"output_dir: {output_dir} holds a LoRA adapter, and the report measures whole models; merge it "
-            f"first:\n  {train}"
+            f"output_dir: {output_dir} holds no trained model (config.json and model*.safetensors)"
+            f"{_interrupted(output_dir)}; train first:\n  {train}"
         )
-    _refuse_other_model(directory, plan)
-    return directory
+    raise CheckpointError(
+        f"output_dir: {output_dir} holds a LoRA adapter, and the report measures whole models; merge it "
+        f"first:\n  {train}"
+    )
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a LoRA adapter lies in it."""
+    return (directory / "adapter_config.json").is_file()
+
+
+def holds_model(directory: Path) -> bool:
+    """Whether a whole model lies in it. Axolotl writes the config before the first step, so that is not enough."""
+    return (directory / CONFIG).is_file() and any(directory.glob("model*.safetensors"))
 
 
 def _interrupted(output_dir: Path) -> str:
@@ -142,13 +151,22 @@ def _interrupted(output_dir: Path) -> str:
     )
 
 
-def _refuse_other_model(directory: Path, plan: LayerPlan) -> None:
-    trained = BaseCheckpoint(str(directory), directory, read_config(directory / CONFIG))
-    recorded = grown_plan(trained.config)
-    if trained.num_layers != len(plan) or recorded not in (None, plan):
+def require_plan(directory: Path, plan: LayerPlan, where: str, expected: str) -> None:
+    """Nothing, if a directory holds a model that was up-scaled by ``plan``, with weights that are not damaged.
+
+    Args:
+        directory: Of a whole model.
+        plan: The plan.
+        where: What to call the directory in the error.
+        expected: How to go on after what was found: what was expected, and what to do.
+
+    Raises:
+        CheckpointError: It does not.
+    """
+    found = BaseCheckpoint(str(directory), directory, read_config(directory / CONFIG))
+    recorded = grown_plan(found.config)
+    if found.num_layers != len(plan) or recorded not in (None, plan):
         raise CheckpointError(
-            f"output_dir: {directory} holds a model of {trained.num_layers} layers"
-            f"{f' ({recorded})' if recorded else ''}, but this recipe's plan is {plan}; it comes from another "
-            "recipe. Train this one, or give the recipe that was trained"
+            f"{where} holds a model of {found.num_layers} layers{f' ({recorded})' if recorded else ''}, {expected}"
         )
-    _ = trained.tensors  # Reads the headers, so that damaged weights are found before anything is measured.
+    _ = found.tensors  # Reads the headers, so that damaged weights are found before anything is measured.

@@ -1,9 +1,8 @@
-"""What is measured of a model: its loss on held-out text, and how it goes on with a prompt. One model at a time."""
+"""What is measured of a model: its losses on held-out data, and how it goes on with a prompt. One model at a time."""
 
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,65 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.formatters.encoding import Encoded
+from solar_plugins.preference_order.pairs import EncodedPair
+from solar_plugins.report.chat_measures import JudgedPairs, answers_loss, judged_pairs
+from solar_plugins.report.loss import Loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """A next-token cross-entropy.
-
-    Args:
-        window_nats: Its sum over the tokens of each window.
-        window_tokens: How many tokens of each window were predicted.
-    """
-
-    window_nats: tuple[float, ...]
-    window_tokens: tuple[int, ...]
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens were predicted."""
-        return sum(self.window_tokens)
-
-    @property
-    def nats_per_token(self) -> float:
-        """The mean over all tokens."""
-        return math.fsum(self.window_nats) / self.tokens
-
-    @property
-    def perplexity(self) -> float:
-        """``exp`` of the mean; infinite where that is too large for a number."""
-        try:
-            return math.exp(self.nats_per_token)
-        except OverflowError:
-            return math.inf
-
-
-class Difference(NamedTuple):
-    """How much one loss is above another on the same windows, and the standard error of that (None for one window)."""
-
-    nats_per_token: float
-    standard_error: float | None
-
-
-def difference(loss: Loss, reference: Loss) -> Difference:
-    """How much ``loss`` is above ``reference``; both are of the same windows.
-
-    The standard error is that of a ratio estimate, windows taken as independent (Cochran, Sampling Techniques, 6.3).
-
-    Example:
-        >>> difference(Loss((30.0, 50.0), (10, 10)), Loss((20.0, 30.0), (10, 10)))
-        Difference(nats_per_token=1.5, standard_error=0.5)
-    """
-    excess = [nats - below for nats, below in zip(loss.window_nats, reference.window_nats, strict=True)]
-    mean, windows = math.fsum(excess) / loss.tokens, len(excess)
-    if windows < 2:
-        return Difference(mean, None)
-    residuals = [nats - mean * tokens for nats, tokens in zip(excess, loss.window_tokens, strict=True)]
-    variance = windows / (windows - 1) * math.fsum(residual**2 for residual in residuals)
-    return Difference(mean, math.sqrt(variance) / loss.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +24,14 @@ class MeasuredModel:
     """One model's figures.
 
     Args:
-        name: ``base``, ``up-scaled`` or ``trained``.
+        name: ``base``, ``up-scaled``, then ``trained`` or the names of the stages.
         num_layers: Its depth.
         num_parameters: Shared (tied) ones counted once.
         loss: On the held-out windows.
         continuations: Of the prompts, in their order.
         seconds: Loading included.
+        answers: Its loss on held-out answers, where a stage names any.
+        pairs: How it judges held-out pairs, where a stage names any.
     """
 
     name: str
@@ -91,6 +40,29 @@ class MeasuredModel:
     loss: Loss
     continuations: tuple[str, ...]
     seconds: float
+    answers: Loss | None = None
+    pairs: JudgedPairs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is measured of every model, the same for all.
+
+    Args:
+        windows: `token_windows` of the held-out text.
+        prompts: What the models go on with.
+        tokenizer: For the prompts. Its end token ends what a model says.
+        max_new_tokens: The longest continuation.
+        answers: Held-out answers with their prompts.
+        pairs: Held-out pairs.
+    """
+
+    windows: Sequence[Sequence[int]]
+    prompts: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase
+    max_new_tokens: int
+    answers: Sequence[Encoded] = ()
+    pairs: Sequence[EncodedPair] = ()
 
 
 class Hardware(NamedTuple):
@@ -240,14 +212,7 @@ def continuation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pro
     return text if isinstance(text, str) else text[0]
 
 
-def measure_model(
-    name: str,
-    directory: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    windows: Sequence[Sequence[int]],
-    prompts: Sequence[str],
-    max_new_tokens: int,
-) -> MeasuredModel:
+def measure_model(name: str, directory: Path, task: Task) -> MeasuredModel:
     """Load a checkpoint, measure it, and let go of it.
 
     Raises:
@@ -257,8 +222,18 @@ def measure_model(
 
     start = time.monotonic()
     model = load_model(directory)
-    loss = held_out_loss(model, windows, f"{name}: held-out loss")
-    bar = tqdm(prompts, desc=f"{name}: continuations", unit="prompt")
-    continuations = tuple(continuation(model, tokenizer, prompt, max_new_tokens) for prompt in bar)
-    num_layers = int(model.config.get_text_config().num_hidden_layers)
-    return MeasuredModel(name, num_layers, model.num_parameters(), loss, continuations, time.monotonic() - start)
+    loss = held_out_loss(model, task.windows, f"{name}: held-out loss")
+    answers = answers_loss(model, task.answers, f"{name}: held-out answers") if task.answers else None
+    pairs = judged_pairs(model, task.pairs, f"{name}: held-out pairs") if task.pairs else None
+    bar = tqdm(task.prompts, desc=f"{name}: continuations", unit="prompt")
+    continuations = tuple(continuation(model, task.tokenizer, prompt, task.max_new_tokens) for prompt in bar)
+    return MeasuredModel(
+        name=name,
+        num_layers=int(model.config.get_text_config().num_hidden_layers),
+        num_parameters=model.num_parameters(),
+        loss=loss,
+        continuations=continuations,
+        seconds=time.monotonic() - start,
+        answers=answers,
+        pairs=pairs,
+    )

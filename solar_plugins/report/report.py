@@ -1,87 +1,126 @@
-"""The report on a trained recipe: the base, the up-scaled model before training and after it, side by side."""
+"""The report on a trained recipe, or on a chain of them: base, up-scaled model and what was trained from it."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import solar_plugins
 from solar_plugins.args import SolarArgs, parse_solar_block
 from solar_plugins.errors import ArgsError, SolarError
 from solar_plugins.recipes import base_of, read_recipe
 from solar_plugins.report import inputs
-from solar_plugins.report.content import Conditions, Report, to_json
-from solar_plugins.report.loss_curve import read_loss_curve
-from solar_plugins.report.measure import hardware, load_tokenizer, measure_model, token_windows
+from solar_plugins.report.content import Conditions, MeasuredSet, Report
+from solar_plugins.report.figures import to_json
+from solar_plugins.report.held_out_sets import (
+    HeldOutAnswers,
+    HeldOutPairs,
+    ask,
+    held_out_answers,
+    held_out_pairs,
+    require_known_tokens,
+)
+from solar_plugins.report.measure import Task, hardware, load_tokenizer, measure_model, token_windows
 from solar_plugins.report.page import render_page, require_jinja
 from solar_plugins.report.picture import require_matplotlib
+from solar_plugins.report.stages import Stage, check_tokenizer, find_stages
 from solar_plugins.report.terminal import show_report
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base, grown_plan
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 HELD_OUT_TOKENS_CPU, HELD_OUT_TOKENS_GPU = 8_192, 65_536
 """How many tokens are predicted. Differences between models on so many are known to about 0.01 and 0.003 nats."""
 MAX_NEW_TOKENS = 48
 
 
-def write_report(recipe_path: Path, *, held_out: Path | None, prompts: Sequence[str], output: Path) -> Report:
-    """Measure a trained recipe, write the report as HTML with its raw figures as JSON beside it, and print it.
+def write_report(
+    recipe_path: Path, later: Sequence[Path] = (), *, held_out: Path | None, prompts: Sequence[str], output: Path
+) -> Report:
+    """Measure what was trained, write the report as HTML with its raw figures as JSON beside it, and print it.
 
     Whatever is wrong with the arguments is found before the first model is loaded. Paths in the recipe are taken from
     the current directory, as Axolotl does.
 
     Args:
         recipe_path: A recipe with a ``solar:`` block that has been trained.
+        later: The stages after it, in order: of each its Axolotl recipe, or the folder of a merged model.
         held_out: A ``.jsonl`` file of texts; by default the first of the recipe's ``test_datasets``.
-        prompts: What the models go on with; by default the first words of the first held-out texts.
+        prompts: What the models go on with or, where a later stage names held-out instructions, are asked. By default
+            the first of these instructions, else the first words of the first held-out texts.
         output: The HTML file. The figures go to the same name with ``.json``.
 
     Raises:
-        SolarError: The recipe, the texts, a model or the output cannot be used.
+        SolarError: A recipe, the texts, a model or the output cannot be used.
     """
     require_matplotlib()
     require_jinja()
     _check_output(output)
     recipe = read_recipe(recipe_path)
     solar, base = _required_block(recipe, recipe_path), _required_base(recipe)
-    plan, output_dir = solar.init.plan_for(base.num_layers), inputs.output_directory(recipe)
-    trained = inputs.trained_directory(output_dir, recipe_path, plan)
-    curve = read_loss_curve(output_dir)
+    plan = solar.init.plan_for(base.num_layers)
+    stages = find_stages(recipe_path, recipe, plan, later)
     text_path, sequence_tokens = inputs.held_out_path(recipe, held_out), inputs.sequence_tokens(recipe)
     texts = inputs.read_texts(text_path)
     asked = inputs.checked_prompts(prompts, texts)
     tokenizer = load_tokenizer(base.fetched)
-    windows = token_windows(tokenizer, texts, sequence_tokens, _held_out_tokens())
-    if not windows:
+    read = partial(token_windows, texts=texts, sequence_tokens=sequence_tokens, num_tokens=_held_out_tokens())
+    if not (windows := read(tokenizer)):
         raise ArgsError(f"{text_path}: the texts have no two tokens to predict one from the other; give longer ones")
+    answers, pairs = _chat_sets(stages, tokenizer, read) if later else (None, None)
+    task = Task(windows, asked, tokenizer, MAX_NEW_TOKENS, pairs=pairs.pairs if pairs else ())
+    if answers:
+        questions = ask(asked) if prompts else answers.questions
+        asked = tuple(question.shown for question in questions)
+        rendered = tuple(question.prompt for question in questions)
+        task = replace(task, prompts=rendered, tokenizer=answers.tokenizer, answers=answers.answers)
     upscaled = ensure_checkpoint(base, plan, solar.cache_dir)
-    directories = {"base": base.fetched, "up-scaled": upscaled, "trained": trained}
-    models = [
-        measure_model(name, path, tokenizer, windows, asked, MAX_NEW_TOKENS) for name, path in directories.items()
-    ]
+    directories = {"base": base.fetched, "up-scaled": upscaled} | {stage.name: stage.directory for stage in stages}
     report = Report(
         base_name=base.public_name,
         plan=plan,
-        base=models[0],
-        upscaled=models[1],
-        trained=models[2],
+        models=tuple(measure_model(name, path, task) for name, path in directories.items()),
+        stages=stages,
         prompts=asked,
-        curve=curve,
-        conditions=_conditions(text_path, len(texts), sequence_tokens),
-        recipe_path=recipe_path,
-        recipe_text=recipe_path.read_text(encoding="utf-8"),
+        conditions=replace(
+            _conditions(text_path, len(texts), sequence_tokens),
+            answers=MeasuredSet(answers.stage, answers.sets, len(answers.answers)) if answers else None,
+            pairs=MeasuredSet(pairs.stage, pairs.sets, len(pairs.pairs)) if pairs else None,
+        ),
         html=output,
     )
     _write(report.json, json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     _write(report.html, render_page(report))
     show_report(report)
     return report
+
+
+def _chat_sets(
+    stages: Sequence[Stage],
+    reference: PreTrainedTokenizerBase,
+    read: Callable[[PreTrainedTokenizerBase], list[list[int]]],
+) -> tuple[HeldOutAnswers | None, HeldOutPairs | None]:
+    """What later stages name of held-out answers and pairs, in tokens that every model knows."""
+    tokenizers = {stage.name: load_tokenizer(stage.directory) for stage in stages}
+    for stage in stages:
+        check_tokenizer(stage, reference, tokenizers[stage.name], read)
+    answers, pairs = held_out_answers(stages, tokenizers), held_out_pairs(stages, tokenizers)
+    if answers:
+        require_known_tokens(answers.stage, answers.answers, reference)
+    if pairs:
+        both = [answer for pair in pairs.pairs for answer in (pair.chosen, pair.rejected)]
+        require_known_tokens(pairs.stage, both, reference)
+    return answers, pairs
 
 
 def _held_out_tokens() -> int:
@@ -103,9 +142,10 @@ def _check_output(output: Path) -> None:
 
 def _required_block(recipe: Mapping[str, Any], recipe_path: Path) -> SolarArgs:
     solar = parse_solar_block(recipe)
-    if solar is None:
+    if solar is None or solar.init_args is None:
         raise ArgsError(
-            f"{recipe_path}: has no solar: block, so there is no base to compare with; give the recipe that up-scales"
+            f"{recipe_path}: has no solar: block with init, so there is no base to compare with; give the recipe that "
+            "up-scales, and later stages after it"
         )
     return solar
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from solar_plugins.report import content
-from solar_plugins.report.content import Report
-from solar_plugins.report.loss_curve import LossCurve, smoothed
+from solar_plugins.report.chain_terminal import show_chain
+from solar_plugins.report.content import Report, Role
+from solar_plugins.report.sentences import curve_note, headline
+from solar_plugins.report.training_log import Series, smoothed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 CHART_COLUMNS, CHART_ROWS = 60, 8
 NUM_SEAMS_SHOWN = 8
-STYLES = {"base": "blue", "up-scaled": "red", "trained": "green"}
+STYLES: Mapping[Role, str] = {"base": "blue", "up-scaled": "red", "trained": "green"}
 
 HELD_OUT_MARK = "●"
 BRAILLE_BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
@@ -37,10 +39,13 @@ def show_report(report: Report, console: Console | None = None) -> None:
     out = console or Console()
     out.print()
     out.print(Text(printable(content.title(report)), style="bold"))
-    out.print(Text(content.headline(report)))
-    out.print(_loss_table(report))
-    out.print(_curve_chart(report))
-    out.print(_layers(report))
+    out.print(Text(headline(report)))
+    if report.is_chain:
+        show_chain(report, out, STYLES)
+    else:
+        out.print(_loss_table(report))
+        out.print(_curve_chart(report))
+        out.print(_layers(report))
     for index, prompt in enumerate(report.prompts):
         out.print()
         out.print(_continuations(report, index, prompt))
@@ -56,7 +61,7 @@ def _loss_table(report: Report) -> Table:
     table.add_column("model")
     for heading in ("layers", "parameters", "held-out loss", "perplexity", "above base"):
         table.add_column(heading, justify="right")
-    for model in report.models:
+    for role, model in report.rows():
         table.add_row(
             model.name,
             str(model.num_layers),
@@ -64,7 +69,7 @@ def _loss_table(report: Report) -> Table:
             content.number(model.loss.nats_per_token, 3),
             content.number(model.loss.perplexity, 2),
             "" if model is report.base else " ".join(content.above_base(model.loss, report.base.loss)),
-            style=STYLES[model.name],
+            style=STYLES[role],
         )
     tokens, where = report.base.loss.tokens, report.conditions.hardware
     table.caption = f"nats per token over {tokens:,} held-out tokens, {where.dtype} on {where.device}"
@@ -75,22 +80,22 @@ def _loss_table(report: Report) -> Table:
 def _curve_chart(report: Report) -> Text:
     from rich.text import Text
 
-    curve, chart = report.curve, Text()
-    if curve is not None and (curve.train or curve.held_out):
-        chart = _drawn(curve)
+    log, chart = report.stages[0].log, Text()
+    if log is not None and log.loss.points:
+        chart = _drawn(log.loss)
         chart.append("training", style=STYLES["base"])
         chart.append("  ")
-        chart.append(f"{HELD_OUT_MARK} held-out\n" if curve.held_out else "\n", style=STYLES["up-scaled"])
-    chart.append(content.curve_note(report), style="dim")
+        chart.append(f"{HELD_OUT_MARK} held-out\n" if log.loss.held_out else "\n", style=STYLES["up-scaled"])
+    chart.append(curve_note(log), style="dim")
     return chart
 
 
-def _drawn(curve: LossCurve) -> Text:
+def _drawn(series: Series) -> Text:
     from rich.text import Text
 
-    points = [*smoothed(curve.train), *curve.held_out]
-    low, high = min(point.loss for point in points), max(point.loss for point in points)
-    lines = unicode_chart(curve, CHART_COLUMNS, CHART_ROWS)
+    points = [*smoothed(series.train), *series.held_out]
+    low, high = min(point.value for point in points), max(point.value for point in points)
+    lines = unicode_chart(series, CHART_COLUMNS, CHART_ROWS)
     chart = Text("loss by optimizer step\n", style="bold")
     for row, line in enumerate(lines):
         label = f"{high:.2f}" if row == 0 else f"{low:.2f}" if row == len(lines) - 1 else ""
@@ -122,13 +127,16 @@ def _continuations(report: Report, index: int, prompt: str) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title = Text(f"{printable(prompt)} …", style="bold")
+    # Many answers are shown by their beginnings; the page has them whole.
+    title = Text(printable(prompt) + ("" if report.conditions.answers else " …"), style="bold")
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for model in report.models:
-        text = " ".join(printable(model.continuations[index]).split())
-        table.add_row(Text(model.name, style=STYLES[model.name]), Text(text or content.NOTHING))
+    for role, model in report.rows():
+        said = Text(" ".join(printable(model.continuations[index]).split()) or content.NOTHING)
+        if report.is_chain:
+            said.no_wrap, said.overflow = True, "ellipsis"
+        table.add_row(Text(model.name, style=STYLES[role]), said)
     return table
 
 
@@ -142,23 +150,23 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
 
 
-def unicode_chart(curve: LossCurve, columns: int, rows: int) -> list[str]:
-    """The training loss as a line of braille dots, the held-out losses as marks over it; the top line first."""
-    train = smoothed(curve.train)
-    points = [*train, *curve.held_out]
-    low, high = min(point.loss for point in points), max(point.loss for point in points)
+def unicode_chart(series: Series, columns: int, rows: int) -> list[str]:
+    """Training as a line of braille dots, held-out values as marks over it; the top line first."""
+    train = smoothed(series.train)
+    points = [*train, *series.held_out]
+    low, high = min(point.value for point in points), max(point.value for point in points)
     first, last = min(point.step for point in points), max(point.step for point in points)
     wide, tall = columns * 2 - 1, rows * 4 - 1
 
-    def dot_of(step: float, loss: float) -> tuple[int, int]:
-        x, y = (step - first) / max(last - first, 1), (high - loss) / (high - low or 1.0)
+    def dot_of(step: float, value: float) -> tuple[int, int]:
+        x, y = (step - first) / max(last - first, 1), (high - value) / (high - low or 1.0)
         return round(x * wide), round(y * tall)
 
     cells = [[0] * columns for _ in range(rows)]
     for x, y in _line([dot_of(*point) for point in train]):
         cells[y // 4][x // 2] |= BRAILLE_BITS[y % 4][x % 2]
     lines = [[chr(0x2800 + bits) if bits else " " for bits in line] for line in cells]
-    for x, y in (dot_of(*point) for point in curve.held_out):
+    for x, y in (dot_of(*point) for point in series.held_out):
         lines[y // 4][x // 2] = HELD_OUT_MARK
     return ["".join(line) for line in lines]
 

@@ -1,8 +1,8 @@
-"""How large the deeper model is, and what training it needs: from config and plan alone, or from the tensors. Pure."""
+"""How large the deeper model is: from config and plan alone, or from the tensors. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -25,28 +25,96 @@ class ModelSize(NamedTuple):
     """Tensor data, without file headers."""
 
 
-class MemoryEstimate(NamedTuple):
-    """What one device holds in one training set-up, in bytes."""
-
-    setup: str
-    devices: int
-    model_state_bytes: int
-    activation_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """Model states and activations."""
-        return self.model_state_bytes + self.activation_bytes
-
-
 COUNTED_TYPES = frozenset({"llama", "mistral"})
-"""Model types whose parameters `size_from_config` can count without the weights."""
+"""Model types whose parameters `shapes_from_config` knows without the weights."""
+
+
+class DecoderWidths(NamedTuple):
+    """The widths of a Llama-type decoder, in elements."""
+
+    hidden: int
+    intermediate: int
+    """Of the gated MLP."""
+    queries: int
+    """Rows of the query projection: heads times width of a head."""
+    keys: int
+    """Rows of the key projection, and of the value projection."""
+    heads: int
+    vocabulary: int
+
+
+Shape = tuple[int, ...]
+
+
+def decoder_widths(config: Mapping[str, Any]) -> DecoderWidths:
+    """The widths that a config states, of the decoder if the model has more parts.
+
+    Raises:
+        CheckpointError: One is missing, or no positive whole number.
+    """
+    text = decoder_config(config)
+    hidden, heads = _width(text, "hidden_size"), _width(text, "num_attention_heads")
+    head_dim = _width(text, "head_dim", default=hidden // heads)
+    key_value_heads = _width(text, "num_key_value_heads", default=heads)
+    return DecoderWidths(
+        hidden=hidden,
+        intermediate=_width(text, "intermediate_size"),
+        queries=heads * head_dim,
+        keys=key_value_heads * head_dim,
+        heads=heads,
+        vocabulary=_width(text, "vocab_size"),
+    )
+
+
+def shapes_from_config(config: Mapping[str, Any], num_layers: int) -> dict[str, Shape] | None:
+    """The parameters of a Llama- or Mistral-type model with ``num_layers`` layers, by name.
+
+    As in transformers' modeling_llama.py and modeling_mistral.py. None for other types and for quantised weights: only
+    the tensors tell.
+
+    Raises:
+        CheckpointError: The architecture is not supported, or a width is missing.
+
+    Example:
+        >>> config = {"model_type": "llama", "vocab_size": 9, "hidden_size": 4, "intermediate_size": 6,
+        ...           "num_attention_heads": 2, "num_key_value_heads": 1}
+        >>> shapes_from_config(config, 1)["model.layers.0.self_attn.k_proj.weight"]
+        (2, 4)
+    """
+    architecture_of(config)
+    if config["model_type"] not in COUNTED_TYPES or config.get("quantization_config"):
+        return None
+    widths = decoder_widths(config)
+    layer = dict(_layer_shapes(config, widths))
+    shapes: dict[str, Shape] = {"model.embed_tokens.weight": (widths.vocabulary, widths.hidden)}
+    for number in range(num_layers):
+        shapes |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
+    shapes["model.norm.weight"] = (widths.hidden,)
+    if not config.get("tie_word_embeddings"):
+        shapes["lm_head.weight"] = (widths.vocabulary, widths.hidden)
+    return shapes
+
+
+def _layer_shapes(config: Mapping[str, Any], widths: DecoderWidths) -> Iterator[tuple[str, Shape]]:
+    hidden, intermediate, queries, keys, *_ = widths
+    attention = {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden), "o": (hidden, queries)}
+    mlp = {"gate": (intermediate, hidden), "up": (intermediate, hidden), "down": (hidden, intermediate)}
+    for block, projections, key in (("self_attn", attention, "attention_bias"), ("mlp", mlp, "mlp_bias")):
+        for name, shape in projections.items():
+            yield f"{block}.{name}_proj.weight", shape
+            if config.get(key):
+                yield f"{block}.{name}_proj.bias", shape[:1]
+    yield "input_layernorm.weight", (hidden,)
+    yield "post_attention_layernorm.weight", (hidden,)
+
+
+def shapes_from_shards(shards: Iterable[Shard]) -> dict[str, Shape]:
+    """The tensors of the checkpoint that the shards make up, by name."""
+    return {tensor.name: tuple(tensor.source.shape) for shard in shards for tensor in shard.tensors}
 
 
 def size_from_config(config: Mapping[str, Any], num_layers: int) -> ModelSize | None:
-    """The size of a Llama- or Mistral-type model with ``num_layers`` layers (modeling_llama.py, modeling_mistral.py).
-
-    None for other types and for quantised weights: only the tensors tell.
+    """The size of a model whose parameters `shapes_from_config` knows, else None.
 
     Raises:
         CheckpointError: The architecture is not supported, or a width is missing.
@@ -57,17 +125,11 @@ def size_from_config(config: Mapping[str, Any], num_layers: int) -> ModelSize | 
         >>> size_from_config(mistral, 48).parameters
         10731524096
     """
-    architecture_of(config)
-    if config["model_type"] not in COUNTED_TYPES or config.get("quantization_config"):
+    shapes = shapes_from_config(config, num_layers)
+    if shapes is None:
         return None
-    hidden, intermediate = _width(config, "hidden_size"), _width(config, "intermediate_size")
-    queries, keys = _attention_widths(config)
-    attention = hidden * (2 * queries + 2 * keys)
-    attention_biases = queries + 2 * keys + hidden if config.get("attention_bias") else 0
-    mlp_biases = 2 * intermediate + hidden if config.get("mlp_bias") else 0
-    layer = attention + attention_biases + 3 * hidden * intermediate + mlp_biases + 2 * hidden
-    embeddings = _width(config, "vocab_size") * hidden * (1 if config.get("tie_word_embeddings") else 2)
-    parameters = embeddings + num_layers * layer + hidden
+    parameters = sum(map(prod, shapes.values()))
+    layer = sum(prod(shape) for name, shape in shapes.items() if name.startswith("model.layers.0."))
     return ModelSize(parameters, layer, parameters * DTYPE_BYTES.get(stored_dtype(config), 4))
 
 
@@ -126,77 +188,8 @@ def format_bytes(num_bytes: float) -> str:
     return f"{num_bytes:,.3g} TB"
 
 
-def _attention_widths(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Rows of the query projection, and of the key and the value projection."""
-    heads = _width(config, "num_attention_heads")
-    key_value_heads = _width(config, "num_key_value_heads", default=heads)
-    head_dim = _width(config, "head_dim", default=_width(config, "hidden_size") // heads)
-    return heads * head_dim, key_value_heads * head_dim
-
-
 def _width(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     value = default if config.get(key) is None else config[key]
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CheckpointError(f"config.json: {key} is {value!r}; expected a positive whole number")
     return value
-
-
-LORA_RANK = 16
-
-MEMORY_ASSUMPTIONS = (
-    "bf16 mixed precision with AdamW holds 16 bytes a parameter: weights 2, gradients 2, fp32 master 4, moments 8 "
-    "(Rajbhandari et al. 2020, sec. 3.1); ZeRO-3 and FSDP2 divide all of it by the devices",
-    f"LoRA (rank {LORA_RANK}, all linear layers) holds the frozen weights in 2 bytes, QLoRA those of the layers in "
-    "0.53 bytes (4 bit and scales), and 16 bytes for each new parameter",
-    "activations: micro batch 1, gradient checkpointing, attention without a stored score matrix: 2 L h bytes a "
-    "layer, 34 L h for the layer in work (Korthikanti et al. 2022, eq. 2), 10 L V for the logits; L tokens, h "
-    "hidden, V vocabulary",
-    "not counted: the CUDA context, communication buffers, gathered layers of ZeRO-3, fragmentation; leave 10 to 20 "
-    "% free",
-)
-
-
-def training_memory(
-    size: ModelSize, config: Mapping[str, Any], num_layers: int, sequence_tokens: int
-) -> list[MemoryEstimate]:
-    """Memory of each device in the common set-ups, by the formulas of `MEMORY_ASSUMPTIONS`.
-
-    Adapters are counted for the types of `COUNTED_TYPES` only. Empty where the config calls its widths otherwise.
-
-    Args:
-        size: Of the deeper model.
-        config: The base's config, for its widths.
-        num_layers: Depth of the deeper model.
-        sequence_tokens: Length of a training sequence.
-    """
-    text = decoder_config(config)
-    if not (text.get("hidden_size") and text.get("vocab_size")) or config.get("quantization_config"):
-        return []
-    hidden, vocabulary = _width(text, "hidden_size"), _width(text, "vocab_size")
-    activations = sequence_tokens * (2 * hidden * num_layers + 34 * hidden + 10 * vocabulary)
-    full = 16 * size.parameters
-    return [
-        MemoryEstimate("full, bf16 mixed, AdamW", 1, full, activations),
-        *(MemoryEstimate(f"full, ZeRO-3 or FSDP2, {n} devices", n, full // n, activations) for n in (8, 64)),
-        *(_adapter_memory(size, config, num_layers, activations) if config["model_type"] in COUNTED_TYPES else []),
-        MemoryEstimate("full, fp32, AdamW (CPU)", 1, full, 2 * activations),
-    ]
-
-
-def _adapter_memory(
-    size: ModelSize, config: Mapping[str, Any], num_layers: int, activations: int
-) -> list[MemoryEstimate]:
-    lora_states = 16 * num_layers * _lora_layer_parameters(config)
-    in_layers = num_layers * size.layer_parameters
-    qlora_frozen = 0.53 * in_layers + 2 * (size.parameters - in_layers)
-    return [
-        MemoryEstimate("LoRA, bf16", 1, 2 * size.parameters + lora_states, activations),
-        MemoryEstimate("QLoRA, 4 bit", 1, round(qlora_frozen) + lora_states, activations),
-    ]
-
-
-def _lora_layer_parameters(config: Mapping[str, Any]) -> int:
-    hidden, intermediate = _width(config, "hidden_size"), _width(config, "intermediate_size")
-    queries, keys = _attention_widths(config)
-    ends = 2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + intermediate)
-    return LORA_RANK * ends

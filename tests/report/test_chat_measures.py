@@ -51,13 +51,20 @@ def test_pairs_are_judged_by_the_sums_of_both_answers(llama):
     assert judged.preferred == sum(one > other for one, other in zip(sums, sums[::-1], strict=True)) == 10
 
 
-def test_a_share_has_the_error_of_agresti_and_coull_and_ties_do_not_count():
-    judged = JudgedPairs((-1.0, -2.0, -3.0), (-2.0, -2.0, -4.0))
+def test_ties_are_not_preferred():
+    assert JudgedPairs((-1.0, -2.0, -3.0), (-2.0, -2.0, -4.0)).preferred == 2
 
-    assert (judged.preferred, judged.share) == (2, pytest.approx(2 / 3))
-    assert judged.standard_error == pytest.approx(math.sqrt(4 / 7 * 3 / 7 / 7))
+
+def test_a_chosen_answer_gains_where_its_distance_from_the_rejected_one_grows():
+    reference = JudgedPairs((-5.0, -5.0, -5.0, -5.0), (-3.0, -3.0, -3.0, -3.0))
+    # Both answers likelier, both unlikelier, the chosen one unlikelier, and nothing changed.
+    model = JudgedPairs((-4.0, -6.0, -6.0, -5.0), (-2.5, -5.0, -3.0, -3.0))
+
+    assert model.preferred == 0
+    assert model.gained_on(reference) == 2
 
 
 @pytest.mark.parametrize("broken", [math.nan, -math.inf])
-def test_a_model_with_broken_weights_has_no_share(broken):
-    assert math.isnan(JudgedPairs((-1.0, broken), (-2.0, -2.0)).share)
+def test_a_model_with_broken_weights_is_known_by_its_judgement(broken):
+    assert JudgedPairs((-1.0,), (-2.0,)).is_finite
+    assert not JudgedPairs((-1.0, broken), (-2.0, -2.0)).is_finite

@@ -50,8 +50,11 @@ def test_answers_and_pairs_have_their_raw_figures(chain_report):
 
     assert figures["sft"]["answers"]["nats_per_token"] == pytest.approx(2.0)
     assert figures["sft"]["answers"]["above_base"] == pytest.approx(-1.0)
-    assert figures["average"]["pairs"]["share_preferred"] == pytest.approx(4 / 6)
-    assert figures["average"]["pairs"]["rejected_log_probability"] == [-10.0] * 4 + [-8.0] * 2
+    pairs = figures["average"]["pairs"]
+    assert (pairs["pairs"], pairs["preferred"]) == (6, 4)
+    assert pairs["standard_error"] == pytest.approx(math.sqrt(6 / 10 * 4 / 10 / 10))
+    assert (pairs["reference"], pairs["gained_on_reference"]) == ("sft", 1)
+    assert pairs["rejected_log_probability"] == [-10.0] * 4 + [-8.0] * 2
 
 
 def test_a_report_on_one_recipe_has_none(report):

@@ -144,8 +144,8 @@ def test_the_page_of_a_chain_says_it_all(chain_report):
     for words in (
         "sft lowered the loss on held-out answers from 2.750 to 2.000",
         "held-out answers 3 answers, 300 tokens",
-        "sft 16 16.0 M 2.650 +0.150 ± 0.000 2.000 -1.000 ± 0.000 3 of 6 50 % ± 16",
-        "base 12 16.0 M 2.500 3.000 3 of 6",
+        "dpo 16 16.0 M 2.660 +0.160 ± 0.000 2.000 -1.000 ± 0.000 100 % ± 13 50 % ± 16",
+        "base 12 16.0 M 2.500 3.000 50 % ± 16",
         "base, up-scaled and dus were not trained on that format here",
         "The first loss is 0.6931.",
         "reward margin",
@@ -216,3 +216,13 @@ def test_a_chain_with_a_broken_model_gives_a_page(chain_report):
 
     assert "not finite" in words
     assert not re.search(r"\bnan\b", words)
+
+
+def test_answers_of_a_chain_are_shown_without_blank_lines(chain_report, report):
+    chain, one = (
+        replace(said, models=tuple(replace(model, continuations=("In\n\n\n The", "")) for model in said.models))
+        for said in (chain_report, report)
+    )
+
+    assert "<p>In\n The</p>" in render_page(chain)
+    assert "<p>In\n\n\n The</p>" in render_page(one)

@@ -77,6 +77,7 @@ def test_own_texts_and_prompts_and_the_up_scaled_checkpoint_that_is_there(traine
     ("keys", "error", "message"),
     [
         ({"solar": None}, ArgsError, "has no solar: block"),
+        ({"solar": {"dpo": "sdpo"}}, ArgsError, "has no solar: block with init"),
         ({"base_model": None}, ArgsError, "base_model: None; expected"),
         ({"base_model": "./absent"}, CheckpointError, "base_model: './absent' is neither a directory"),
         ({"output_dir": "./absent"}, CheckpointError, "absent holds no trained model"),

@@ -1,0 +1,1 @@
+"""How much memory of each GPU the training of a recipe takes, by arithmetic."""

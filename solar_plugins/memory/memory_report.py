@@ -1,0 +1,176 @@
+"""What ``solar plan RECIPE --memory`` tells, as text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+from solar_plugins.args import parse_solar_block
+from solar_plugins.dpo_configs import fill_in
+from solar_plugins.memory.parts import MOMENTS, Part, memory_parts, peaks
+from solar_plugins.memory.recipe_model import FoundModel, model_of
+from solar_plugins.memory.recipe_setup import Devices, devices_of, not_counted, setup_of
+from solar_plugins.memory.training_setup import SHARDING_NAMES, TrainingSetup
+from solar_plugins.recipes import read_recipe
+from solar_plugins.registry import dpo_config
+from solar_plugins.upscaling.estimates import COUNTED_TYPES, format_bytes
+
+WIDTH = 100
+"""Of a line of text."""
+
+FREE_SHARE = 0.15
+"""What should stay free for what is not counted."""
+
+ASSUMPTIONS = (
+    "GB are 10^9 bytes. Not counted: the CUDA context and NCCL (1 to 3 GB), the allocator's fragmentation, evaluation, "
+    f"and saving. A recipe fits if {FREE_SHARE:.0%} stay free for them",
+    "sequences are taken as full (sample packing fills them; without it this is the worst batch)",
+    "attention keeps no score matrix (flash attention, sdpa)",
+    "stored tensors are exact; activations were compared with transformers' Mistral on a CPU and, at the full size of "
+    "SOLAR, on tensors without data; buffers of DeepSpeed and FSDP2 are upper bounds from their code. No GPU was at "
+    "hand: nothing here was compared with one",
+)
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """A recipe's memory on each GPU."""
+
+    recipe: str
+    found: FoundModel
+    devices: Devices
+    setup: TrainingSetup
+    parts: list[Part]
+    notes: list[str]
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that a GPU holds at once."""
+        return max(peaks(self.parts).values())
+
+    @property
+    def share(self) -> float | None:
+        """Of a GPU's memory; None where nobody says how large that is."""
+        return self.peak_bytes / self.devices.memory_bytes if self.devices.memory_bytes else None
+
+    @property
+    def verdict(self) -> str:
+        """Whether it fits."""
+        if self.share is None:
+            return "unknown: give the GPU's memory with --gpu-memory"
+        if self.share > 1:
+            return "does not fit"
+        return "fits" if self.share <= 1 - FREE_SHARE else "tight"
+
+
+def memory_of_recipe(path: Path, base: str | None, gpus: int | None, gpu_gigabytes: float | None) -> MemoryReport:
+    """The memory that each GPU needs for a recipe's training.
+
+    Args:
+        path: The recipe.
+        base: In place of the ``base_model`` at the start of its chain of stages.
+        gpus: How many, all nodes together; None: as ``WORLD_SIZE`` or the recipe's head says.
+        gpu_gigabytes: Memory of each; None: as the recipe's head says.
+
+    Raises:
+        SolarError: The recipe or its base cannot be used, or its training is not known here.
+    """
+    recipe = dict(read_recipe(path))
+    solar = parse_solar_block(recipe)
+    if solar is not None and solar.dpo is not None:
+        fill_in(recipe, dpo_config(solar.dpo))
+    found = model_of(path, recipe, base)
+    devices = devices_of(path, gpus, gpu_gigabytes)
+    setup = setup_of(recipe, path, devices.gpus)
+    notes = [f"{key}: {recipe[key]!r} changes the memory, and is not counted" for key in not_counted(recipe)]
+    if found.model.model_type not in COUNTED_TYPES:
+        notes.append(f"a layer of {found.model.model_type} is taken for one of Llama with the same widths")
+    return MemoryReport(str(path), found, devices, setup, memory_parts(found.model, setup), notes)
+
+
+def as_json(report: MemoryReport) -> dict[str, Any]:
+    """The report as JSON-ready values, sizes in bytes."""
+    setup = report.setup
+    return {
+        "recipe": report.recipe,
+        "stages": list(report.found.stages),
+        "parameters": report.found.model.parameters,
+        "num_layers": report.found.model.num_layers,
+        "gpus": report.devices.gpus,
+        "gpus_from": report.devices.gpus_from,
+        "gpu_memory_bytes": report.devices.memory_bytes,
+        "sharding": setup.sharding,
+        "shards": setup.shards,
+        "optimizer": setup.optimizer.name,
+        "tokens": setup.tokens,
+        "parts": [part._asdict() for part in report.parts],
+        "moments": peaks(report.parts),
+        "peak_bytes": report.peak_bytes,
+        "share": report.share,
+        "verdict": report.verdict,
+        "notes": report.notes,
+        "assumptions": list(ASSUMPTIONS),
+    }
+
+
+def as_text(report: MemoryReport) -> str:
+    """The report for a terminal."""
+    return "\n".join([*_head(report), "", *_table(report), "", *_reasons(report), *_lines(report)])
+
+
+def _head(report: MemoryReport) -> Iterator[str]:
+    model, setup, devices = report.found.model, report.setup, report.devices
+    yield f"{report.recipe}: {model.parameters:,} parameters in {model.num_layers} layers"
+    yield f"model       {' -> '.join(report.found.stages)}"
+    memory = f", {format_bytes(devices.memory_bytes)} each" if devices.memory_bytes else ""
+    yield f"GPUs        {devices.gpus}{memory} (from {devices.gpus_from})"
+    yield f"training    {', '.join(_training(setup))}"
+    pairs = " x 2 of a pair" if setup.sequences == 2 else ""
+    yield f"at once     {setup.micro_batch_size}{pairs} x {setup.sequence_tokens:,} = {setup.tokens:,} tokens"
+
+
+def _training(setup: TrainingSetup) -> Iterator[str]:
+    over = f" over {setup.shards}" if setup.sharding != "none" else ""
+    yield ("DDP" if setup.sharding == "none" and setup.gpus > 1 else SHARDING_NAMES[setup.sharding]) + over
+    yield "16 bits" if setup.half else "32 bits"
+    yield setup.optimizer.name
+    if setup.adapter:
+        yield f"LoRA of rank {setup.adapter.rank} over {setup.adapter.bits}-bit weights"
+    if setup.unfrozen:
+        yield f"only parameters by {len(setup.unfrozen)} names"
+    yield "gradient checkpointing" if setup.checkpointing else "no gradient checkpointing"
+
+
+def _table(report: MemoryReport) -> Iterator[str]:
+    memory = report.devices.memory_bytes
+    yield f"{'memory of each GPU':<28}{'bytes':>10}{'share':>8}   when"
+    for part in report.parts:
+        when = "always" if len(part.moments) == len(MOMENTS) else ", ".join(MOMENTS[moment] for moment in part.moments)
+        place = "in the host's memory instead" if part.on_host else when
+        yield f"  {part.name:<26}{format_bytes(part.num_bytes):>10}{_share(part.num_bytes, memory):>8}   {place}"
+    yield ""
+    for moment, held in peaks(report.parts).items():
+        yield f"  {MOMENTS[moment]:<26}{format_bytes(held):>10}{_share(held, memory):>8}"
+    peak = report.peak_bytes
+    yield f"  {'peak':<26}{format_bytes(peak):>10}{_share(peak, memory):>8}   {report.verdict}"
+
+
+def _share(num_bytes: int, memory: int | None) -> str:
+    if not memory:
+        return ""
+    return "<1%" if 0 < num_bytes / memory < 0.005 else f"{num_bytes / memory:.0%}"
+
+
+def _reasons(report: MemoryReport) -> Iterator[str]:
+    for part in report.parts:
+        yield f"{part.name}: {part.arithmetic}"
+        yield from wrap(part.reason, WIDTH, initial_indent="    ", subsequent_indent="    ")
+
+
+def _lines(report: MemoryReport) -> Iterator[str]:
+    yield ""
+    for line in (*(f"Note: {note}" for note in report.notes), *(f"- {line}" for line in ASSUMPTIONS)):
+        yield from wrap(line, WIDTH, subsequent_indent="  ")

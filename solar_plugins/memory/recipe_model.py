@@ -1,0 +1,110 @@
+"""The model that a recipe trains, also where an earlier stage has still to make it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from solar_plugins.args import parse_solar_block
+from solar_plugins.errors import ArgsError, CheckpointError
+from solar_plugins.memory.parameters import Model
+from solar_plugins.recipes import base_of, read_recipe
+from solar_plugins.upscaling.architecture import base_depth, upscale_config
+from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, find_config
+from solar_plugins.upscaling.base_tensors import read_tensors
+from solar_plugins.upscaling.checkpoint import planned_shards
+from solar_plugins.upscaling.estimates import Shape, decoder_widths, shapes_from_config, shapes_from_shards
+
+MAX_STAGES = 20
+
+
+class FoundModel(NamedTuple):
+    """The model, and where it comes from."""
+
+    model: Model
+    stages: tuple[str, ...]
+    """The recipes, first to last, and before them the base."""
+
+
+def model_of(path: Path, recipe: Mapping[str, Any], base: str | None) -> FoundModel:
+    """The model that the recipe trains.
+
+    Where its ``base_model`` does not exist, a recipe beside it makes that: one whose ``output_dir`` it is, or a merge
+    whose command writes it. So the chain is followed to its start.
+
+    Args:
+        path: Where the recipe lies.
+        recipe: Its content.
+        base: A config.json, a directory or a hub id, in place of the ``base_model`` at the start of the chain.
+
+    Raises:
+        SolarError: The chain does not lead to a model whose parameters are known.
+    """
+    stages = [path.name]
+    while True:
+        name, revision = base_of(recipe)
+        solar = parse_solar_block(recipe)
+        grows = solar is not None and solar.init_args is not None
+        maker = None if grows or (Path(name) / CONFIG).is_file() else _maker(name, path.parent)
+        if maker is None:
+            break
+        stages.insert(0, str(maker.relative_to(path.parent)))
+        if len(stages) > MAX_STAGES:
+            raise ArgsError(f"{path}: the recipes before it form a circle: {' -> '.join(stages[:4])} -> ...")
+        recipe = read_recipe(maker)
+        if "base_model" not in recipe:
+            raise ArgsError(f"{maker}: a merge that names no base_model, so the chain to {path.name} ends here")
+    trusted = recipe.get("trust_remote_code") is True
+    try:
+        config, checkpoint = find_config(base or name, None if base else revision, trust_remote_code=trusted)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}\n{path.name} begins with base_model: {name}; no recipe in {path.parent} makes it. Give the "
+            "config.json of that model, or of one like it, with --base"
+        ) from None
+    model = _grown(config, checkpoint, solar.init.plan_for) if solar and grows else _unchanged(config, checkpoint)
+    return FoundModel(model, (base or name, *stages))
+
+
+def _grown(config: Mapping[str, Any], checkpoint: BaseCheckpoint | None, plan_for: Any) -> Model:
+    plan = plan_for(base_depth(config))
+    upscale_config(config, plan)  # Refuses what the plan would make of the config.
+    shapes = shapes_from_shards(planned_shards(checkpoint, plan)) if checkpoint else None
+    return _model(config, shapes, len(plan))
+
+
+def _unchanged(config: Mapping[str, Any], checkpoint: BaseCheckpoint | None) -> Model:
+    tensors = read_tensors(checkpoint.directory) if checkpoint else None
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()} if tensors else None
+    return _model(config, shapes, base_depth(config))
+
+
+def _model(config: Mapping[str, Any], shapes: Mapping[str, Shape] | None, num_layers: int) -> Model:
+    if config.get("quantization_config"):
+        raise CheckpointError(
+            "config.json: quantization_config; the weights are packed, and how wide they are in training is not known "
+            "here. Give the config of the model before it was quantised, with --base"
+        )
+    found = shapes or shapes_from_config(config, num_layers)
+    if found is None:
+        raise CheckpointError(
+            f"config.json alone does not tell the parameters for model_type {config['model_type']!r}; give the folder "
+            "with its weights"
+        )
+    return Model(found, decoder_widths(config), num_layers, str(config["model_type"]))
+
+
+def _maker(name: str, folder: Path) -> Path | None:
+    """The recipe in a folder that writes what another one calls ``base_model: name``."""
+    wanted = name.rstrip("/").removesuffix("/merged")  # what merge-lora adds to an output_dir
+    beside = (path for pattern in ("*.yml", "*/*.yml") for path in sorted(folder.glob(pattern)) if path.is_file())
+    return next((path for path in beside if wanted in _written_by(path)), None)
+
+
+def _written_by(path: Path) -> Iterator[str]:
+    """The folders that a recipe writes. Its text is searched, because to parse every recipe would take too long."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    yield from re.findall(r"^output_dir: *[\"']?([^\s\"'#]+)", text, re.MULTILINE)
+    yield from re.findall(r"^# run: +mergekit-yaml \S+ (\S+)", text, re.MULTILINE)

@@ -1,0 +1,236 @@
+"""From a recipe, its DeepSpeed file and its head comment to the training setup."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from solar_plugins.errors import ArgsError
+from solar_plugins.memory.training_setup import (
+    OPTIMIZERS,
+    Adapter,
+    DeepSpeedBuffers,
+    Optimizer,
+    Sharding,
+    TrainingSetup,
+)
+
+PAIRS_WITH_REFERENCE = ("dpo", "ipo", "kto")
+PAIRS = (*PAIRS_WITH_REFERENCE, "orpo", "simpo")
+"""Values of ``rl`` that take two sequences a row. For kto the second is the row's answer to another prompt."""
+
+FUSED_LOSSES = (
+    "cut_cross_entropy",
+    "liger_fused_linear_cross_entropy",
+    "chunked_cross_entropy",
+    "dpo_use_liger_kernel",
+)
+NOT_COUNTED = (
+    "tensor_parallel_size", "context_parallel_size", "expert_parallel_size", "fp8", "torch_compile", "relora",
+    "selective_checkpointing", "lora_target_parameters", "peft_use_dora", "lora_fp32_gradients", "qat",
+)  # fmt: skip
+"""Keys that change the memory in ways that are not counted here; a report names those that a recipe has."""
+
+
+class Devices(NamedTuple):
+    """The GPUs that a recipe is meant for."""
+
+    gpus: int
+    gpus_from: str
+    memory_bytes: int | None
+    """Of each; None where nobody says."""
+
+
+def devices_of(path: Path, gpus: int | None, gpu_gigabytes: float | None) -> Devices:
+    """How many GPUs, and how large: from the options, else from ``WORLD_SIZE`` and from the recipe's head.
+
+    Raises:
+        ArgsError: ``WORLD_SIZE`` is no positive whole number.
+    """
+    head = re.match(r"(?:#.*\n)*", path.read_text(encoding="utf-8"))
+    said = re.search(r"^# needs: +(\d+) x (\d+) GB GPU", head[0] if head else "", re.MULTILINE)
+    memory = gpu_gigabytes or (float(said[2]) if said else None)
+    memory_bytes = round(memory * 1e9) if memory else None
+    world = os.environ.get("WORLD_SIZE")
+    if gpus:
+        return Devices(gpus, "--gpus", memory_bytes)
+    if world:
+        if not world.isdecimal() or int(world) < 1:
+            raise ArgsError(f"WORLD_SIZE: {world!r} in the environment; expected a positive whole number, or --gpus")
+        return Devices(int(world), "WORLD_SIZE", memory_bytes)
+    if said:
+        return Devices(int(said[1]), "the recipe's head", memory_bytes)
+    return Devices(1, "nothing said otherwise", memory_bytes)
+
+
+def setup_of(recipe: Mapping[str, Any], path: Path, gpus: int) -> TrainingSetup:
+    """How the recipe trains on so many GPUs.
+
+    Args:
+        recipe: As Axolotl would read it, with named settings filled in.
+        path: Where it lies; the DeepSpeed file is looked for in the working directory, then above the recipe.
+        gpus: All of them.
+
+    Raises:
+        ArgsError: A key has a value that cannot be counted, or a file is missing.
+    """
+    adapter, method = _adapter(recipe), _method(recipe)
+    sharding, deepspeed = _sharding(recipe, path)
+    half = _is_half(recipe)
+    zero = deepspeed.get("zero_optimization", {})
+    fsdp = _block(recipe, "fsdp_config")
+    attention = recipe.get("attn_implementation") or ("flash" if recipe.get("flash_attention") else None)
+    return TrainingSetup(
+        gpus=gpus,
+        shards=_shards(recipe, sharding, gpus),
+        sharding=sharding,
+        half=half,
+        wide_ends=half and sharding == "none" and adapter is None and attention in (None, "sdpa", "eager"),
+        optimizer=_optimizer(recipe),
+        micro_batch_size=_whole(recipe, "micro_batch_size", 1),
+        sequence_tokens=_whole(recipe, "sequence_len", None),
+        sequences=2 if method in PAIRS else 1,
+        checkpointing=bool(recipe.get("gradient_checkpointing") or fsdp.get("activation_checkpointing")),
+        offload_activations=bool(recipe.get("activation_offloading"))
+        or str(recipe.get("gradient_checkpointing")).startswith("offload"),
+        full_logits=not any(recipe.get(key) for key in FUSED_LOSSES),
+        adapter=adapter,
+        unfrozen=tuple(_texts(recipe, "unfrozen_parameters")),
+        reference=method in PAIRS_WITH_REFERENCE and adapter is None and not recipe.get("precompute_ref_log_probs"),
+        offload_optimizer=_offloads(zero, "offload_optimizer"),
+        offload_weights=_offloads(zero, "offload_param") or fsdp.get("offload_params") is True,
+        buffers=_buffers(deepspeed),
+    )
+
+
+def not_counted(recipe: Mapping[str, Any]) -> list[str]:
+    """Keys of the recipe whose effect on memory is not counted."""
+    found = [key for key in NOT_COUNTED if _is_set(recipe.get(key))]
+    return [*found, *(["attn_implementation"] if recipe.get("attn_implementation") == "eager" else [])]
+
+
+def _is_set(value: Any) -> bool:
+    """Whether a key says something; a degree of parallelism of 1 does not."""
+    return bool(value) and (type(value) is not int or value > 1)
+
+
+def _is_half(recipe: Mapping[str, Any]) -> bool:
+    """Whether weights are loaded in 16 bits: Axolotl's default is bf16 where the GPU can (schemas/config.py)."""
+    return any(recipe.get(key) for key in ("fp16", "float16", "bfloat16")) or recipe.get("bf16", "auto") is not False
+
+
+def _method(recipe: Mapping[str, Any]) -> str | None:
+    method = recipe.get("rl")
+    if method is not None and method not in PAIRS:
+        raise ArgsError(f"rl: {method!r}; the memory of this training is not known here, only of {', '.join(PAIRS)}")
+    return method
+
+
+def _optimizer(recipe: Mapping[str, Any]) -> Optimizer:
+    name = str(recipe.get("optimizer") or "adamw_torch_fused")  # Axolotl's default
+    if name not in OPTIMIZERS:
+        raise ArgsError(
+            f"optimizer: {name!r}; what it keeps for each parameter is not known here. Known: {', '.join(OPTIMIZERS)}"
+        )
+    return OPTIMIZERS[name]
+
+
+def _adapter(recipe: Mapping[str, Any]) -> Adapter | None:
+    kind = recipe.get("adapter")
+    if not kind:
+        return None
+    if kind not in ("lora", "qlora"):
+        raise ArgsError(f"adapter: {kind!r}; the memory of this adapter is not known here, only of lora and qlora")
+    targets = tuple(_texts(recipe, "lora_target_modules"))
+    return Adapter(
+        rank=_whole(recipe, "lora_r", None),
+        targets=None if recipe.get("lora_target_linear") or not targets else targets,
+        dropout=float(recipe.get("lora_dropout") or 0),
+        bits=4 if recipe.get("load_in_4bit") else 8 if recipe.get("load_in_8bit") else 16,
+        copied=tuple(_texts(recipe, "lora_modules_to_save")),
+    )
+
+
+def _sharding(recipe: Mapping[str, Any], path: Path) -> tuple[Sharding, Mapping[str, Any]]:
+    """What is divided, and the content of the DeepSpeed file."""
+    if recipe.get("fsdp_config"):
+        return "fsdp2", {}
+    if not recipe.get("deepspeed"):
+        return "none", {}
+    config = _deepspeed_config(recipe["deepspeed"], path)
+    stage = config.get("zero_optimization", {}).get("stage")
+    stages: dict[Any, Sharding] = {1: "zero1", 2: "zero2", 3: "zero3"}
+    if stage not in stages:
+        raise ArgsError(f"deepspeed: zero_optimization.stage is {stage!r}; expected 1, 2 or 3")
+    return stages[stage], config
+
+
+def _deepspeed_config(value: Any, path: Path) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    places = [Path(str(value)), *(folder / str(value) for folder in path.absolute().parents)]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise ArgsError(f"deepspeed: {value} is no file here, nor above {path}; give the path of a DeepSpeed JSON")
+    try:
+        config = json.loads(found.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArgsError(f"deepspeed: {found}: not valid JSON; {error}") from None
+    if not isinstance(config, Mapping) or not isinstance(config.get("zero_optimization", {}), Mapping):
+        raise ArgsError(f"deepspeed: {found}: expected an object with an object zero_optimization")
+    return config
+
+
+def _buffers(deepspeed: Mapping[str, Any]) -> DeepSpeedBuffers:
+    zero, default = deepspeed.get("zero_optimization", {}), DeepSpeedBuffers()
+
+    def elements(key: str, otherwise: int) -> int:
+        value = zero.get(key, otherwise)
+        return int(value) if isinstance(value, int | float) else otherwise
+
+    bucket = zero.get("reduce_bucket_size")
+    accumulated = deepspeed.get("data_types", {}).get("grad_accum_dtype")
+    return DeepSpeedBuffers(
+        reduce_bucket=None if bucket == "auto" else elements("reduce_bucket_size", 500_000_000),
+        max_live=elements("stage3_max_live_parameters", default.max_live),
+        sub_group=elements("sub_group_size", default.sub_group),
+        overlap=bool(zero.get("overlap_comm", zero.get("stage") == 3)),
+        gradient_bytes={"fp32": 4, "fp16": 2, "bf16": 2}.get(accumulated),
+    )
+
+
+def _offloads(zero: Mapping[str, Any], key: str) -> bool:
+    block = zero.get(key)
+    return isinstance(block, Mapping) and block.get("device", "none") != "none"
+
+
+def _shards(recipe: Mapping[str, Any], sharding: Sharding, gpus: int) -> int:
+    if sharding != "fsdp2":
+        return gpus if sharding != "none" else 1
+    copies = _whole(recipe, "dp_replicate_size", 1)
+    return _whole(recipe, "dp_shard_size", max(1, gpus // copies))
+
+
+def _block(recipe: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = recipe.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _texts(recipe: Mapping[str, Any], key: str) -> list[str]:
+    value = recipe.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ArgsError(f"{key}: {value!r:.200}; expected a list of names")
+    return value
+
+
+def _whole(recipe: Mapping[str, Any], key: str, default: int | None) -> int:
+    value = recipe.get(key, default) if recipe.get(key) is not None else default
+    if type(value) is not int or value < 1:
+        raise ArgsError(f"{key}: {value!r}; expected a positive whole number")
+    return value

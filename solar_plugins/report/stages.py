@@ -1,0 +1,205 @@
+"""The stages of a chain of recipes: which model each left, and whether it belongs to the chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from solar_plugins.args import parse_solar_block
+from solar_plugins.dpo_configs import fill_in
+from solar_plugins.errors import ArgsError, CheckpointError, PluginError
+from solar_plugins.formatters.recipe_keys import TYPE_PREFIX
+from solar_plugins.recipes import read_recipe
+from solar_plugins.registry import dpo_config
+from solar_plugins.report.inputs import holds_model, is_adapter, output_directory, require_plan, trained_directory
+from solar_plugins.report.training_log import TrainingLog, read_training_log
+from solar_plugins.upscaling.layer_plan import LayerPlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NAMES = ("base", "up-scaled", "trained")
+"""What the base, the up-scaled and, in a report on one recipe, the trained model are called."""
+
+RECIPE_PREFIX = "solar_"
+RECIPE_SUFFIXES = (".yml", ".yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What one recipe, or one merge, left.
+
+    Args:
+        name: The model's name in the report.
+        directory: Of the whole model.
+        recipe_path: The Axolotl recipe; None for a merged model, which is given by its folder.
+        recipe_text: Its text.
+        recipe: Its content, with the settings that ``solar.dpo`` names filled in.
+        log: What the Trainer logged, if the run kept that.
+    """
+
+    name: str
+    directory: Path
+    recipe_path: Path | None = None
+    recipe_text: str = ""
+    recipe: Mapping[str, Any] | None = None
+    log: TrainingLog | None = None
+
+    @property
+    def method(self) -> str | None:
+        """``rl`` of the recipe: the method of preference training."""
+        return self.recipe.get("rl") if self.recipe else None
+
+    @property
+    def starts_at_ln_2(self) -> bool:
+        """Whether the loss is DPO's own, which is ln 2 where model and reference are the same."""
+        return self.method == "dpo" and (self.recipe or {}).get("dpo_loss_type") in (None, "sigmoid", ["sigmoid"])
+
+    @property
+    def uses_chat_format(self) -> bool:
+        """Whether it trains on SOLAR's chat format, or on another one."""
+        recipe = self.recipe or {}
+        entries = recipe.get("datasets")
+        kinds = (
+            [entry.get("type") for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
+        )
+        return bool(recipe.get("chat_template")) or any(str(kind).startswith(TYPE_PREFIX) for kind in kinds)
+
+
+def find_stages(
+    recipe_path: Path, recipe: Mapping[str, Any], plan: LayerPlan, later: Sequence[Path]
+) -> tuple[Stage, ...]:
+    """The stages of a report, in order.
+
+    Args:
+        recipe_path: The recipe that up-scales.
+        recipe: Its content.
+        plan: What it makes of its base.
+        later: Of each later stage the Axolotl recipe, or the folder of a merged model.
+
+    Raises:
+        SolarError: A stage was not trained, is not of this plan, or cannot be told from another by its name.
+    """
+    directory = trained_directory(output_directory(recipe), recipe_path)
+    require_plan(
+        directory,
+        plan,
+        f"output_dir: {directory}",
+        f"but this recipe's plan is {plan}; it comes from another recipe. Train this one, or give the recipe that was "
+        "trained",
+    )
+    name = _stage_name(recipe_path) if later else NAMES[2]
+    stages = [_trained_stage(name, directory, recipe_path, recipe)]
+    for argument in later:
+        stage = _later_stage(argument)
+        require_plan(
+            stage.directory,
+            plan,
+            f"{argument}: output_dir: {stage.directory}" if stage.recipe_path else str(argument),
+            f"but {recipe_path}, the first stage, makes {plan}; all stages of a report come from one up-scaled model. "
+            "Give the stages that were trained from it",
+        )
+        stages.append(stage)
+    _refuse_equal_names(stages)
+    return tuple(stages)
+
+
+def _stage_name(path: Path) -> str:
+    return path.stem.removeprefix(RECIPE_PREFIX)
+
+
+def _later_stage(argument: Path) -> Stage:
+    if argument.is_dir():
+        return _merged_stage(argument)
+    if not argument.is_file() and argument.suffix not in RECIPE_SUFFIXES:
+        raise ArgsError(
+            f"{argument}: neither a recipe nor a folder; expected a later stage's Axolotl recipe, or the folder of a "
+            "merged model"
+        )
+    recipe = read_recipe(argument)
+    if "merge_method" in recipe:
+        raise ArgsError(
+            f"{argument}: a recipe for mergekit, which does not say where its model is; give the folder into which "
+            f"mergekit-yaml {argument} FOLDER wrote it"
+        )
+    try:
+        directory = trained_directory(output_directory(recipe), argument)
+    except CheckpointError as error:
+        raise CheckpointError(f"{argument}: {error}") from None
+    return _trained_stage(_stage_name(argument), directory, argument, _completed(argument, recipe))
+
+
+def _merged_stage(directory: Path) -> Stage:
+    if not holds_model(directory):
+        raise CheckpointError(
+            f"{directory}: a LoRA adapter, and the report measures whole models; merge it, and give the folder merged"
+            if is_adapter(directory)
+            else f"{directory}: holds no model (config.json and model*.safetensors); expected the folder of a merged "
+            "model. Merge first, or give the Axolotl recipe of the stage"
+        )
+    return Stage(directory.resolve().name, directory)
+
+
+def _trained_stage(name: str, directory: Path, recipe_path: Path, recipe: Mapping[str, Any]) -> Stage:
+    log = read_training_log(output_directory(recipe))
+    return Stage(name, directory, recipe_path, recipe_path.read_text(encoding="utf-8"), recipe, log)
+
+
+def _completed(path: Path, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe with its named DPO settings, as training sees it."""
+    completed = dict(recipe)
+    try:
+        solar = parse_solar_block(recipe)
+        if solar is not None and solar.dpo is not None:
+            fill_in(completed, dpo_config(solar.dpo))
+    except PluginError as error:
+        raise PluginError(f"{path}: solar.dpo: {error}") from None
+    except ArgsError as error:
+        raise ArgsError(f"{path}: {error}") from None
+    return completed
+
+
+def _refuse_equal_names(stages: Sequence[Stage]) -> None:
+    taken = {name: "the report itself" for name in NAMES[:2]}
+    for stage in stages:
+        where = str(stage.recipe_path or stage.directory)
+        if stage.name in taken:
+            raise ArgsError(
+                f"{where}: would be called {stage.name!r} in the report, as {taken[stage.name]} is; give each stage "
+                "once, or rename the recipe or the folder"
+            )
+        taken[stage.name] = where
+
+
+def check_tokenizer(
+    stage: Stage,
+    reference: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
+    windows: Callable[[PreTrainedTokenizerBase], list[list[int]]],
+) -> None:
+    """Nothing, if a stage's tokenizer reads the held-out text as the base's does; more tokens may have been added.
+
+    Args:
+        stage: The stage.
+        reference: The base's tokenizer.
+        tokenizer: The stage's.
+        windows: From a tokenizer to what the models read.
+
+    Raises:
+        CheckpointError: It reads it differently.
+    """
+    found = tokenizer.get_vocab()
+    moved = [(token, place) for token, place in reference.get_vocab().items() if found.get(token) != place]
+    if moved:
+        token, place = min(moved, key=lambda pair: pair[1])
+        difference = f"{token!r} is token {found.get(token, 'none')} in it and {place} in the base's"
+    elif windows(tokenizer) != windows(reference):
+        difference = "it reads the held-out text as other tokens than the base's does"
+    else:
+        return
+    raise CheckpointError(
+        f"{stage.directory}: the tokenizer of the stage {stage.name} is another one than the base's ({difference}); "
+        "all models of a report are measured on the same token ids. Give stages that keep the base's tokenizer"
+    )

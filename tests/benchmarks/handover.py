@@ -1,0 +1,68 @@
+"""How long waiting ranks take to find the finished checkpoint, one after another.
+
+Processes on one machine wait for a lock that is held until all of them wait; then the first writes a tiny checkpoint,
+and each of the others takes the lock, finds it and goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from checkpoints import DROP_LAYERS, LAYERS, make_base
+
+from solar_plugins.upscaling.base_model import find_base
+from solar_plugins.upscaling.checkpoint import cache_name, ensure_checkpoint
+from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.writer_lock import sole_writer
+
+SETTLE_SECONDS = 2.0
+"""Until every process waits; it also lets them poll out of step, as ranks that start at different times do."""
+
+
+class HandOver(NamedTuple):
+    """One round of processes that waited."""
+
+    processes: int
+    seconds: float
+    """From the release of the lock to the last process that went on."""
+
+
+def measure_hand_over(folder: Path, processes: int) -> HandOver:
+    """One round. The base lies in ``folder`` and is made if it is not there."""
+    if not (folder / "base").exists():
+        make_base(folder / "base", 64)
+    half = LAYERS - DROP_LAYERS
+    plan = LayerPlan.from_sources(LAYERS, [*range(half), *range(DROP_LAYERS, LAYERS)])
+    cache = folder / f"cache-{processes}-{time.monotonic_ns()}"
+    cache.mkdir()
+    context = multiprocessing.get_context("fork")
+    done = context.SimpleQueue()
+    logging.getLogger("axolotl").setLevel(logging.WARNING)
+    with sole_writer(cache / cache_name(find_base(str(folder / "base")), plan)):
+        ranks = [context.Process(target=_wait, args=(folder / "base", plan, cache, done)) for _ in range(processes)]
+        for rank in ranks:
+            rank.start()
+        time.sleep(SETTLE_SECONDS + 0.02 * processes)
+        released = time.monotonic()
+    last = max(done.get() for _ in ranks)
+    for rank in ranks:
+        rank.join()
+    return HandOver(processes, last - released)
+
+
+def _wait(base: Path, plan: LayerPlan, cache: Path, done) -> None:
+    ensure_checkpoint(find_base(str(base)), plan, cache)
+    done.put(time.monotonic())
+
+
+def seconds_of_a_rank(rounds: Sequence[HandOver]) -> float:
+    """The slope of seconds by processes, by least squares."""
+    n = len(rounds)
+    mean_x, mean_y = sum(r.processes for r in rounds) / n, sum(r.seconds for r in rounds) / n
+    above = sum((r.processes - mean_x) * (r.seconds - mean_y) for r in rounds)
+    return above / sum((r.processes - mean_x) ** 2 for r in rounds)

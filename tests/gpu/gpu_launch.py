@@ -1,0 +1,31 @@
+"""``axolotl.cli.train`` on a recipe, with or without the plugin in sight.
+
+    python gpu_launch.py HIDDEN recipe.yml
+
+Axolotl finds installed plugins by their entry points; those of the distribution HIDDEN are left out. ``-`` hides none.
+"""
+
+import importlib.metadata
+import runpy
+import sys
+
+
+def hide(distribution: str) -> None:
+    """Let ``importlib.metadata.entry_points`` leave out what a distribution adds to Axolotl."""
+    real = importlib.metadata.entry_points
+
+    def entry_points(**parameters):
+        found = real(**parameters)
+        if parameters.get("group", "").startswith("axolotl."):
+            shown = (point for point in found if point.dist.name.replace("-", "_") != distribution)
+            return importlib.metadata.EntryPoints(shown)
+        return found
+
+    importlib.metadata.entry_points = entry_points
+
+
+if __name__ == "__main__":
+    _, hidden, recipe = sys.argv
+    hide(hidden)
+    sys.argv = ["axolotl.cli.train", recipe]
+    runpy.run_module("axolotl.cli.train", run_name="__main__", alter_sys=True)

@@ -1,0 +1,285 @@
+"""The page of the GPU check, from the JSON files of its steps: tables, and how far they carry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gpu_curves import (
+    BASE,
+    MODELS,
+    UPSCALED,
+    Run,
+    best_rate,
+    crossing,
+    curve,
+    difference_at,
+    kinds,
+    loss_at_seconds,
+    select,
+)
+
+from solar_plugins.report.loss import Difference
+
+Step = Mapping[str, Any]
+
+PICTURE, PAGE = "recovery.png", "gpu.md"
+GIGA = 1e9
+HEAD = """\
+# On a GPU
+
+Made by `make gpu-check`, which measured every figure below; the raw ones are in the `.json` files beside this page.
+"""
+TINY_HEAD = """\
+# Rehearsal of the GPU check
+
+Made by `tests/gpu/gpu_check.py --tiny`, with random models of a few million parameters. It shows that every step runs.
+**No figure below says anything about a real model, or about a GPU at work.**
+"""
+
+
+def write_report(output: Path) -> Path:
+    """Write the page and the picture from the steps that a folder holds; the page's path comes back."""
+    steps = {name: json.loads((output / f"{name}.json").read_text())
+             for name in SECTIONS if (output / f"{name}.json").is_file()}  # fmt: skip
+    page = output / PAGE
+    page.write_text(page_text(steps))
+    if "recovery" in steps and _comparable(steps["recovery"]):
+        from gpu_picture import draw_recovery  # matplotlib: only now, when nothing is measured any more
+
+        recovery = steps["recovery"]
+        draw_recovery(list(recovery["runs"].values()), recovery["settings"]["seeds"], output / PICTURE)
+    return page
+
+
+def page_text(steps: Mapping[str, Step]) -> str:
+    """The page in Markdown."""
+    tiny = any(step["settings"]["tiny"] for step in steps.values())
+    parts = [TINY_HEAD if tiny else HEAD]
+    for name, step in steps.items():
+        parts.append(SECTIONS[name](step))
+        if step["failures"]:
+            parts.append("\n".join(f"- **{run} failed**: {_one_line(text)}" for run, text in step["failures"].items()))
+        if not step["finished"]:
+            parts.append("This step is not complete.")
+        parts.append(_conditions(step))
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[-300:]
+
+
+def _conditions(step: Step) -> str:
+    settings = step["settings"]
+    devices = sorted({run["device"] for run in step["runs"].values() if "device" in run})
+    packages = ", ".join(f"{name} {number}" for name, number in settings["packages"].items())
+    driver = f", driver: {settings['driver']}" if settings["driver"] else ""
+    return f"Device: {', '.join(devices) or 'none'}{driver}. Python {settings['python']}, {packages}."
+
+
+def _table(head: str, rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _gigabytes(num_bytes: float | None) -> str:
+    return "not measured" if num_bytes is None else f"{num_bytes / GIGA:.2f} GB"
+
+
+def upscale_section(step: Step) -> str:
+    """Time of up-scaling, and what loading found."""
+    lines = ["## Up-scaling and loading", ""]
+    written, loaded = step["runs"].get("upscale"), step["runs"].get("load")
+    if written:
+        lines.append(
+            f"`solar upscale` wrote {_gigabytes(written['bytes'])} in {written['seconds']:.1f} s, "
+            f"{written['bytes_per_second'] / GIGA:.2f} GB/s, with {written['host_peak_bytes'] / 1e6:.0f} MB of memory. "
+            "The base is random, with the widths that the settings in `upscale.json` say."
+        )
+    if loaded:
+        lines.append(
+            f"`AutoModelForCausalLM` loaded it in {loaded['load_seconds']:.1f} s as {', '.join(loaded['dtypes'])}: "
+            f"{loaded['parameters']:,} parameters, {loaded['num_layers']} layers, no key missing, unexpected or of "
+            "another shape. The exact sum of each layer's bit patterns is that of the base layer that the plan "
+            f"names, and the logits of a forward pass are finite. Peak memory of the GPU, loading and forward pass: "
+            f"{_gigabytes(loaded['peak_bytes'])}."
+        )
+    return "\n".join(lines)
+
+
+def _memory_rows(runs: Mapping[str, Run]) -> list[list[str]]:
+    return [
+        [
+            name,
+            f"{run['parameters']:,}",
+            _gigabytes((run["train_peak"] or {}).get("allocated")),
+            _gigabytes((run["train_peak"] or {}).get("reserved")),
+            _gigabytes(run["estimate"]["peak_bytes"]),
+            f"{run['measured_over_estimated']:.2f}" if run["measured_over_estimated"] else "",
+            _gigabytes((run["load_peak"] or {}).get("allocated")),
+        ]
+        for name, run in runs.items()
+    ]
+
+
+MEMORY_HEAD = (
+    "| set-up | parameters | peak, allocated | peak, reserved | `solar plan --memory` | allocated / estimate "
+    "| peak while loading |"
+)
+
+
+def qlora_section(step: Step) -> str:
+    """Losses and memory of QLoRA."""
+    said = [
+        f"Axolotl loaded the up-scaled checkpoint with {run['four_bit_tensors']} tensors in 4 bits and trained "
+        f"adapters over it; the losses of its steps were {', '.join(f'{loss:.3f}' for loss in run['losses'])}."
+        for run in step["runs"].values()
+    ]
+    return "\n".join([
+        "## QLoRA",
+        "",
+        *said,
+        "",
+        _table(MEMORY_HEAD, _memory_rows(step["runs"])),
+    ])  # fmt: skip
+
+
+def memory_section(step: Step) -> str:
+    """Measured peaks beside the estimates."""
+    return "\n".join([
+        "## Memory: measured and estimated",
+        "",
+        _table(MEMORY_HEAD, _memory_rows(step["runs"])),
+        "",
+        "Allocated: the most that tensors took at once in training. Reserved: what torch's allocator held for them. "
+        "Neither has the CUDA context in it, nor has the estimate.",
+    ])  # fmt: skip
+
+
+def throughput_section(step: Step) -> str:
+    """Both ways, and the range of each."""
+    rows = []
+    for way in ("with", "without"):
+        runs = [run for name, run in step["runs"].items() if name.rpartition(" ")[0] == way]
+        if runs:
+            rows.append([
+                f"{way} the plugin",
+                str(len(runs)),
+                _spread([run["tokens_per_second"] for run in runs], ",.0f"),
+                _spread([run["startup_seconds"] for run in runs], ".1f"),
+            ])  # fmt: skip
+    settings, gap = step["settings"], _largest_gap(step["runs"].values())
+    same = f" The losses of single steps differ by {gap:.1g} at most between all runs." if gap is not None else ""
+    head = "| Axolotl | runs | tokens per second | seconds from start to first step |"
+    return "\n".join([
+        "## Throughput",
+        "",
+        _table(head, rows),
+        "",
+        f"Median (least to greatest); the runs took turns. {settings['batch']} x {settings['sequence_tokens']} tokens "
+        f"a step; {settings['throughput_steps']} steps, the first {settings['warm_up_steps']} not counted. Up-scaled "
+        "checkpoint and tokens are in the caches; without the plugin its entry point is hidden, and the up-scaled "
+        f"checkpoint is the base_model.{same}",
+    ])  # fmt: skip
+
+
+def _largest_gap(runs: Iterable[Run]) -> float | None:
+    """By how much the loss of a step differs between runs; None for a single run."""
+    losses = [run["losses"] for run in runs]
+    return max(max(of_step) - min(of_step) for of_step in zip(*losses, strict=True)) if len(losses) > 1 else None
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def _comparable(step: Step) -> bool:
+    """Whether both models were trained with the first seed."""
+    seed, runs = step["settings"]["seeds"][0], step["runs"].values()
+    return all(best_rate(runs, model, seed) for model in MODELS)
+
+
+def recovery_section(step: Step) -> str:
+    """Every run, and for each seed what the best ones show."""
+    runs = list(step["runs"].values())
+    rows = [
+        [
+            run["model"],
+            f"{run['learning_rate']:.0e}",
+            str(run["seed"]),
+            f"{run['parameters']:,}",
+            f"{run['step_tokens'][-1]:,}",
+            f"{sum(run['step_seconds']):.0f} s",
+            *(f"{curve(run)[index].loss.nats_per_token:.3f}" for index in (0, -1)),
+            *(f"{curve(run, kind)[-1].loss.nats_per_token:.3f}" for kind in kinds(run)),
+        ]
+        for run in runs
+    ]
+    names = kinds(runs[0]) if runs else []
+    head = "| model | learning rate | seed | parameters | further tokens | training | loss before | loss after |"
+    head += "".join(f" after: {name} |" for name in names)
+    picture = f"![Held-out loss of base and up-scaled model]({PICTURE})\n\n" if _comparable(step) else ""
+    verdicts = [_verdict(step, runs, seed) for seed in step["settings"]["seeds"]]
+    return "\n".join([
+        "## Recovery",
+        "",
+        picture + "\n".join(filter(None, verdicts)),
+        "",
+        _table(head, rows),
+        "",
+        "Both models saw the same tokens in the same order with the same schedule (a hash of all batches is compared). "
+        "Losses are in nats per token on held-out documents that neither was trained on and that chose nothing; the "
+        "learning rate was chosen for each model on other held-out documents. Errors are standard errors between "
+        "documents. In the picture each model's best rate with the first seed is thick, everything else thin; bands "
+        "are two standard errors wide on each side.",
+    ])  # fmt: skip
+
+
+def _verdict(step: Step, runs: Sequence[Run], seed: int) -> str | None:
+    """What the runs with a seed show, at each model's best learning rate with the first seed."""
+    first = step["settings"]["seeds"][0]
+    rates = {model: best_rate(runs, model, first) for model in MODELS}
+    if not all(rates.values()):
+        return None
+    found = {model: select(runs, model, rates[model].value, seed) for model in MODELS}
+    if not all(found.values()):
+        return None
+    base, upscaled = (curve(found[model]) for model in (BASE, UPSCALED))
+    start, above = (difference_at(base, upscaled, index) for index in (0, -1))
+    crossed = crossing(base, upscaled)
+    error = f" ± {above.standard_error:.3f}" if above.standard_error is not None else ""
+    unsure = " (less than two standard errors, so nothing is shown)" if _is_unsure(above) else ""
+    passed = (
+        f"passed the base for good after {crossed / 1e6:.2f} M tokens" if crossed is not None
+        else "did not pass the base"
+    )  # fmt: skip
+    seconds = base[-1].seconds
+    then = loss_at_seconds(upscaled, seconds) - base[-1].loss.nats_per_token
+    edge = [model for model in MODELS if rates[model].at_edge]
+    note = f" The best rate of {' and '.join(edge)} is at the edge of those tried." if edge and seed == first else ""
+    return (
+        f"Seed {seed}: the up-scaled model {passed}. It began {_above(start.nats_per_token)} it and ended "
+        f"{_above(above.nats_per_token, error)} it after {base[-1].tokens / 1e6:.2f} M tokens{unsure}. After as many "
+        f"seconds of training as the base took ({seconds:.0f}), which is not the end of its own schedule, it was "
+        f"{_above(then)} the base's end.{note}\n"
+    )
+
+
+def _is_unsure(found: Difference) -> bool:
+    return found.standard_error is not None and abs(found.nats_per_token) < 2 * found.standard_error
+
+
+def _above(nats: float, error: str = "") -> str:
+    return f"{abs(nats):.3f}{error} {'below' if nats < 0 else 'above'}"
+
+
+SECTIONS: dict[str, Callable[[Step], str]] = {
+    "upscale": upscale_section,
+    "qlora": qlora_section,
+    "memory": memory_section,
+    "throughput": throughput_section,
+    "recovery": recovery_section,
+}

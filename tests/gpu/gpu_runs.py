@@ -1,0 +1,221 @@
+"""Runs of the GPU check: a recipe as a whole process within a time limit, and a step's figures in one JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from gpu_settings import DATA, LARGE, Recipe, Settings
+from processes import Usage, run_process  # tests/benchmarks
+
+HERE = Path(__file__).parent
+SOLAR = (sys.executable, "-c", "from solar_plugins.cli import solar; solar()")
+"""The command ``solar``, also where the package is not installed."""
+TIMED_OUT = "exit status 124"
+SHORTEST_RUN_SECONDS = 5.0
+
+
+class OutOfTimeError(Exception):
+    """The step's time is used up. What was measured is kept; the same command goes on from there."""
+
+
+class Clock:
+    """The time that a step may take.
+
+    Args:
+        minutes: From now on.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self.end = time.monotonic() + 60 * minutes
+        self.longest = SHORTEST_RUN_SECONDS
+
+    def left(self) -> float:
+        """Seconds that the next run may take.
+
+        Raises:
+            OutOfTimeError: Less is left than the longest run took.
+        """
+        seconds = self.end - time.monotonic()
+        if seconds < self.longest:
+            raise OutOfTimeError
+        return seconds
+
+    def took(self, seconds: float) -> None:
+        self.longest = max(self.longest, seconds)
+
+
+class Results:
+    """The figures of a step. The file is written anew after each run, which has a line in it, so that nothing is lost.
+
+    Args:
+        path: The JSON file.
+        again: Forget what it holds.
+    """
+
+    def __init__(self, path: Path, *, again: bool) -> None:
+        self.path = path
+        known = json.loads(path.read_text()) if path.is_file() and not again else {}
+        self.finished: bool = known.get("finished", False)
+        self.settings: dict[str, Any] = known.get("settings", {})
+        self.runs: dict[str, Any] = known.get("runs", {})
+        self.failures: dict[str, str] = {}
+
+    def add(self, name: str, figures: Mapping[str, Any]) -> None:
+        self.runs[name] = dict(figures)
+        self.write()
+
+    def fail(self, name: str, text: str) -> None:
+        """Keep why a run failed. A later call tries it again."""
+        self.failures[name] = text
+        print(f"  {name}: FAILED; {text[-1500:]}", flush=True)
+        self.write()
+
+    def finish(self) -> None:
+        self.finished = not self.failures
+        self.write()
+
+    def write(self) -> None:
+        head = {"finished": self.finished, "settings": self.settings, "failures": self.failures}
+        runs = ",\n".join(f"  {json.dumps(name)}: {json.dumps(figures)}" for name, figures in self.runs.items())
+        lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("\n".join(["{", *lines, ' "runs": {', runs, " }", "}", ""]))
+        partial.replace(self.path)
+
+
+class Check(NamedTuple):
+    """What every step is given.
+
+    Args:
+        settings: The sizes.
+        folder: The work folder, absolute.
+        clock: The step's time.
+        results: Where its figures go.
+    """
+
+    settings: Settings
+    folder: Path
+    clock: Clock
+    results: Results
+
+
+def run_limited(command: Sequence[str | Path], folder: Path, name: str, clock: Clock, **env: str) -> Usage:
+    """Run a command in the work folder; its output goes to ``logs/<name>.log``.
+
+    Raises:
+        OutOfTimeError: It was ended at the limit.
+        RuntimeError: It failed.
+    """
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    # `timeout` ends the whole process group, with the workers that tokenise.
+    limited = ["timeout", "--kill-after=20", f"{clock.left():.0f}", *command]
+    begin = time.monotonic()
+    try:
+        return run_process(limited, logs / f"{name}.log", folder, _environment() | env)
+    except RuntimeError as error:
+        if TIMED_OUT in str(error):
+            raise OutOfTimeError from None
+        raise
+    finally:
+        clock.took(time.monotonic() - begin)
+
+
+def _environment() -> dict[str, str]:
+    """No network, no telemetry, one GPU; this folder is found, and the package also where it is not installed."""
+    places = [str(HERE), str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    offline = {"HF_HUB_OFFLINE": "1", "AXOLOTL_DO_NOT_TRACK": "1", "PYTHONPATH": os.pathsep.join(places)}
+    # On several GPUs a lone process would split each batch over all of them.
+    return {"CUDA_VISIBLE_DEVICES": "0", **os.environ, **offline}
+
+
+def train(
+    folder: Path, name: str, recipe: Recipe, clock: Clock, *, hidden: str = "-", eval_every: int = 0
+) -> dict[str, Any]:
+    """Train a recipe with Axolotl; what gpu_metrics wrote comes back, with the seconds of the whole process.
+
+    Args:
+        folder: The work folder.
+        name: Of the run.
+        recipe: Its ``output_dir`` is set here, and removed afterwards.
+        clock: The step's time.
+        hidden: A distribution whose entry points Axolotl shall not see.
+        eval_every: Measure on the held-out text every so many steps; 0: never.
+
+    Raises:
+        OutOfTimeError: It was ended at the limit.
+        RuntimeError: It failed.
+    """
+    path = write_recipe(folder, name, recipe)
+    metrics = folder / "metrics" / f"{name}.json"
+    metrics.parent.mkdir(exist_ok=True)
+    metrics.unlink(missing_ok=True)
+    held_out = {"GPU_CHECK_HELD_OUT": str(folder / DATA), "GPU_CHECK_EVAL_EVERY": str(eval_every)} if eval_every else {}
+    usage = run_limited(
+        [sys.executable, HERE / "gpu_launch.py", hidden, path], folder, name, clock,
+        GPU_CHECK_METRICS=str(metrics), GPU_CHECK_LAUNCHED=str(time.time()), **held_out,
+    )  # fmt: skip
+    shutil.rmtree(folder / output_dir(name), ignore_errors=True)
+    return json.loads(metrics.read_text()) | {"process_seconds": usage.seconds}
+
+
+def write_recipe(folder: Path, name: str, recipe: Recipe) -> Path:
+    path = folder / "recipes" / f"{name}.yml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(recipe | {"output_dir": output_dir(name)}, sort_keys=False))
+    return path
+
+
+def output_dir(name: str) -> str:
+    return f"trained/{name}"
+
+
+def estimated_memory(folder: Path, name: str, recipe: Recipe) -> dict[str, Any]:
+    """What ``solar plan RECIPE --memory`` says for one GPU: depth, peak, parts and notes."""
+    path = write_recipe(folder, f"{name}-estimated", recipe)
+    command = [*SOLAR, "plan", str(path), "--memory", "--gpus", "1", "--json"]
+    answer = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise RuntimeError(f"solar plan --memory: {answer.stderr}")
+    report = json.loads(answer.stdout)
+    return {
+        "num_layers": report["num_layers"],
+        "peak_bytes": report["peak_bytes"],
+        "moments": report["moments"],
+        "parts": {part["name"]: part["num_bytes"] for part in report["parts"]},
+        "notes": report["notes"],
+    }
+
+
+def attempt(check: Check, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """The figures of one run, kept at once; known ones are not measured again, and None means that it failed."""
+    if name in check.results.runs:
+        return check.results.runs[name]
+    print(f"  {name} ...", flush=True)
+    try:
+        figures = measure()
+    except RuntimeError as error:
+        check.results.fail(name, str(error))
+        return None
+    check.results.add(name, figures)
+    return figures
+
+
+def make_base(check: Check) -> None:
+    """The random checkpoint, unless it is there."""
+    done = check.folder / f"{LARGE}.checksums.json"
+    if not done.is_file():
+        config = check.folder / f"{LARGE}.config.json"
+        config.write_text(json.dumps(check.settings.large_config))
+        command = [sys.executable, HERE / "gpu_random_base.py", check.folder / LARGE, config]
+        run_limited(command, check.folder, "random-base", check.clock)
