@@ -26,6 +26,8 @@ LOG = logging.getLogger("axolotl.solar_plugins.ranks")
 POLL_SECONDS = 0.2
 MESSAGE_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
+UNREACHABLE_SECONDS = 600.0
+"""Rank 0 opens the meeting before its own work, so a meeting that cannot be reached for so long is dead."""
 NAMED_RANKS = 8
 
 _meetings = itertools.count()
@@ -92,8 +94,9 @@ def ready_together(what: str) -> Iterator[None]:
     meeting.open()
     try:
         yield
-    except SolarError as error:
-        meeting.report_failure(str(error))
+    except BaseException as error:
+        # Whatever it is: the others would wait for ever.
+        meeting.report_failure(str(error) if isinstance(error, SolarError) else f"{type(error).__name__}: {error}")
         raise
     meeting.wait()
 
@@ -119,6 +122,10 @@ class _Meeting:
 
     def report_failure(self, text: str) -> None:
         """Let the others stop with this rank's own words."""
+        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) < int(
+            os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+        ):
+            return  # torchrun starts all ranks again, and its store keeps what stands in it.
         with suppress(RuntimeError):  # Nobody to tell; each rank finds out by itself.
             self.store = self.store or self._connected()
             self.store.set("failed", f"rank {self.launch.rank} on {socket.gethostname()}: {text}")
@@ -129,15 +136,23 @@ class _Meeting:
         """Return when all ranks are here. If the store is lost with its rank, meet again when that is back."""
         import torch
 
+        lost_since: float | None = None
         while True:
             try:
                 self.store = self.store or self._connected()
                 self._announce()
+                lost_since = None
                 while not self._all_here():
                     time.sleep(POLL_SECONDS)
                 return
             except torch.distributed.DistError:
                 self.store = None
+                lost_since = lost_since or time.monotonic()
+                if time.monotonic() - lost_since > UNREACHABLE_SECONDS:
+                    raise CheckpointError(
+                        f"rank 0 at {self.launch.address}:{self.launch.port}, where all ranks meet, could not be "
+                        f"reached for {UNREACHABLE_SECONDS:.0f} s; see its log, and start the run again"
+                    ) from None
                 self._say(f"waiting for rank 0 at {self.launch.address}:{self.launch.port}, where all ranks meet")
                 time.sleep(POLL_SECONDS)
 

@@ -29,10 +29,11 @@ with ranks.ready_together("the cake"):
 print(f"out {time.time() - start:.1f}", flush=True)
 if action == "join":  # what Axolotl does next, at the same address
     import torch
-    torch.distributed.init_process_group("gloo", timeout=__import__("datetime").timedelta(seconds=5))
+    torch.distributed.init_process_group("gloo")
     together = torch.ones(1)
     torch.distributed.all_reduce(together)
     print(f"sum {int(together)}", flush=True)
+    torch.distributed.destroy_process_group()
 """
 
 
@@ -45,7 +46,7 @@ def start():
     running = []
 
     def start_rank(rank, action="wait", seconds=0.0, world_size=2):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+        place = {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0"}
         process = subprocess.Popen(
             [sys.executable, "-c", RANK, action, str(seconds)],
