@@ -27,3 +27,7 @@ class EvaluationError(SolarError):
 
 class PluginError(SolarError):
     """A registered plugin is missing, broken, or claims a name that is taken."""
+
+
+class LaunchError(SolarError):
+    """The ranks of a run cannot meet, or one of them failed and the others cannot go on without it."""

@@ -11,21 +11,27 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from solar_plugins.errors import CheckpointError, SolarError
+from solar_plugins.errors import LaunchError, SolarError
 
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".
 LOG = logging.getLogger("axolotl.solar_plugins.ranks")
 
 POLL_SECONDS = 0.2
+RANKS_PER_POLL_SECOND = 512
+"""A larger run asks more seldom, so that the one store answers a few thousand questions a second at most."""
 MESSAGE_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
+REPORT_SECONDS = 30.0
+"""How long a rank that failed tries to reach the others; rank 0 may still be loading its libraries."""
 UNREACHABLE_SECONDS = 600.0
 """Rank 0 opens the meeting before its own work, so a meeting that cannot be reached for so long is dead."""
 NAMED_RANKS = 8
@@ -84,7 +90,7 @@ def ready_together(what: str) -> Iterator[None]:
         what: The result of the block, for messages.
 
     Raises:
-        CheckpointError: Another rank failed in the block; the text is its own.
+        LaunchError: Another rank failed in the block (the text is its own), or the ranks cannot meet.
     """
     launch = launch_of(os.environ)
     if launch is None or _has_process_group():
@@ -108,63 +114,104 @@ def _has_process_group() -> bool:
 
 
 class _Meeting:
-    """One meeting of all ranks at the store."""
+    """One meeting of all ranks at the store.
+
+    Rank 0 names a round when it opens the meeting. Each rank writes a sign of its own under that round when it is here;
+    when all signs are there, rank 0 hands each back, and a rank leaves on its own sign alone. A plain count of ranks
+    would be simpler, but torchrun's store outlives a restart of the ranks, and what dead ranks wrote stays in it.
+    """
 
     def __init__(self, launch: Launch, what: str, name: str) -> None:
         self.launch, self.what, self.name = launch, what, name
+        self.place = f"rank 0 at {launch.address}:{launch.port}, where all ranks meet"
+        self.sign = secrets.token_hex(8)
+        self.round = ""
         self.store: Any = None
-        self.next_message = time.monotonic() + MESSAGE_SECONDS
+        self.poll_seconds = max(POLL_SECONDS, launch.world_size / RANKS_PER_POLL_SECOND)
+        self.last_answer = time.monotonic()
+        self.next_message = self.last_answer + MESSAGE_SECONDS
 
     def open(self) -> None:
         """Rank 0 hosts the store from now on, unless torchrun does, so that the others find it at any time."""
-        if self.launch.rank == 0:
+        import torch
+
+        if self.launch.rank != 0:
+            return
+        try:
             self.store = self._connected()
+        except (OSError, torch.distributed.DistError) as error:
+            raise LaunchError(
+                f"MASTER_PORT: rank 0 cannot meet the other ranks at {self.launch.address}:{self.launch.port} "
+                f"({str(error).splitlines()[0]}). If another program has that port, give all ranks another one; "
+                "MASTER_ADDR must be the computer that rank 0 runs on"
+            ) from None
+        self.store.set("round", self.sign)
 
     def report_failure(self, text: str) -> None:
         """Let the others stop with this rank's own words."""
-        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) < int(
-            os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
-        ):
-            return  # torchrun starts all ranks again, and its store keeps what stands in it.
-        with suppress(RuntimeError):  # Nobody to tell; each rank finds out by itself.
-            self.store = self.store or self._connected()
-            self.store.set("failed", f"rank {self.launch.rank} on {socket.gethostname()}: {text}")
-            if self.launch.rank == 0 and not self.launch.has_agent:
-                time.sleep(2 * POLL_SECONDS + 1)  # The store ends with this process.
+        count, most = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+        if count < most:
+            return  # torchrun starts all ranks again, and its store would tell them of this failure.
+        self.store = self.store or self._store_in_time(REPORT_SECONDS)
+        if self.store is None:
+            return  # Nobody to tell; each rank finds out by itself.
+        with suppress(RuntimeError):
+            # The first failure stands; others often follow from it.
+            self.store.compare_set("failed", "", f"rank {self.launch.rank} on {socket.gethostname()}: {text}")
+            self.store.set(f"told/{self.launch.rank}", "")
+            end = time.monotonic() + REPORT_SECONDS
+            # Where the store ends with this process, the others must have read it before.
+            while self._hosts() and not self.store.check(self._keys("told")) and time.monotonic() < end:
+                time.sleep(self.poll_seconds)
 
     def wait(self) -> None:
         """Return when all ranks are here. If the store is lost with its rank, meet again when that is back."""
         import torch
 
-        lost_since: float | None = None
-        while True:
+        ended = threading.Event()
+        threading.Thread(target=self._speak_when_stuck, args=(ended,), daemon=True).start()
+        try:
+            while True:
+                try:
+                    self.store = self.store or self._store_in_time(UNREACHABLE_SECONDS)
+                    if self.store is None:
+                        raise LaunchError(
+                            f"{self.place}, could not be reached for {UNREACHABLE_SECONDS:.0f} s; see its log, and "
+                            "start the run again"
+                        )
+                    while not self._may_leave():
+                        time.sleep(self.poll_seconds)
+                    return
+                except torch.distributed.DistError:
+                    self.store = None
+                    time.sleep(self.poll_seconds)
+        finally:
+            ended.set()
+
+    def _store_in_time(self, seconds: float) -> Any:
+        import torch
+
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
             try:
-                self.store = self.store or self._connected()
-                self._announce()
-                lost_since = None
-                while not self._all_here():
-                    time.sleep(POLL_SECONDS)
-                return
-            except torch.distributed.DistError:
-                self.store = None
-                lost_since = lost_since or time.monotonic()
-                if time.monotonic() - lost_since > UNREACHABLE_SECONDS:
-                    raise CheckpointError(
-                        f"rank 0 at {self.launch.address}:{self.launch.port}, where all ranks meet, could not be "
-                        f"reached for {UNREACHABLE_SECONDS:.0f} s; see its log, and start the run again"
-                    ) from None
-                self._say(f"waiting for rank 0 at {self.launch.address}:{self.launch.port}, where all ranks meet")
-                time.sleep(POLL_SECONDS)
+                return self._connected()
+            except (OSError, torch.distributed.DistError):
+                self.last_answer = time.monotonic()
+                self._say(f"waiting for {self.place}")
+                time.sleep(self.poll_seconds)
+        return None
 
     def _connected(self) -> Any:
         from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # torch's stubs lack them
 
+        if not self._hosts():  # Fails at once and quietly, where torch would try in vain and print a trace.
+            socket.create_connection((self.launch.address, self.launch.port), CONNECT_SECONDS).close()
         # As torch.distributed.rendezvous does it, but without waiting for the others there.
         store = TCPStore(
             self.launch.address,
             self.launch.port,
             self.launch.world_size,
-            is_master=self.launch.rank == 0 and not self.launch.has_agent,
+            is_master=self._hosts(),
             timeout=timedelta(seconds=CONNECT_SECONDS),
             wait_for_workers=False,
             multi_tenant=True,
@@ -172,29 +219,67 @@ class _Meeting:
         _stores.append(store)
         return PrefixStore(self.name, store)
 
-    def _announce(self) -> None:
-        own = f"here/{self.launch.rank}"
-        if not self.store.check([own]):
-            self.store.set(own, socket.gethostname())
-            self.store.add("number", 1)
+    def _hosts(self) -> bool:
+        return self.launch.rank == 0 and not self.launch.has_agent
 
-    def _all_here(self) -> bool:
+    def _keys(self, word: str) -> list[str]:
+        return [f"{word}/{rank}" for rank in range(self.launch.world_size)]
+
+    def _may_leave(self) -> bool:
         if self.store.check(["failed"]):
             text = self.store.get("failed").decode(errors="replace")
-            raise CheckpointError(f"another rank could not make {self.what}, so this one stops too; {text}")
-        number = int(self.store.add("number", 0))
-        if number < self.launch.world_size and time.monotonic() >= self.next_message:
-            self._say(f"{number} of {self.launch.world_size} ranks have {self.what}; waiting for {self._missing()}")
-        return number >= self.launch.world_size
+            self.store.set(f"told/{self.launch.rank}", "")
+            raise LaunchError(f"another rank could not make {self.what}, so this one stops too; {text}")
+        self._announce()
+        if self.launch.rank == 0 and self.store.check(here := self._keys(f"{self.round}/here")):
+            self.store.multi_set(self._keys(f"{self.round}/back"), self.store.multi_get(here))
+        leaves = self._has_its_sign_back()
+        self.last_answer = time.monotonic()
+        if not leaves and self.last_answer >= self.next_message:
+            self._say(self._whom_we_wait_for())
+        return leaves
 
-    def _missing(self) -> str:
-        ranks = range(self.launch.world_size)
-        missing = [str(rank) for rank in ranks if not self.store.check([f"here/{rank}"])]
+    def _has_its_sign_back(self) -> bool:
+        own = f"{self.round}/back/{self.launch.rank}"
+        if not self.store.check([own]):
+            return False
+        # Without torchrun the store is no older than rank 0. So another sign that stands there is that of a rank that
+        # died when all were ready; they went on, and wait for this one.
+        return not self.launch.has_agent or self.store.get(own).decode() == self.sign
+
+    def _announce(self) -> None:
+        if not self.store.check(["round"]):
+            if self.launch.rank != 0:
+                return
+            self.store.set("round", self.sign)  # Its store was lost, and what stood there.
+        found = self.store.get("round").decode()
+        if found != self.round:
+            self.round = found
+            self.store.set(f"{found}/here/{self.launch.rank}", self.sign)
+
+    def _whom_we_wait_for(self) -> str:
+        here = self._keys(f"{self.round}/here")
+        missing = [str(rank) for rank, key in enumerate(here) if not self.store.check([key])]
+        if not missing or not self.round:  # Rank 0 has not opened this meeting; all may be of a round that has ended.
+            return f"waiting for {self.place}"
         more = f" and {len(missing) - NAMED_RANKS} more" if len(missing) > NAMED_RANKS else ""
-        return f"rank {', '.join(missing[:NAMED_RANKS])}{more}. If one of them is dead, stop the run"
+        return (
+            f"{len(here) - len(missing)} of {len(here)} ranks have {self.what}; waiting for rank "
+            f"{', '.join(missing[:NAMED_RANKS])}{more}. If one of them is dead, stop the run"
+        )
+
+    def _speak_when_stuck(self, ended: threading.Event) -> None:
+        """In a thread: a store whose host is suspended does not answer, and torch knows no limit for a question."""
+        while not ended.wait(MESSAGE_SECONDS / 2):
+            if time.monotonic() - self.last_answer > MESSAGE_SECONDS:
+                self._say(
+                    f"{self.place}, does not answer. If it is suspended, let it go on; if it is dead, or another "
+                    "program has that port, stop the run"
+                )
 
     def _say(self, text: str) -> None:
-        if time.monotonic() >= self.next_message and speaks_for_node():
+        if time.monotonic() < self.next_message:
+            return
+        self.next_message = time.monotonic() + MESSAGE_SECONDS
+        if speaks_for_node():
             LOG.info("%s", text)
-        if time.monotonic() >= self.next_message:
-            self.next_message = time.monotonic() + MESSAGE_SECONDS

@@ -1,5 +1,6 @@
 """Ranks that meet at a store: real processes without Axolotl, so that each case takes seconds."""
 
+import json
 import os
 import signal
 import socket
@@ -14,42 +15,52 @@ from solar_plugins.ranks import launch_of, may_speak_while_waiting, ready_togeth
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1", "LOCAL_RANK": "1"}
 
 RANK = """
-import logging, os, sys, time
+import json, logging, os, signal, sys, threading, time
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 from solar_plugins import ranks
 from solar_plugins.errors import CheckpointError
-ranks.MESSAGE_SECONDS = 0.5
+ranks.MESSAGE_SECONDS, ranks.CONNECT_SECONDS, ranks.UNREACHABLE_SECONDS = 0.5, 1.0, float(sys.argv[2])
 start = time.time()
-rank, action, seconds = os.environ["RANK"], sys.argv[1], float(sys.argv[2])
+attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+action, seconds = json.loads(sys.argv[1]).get(attempt + "/" + os.environ["RANK"], ("join", 0))
 print("in", flush=True)
 with ranks.ready_together("the cake"):
     time.sleep(seconds)
     if action == "fail":
         raise CheckpointError("the oven is cold")
-print(f"out {time.time() - start:.1f}", flush=True)
+    if action == "break":
+        raise KeyError("oven")
+    if action == "die":
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
+sys.stdout.write(f"out of {attempt} after {time.time() - start:.1f}\\n")  # print() would let lines of two ranks mix
+sys.stdout.flush()
 if action == "join":  # what Axolotl does next, at the same address
     import torch
     torch.distributed.init_process_group("gloo")
     together = torch.ones(1)
     torch.distributed.all_reduce(together)
-    print(f"sum {int(together)}", flush=True)
+    sys.stdout.write(f"sum {int(together)}\\n")
     torch.distributed.destroy_process_group()
 """
 
 
 @pytest.fixture
-def start():
-    """Start ranks as srun does, with the usual variables; what each said comes back with its exit status."""
+def port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def start(port):
+    """Start ranks as srun does, with the usual variables; `said` gives what each said and its exit status."""
     running = []
 
-    def start_rank(rank, action="wait", seconds=0.0, world_size=2):
-        place = {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
-        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0"}
+    def start_rank(rank, action="wait", seconds=0.0, unreachable_seconds=600.0):
+        place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         process = subprocess.Popen(
-            [sys.executable, "-c", RANK, action, str(seconds)],
+            [sys.executable, "-c", RANK, json.dumps({f"0/{rank}": [action, seconds]}), str(unreachable_seconds)],
             env=os.environ | place,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -67,6 +78,16 @@ def start():
 def said(process):
     text, _ = process.communicate(timeout=60)
     return process.returncode, text
+
+
+def read_until(process, words):
+    """What a process says, up to the line that has these words. A process that ends before fails the test."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if words in line:
+            return "".join(lines)
+    raise AssertionError("".join(lines))
 
 
 @pytest.mark.parametrize(
@@ -112,37 +133,142 @@ def test_all_wait_for_the_slowest_and_say_for_whom_and_the_process_group_follows
         assert status == 0, text
         assert "sum 2" in text
     status, text = results[1 - slow]
-    assert float(text.split("out ")[1].split()[0]) >= 3.5, "not without the other"
-    if slow == 1:
-        assert "1 of 2 ranks have the cake; waiting for rank 1. If one of them is dead, stop the run" in text
-    else:
-        assert "waiting for rank" in text
+    assert seconds_until_out(text) >= 3.5, "not without the other"
+    assert f"1 of 2 ranks have the cake; waiting for rank {slow}. If one of them is dead, stop the run" in text
 
 
-@pytest.mark.parametrize("failing", [0, 1])
-def test_one_that_fails_takes_the_others_with_it_in_its_own_words(start, failing):
-    processes = [start(rank, "fail" if rank == failing else "wait", seconds=1.0) for rank in (0, 1)]
+def seconds_until_out(text, attempt=0):
+    return float(text.split(f"out of {attempt} after ")[1].split()[0])
+
+
+@pytest.mark.parametrize(
+    ("failing", "action", "words"), [(0, "fail", "the oven is cold"), (1, "break", "KeyError: 'oven'")]
+)
+@pytest.mark.parametrize("survivor_seconds", [0.0, 3.0])
+def test_one_that_fails_takes_the_others_with_it_in_its_own_words(start, failing, action, words, survivor_seconds):
+    """Also those that are still at work, and also where rank 0, which hosts the store, is the one that fails."""
+    processes = [start(r, action, seconds=1.0) if r == failing else start(r, "wait", survivor_seconds) for r in (0, 1)]
     status, text = said(processes[1 - failing])
     assert status == 1
-    assert "CheckpointError: another rank could not make the cake, so this one stops too; " in text
-    assert f"rank {failing} on {socket.gethostname()}: the oven is cold" in text
+    assert "LaunchError: another rank could not make the cake, so this one stops too; " in text
+    assert f"rank {failing} on {socket.gethostname()}: {words}" in text
     status, text = said(processes[failing])
     assert status == 1
-    assert "the oven is cold" in text
+    assert words in text
+    assert "another rank" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dying", [0, 1])
 def test_a_rank_that_dies_can_come_back(start, dying):
     """Rank 0 hosts the store here, so that with it the meeting place dies too."""
-    survivor = start(1 - dying, "join")
     victim = start(dying, "join", seconds=60.0)
-    assert victim.stdout.readline() == "in\n"
-    time.sleep(2)
-    os.kill(victim.pid, signal.SIGKILL)
-    time.sleep(1)
-    assert survivor.poll() is None, survivor.communicate()[0]
+    survivor = start(1 - dying, "join")
+    heard = read_until(survivor, f"1 of 2 ranks have the cake; waiting for rank {dying}.")
+    victim.kill()
+    if dying == 0:
+        heard += read_until(survivor, "waiting for rank 0 at 127.0.0.1")
     again = start(dying, "join")
     for process in (survivor, again):
         status, text = said(process)
+        assert status == 0, heard + text
+        assert "sum 2" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other_seconds", [0.0, 6.0])
+def test_a_rank_that_dies_when_it_was_ready_can_come_back(start, other_seconds):
+    """Before and after the other one has gone on."""
+    victim = start(1, "die")
+    other = start(0, "join", seconds=other_seconds)
+    assert said(victim)[0] == -signal.SIGKILL
+    again = start(1, "join")
+    for process in (other, again):
+        status, text = said(process)
         assert status == 0, text
         assert "sum 2" in text
+
+
+@pytest.mark.slow
+def test_a_suspended_rank_0_is_named(start):
+    host = start(0, "join", seconds=60.0)
+    other = start(1, "join")
+    read_until(other, "1 of 2 ranks have the cake; waiting for rank 0.")
+    os.kill(host.pid, signal.SIGSTOP)
+    read_until(other, "where all ranks meet, does not answer. If it is suspended, let it go on; if it is dead, ")
+    os.kill(host.pid, signal.SIGCONT)
+    read_until(other, "1 of 2 ranks have the cake; waiting for rank 0.")
+
+
+@pytest.mark.slow
+def test_a_meeting_that_cannot_be_reached_is_an_error(start, port):
+    status, text = said(start(1, unreachable_seconds=3.0))
+    assert status == 1
+    place = f"rank 0 at 127.0.0.1:{port}, where all ranks meet"
+    assert f"waiting for {place}\n" in text
+    assert text.endswith(f"LaunchError: {place}, could not be reached for 3 s; see its log, and start the run again\n")
+
+
+@pytest.mark.slow
+def test_another_program_at_that_port_that_never_answers_is_named(start, port):
+    """torch knows no limit for this, so it can only be said."""
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", port))
+        mute.listen()
+        heard = read_until(start(1), "does not answer")
+        assert f"rank 0 at 127.0.0.1:{port}, where all ranks meet, does not answer. If it is suspended" in heard
+        assert "or another program has that port, stop the run" in heard
+
+
+@pytest.mark.slow
+def test_a_port_that_another_program_has_is_an_error(start, port):
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", port))
+        other.listen()
+        status, text = said(start(0))
+    assert status == 1
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("solar_plugins.errors.LaunchError: MASTER_PORT: rank 0 cannot meet the other ranks at 127")
+    assert "If another program has that port, give all ranks another one" in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "first_attempt",
+    [
+        {"0/0": ["die", 0], "0/1": ["wait", 60]},
+        {"0/1": ["die", 0], "0/0": ["wait", 60]},
+        {"0/0": ["fail", 2], "0/1": ["wait", 0]},
+        {"0/1": ["break", 2], "0/0": ["wait", 0]},
+    ],
+    ids=["0-dies-when-ready", "1-dies-when-ready", "0-fails", "1-fails"],
+)
+def test_what_ranks_said_before_torchrun_restarted_them_does_not_count(first_attempt):
+    """torchrun keeps the store."""
+    actions = first_attempt | {"1/1": ["join", 4.0]}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    run = subprocess.run(
+        [*command, "--no-python", sys.executable, "-c", RANK, json.dumps(actions), "600"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "out of 0" not in run.stdout
+    assert run.stdout.count("sum 2") == 2
+    first, second = (part.split()[0] for part in run.stdout.split("out of 1 after ")[1:])
+    assert min(float(first), float(second)) >= 3.5, "rank 0 waited for the slow one"
+
+
+@pytest.mark.slow
+def test_the_last_attempt_of_torchrun_fails_in_the_words_of_the_rank_that_failed():
+    actions = {f"{attempt}/1": ["fail", 1.0] for attempt in (0, 1)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    run = subprocess.run(
+        [*command, "--no-python", sys.executable, "-c", RANK, json.dumps(actions), "600"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 1
+    assert run.stderr.count("CheckpointError: the oven is cold") == 2, "once each attempt"

@@ -37,6 +37,8 @@ LOG = logging.getLogger("axolotl.solar_plugins.checkpoint")
 FIRST_MESSAGE_SECONDS = 2.0
 WAIT_MESSAGE_SECONDS = 30.0
 POLL_SECONDS = 0.1
+LONG_WAIT_POLL_SECONDS = 1.0
+"""After the first message: a thousand ranks must not keep a shared file system busy while one of them writes."""
 
 STALE_SECONDS = 3600.0
 """A live writer changes its partial directory every few seconds; a disk may hang for minutes."""
@@ -72,15 +74,15 @@ def sole_writer(directory: Path) -> Iterator[None]:
 def _acquire(directory: Path) -> FileLock:
     # A soft lock would outlive its owner, and everybody would wait for ever.
     lock = FileLock(directory.parent / f".{directory.name}.lock", fallback_to_soft=False, is_singleton=False)
-    timeout = FIRST_MESSAGE_SECONDS
+    timeout, poll = FIRST_MESSAGE_SECONDS, POLL_SECONDS
     while True:
         try:
-            lock.acquire(timeout=timeout, poll_interval=POLL_SECONDS)
+            lock.acquire(timeout=timeout, poll_interval=poll)
             return lock
         except Timeout:
             if may_speak_while_waiting():
                 LOG.info("waiting for %s to finish %s", _holder(Path(lock.lock_file), directory), directory)
-            timeout = WAIT_MESSAGE_SECONDS
+            timeout, poll = WAIT_MESSAGE_SECONDS, LONG_WAIT_POLL_SECONDS
         except OSError as error:
             if error.errno not in NO_LOCKS or Path(lock.lock_file).parent != directory.parent:
                 raise

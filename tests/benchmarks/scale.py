@@ -27,7 +27,7 @@ from solar_plugins.memory.parts import memory_parts, peaks
 from solar_plugins.memory.training_setup import TrainingSetup
 from solar_plugins.upscaling.estimates import decoder_widths, format_bytes, shapes_from_config, size_from_config
 from solar_plugins.upscaling.safetensors_io import COPY_THREADS
-from solar_plugins.upscaling.writer_lock import POLL_SECONDS
+from solar_plugins.upscaling.writer_lock import LONG_WAIT_POLL_SECONDS
 
 DOCS = REPOSITORY / "docs"
 PROCESSES = (8, 32, 64, 128)
@@ -227,8 +227,8 @@ def page(bench: dict[str, Any], rounds: Sequence[HandOver]) -> str:
         },
         rounds=", ".join(f"{count} in {_median(rounds, count):.2f} s" for count in PROCESSES),
         ranks=ranks,
-        poll=POLL_SECONDS,
-        polls=ranks / POLL_SECONDS,
+        poll=LONG_WAIT_POLL_SECONDS,
+        polls=ranks / LONG_WAIT_POLL_SECONDS,
         all_hand_over=rates.rank_seconds * ranks,
         writer=format_bytes(rates.writer_bytes),
         tensor=format_bytes(rates.tensor_bytes),

@@ -136,6 +136,22 @@ def test_a_lock_whose_owner_is_unknown_is_waited_for_too(target, lines, monkeypa
     assert lines == [f"waiting for another process {advice} to finish {target}"]
 
 
+def test_a_long_wait_asks_seldom(target, monkeypatch):
+    asked = []
+
+    class Lock(FileLock):
+        def acquire(self, timeout, poll_interval):
+            asked.append((timeout, poll_interval))
+            if len(asked) < 4:
+                raise Timeout(self.lock_file)
+            return super().acquire(timeout, poll_interval)
+
+    monkeypatch.setattr(writer_lock, "FileLock", Lock)
+    with sole_writer(target):
+        pass
+    assert asked == [(2.0, 0.1), (30.0, 1.0), (30.0, 1.0), (30.0, 1.0)]
+
+
 def test_removing_the_lock_of_a_dead_node_ends_the_wait(target, holder, monkeypatch):
     """As the message advises: on NFS 3 the lock of a node that died stays until that node comes back."""
     threading.Timer(0.3, lock_of(target).unlink).start()
