@@ -197,7 +197,7 @@ class _Meeting:
                 return self._connected()
             except (OSError, torch.distributed.DistError):
                 self.last_answer = time.monotonic()
-                self._say(f"waiting for {self.place}")
+                self._say(f"waiting for {self.place}", rank_0_can_speak=False)
                 time.sleep(self.poll_seconds)
         return None
 
@@ -236,7 +236,7 @@ class _Meeting:
         leaves = self._has_its_sign_back()
         self.last_answer = time.monotonic()
         if not leaves and self.last_answer >= self.next_message:
-            self._say(self._whom_we_wait_for())
+            self._say_whom_we_wait_for()
         return leaves
 
     def _has_its_sign_back(self) -> bool:
@@ -257,15 +257,17 @@ class _Meeting:
             self.round = found
             self.store.set(f"{found}/here/{self.launch.rank}", self.sign)
 
-    def _whom_we_wait_for(self) -> str:
+    def _say_whom_we_wait_for(self) -> None:
         here = self._keys(f"{self.round}/here")
         missing = [str(rank) for rank, key in enumerate(here) if not self.store.check([key])]
         if not missing or not self.round:  # Rank 0 has not opened this meeting; all may be of a round that has ended.
-            return f"waiting for {self.place}"
+            self._say(f"waiting for {self.place}", rank_0_can_speak=False)
+            return
         more = f" and {len(missing) - NAMED_RANKS} more" if len(missing) > NAMED_RANKS else ""
-        return (
+        self._say(
             f"{len(here) - len(missing)} of {len(here)} ranks have {self.what}; waiting for rank "
-            f"{', '.join(missing[:NAMED_RANKS])}{more}. If one of them is dead, stop the run"
+            f"{', '.join(missing[:NAMED_RANKS])}{more}. If one of them is dead, stop the run",
+            rank_0_can_speak="0" not in missing,
         )
 
     def _speak_when_stuck(self, ended: threading.Event) -> None:
@@ -274,12 +276,13 @@ class _Meeting:
             if time.monotonic() - self.last_answer > MESSAGE_SECONDS:
                 self._say(
                     f"{self.place}, does not answer. If it is suspended, let it go on; if it is dead, or another "
-                    "program has that port, stop the run"
+                    "program has that port, stop the run",
+                    rank_0_can_speak=False,
                 )
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, rank_0_can_speak: bool) -> None:
         if time.monotonic() < self.next_message:
             return
         self.next_message = time.monotonic() + MESSAGE_SECONDS
-        if speaks_for_node():
+        if speaks_for_node() or (may_speak_while_waiting() and not rank_0_can_speak):
             LOG.info("%s", text)

@@ -56,8 +56,8 @@ def start(port):
     """Start ranks as srun does, with the usual variables; `said` gives what each said and its exit status."""
     running = []
 
-    def start_rank(rank, action="wait", seconds=0.0, unreachable_seconds=600.0):
-        place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    def start_rank(rank, action="wait", seconds=0.0, unreachable_seconds=600.0, local_rank=0):
+        place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(local_rank)}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         process = subprocess.Popen(
             [sys.executable, "-c", RANK, json.dumps({f"0/{rank}": [action, seconds]}), str(unreachable_seconds)],
@@ -190,9 +190,11 @@ def test_a_rank_that_dies_when_it_was_ready_can_come_back(start, other_seconds):
 
 
 @pytest.mark.slow
-def test_a_suspended_rank_0_is_named(start):
+@pytest.mark.parametrize("local_rank", [0, 1])
+def test_a_suspended_rank_0_is_named(start, local_rank):
+    """By a rank of another node, and by one beside it."""
     host = start(0, "join", seconds=60.0)
-    other = start(1, "join")
+    other = start(1, "join", local_rank=local_rank)
     read_until(other, "1 of 2 ranks have the cake; waiting for rank 0.")
     os.kill(host.pid, signal.SIGSTOP)
     read_until(other, "where all ranks meet, does not answer. If it is suspended, let it go on; if it is dead, ")
