@@ -17,10 +17,12 @@ from solar_plugins.errors import ArgsError, CheckpointError, DataError, SolarErr
 from solar_plugins.formatters.axolotl_sets import use_ready_sets
 from solar_plugins.formatters.bindings import bind
 from solar_plugins.formatters.recipe_keys import check_recipe
-from solar_plugins.ranks import ready_together
+from solar_plugins.precision import lost_steps
+from solar_plugins.ranks import ready_together, speaks_for_node
 from solar_plugins.recipes import REVISION_KEYS, base_of
-from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base, grown_plan
+from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
+from solar_plugins.upscaling.regrowth import grown_by_recipe
 
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".
 LOG = get_logger("axolotl.solar_plugins.plugin")
@@ -47,6 +49,8 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
             solar = parse_solar_block(cfg)
             for found in check_recipe(cfg, solar.dpo if solar else None):
                 bind(found)
+            if solar is not None and speaks_for_node():
+                _warn_of_lost_steps(cfg)
             if solar is not None and solar.init_args is not None:
                 _up_scale_base(cfg, solar)
 
@@ -75,6 +79,12 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
     def get_input_args(self) -> str:
         """The schema of the ``solar:`` block, which Axolotl merges into its own."""
         return "solar_plugins.args.SolarPluginArgs"
+
+
+def _warn_of_lost_steps(cfg: Mapping[str, Any]) -> None:
+    lost = lost_steps(cfg)
+    if lost and not cfg.get("inference"):  # What Axolotl's inference command sets.
+        LOG.warning("%s", lost)
 
 
 def _up_scale_base(cfg: MutableMapping[str, Any], solar: SolarArgs) -> None:
@@ -125,20 +135,9 @@ def _is_grown_already(base: BaseCheckpoint, solar: SolarArgs) -> bool:
     Raises:
         ArgsError: It was up-scaled, but by another plan: then nobody can say what the recipe means.
     """
-    plan = grown_plan(base.config)
+    plan = grown_by_recipe(base.config, base.name, solar.init.plan_for)
     if plan is None:
         return False
-    if solar.init.plan_for(plan.base_layers) != plan:
-        raise ArgsError(
-            f"base_model: {base.name} was up-scaled already ({plan}), and solar.init asks for another plan. To train "
-            "it as it is, remove the solar: block; to up-scale it once more, run `solar upscale` and name its result "
-            "as base_model, without a solar: block"
-        )
-    if base.num_layers != len(plan):
-        raise ArgsError(
-            f"base_model: {base.name} has {base.num_layers} layers, but its own record says {plan}; restore its "
-            "config.json"
-        )
     LOG.warning("%s was up-scaled by this plan already (%s); used as it is, NOT up-scaled again", base.name, plan)
     return True
 

@@ -11,7 +11,7 @@ import click
 
 from solar_plugins import __version__
 from solar_plugins.args import InitArgs
-from solar_plugins.errors import SolarError
+from solar_plugins.errors import ArgsError, SolarError
 from solar_plugins.plan_report import PlanReport, as_json, as_text, plan_for_base, plan_for_recipe
 from solar_plugins.recipes import copy_recipes, recipe_files, recipe_summary
 from solar_plugins.registry import init_strategies, recipe_packs
@@ -97,8 +97,8 @@ def plan(
 ) -> None:
     """Show what a RECIPE, or a --base with a strategy's arguments, would make: layers, seams, size, memory.
 
-    Needs the base's config.json only. With --memory, --base stands for the base_model at the start of RECIPE's chain
-    of stages.
+    Needs the base's config.json only. A base that RECIPE's own plan made already is shown as it is. With --memory,
+    --base stands for the base_model at the start of RECIPE's chain of stages.
     """
     if memory:
         others = (revision, strategy, plot, trust_remote_code or None, *arguments.values())
@@ -189,6 +189,10 @@ def mergekit(recipe: Path) -> None:
     from solar_plugins.merging import passthrough_merge
 
     report = plan_for_recipe(recipe)
+    if report.already_grown:
+        raise ArgsError(
+            f"base_model: {report.base} was up-scaled by this plan already; name the base that it came from"
+        )
     model = f"{report.base}@{report.revision}" if report.revision else report.base
     merge = passthrough_merge(model, report.config, report.plan)
     click.echo(f"# {report.plan}\n{yaml.safe_dump(merge, sort_keys=False)}", nl=False)

@@ -43,7 +43,7 @@ def passthrough_merge(base_model: str, config: Mapping[str, Any], plan: LayerPla
 def _source(base_model: str, config: Mapping[str, Any], part: LayerRange) -> dict[str, Any]:
     source: dict[str, Any] = {"model": base_model, "layer_range": [part.start, part.end]}
     if part.initialization == "identity":
-        zeroed = [module.rpartition(".")[2] for module in residual_writers(config)]
+        zeroed = dict.fromkeys(module.rpartition(".")[2] for module in residual_writers(config))
         scale = [{"filter": module, "value": 0.0} for module in zeroed]
         source["parameters"] = {"scale": [*scale, {"value": 1.0}]}
     return source

@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "solar_plugins"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_recipes" not in path.parts)
 HEAVY = {"torch", "transformers", "axolotl", "matplotlib", "numpy", "datasets", "jinja2", "rich", "tokenizers"}
 PURE = {"layer_plan", "strategies", "strategies_repeating", "strategy_args", "architecture", "estimates", "model_card"}
-PURE |= {"merging", "errors"}
+PURE |= {"merging", "errors", "regrowth"}
+PURE |= {"training_setup", "parameters", "activations", "parts", "common_setups"}
 
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 

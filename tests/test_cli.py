@@ -133,6 +133,16 @@ def test_options_that_do_not_go_with_memory(recipe, options, message):
     assert message in result.stderr
 
 
+def test_a_base_that_was_grown_already_is_no_input_of_the_merge(base, recipe, tmp_path):
+    invoke("upscale", base, tmp_path / "grown", "--drop-layers", 2)
+    content = yaml.safe_load(recipe.read_text()) | {"base_model": str(tmp_path / "grown")}
+    recipe.write_text(yaml.safe_dump(content))
+    result = CliRunner().invoke(solar, ["mergekit", str(recipe)])
+    assert result.exit_code == 1
+    assert "was up-scaled by this plan already; name the base that it came from" in result.stderr
+    assert json.loads(invoke("plan", recipe, "--memory", "--gpus", 1, "--json"))["num_layers"] == 12
+
+
 def test_upscale_writes_a_checkpoint_and_says_so(base, tmp_path):
     out = tmp_path / "out"
     command = ["upscale", base, out, "--strategy", "slices", "--slices", "0:6,2:8"]

@@ -4,6 +4,7 @@ import yaml
 from solar_plugins.errors import CheckpointError
 from solar_plugins.merging import MERGEKIT_TYPES, passthrough_merge
 from solar_plugins.recipes import recipe_directory
+from solar_plugins.upscaling.architecture_table import ARCHITECTURES
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 
 MISTRAL = {"model_type": "mistral", "torch_dtype": "bfloat16"}
@@ -37,7 +38,18 @@ def test_identity_layers_scale_what_writes_to_the_residual_stream():
     }
 
 
-@pytest.mark.parametrize("model_type", sorted(MERGEKIT_TYPES - {"llama", "mistral"}))
+def test_a_filter_that_two_modules_share_stands_there_once():
+    """GPT-2's are attn.c_proj and mlp.c_proj; mergekit takes the first filter that is a part of the tensor's name."""
+    plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity")))
+    config = {"model_type": "gpt2", "dtype": "float32"}
+    (source,) = passthrough_merge("b", config, plan)["slices"][1]["sources"]
+    assert source["parameters"]["scale"] == [{"filter": "c_proj", "value": 0.0}, {"value": 1.0}]
+
+
+UNTESTED = sorted(name for name in MERGEKIT_TYPES if not ARCHITECTURES[name].residual_writers)
+
+
+@pytest.mark.parametrize("model_type", UNTESTED)
 def test_identity_layers_are_never_exported_as_plain_copies(model_type):
     """Of these types nobody tested which modules write to the residual stream."""
     config = {"model_type": model_type, "dtype": "bfloat16"}

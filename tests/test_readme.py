@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from solar_plugins.upscaling.architecture_table import ARCHITECTURES
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -19,6 +21,14 @@ def test_the_table_of_models_counts_what_the_architecture_table_shows():
     assert f"| {sum(0 < times < 3 for times in times_refused)} | equal, or refused where a plan breaks" in README
     assert f"| {times_refused.count(3)} | refused |" in README
     assert f"| {len(rows(refused))} | refused with the reason |" in README
+
+
+def test_the_types_with_identity_layers_are_those_of_the_table():
+    _, _, after = README.partition("- Identity layers (`block_expansion`): ")
+    named = after.partition(";")[0].replace(" and ", ", ").split(",")
+    types = sorted(name for name, row in ARCHITECTURES.items() if row.residual_writers)
+    assert [name.strip() for name in named] == types
+    assert f"Identity layers for {len(types)} model types" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_every_picture_and_page_that_it_names_exists():

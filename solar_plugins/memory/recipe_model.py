@@ -16,6 +16,8 @@ from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, find_conf
 from solar_plugins.upscaling.base_tensors import read_tensors
 from solar_plugins.upscaling.checkpoint import planned_shards
 from solar_plugins.upscaling.estimates import Shape, decoder_widths, shapes_from_config, shapes_from_shards
+from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.regrowth import grown_by_recipe
 
 MAX_STAGES = 20
 
@@ -64,12 +66,14 @@ def model_of(path: Path, recipe: Mapping[str, Any], base: str | None) -> FoundMo
             f"{error}\n{path.name} begins with base_model: {name}; no recipe in {path.parent} makes it. Give the "
             "config.json of that model, or of one like it, with --base"
         ) from None
-    model = _grown(config, checkpoint, solar.init.plan_for) if solar and grows else _unchanged(config, checkpoint)
+    if solar is None or not grows or grown_by_recipe(config, base or name, solar.init.plan_for):
+        model = _unchanged(config, checkpoint)
+    else:
+        model = _grown(config, checkpoint, solar.init.plan_for(base_depth(config)))
     return FoundModel(model, (base or name, *stages))
 
 
-def _grown(config: Mapping[str, Any], checkpoint: BaseCheckpoint | None, plan_for: Any) -> Model:
-    plan = plan_for(base_depth(config))
+def _grown(config: Mapping[str, Any], checkpoint: BaseCheckpoint | None, plan: LayerPlan) -> Model:
     upscale_config(config, plan)  # Refuses what the plan would make of the config.
     shapes = shapes_from_shards(planned_shards(checkpoint, plan)) if checkpoint else None
     return _model(config, shapes, len(plan))

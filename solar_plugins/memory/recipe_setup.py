@@ -18,6 +18,7 @@ from solar_plugins.memory.training_setup import (
     Sharding,
     TrainingSetup,
 )
+from solar_plugins.precision import weight_precision
 
 PAIRS_WITH_REFERENCE = ("dpo", "ipo", "kto")
 PAIRS = (*PAIRS_WITH_REFERENCE, "orpo", "simpo")
@@ -80,7 +81,7 @@ def setup_of(recipe: Mapping[str, Any], path: Path, gpus: int) -> TrainingSetup:
     """
     adapter, method = _adapter(recipe), _method(recipe)
     sharding, deepspeed = _sharding(recipe, path)
-    half = _is_half(recipe)
+    half = weight_precision(recipe) != "fp32"
     zero = deepspeed.get("zero_optimization", {})
     fsdp = _block(recipe, "fsdp_config")
     attention = recipe.get("attn_implementation") or ("flash" if recipe.get("flash_attention") else None)
@@ -116,11 +117,6 @@ def not_counted(recipe: Mapping[str, Any]) -> list[str]:
 def _is_set(value: Any) -> bool:
     """Whether a key says something; a degree of parallelism of 1 does not."""
     return bool(value) and (type(value) is not int or value > 1)
-
-
-def _is_half(recipe: Mapping[str, Any]) -> bool:
-    """Whether weights are loaded in 16 bits: Axolotl's default is bf16 where the GPU can (schemas/config.py)."""
-    return any(recipe.get(key) for key in ("fp16", "float16", "bfloat16")) or recipe.get("bf16", "auto") is not False
 
 
 def _method(recipe: Mapping[str, Any]) -> str | None:

@@ -31,8 +31,9 @@ class Architecture(NamedTuple):
     fields: tuple[LayerField, ...] = ()
     """Per-layer properties. Empty: all layers are alike."""
     residual_writers: tuple[str, ...] = ()
-    """The modules of a layer whose output is added to the residual stream; all zero makes the layer an identity.
-    Empty: not tested, identity layers are refused."""
+    """The modules of a layer whose output is added to the residual stream as it is; with weights and biases of zero the
+    layer is an identity that can learn. Empty: not tested, or a norm stands behind them, whose gradient at zero would
+    blow the layer up in the first step; identity layers are refused."""
     other_prefixes: tuple[str, ...] = ()
     """Other spellings of ``layers_prefix``."""
     more_depth_keys: tuple[str, ...] = ()
@@ -75,27 +76,30 @@ _GEMMA_3N = {
     "rewritten",
     "num_kv_shared_layers": "the upper layers take keys and values from a lower one, by position",
 }
-_PLAIN = Architecture(residual_writers=("self_attn.o_proj", "mlp.down_proj"))
+_WRITERS = ("self_attn.o_proj", "mlp.down_proj")
+_PLAIN = Architecture(residual_writers=_WRITERS)
 _WITH_TYPES = Architecture(fields=(_TYPES,))
 _DENSE_HINT = leading_hint("first_k_dense_replace")
 _WITH_BOTH = Architecture(fields=(_TYPES, _MLP, _DENSE_HINT))
 
 _SAME_EVERYWHERE = (
-    "arcee apertus aria_text bitnet cohere doge ernie4_5 falcon_h1 flex_olmo gemma glm glm4 granite "
-    "granitemoe granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hyperclovax jais2 jetmoe minimax_m2 "
-    "ministral3 mixtral nanochat nemotron olmo olmo2 olmoe persimmon phi phi3 phimoe seed_oss solar_open "
-    "stablelm starcoder2 youtu"
+    "arcee apertus aria_text bitnet doge falcon_h1 flex_olmo glm4 granitemoe granitemoeshared hunyuan_v1_moe "
+    "hyperclovax jais2 jetmoe minimax_m2 ministral3 mixtral nanochat nemotron olmo2 olmoe persimmon phimoe solar_open "
+    "stablelm youtu"
 ).split()
+_PLAIN_TYPES = ("llama mistral cohere ernie4_5 gemma glm granite helium hunyuan_v1_dense olmo phi3 seed_oss").split()
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "llama": _PLAIN,
-    "mistral": _PLAIN,
+    **dict.fromkeys(_PLAIN_TYPES, _PLAIN),
     **dict.fromkeys(_SAME_EVERYWHERE, Architecture()),
+    "phi": Architecture(residual_writers=("self_attn.dense", "mlp.fc2")),
+    "starcoder2": Architecture(residual_writers=("self_attn.o_proj", "mlp.c_proj")),
     # Depth under other names.
     "longcat_flash": Architecture(depth_key="num_layers"),
     "gpt2": Architecture(
         "transformer.h.",
         "n_layer",
+        residual_writers=("attn.c_proj", "mlp.c_proj"),
         must_be_unset={"scale_attn_by_inverse_layer_idx": "attention is scaled by a layer's position"},
     ),
     "gpt_bigcode": Architecture("transformer.h.", "n_layer"),
@@ -107,7 +111,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "dbrx": Architecture("transformer.blocks.", "n_layers"),
     "mpt": Architecture("transformer.blocks.", "n_layers"),
     "falcon": Architecture("transformer.h."),
-    "gpt_neox": Architecture("gpt_neox.layers."),
+    "gpt_neox": Architecture("gpt_neox.layers.", residual_writers=("attention.dense", "mlp.dense_4h_to_h")),
     "gpt_neox_japanese": Architecture(
         "gpt_neox_japanese.layers.", fields=(derived("a bias of the last layer", family.is_last),)
     ),
@@ -127,12 +131,14 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "vaultgemma": Architecture(fields=(family.every("-", 2),)),
     "gpt_oss": Architecture(fields=(family.every("-", 2),)),
     "gemma3_text": Architecture(fields=(family.every("sliding_window_pattern", 6),)),
-    "cohere2": Architecture(fields=(family.every("sliding_window_pattern", 4),)),
+    "cohere2": Architecture(fields=(family.every("sliding_window_pattern", 4),), residual_writers=_WRITERS),
     "olmo3": Architecture(fields=(family.every("-", 4),)),
-    "ministral": Architecture(fields=(listed("layer_types", family.window_everywhere),)),
-    "qwen2": Architecture(fields=_QWEN_WINDOW),
-    "qwen3": Architecture(fields=_QWEN_WINDOW),
-    "smollm3": Architecture(fields=(family.NO_ROPE, listed("layer_types", family.smollm3_attention))),
+    "ministral": Architecture(fields=(listed("layer_types", family.window_everywhere),), residual_writers=_WRITERS),
+    "qwen2": Architecture(fields=_QWEN_WINDOW, residual_writers=_WRITERS),
+    "qwen3": Architecture(fields=_QWEN_WINDOW, residual_writers=_WRITERS),
+    "smollm3": Architecture(
+        fields=(family.NO_ROPE, listed("layer_types", family.smollm3_attention)), residual_writers=_WRITERS
+    ),
     "gpt_neo": Architecture(
         "transformer.h.",
         "num_layers",

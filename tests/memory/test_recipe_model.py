@@ -55,6 +55,18 @@ def test_a_stage_that_was_run_is_taken_as_it_is(base, tmp_path):
     assert stages == (str(tmp_path / "dus"), "two.yml")
 
 
+def test_a_base_that_the_recipe_made_itself_is_counted_as_it_is(base, tmp_path):
+    """`axolotl inference r.yml --base-model=./trained` and a run that goes on: the plugin does not grow it again."""
+    plain = write(tmp_path / "r.yml", base_model=str(base), solar=GROWN)
+    made = ensure_checkpoint(find_base(str(base)), LayerPlan.from_sources(8, [*range(6), *range(2, 8)]), tmp_path)
+    again = write(tmp_path / "again.yml", base_model=str(made), solar=GROWN)
+    assert found(again).model == found(plain).model == found(plain, str(made / "config.json")).model
+    assert found(again).model.num_layers == 12
+    other = write(tmp_path / "other.yml", base_model=str(made), solar={"init": {"strategy": "dus", "drop_layers": 1}})
+    with pytest.raises(ArgsError, match=r"was up-scaled already .8 -> 12 layers"):
+        found(other)
+
+
 def test_a_merged_adapter_comes_from_the_recipe_of_the_adapter(base, tmp_path):
     write(tmp_path / "recipes" / "one.yml", base_model=str(base), solar=GROWN, output_dir="outputs/lora")
     model, stages = found(write(tmp_path / "recipes" / "two.yml", base_model="outputs/lora/merged"))

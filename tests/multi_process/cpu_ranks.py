@@ -91,7 +91,7 @@ def let_accelerate_use_gloo():
 
 
 class Evidence(TrainerCallback):
-    """Parameter sums of each layer before the first step, and a hash of every row that this rank trains on."""
+    """What this rank saw: layer sums before the first step, a hash of every row, and the dtypes of the first step."""
 
     def __init__(self, trainer, folder):
         self.trainer, self.folder = trainer, folder
@@ -106,6 +106,15 @@ class Evidence(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.seen["layer_sums"] = layer_sums(self.trainer.model_wrapped)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if "gradients" not in self.seen:
+            self.seen["gradients"] = elements_by_dtype(gradients(self.trainer.model_wrapped))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if "weights" not in self.seen:
+            self.seen["weights"] = weights(self.trainer.model_wrapped)
+            self.seen["optimizer"] = optimizer_elements(self.trainer.optimizer)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.seen["losses"] = [entry["loss"] for entry in state.log_history if "loss" in entry]
@@ -136,3 +145,44 @@ def whole(parameter):
         with deepspeed.zero.GatheredParameters([parameter]):
             return parameter.detach().clone()
     return parameter.detach()
+
+
+def weights(model):
+    """Of each parameter, its dtype and how many elements this rank keeps between two steps."""
+    kept = {name.removeprefix("module."): kept_here(parameter) for name, parameter in model.named_parameters()}
+    return {name: [dtype_name(tensor), tensor.numel()] for name, tensor in kept.items()}
+
+
+def gradients(model):
+    """The gradients that this rank keeps; DeepSpeed keeps them in buffers of its own."""
+    return [kept_here(p.grad) for p in model.parameters() if p.grad is not None]
+
+
+def kept_here(tensor):
+    """This rank's part."""
+    if hasattr(tensor, "to_local"):  # FSDP2
+        return tensor.to_local()
+    return getattr(tensor, "ds_tensor", tensor)  # ZeRO-3
+
+
+def optimizer_elements(optimizer):
+    """This rank's elements by dtype: of what the innermost optimizer updates, and of its states."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    updated = list(optimizer.state)
+    states = [s for p in updated for s in optimizer.state[p].values() if torch.is_tensor(s) and s.shape == p.shape]
+    return {
+        "updated": elements_by_dtype(map(kept_here, updated)),
+        "states": elements_by_dtype(map(kept_here, states)),
+    }
+
+
+def elements_by_dtype(tensors):
+    elements = {}
+    for tensor in tensors:
+        elements[dtype_name(tensor)] = elements.get(dtype_name(tensor), 0) + tensor.numel()
+    return elements
+
+
+def dtype_name(tensor):
+    return str(tensor.dtype).removeprefix("torch.")

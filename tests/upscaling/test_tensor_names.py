@@ -40,8 +40,8 @@ def test_identity_needs_the_tensors_that_it_zeroes():
 
 
 def test_identity_is_refused_where_it_is_not_tested():
-    with pytest.raises(CheckpointError, match="identity layers are not tested for model_type 'gemma'"):
-        tensor_copies(NAMES, CONFIG | {"model_type": "gemma"}, LayerPlan(4, (PlannedLayer(3, "identity"),)))
+    with pytest.raises(CheckpointError, match="identity layers are not tested for model_type 'olmo2'"):
+        tensor_copies(NAMES, CONFIG | {"model_type": "olmo2"}, LayerPlan(4, (PlannedLayer(3, "identity"),)))
 
 
 @pytest.mark.parametrize("change", [lambda n: n.removeprefix("model."), lambda n: f"base.{n}"])

@@ -1,0 +1,104 @@
+"""In which precision Axolotl 0.21 keeps the weights that it trains, and whether small steps are lost there. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+Precision = Literal["bf16", "fp16", "fp32"]
+
+
+class CarryOver(NamedTuple):
+    """The key of ``optim_args`` by which an optimizer keeps what rounding to bf16 would lose."""
+
+    key: str
+    by_default: bool
+
+
+STOCHASTIC = CarryOver("bf16_stochastic_round", by_default=False)
+COMPENSATED = CarryOver("kahan_sum", by_default=True)
+SPLIT = CarryOver("master_weight_bits", by_default=True)
+
+CARRY_OVERS: Mapping[str, CarryOver] = {
+    "adamw_torch_4bit": STOCHASTIC,
+    "adamw_torch_8bit": STOCHASTIC,
+    "ao_adamw_fp8": STOCHASTIC,
+    "sinkgd": STOCHASTIC,
+    "adamw_anyprecision": CarryOver("use_kahan_summation", by_default=False),
+    "optimi_adamw": COMPENSATED,
+    "stable_adamw": COMPENSATED,
+    **{f"flash_{kind}": SPLIT for kind in ("adam", "adamw", "sgd", "sgdw", "lion")},
+}
+"""Optimizers that can train bf16 weights by small steps; every other one rounds each step to the nearest.
+
+From the sources of torchao, Axolotl (utils/optimizers) and transformers (trainer_optimizer.py); for optimi and
+flashoptim, which Axolotl does not install, from their documentation.
+"""
+
+DEFAULT_OPTIMIZER = "adamw_torch_fused"
+"""Axolotl's."""
+
+
+def weight_precision(recipe: Mapping[str, Any]) -> Precision:
+    """In which precision Axolotl loads the weights; ``bf16: auto``, its default, counts as true, as on a recent GPU.
+
+    Source: ``resolve_dtype`` in axolotl/utils/config.
+
+    >>> weight_precision({}), weight_precision({"bf16": False}), weight_precision({"fp16": True})
+    ('bf16', 'fp32', 'fp16')
+    """
+    bf16 = recipe.get("bf16", "auto")
+    if bf16 == "auto":
+        bf16 = not recipe.get("fp16")
+    if bf16 or recipe.get("bfloat16"):
+        return "bf16"
+    return "fp16" if any(recipe.get(key) for key in ("load_in_8bit", "fp16", "float16")) else "fp32"
+
+
+def lost_steps(recipe: Mapping[str, Any]) -> str | None:
+    """What to tell the user of a recipe whose small steps are rounded away; None where they are not.
+
+    Without DeepSpeed, which updates fp32 copies, Axolotl trains the bf16 weights themselves: on one GPU, under DDP and
+    under FSDP2 (its monkeypatch/accelerate/fsdp2.py leaves out accelerate's copy to fp32). Adapters are in fp32.
+
+    Args:
+        recipe: As Axolotl reads it, with named settings filled in.
+    """
+    optimizer = str(recipe.get("optimizer") or DEFAULT_OPTIMIZER)
+    safe = recipe.get("adapter") or recipe.get("deepspeed") or weight_precision(recipe) != "bf16"
+    if safe or _carries_over(optimizer, _optim_args(recipe.get("optim_args"))):
+        return None
+    return (
+        f"optimizer: {optimizer} trains bf16 weights without fp32 copies here (Axolotl 0.21, no deepspeed): a step "
+        "that changes a weight by less than about 1/256 of it is rounded away, so with a small learning rate most "
+        "steps are lost. Either deepspeed: recipes/deepspeed/zero2_bf16.json (or zero3_bf16.json), which keeps fp32 "
+        f"copies; or {_change_of_optimizer(optimizer)}"
+    )
+
+
+def _change_of_optimizer(optimizer: str) -> str:
+    carry_over = CARRY_OVERS.get(optimizer)
+    if carry_over is None:
+        return (
+            "optimizer: adamw_torch_8bit with optim_args: {bf16_stochastic_round: true}, as in "
+            "recipes/solar_dus_fsdp2.yml"
+        )
+    if carry_over.by_default:
+        return f"remove {carry_over.key} from optim_args"
+    return f"optim_args: {{{carry_over.key}: true}}"
+
+
+def _carries_over(optimizer: str, optim_args: Mapping[str, Any]) -> bool:
+    carry_over = CARRY_OVERS.get(optimizer)
+    if carry_over is None:
+        return False
+    said = optim_args.get(carry_over.key, carry_over.by_default)
+    return str(said).lower() not in ("false", "none", "0", "")
+
+
+def _optim_args(value: Any) -> Mapping[str, Any]:
+    """``optim_args`` as a mapping; Axolotl takes ``key=value,key=value`` too."""
+    if isinstance(value, Mapping):
+        return value
+    pairs = (pair.partition("=") for pair in str(value or "").replace(" ", "").split(","))
+    return {key: text for key, _, text in pairs}

@@ -1,0 +1,43 @@
+"""Whether the base of a recipe came out of that recipe already. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from solar_plugins.errors import ArgsError
+from solar_plugins.upscaling.architecture import base_depth
+from solar_plugins.upscaling.base_model import grown_plan
+from solar_plugins.upscaling.layer_plan import LayerPlan
+
+
+def grown_by_recipe(config: Mapping[str, Any], name: str, plan_for: Callable[[int], LayerPlan]) -> LayerPlan | None:
+    """The recipe's plan, if this model was up-scaled by it already and is to be used as it is; None if it never was.
+
+    As with ``axolotl inference recipe.yml --base-model=./trained``: to grow that once more is not what is meant.
+
+    Args:
+        config: The content of the config.json of the recipe's ``base_model``.
+        name: What to call that model in an error.
+        plan_for: The recipe's plan for a base of so many layers.
+
+    Raises:
+        ArgsError: It was up-scaled by another plan, so that nobody can say what the recipe means; or it has not the
+            depth that its record says.
+        CheckpointError: The record of its up-scaling cannot be read.
+    """
+    plan = grown_plan(config)
+    if plan is None:
+        return None
+    if plan_for(plan.base_layers) != plan:
+        raise ArgsError(
+            f"base_model: {name} was up-scaled already ({plan}), and solar.init asks for another plan. To train "
+            "it as it is, remove the solar: block; to up-scale it once more, run `solar upscale` and name its result "
+            "as base_model, without a solar: block"
+        )
+    if base_depth(config) != len(plan):
+        raise ArgsError(
+            f"base_model: {name} has {base_depth(config)} layers, but its own record says {plan}; restore its "
+            "config.json"
+        )
+    return plan
