@@ -97,6 +97,7 @@ def as_json(report: MemoryReport) -> dict[str, Any]:
     return {
         "recipe": report.recipe,
         "stages": list(report.found.stages),
+        "already_grown": report.found.already_grown,
         "parameters": report.found.model.parameters,
         "num_layers": report.found.model.num_layers,
         "gpus": report.devices.gpus,
@@ -124,7 +125,8 @@ def as_text(report: MemoryReport) -> str:
 def _head(report: MemoryReport) -> Iterator[str]:
     model, setup, devices = report.found.model, report.setup, report.devices
     yield f"{report.recipe}: {model.parameters:,} parameters in {model.num_layers} layers"
-    yield f"model       {' -> '.join(report.found.stages)}"
+    as_it_is = " (up-scaled by this plan already, used as it is)" if report.found.already_grown else ""
+    yield f"model       {' -> '.join([report.found.stages[0] + as_it_is, *report.found.stages[1:]])}"
     memory = f", {format_bytes(devices.memory_bytes)} each" if devices.memory_bytes else ""
     yield f"GPUs        {devices.gpus}{memory} (from {devices.gpus_from})"
     yield f"training    {', '.join(_training(setup))}"

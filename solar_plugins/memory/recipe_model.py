@@ -28,6 +28,8 @@ class FoundModel(NamedTuple):
     model: Model
     stages: tuple[str, ...]
     """The recipes, first to last, and before them the base."""
+    already_grown: bool = False
+    """Whether the base came out of the first recipe's own plan, so that it is used as it is."""
 
 
 def model_of(path: Path, recipe: Mapping[str, Any], base: str | None) -> FoundModel:
@@ -66,11 +68,12 @@ def model_of(path: Path, recipe: Mapping[str, Any], base: str | None) -> FoundMo
             f"{error}\n{path.name} begins with base_model: {name}; no recipe in {path.parent} makes it. Give the "
             "config.json of that model, or of one like it, with --base"
         ) from None
-    if solar is None or not grows or grown_by_recipe(config, base or name, solar.init.plan_for):
-        model = _unchanged(config, checkpoint)
-    else:
-        model = _grown(config, checkpoint, solar.init.plan_for(base_depth(config)))
-    return FoundModel(model, (base or name, *stages))
+    stages.insert(0, base or name)
+    if solar is None or not grows:
+        return FoundModel(_unchanged(config, checkpoint), tuple(stages))
+    if grown_by_recipe(config, base or name, solar.init.plan_for):
+        return FoundModel(_unchanged(config, checkpoint), tuple(stages), already_grown=True)
+    return FoundModel(_grown(config, checkpoint, solar.init.plan_for(base_depth(config))), tuple(stages))
 
 
 def _grown(config: Mapping[str, Any], checkpoint: BaseCheckpoint | None, plan: LayerPlan) -> Model:

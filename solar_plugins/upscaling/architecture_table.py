@@ -83,11 +83,13 @@ _DENSE_HINT = leading_hint("first_k_dense_replace")
 _WITH_BOTH = Architecture(fields=(_TYPES, _MLP, _DENSE_HINT))
 
 _SAME_EVERYWHERE = (
-    "arcee apertus aria_text bitnet doge falcon_h1 flex_olmo glm4 granitemoe granitemoeshared hunyuan_v1_moe "
-    "hyperclovax jais2 jetmoe minimax_m2 ministral3 mixtral nanochat nemotron olmo2 olmoe persimmon phimoe solar_open "
+    "aria_text bitnet doge falcon_h1 flex_olmo glm4 granitemoe granitemoeshared hunyuan_v1_moe "
+    "hyperclovax jais2 jetmoe minimax_m2 mixtral nanochat nemotron olmo2 olmoe persimmon phimoe solar_open "
     "stablelm youtu"
 ).split()
-_PLAIN_TYPES = ("llama mistral cohere ernie4_5 gemma glm granite helium hunyuan_v1_dense olmo phi3 seed_oss").split()
+_PLAIN_TYPES = (
+    "llama mistral apertus arcee cohere ernie4_5 gemma glm granite helium hunyuan_v1_dense ministral3 olmo phi3 seed_oss"
+).split()
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     **dict.fromkeys(_PLAIN_TYPES, _PLAIN),
@@ -128,7 +130,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "xlnet": Architecture("transformer.layer.", "n_layer"),
     # Attention that differs by layer.
     "gemma2": Architecture(fields=(family.every("-", 2),)),
-    "vaultgemma": Architecture(fields=(family.every("-", 2),)),
+    "vaultgemma": Architecture(fields=(family.every("-", 2),), residual_writers=_WRITERS),
     "gpt_oss": Architecture(fields=(family.every("-", 2),)),
     "gemma3_text": Architecture(fields=(family.every("sliding_window_pattern", 6),)),
     "cohere2": Architecture(fields=(family.every("sliding_window_pattern", 4),), residual_writers=_WRITERS),

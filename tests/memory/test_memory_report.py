@@ -4,6 +4,9 @@ import yaml
 from solar_plugins.errors import ArgsError
 from solar_plugins.memory.memory_report import as_json, as_text, memory_of_recipe
 from solar_plugins.recipes import recipe_directory
+from solar_plugins.upscaling.base_model import find_base
+from solar_plugins.upscaling.checkpoint import write_checkpoint
+from solar_plugins.upscaling.layer_plan import LayerPlan
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +82,17 @@ def test_a_type_that_is_not_llamas_is_said(tiny_model, tmp_path):
     (tmp_path / "r.yml").write_text(yaml.safe_dump({"base_model": str(tmp_path / "qwen"), "sequence_len": 8}))
     report = memory_of_recipe(tmp_path / "r.yml", None, None, None)
     assert report.notes == ["a layer of qwen2 is taken for one of Llama with the same widths"]
+
+
+def test_a_base_that_the_recipe_has_grown_is_said(base, tmp_path):
+    plan = LayerPlan.from_sources(8, [*range(6), *range(2, 8)])
+    write_checkpoint(find_base(str(base)), plan, tmp_path / "grown")
+    recipe = {"base_model": str(tmp_path / "grown"), "solar": {"init": {"strategy": "dus", "drop_layers": 2}}}
+    (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe | {"sequence_len": 8, "micro_batch_size": 1}))
+    report = memory_of_recipe(tmp_path / "r.yml", None, gpus=1, gpu_gigabytes=None)
+    model = f"model       {tmp_path / 'grown'} (up-scaled by this plan already, used as it is) -> r.yml"
+    assert as_text(report).splitlines()[1] == model
+    assert (as_json(report)["already_grown"], as_json(report)["num_layers"]) == (True, 12)
 
 
 def test_a_missing_recipe(tmp_path):

@@ -29,13 +29,13 @@ def found(path, base=None):
 )
 def test_every_stage_of_solar_leads_back_to_mistral(mistral_config, name):
     path = recipe_directory() / name
-    model, stages = found(path, str(mistral_config))
+    model, stages, _ = found(path, str(mistral_config))
     assert (model.parameters, model.num_layers) == (10_731_524_096, 48)
     assert (stages[0], stages[1], stages[-1]) == (str(mistral_config), "solar_dus.yml", name)
 
 
 def test_the_chain_goes_through_a_merge(mistral_config):
-    _, stages = found(recipe_directory() / "solar_dpo.yml", str(mistral_config))
+    _, stages, _ = found(recipe_directory() / "solar_dpo.yml", str(mistral_config))
     assert stages[2:4] == ("solar_sft.yml", "mergekit/solar_sft_average.yml")
 
 
@@ -50,7 +50,7 @@ def test_a_stage_that_was_run_is_taken_as_it_is(base, tmp_path):
     made = ensure_checkpoint(find_base(str(base)), LayerPlan.from_sources(8, [*range(6), *range(2, 8)]), tmp_path)
     shutil.copytree(made, tmp_path / "dus")
     write(tmp_path / "recipes" / "one.yml", base_model="nowhere/else", solar=GROWN, output_dir=str(tmp_path / "dus"))
-    model, stages = found(write(tmp_path / "recipes" / "two.yml", base_model=str(tmp_path / "dus")))
+    model, stages, _ = found(write(tmp_path / "recipes" / "two.yml", base_model=str(tmp_path / "dus")))
     assert model.num_layers == 12
     assert stages == (str(tmp_path / "dus"), "two.yml")
 
@@ -62,6 +62,7 @@ def test_a_base_that_the_recipe_made_itself_is_counted_as_it_is(base, tmp_path):
     again = write(tmp_path / "again.yml", base_model=str(made), solar=GROWN)
     assert found(again).model == found(plain).model == found(plain, str(made / "config.json")).model
     assert found(again).model.num_layers == 12
+    assert (found(again).already_grown, found(plain).already_grown) == (True, False)
     other = write(tmp_path / "other.yml", base_model=str(made), solar={"init": {"strategy": "dus", "drop_layers": 1}})
     with pytest.raises(ArgsError, match=r"was up-scaled already .8 -> 12 layers"):
         found(other)
@@ -69,7 +70,7 @@ def test_a_base_that_the_recipe_made_itself_is_counted_as_it_is(base, tmp_path):
 
 def test_a_merged_adapter_comes_from_the_recipe_of_the_adapter(base, tmp_path):
     write(tmp_path / "recipes" / "one.yml", base_model=str(base), solar=GROWN, output_dir="outputs/lora")
-    model, stages = found(write(tmp_path / "recipes" / "two.yml", base_model="outputs/lora/merged"))
+    model, stages, _ = found(write(tmp_path / "recipes" / "two.yml", base_model="outputs/lora/merged"))
     assert (model.num_layers, stages[1:]) == (12, ("one.yml", "two.yml"))
 
 
