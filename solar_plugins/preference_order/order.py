@@ -117,7 +117,8 @@ def order_sets(
         DataError: A file cannot be used.
         CheckpointError: The model cannot be used.
     """
-    twice = [path for place, path in enumerate(files) if path in files[:place]]
+    places = [path.resolve() for path in files]
+    twice = [path for number, path in enumerate(files) if places[number] in places[:number]]
     if twice:
         raise DataError(f"{twice[0]}: given twice; expected each set once")
     found = [find_file(path, formatter) for path in files]

@@ -92,9 +92,17 @@ class Report:
     @property
     def pair_reference(self) -> MeasuredModel | None:
         """The model with which preference training began, if pairs were measured."""
-        if self.conditions.pairs is None:
-            return None
-        return self.models[[model.name for model in self.models].index(self.conditions.pairs.stage) - 1]
+        return self.before(self.conditions.pairs.stage) if self.conditions.pairs else None
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def before(self, name: str) -> MeasuredModel:
+        """The model with which a stage began; where that is not in the report, the one before the stage."""
+        names = [model.name for model in self.models]
+        began_with = self.stage(name).began_with
+        return self.models[names.index(began_with) if began_with else names.index(name) - 1]
 
     @property
     def is_chain(self) -> bool:

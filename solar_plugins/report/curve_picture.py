@@ -57,7 +57,16 @@ def curve_figure(chart: Chart) -> Figure:
     if smooth is not series.train:
         axes.plot(*_xy(series.train), color=CALM, linewidth=0.9, alpha=0.4)
     axes.plot(*_xy(smooth), color=CALM, linewidth=1.8, marker="o" if len(smooth) < MANY_POINTS else None, markersize=3)
-    axes.plot(*_xy(series.held_out), color=SEAM, linewidth=1.8, marker="o", markersize=4.5, markeredgecolor=PAPER)
+    # Not clipped: the mark at step 0 stands on the edge.
+    axes.plot(
+        *_xy(series.held_out),
+        color=SEAM,
+        linewidth=1.8,
+        marker="o",
+        markersize=4.5,
+        markeredgecolor=PAPER,
+        clip_on=False,
+    )
     _label_ends(sheet, axes, chart, [("training", smooth, CALM), ("held-out", series.held_out, SEAM)])
     sheet.text(12, HEIGHT - 14, chart.quantity, size=8.5, color=MUTED)
     sheet.text(LEFT + (chart.width - LEFT - RIGHT) / 2, 9, "optimizer step", size=8.5, color=MUTED, ha="center")

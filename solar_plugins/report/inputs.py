@@ -72,14 +72,25 @@ def _row_text(path: Path, number: int, row: str) -> str:
     text = content.get("text") if isinstance(content, dict) else None
     if not isinstance(text, str) or not text.strip():
         raise ArgsError(f"{path}, row {number}: found {row.strip()!r:.80}; {expected}. Mend or remove the row")
+    if (half := _half_character(text)) is not None:
+        raise ArgsError(f"{path}, row {number}: its text holds {half}. Mend or remove the row")
     return text
+
+
+def _half_character(text: str) -> str | None:
+    """The surrogate in it that stands alone, in words; no tokenizer reads such a text, and no file can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"{text[error.start]!r}, half of a UTF-16 pair; expected whole characters"
+    return None
 
 
 def checked_prompts(prompts: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:
     """The prompts given, or else the beginnings of the first held-out texts.
 
     Raises:
-        ArgsError: A prompt is blank.
+        ArgsError: A prompt is blank, or holds bytes that are no UTF-8.
 
     Example:
         >>> checked_prompts([], ["one two three four five six seven eight nine ten eleven twelve thirteen"])
@@ -88,6 +99,8 @@ def checked_prompts(prompts: Sequence[str], texts: Sequence[str]) -> tuple[str, 
     for number, prompt in enumerate(prompts, start=1):
         if not prompt.strip():
             raise ArgsError(f"prompt {number}: {prompt!r} is blank; expected the beginning of a text")
+        if (half := _half_character(prompt)) is not None:
+            raise ArgsError(f"prompt {number}: holds {half}, as UTF-8")
     return tuple(prompts) or tuple(" ".join(text.split()[:PROMPT_WORDS]) for text in texts[:NUM_PROMPTS])
 
 

@@ -92,10 +92,10 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{directory}: the tokenizer cannot be read ({' '.join(str(error).split())[:200]}); "
-            "download its files again"
+            "download its files again, or copy those of the model that it was made from"
         ) from None
     return tokenizer
 
@@ -104,21 +104,29 @@ def load_model(directory: Path) -> PreTrainedModel:
     """The model of a checkpoint, ready to be measured on this machine's `hardware`.
 
     Raises:
-        CheckpointError: A tensor of the model is not in the checkpoint; it would be random.
+        CheckpointError: Its files are damaged, or a tensor of the model is not in them; it would be random.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     gc.collect()  # The model before may hang in a reference cycle, and two may not fit.
     device, dtype = hardware()
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        directory,
-        dtype=getattr(torch, dtype),
-        device_map=None if device == "cpu" else "auto",
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=getattr(torch, dtype),
+            device_map=None if device == "cpu" else "auto",
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # They are refused below, by name.
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{directory}: the model cannot be loaded ({' '.join(str(error).split())[:200]}); expected config.json and "
+            "whole model*.safetensors. Write the checkpoint again"
+        ) from None
     model, info = loaded
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:

@@ -183,7 +183,8 @@ def _write(path: Path, text: str) -> None:
     """Write beside the final name and rename: a report is there whole, or the one before it still is."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        # A file name need not be UTF-8; its odd bytes must not cost the report.
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from solar_plugins.report.content import Report
 from solar_plugins.report.loss import Loss, difference
@@ -11,45 +13,69 @@ from solar_plugins.report.measure import MeasuredModel
 from solar_plugins.report.stages import Stage
 from solar_plugins.report.training_log import MANY_POINTS, TrainingLog
 
+WITHOUT_REFERENCE = ("orpo", "simpo")
+"""Methods of Axolotl (``rl``) that compare with no other model."""
+
 SMALLEST_SHOWN = 0.0005
 """Smaller differences of losses are none in three decimals."""
 
 
 def headline(report: Report) -> str:
     """The outcome in a sentence, or for a chain in a few."""
-    broken = [model.name for model in report.models if not _is_finite(model)]
-    if broken:
-        return f"The held-out loss of {_listed(broken)} is no finite number: its weights or its arithmetic are broken."
+    if broken := _broken(report):
+        return broken
     base, upscaled, trained = (model.loss.nats_per_token for model in report.models[:3])
-    log = report.stages[0].log
-    steps = f"{log.last_step:,} steps of training" if log and log.last_step else "Training"
+    steps = report.stages[0].steps
+    training = f"{_counted(steps, 'step')} of training" if steps else "Training"
     above = difference(report.models[2].loss, report.base.loss)
     first = (
-        f"Up-scaling {_moved(base, upscaled, 'the held-out loss')}. {steps} "
+        f"Up-scaling {_moved(base, upscaled, 'the held-out loss')}. {training} "
         f"{_moved(upscaled, trained, 'it')}, {_relation(above.nats_per_token, above.standard_error)}."
     )
     return " ".join([first, *_answers_sentence(report), *_pairs_sentence(report)])
 
 
-def _is_finite(model: MeasuredModel) -> bool:
+def _broken(report: Report) -> str:
+    """What is no finite number; empty where all is."""
+    losses = [model.name for model in report.models if not _finite_losses(model)]
+    pairs = [model.name for model in report.models if model.pairs and not model.pairs.is_finite]
+    if not (losses or pairs):
+        return ""
+    what = f"The held-out loss of {_listed(losses)}" if losses else f"What {_listed(pairs)} gives for held-out pairs"
+    return f"{what} is no finite number: weights or arithmetic are broken."
+
+
+def _finite_losses(model: MeasuredModel) -> bool:
     losses = [model.loss.nats_per_token, *([model.answers.nats_per_token] if model.answers else [])]
-    return all(map(math.isfinite, losses)) and (model.pairs is None or model.pairs.is_finite)
+    return all(map(math.isfinite, losses))
 
 
 def _moved(before: float, after: float, what: str) -> str:
-    if abs(after - before) < SMALLEST_SHOWN:
-        return f"left {what} at {after:.3f}"
-    return f"{'raised' if after > before else 'lowered'} {what} from {before:.3f} to {after:.3f}"
+    old, new = f"{before:.3f}", f"{after:.3f}"
+    if abs(after - before) < SMALLEST_SHOWN or old == new:
+        return f"left {what} at {new}"
+    return f"{'raised' if after > before else 'lowered'} {what} from {old} to {new}"
 
 
 def _relation(above: float, standard_error: float | None) -> str:
     if standard_error is not None and abs(above) <= 2 * standard_error:
         return "which is the base's level within the error of measurement"
+    if abs(above) < SMALLEST_SHOWN:
+        return "which is the base's level"
     return f"{abs(above):.3f} {'above' if above > 0 else 'below'} the base"
 
 
 def _listed(names: Sequence[str]) -> str:
-    return " and ".join(f"the {name} model" for name in names)
+    return _joined([f"the {name} model" for name in names])
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _joined(words: Sequence[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _answers_sentence(report: Report) -> Iterator[str]:
@@ -57,8 +83,8 @@ def _answers_sentence(report: Report) -> Iterator[str]:
     measured = report.conditions.answers
     if measured is None:
         return
-    place = [model.name for model in report.models].index(measured.stage)
-    before, after, last = report.models[place - 1], report.models[place], report.models[-1]
+    before, last = report.before(measured.stage), report.models[-1]
+    after = next(model for model in report.models if model.name == measured.stage)
     old, new, end = (_answers(model) for model in (before, after, last))
     moved = _moved(old.nats_per_token, new.nats_per_token, "the loss on held-out answers")
     above = difference(new, _answers(report.base))
@@ -85,7 +111,7 @@ def _pairs_sentence(report: Report) -> Iterator[str]:
     assert last.pairs is not None
     pairs = len(last.pairs.chosen)
     yield (
-        f"Of {pairs:,} held-out pairs {before.name} holds the chosen answer to be likelier in "
+        f"Of {_counted(pairs, 'held-out pair')} {before.name} holds the chosen answer to be likelier in "
         f"{before.pairs.preferred:,}, {last.name} in {last.pairs.preferred:,}; in "
         f"{last.pairs.gained_on(before.pairs):,} the chosen answer gained on the rejected one, where chance gives "
         f"{pairs / 2:,.1f} ± {math.sqrt(pairs) / 2:,.1f}."
@@ -133,18 +159,34 @@ def stage_note(stage: Stage) -> str:
 
 
 def curves_note(report: Report) -> str:
-    """How the curves of a chain are to be read."""
-    parts = [
-        "Training: the mean since the point before; of many points the line is smoothed. Held-out: the Trainer's "
-        "own evaluation on the stage's test_datasets; its windows and means are not those of the table."
-    ]
-    if any(stage.log and stage.log.margins.points for stage in report.stages):
+    """How the curves of a chain are to be read; empty where there are none."""
+    stages = [(stage, stage.log) for stage in report.stages if stage.log]
+    parts = []
+    if any(log.loss.train for _, log in stages):
         parts.append(
-            "Reward: beta times what the model gained in log-probability over the model that the stage began with. "
-            "Margin: how far the chosen answer's is above the rejected one's. Accuracy: the share of pairs whose "
-            "margin is positive."
+            "Training: the mean since the point before; of many points the line and its last value are smoothed."
         )
+    if any(log.loss.held_out for _, log in stages):
+        parts.append(
+            "Held-out: the Trainer's own evaluation of what the stage's recipe holds out; its windows and means are "
+            "not those of the table."
+        )
+    if rewarded := [stage for stage, log in stages if log.margins.points]:
+        parts.append(_reward(rewarded))
+        parts.append("Margin: how far the chosen answer's is above the rejected one's.")
+    if any(log.accuracies.points for _, log in stages):
+        parts.append("Accuracy: the share of pairs whose margin is positive.")
     return " ".join(parts)
+
+
+def _reward(stages: Sequence[Stage]) -> str:
+    """What TRL's trainers log as reward."""
+    without = [stage.name for stage in stages if stage.method in WITHOUT_REFERENCE]
+    of_mean = f"beta times the mean log-probability of a token ({', '.join(without)}: no reference)"
+    if len(without) == len(stages):
+        return f"Reward: {of_mean}."
+    gained = "beta times what the model gained in log-probability over the model that the stage began with"
+    return f"Reward: {gained}{f'; {of_mean}' if without else ''}."
 
 
 def table_note(report: Report) -> str:
@@ -153,15 +195,23 @@ def table_note(report: Report) -> str:
     if report.conditions.answers or report.conditions.pairs:
         parts.append("Every model read the same token ids, answers and pairs in SOLAR's chat format.")
         if names := _before_chat(report):
-            parts.append(f"{', '.join(names[:-1])} and {names[-1]} were not trained on that format here.")
+            parts.append(f"{_joined(names)} were not trained on that format here.")
     if report.conditions.answers:
         parts.append("Answers: nats per token of the answer, its end token included.")
     if report.pair_reference:
         parts.append(
             "Pairs: the share whose chosen answer has the higher log-probability, and the share whose chosen answer "
-            f"gained more of it over {report.pair_reference.name} than the rejected one, the reward accuracy of DPO."
+            f"gained more of it over {report.pair_reference.name} than the rejected one{_reward_accuracy(report)}."
         )
     return " ".join(parts)
+
+
+def _reward_accuracy(report: Report) -> str:
+    """Whose reward accuracy that share is: that of a stage whose reference is known to be the model compared with."""
+    stage = report.stage(report.conditions.pairs.stage) if report.conditions.pairs else None
+    if stage is None or stage.began_with is None or stage.method not in ("dpo", "ipo"):
+        return ""
+    return f", for {stage.name} the reward accuracy of DPO"
 
 
 def _before_chat(report: Report) -> list[str]:
@@ -172,15 +222,45 @@ def _before_chat(report: Report) -> list[str]:
 
 def limits(report: Report) -> list[str]:
     """What the report does not show."""
+    chat = _chat_sets(report)
     return [
         _measured_only(report),
-        "Whether the held-out text is new to the base or to the training data. That was not checked.",
+        *_also_trained_on(report),
+        f"Whether the held-out {_joined(['text', *chat])} {'are' if chat else 'is'} new to the base or to the training "
+        "data. That was not checked.",
         "What the added depth is worth. For that the base would have to be trained on the same data for the same cost.",
         "How another seed, another order of the data or longer training would end. This is one run.",
         "How often continuations are good. These are the likeliest words after a few prompts, not a sample.",
-        "The ± is one standard error over windows as if they were independent; those of one text are not quite.",
+        f"The ± is one standard error over {_joined(['windows', *chat])} as if they were independent; those of one "
+        "text are not quite.",
         *_chat_limits(report),
     ]
+
+
+def _chat_sets(report: Report) -> list[str]:
+    conditions = report.conditions
+    return [name for name, found in (("answers", conditions.answers), ("pairs", conditions.pairs)) if found]
+
+
+def _also_trained_on(report: Report) -> Iterator[str]:
+    """Which held-out files a recipe names for training too: the text's in any split, others in the same part."""
+    conditions = report.conditions
+    held_out: list[tuple[str, str | None]] = [(os.path.normpath(conditions.held_out), None)]
+    for measured in filter(None, (conditions.answers, conditions.pairs)):
+        held_out += map(_path_and_part, report.stage(measured.stage).entries("test_datasets"))
+    for path, part in dict.fromkeys(held_out):
+        if names := [stage.name for stage in report.stages if _trains_on(stage, path, part)]:
+            yield f"What is new to the models in {path}: {_joined(names)} trained on it. Its figures are not held-out."
+
+
+def _trains_on(stage: Stage, path: str, part: str | None) -> bool:
+    entries = [entry for key in ("datasets", "pretraining_dataset") for entry in stage.entries(key)]
+    return any(found == path and part in (None, its) for found, its in map(_path_and_part, entries))
+
+
+def _path_and_part(entry: Mapping[str, Any]) -> tuple[str, str]:
+    part = [entry.get(key) for key in ("split", "name", "data_files")]
+    return os.path.normpath(str(entry.get("path"))), str(part)
 
 
 def _chat_limits(report: Report) -> Iterator[str]:
@@ -193,8 +273,8 @@ def _chat_limits(report: Report) -> Iterator[str]:
 
 def _measured_only(report: Report) -> str:
     tokens, conditions = report.base.loss.tokens, report.conditions
-    sets = [f"{conditions.answers.size:,} answers"] if conditions.answers else []
-    sets += [f"{conditions.pairs.size:,} pairs"] if conditions.pairs else []
+    sets = [_counted(conditions.answers.size, "answer")] if conditions.answers else []
+    sets += [_counted(conditions.pairs.size, "pair")] if conditions.pairs else []
     if not sets:
         return (
             f"How the models do anything but predict the next token of this text: {tokens:,} tokens of one file. "

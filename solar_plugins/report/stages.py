@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 NAMES = ("base", "up-scaled", "trained")
 """What the base, the up-scaled and, in a report on one recipe, the trained model are called."""
 
+OTHER_START = ("dpo_use_weighting", "dpo_loss_weights", "lora_model_dir")
+"""Axolotl's keys with which DPO's loss is scaled, or training begins with an adapter that the reference has not."""
+
 RECIPE_PREFIX = "solar_"
 RECIPE_SUFFIXES = (".yml", ".yaml")
 
@@ -38,6 +41,7 @@ class Stage:
         recipe_text: Its text.
         recipe: Its content, with the settings that ``solar.dpo`` names filled in.
         log: What the Trainer logged, if the run kept that.
+        began_with: The earlier stage that its ``base_model`` is, if that is in the report.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Stage:
     recipe_text: str = ""
     recipe: Mapping[str, Any] | None = None
     log: TrainingLog | None = None
+    began_with: str | None = None
 
     @property
     def method(self) -> str | None:
@@ -53,19 +58,32 @@ class Stage:
         return self.recipe.get("rl") if self.recipe else None
 
     @property
+    def steps(self) -> int | None:
+        """Optimizer steps that its model has; None where the log ends before, or a better model in between is kept."""
+        recipe = self.recipe or {}
+        keeps_best = recipe.get("load_best_model_at_end") or recipe.get("early_stopping_patience")
+        if self.log is None or keeps_best or self.log.last_step < self.log.planned_steps:
+            return None
+        return self.log.last_step
+
+    @property
     def starts_at_ln_2(self) -> bool:
-        """Whether the loss is DPO's own, which is ln 2 where model and reference are the same."""
-        return self.method == "dpo" and (self.recipe or {}).get("dpo_loss_type") in (None, "sigmoid", ["sigmoid"])
+        """Whether the loss is DPO's own, unweighted, and model and reference are the same at first: then it is ln 2."""
+        recipe = self.recipe or {}
+        own = recipe.get("dpo_loss_type") in (None, "sigmoid", ["sigmoid"])
+        return self.method == "dpo" and own and not any(map(recipe.get, OTHER_START))
 
     @property
     def uses_chat_format(self) -> bool:
         """Whether it trains on SOLAR's chat format, or on another one."""
-        recipe = self.recipe or {}
-        entries = recipe.get("datasets")
-        kinds = (
-            [entry.get("type") for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
-        )
-        return bool(recipe.get("chat_template")) or any(str(kind).startswith(TYPE_PREFIX) for kind in kinds)
+        kinds = [str(entry.get("type")) for entry in self.entries("datasets")]
+        formatted = any(kind.startswith((TYPE_PREFIX, "chat_template")) for kind in kinds)
+        return formatted or bool((self.recipe or {}).get("chat_template"))
+
+    def entries(self, key: str) -> list[Mapping[str, Any]]:
+        """The data sets that its recipe lists under a key such as ``datasets``."""
+        entries = (self.recipe or {}).get(key)
+        return [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
 
 
 def find_stages(
@@ -102,8 +120,13 @@ def find_stages(
             "Give the stages that were trained from it",
         )
         stages.append(stage)
-    _refuse_equal_names(stages)
-    return tuple(stages)
+    _refuse_equals(stages)
+    return tuple(replace(stage, began_with=_began_with(stage, stages[:place])) for place, stage in enumerate(stages))
+
+
+def _began_with(stage: Stage, earlier: Sequence[Stage]) -> str | None:
+    base = Path(str((stage.recipe or {}).get("base_model"))).expanduser().resolve()
+    return next((other.name for other in earlier if other.directory.resolve() == base), None)
 
 
 def _stage_name(path: Path) -> str:
@@ -161,8 +184,10 @@ def _completed(path: Path, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     return completed
 
 
-def _refuse_equal_names(stages: Sequence[Stage]) -> None:
+def _refuse_equals(stages: Sequence[Stage]) -> None:
+    """Nothing, if names differ and folders too: of two stages in one folder the later has written over the earlier."""
     taken = {name: "the report itself" for name in NAMES[:2]}
+    folders = dict[Path, str]()
     for stage in stages:
         where = str(stage.recipe_path or stage.directory)
         if stage.name in taken:
@@ -171,6 +196,12 @@ def _refuse_equal_names(stages: Sequence[Stage]) -> None:
                 "once, or rename the recipe or the folder"
             )
         taken[stage.name] = where
+        if (folder := stage.directory.resolve()) in folders:
+            raise ArgsError(
+                f"{where}: its model is in {stage.directory}, as that of {folders[folder]} is; give each stage an "
+                "output_dir of its own and train it, or leave one out"
+            )
+        folders[folder] = where
 
 
 def check_tokenizer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ from solar_plugins.errors import SolarError
 from solar_plugins.upscaling.untrusted_files import read_json_object
 
 STATE_FILE = "trainer_state.json"
+
+LOSS, MARGINS, ACCURACIES = "loss", "rewards/margins", "rewards/accuracies"
+LOGGED = tuple(prefix + key for key in (LOSS, MARGINS, ACCURACIES) for prefix in ("", "eval_"))
+"""What is read of the Trainer's entries."""
 
 MANY_POINTS = 30
 """From here on a training series is smoothed over a `SMOOTHING`-th of its points, and drawn thin as it was logged."""
@@ -86,18 +91,40 @@ def read_training_log(output_dir: Path) -> TrainingLog | None:
     states = [_read_state(path) for path in files]
     newest = states[-1]["log_history"]
     same_run = [state for state in states if state["log_history"][: len(newest)] == newest]
-    return training_log(max(same_run, key=lambda state: len(state["log_history"])))
+    # Between two checkpoints nothing need be logged: of equal logs the later one knows how far the run came.
+    return training_log(max(same_run, key=lambda state: (len(state["log_history"]), state.get("global_step") or 0)))
 
 
 def _read_state(path: Path) -> dict[str, Any]:
     state = read_json_object(path)
     history = state.get("log_history")
     if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
-        raise SolarError(
-            f"{path}: log_history is {history!r:.60}, expected the Trainer's list of log entries; restore the "
-            "file, or remove it to have the report without that loss curve"
-        )
+        raise _damaged(path, "log_history", history, "the Trainer's list of log entries")
+    for number, entry in enumerate(history):
+        for key in ("step", *LOGGED):
+            if key in entry and not (_is_step if key == "step" else _is_number)(entry[key]):
+                raise _damaged(path, f"{key} of log_history[{number}]", entry[key], "a number")
+    for key in ("global_step", "max_steps"):
+        if state.get(key) is not None and not _is_step(state[key]):
+            raise _damaged(path, key, state[key], "a number of steps")
     return state
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (
+        isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.maxsize
+    )
+
+
+def _is_step(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
+
+
+def _damaged(path: Path, what: str, found: object, expected: str) -> SolarError:
+    return SolarError(
+        f"{path}: {what} is {found!r:.60}, expected {expected}; restore the file, or remove it to have the report "
+        "without that loss curve"
+    )
 
 
 def training_log(state: Mapping[str, Any]) -> TrainingLog:
@@ -111,14 +138,14 @@ def training_log(state: Mapping[str, Any]) -> TrainingLog:
     """
     history: Sequence[Mapping[str, Any]] = state["log_history"]
     return TrainingLog(
-        loss=_series(history, "loss"),
+        loss=_series(history, LOSS),
         last_step=int(state.get("global_step") or 0),
         planned_steps=int(state.get("max_steps") or 0),
         num_not_finite=sum(
-            not math.isfinite(point.value) for key in ("loss", "eval_loss") for point in _points(history, key)
+            not math.isfinite(point.value) for key in (LOSS, f"eval_{LOSS}") for point in _points(history, key)
         ),
-        margins=_series(history, "rewards/margins"),
-        accuracies=_series(history, "rewards/accuracies"),
+        margins=_series(history, MARGINS),
+        accuracies=_series(history, ACCURACIES),
     )
 
 

@@ -195,7 +195,10 @@ def chain_report(report):
         stages=(
             stage("dus", {}, (3.25, 3.0, 2.75, 2.625)),
             stage("sft", {"datasets": [{"type": "solar_plugins.alpaca"}]}, (2.75, 2.5, 2.25, 2.0)),
-            stage("dpo", {"rl": "dpo"}, (math.log(2), 0.6875, 0.7, 0.65), (0.0, 0.0125, -0.0125, 0.0375)),
+            replace(
+                stage("dpo", {"rl": "dpo"}, (math.log(2), 0.6875, 0.7, 0.65), (0.0, 0.0125, -0.0125, 0.0375)),
+                began_with="sft",
+            ),
             Stage("average", Path("runs/average")),
         ),
         conditions=replace(report.conditions, answers=answers, pairs=pairs),

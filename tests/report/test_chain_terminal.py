@@ -54,6 +54,14 @@ def test_nothing_is_said_of_what_was_not_measured(chain_report):
 
     assert "answers" not in text.split("The <b>wall")[0]
     assert "pairs" not in text.split("The <b>wall")[0]
+    assert "steps" not in text
+
+
+def test_a_log_that_ends_early_says_so(chain_report):
+    first, *others = chain_report.stages
+    short = replace(first, log=replace(first.log, planned_steps=40))
+
+    assert "dus 4 of 40 3.25 → 2.62" in " ".join(shown(replace(chain_report, stages=(short, *others))).split())
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -64,3 +72,12 @@ def test_a_broken_model_still_has_a_line(chain_report, value):
     text = " ".join(shown(replace(chain_report, models=(*others, broken))).split())
 
     assert "average 16, 16.0 M 2.655 not finite not finite not finite +0.155 ± 0.000 not finite" in text
+
+
+def test_a_name_with_brackets_is_no_markup(chain_report):
+    *others, last = chain_report.models
+    odd = replace(chain_report, models=(*others, replace(last, name="mean[bold]")))
+    closing = tuple(replace(stage, name="[/x]") for stage in chain_report.stages[:1])
+
+    assert shown(odd).count("mean[bold]") == 5  # Twice in the headline, in the table, before two answers.
+    assert "[/x]" in shown(replace(odd, stages=closing + chain_report.stages[1:]))

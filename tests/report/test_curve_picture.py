@@ -3,7 +3,7 @@ from itertools import combinations
 
 import pytest
 
-from solar_plugins.report.curve_picture import NARROW, WIDE, Chart, Level, curve_figure
+from solar_plugins.report.curve_picture import LEFT, NARROW, WIDE, Chart, Level, curve_figure
 from solar_plugins.report.picture import inline_svg
 from solar_plugins.report.training_log import LogPoint, Series
 
@@ -59,3 +59,16 @@ def test_values_are_written_with_the_decimals_that_tell_them_apart():
 
     assert "training 0.6931" in svg
     assert "held-out 0.6921" in svg
+
+
+def test_the_mark_at_step_0_is_whole():
+    import numpy
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = curve_figure(Chart(Series((), (LogPoint(0, 3.0), LogPoint(9, 3.0))), "loss"))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+
+    before_the_edge = numpy.asarray(canvas.buffer_rgba())[:, : int(LEFT * figure.dpi / 72) - 1].astype(int)
+    orange = before_the_edge[..., 0] - before_the_edge[..., 2] > 100
+    assert orange.any()

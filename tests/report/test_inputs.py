@@ -58,6 +58,7 @@ def test_texts_are_read_in_order_and_blank_lines_passed_over(tmp_path):
         ('{"content": "x"}', "row 2: found .*content.*; expected a JSON object"),
         ('{"text": 3}', "row 2: found"),
         ('{"text": " "}', 'row 2: found .*; expected a JSON object with a "text" that is not blank'),
+        ('{"text": "a \\ud83d b"}', r"row 2: its text holds '\\ud83d', half of a UTF-16 pair"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, row, message):
@@ -96,6 +97,11 @@ def test_prompts_are_those_given_or_the_beginnings_of_three_texts():
 def test_a_blank_prompt_is_refused():
     with pytest.raises(ArgsError, match="prompt 2: ' ' is blank"):
         checked_prompts(["x", " "], [])
+
+
+def test_a_prompt_that_was_no_utf_8_is_refused():
+    with pytest.raises(ArgsError, match=r"prompt 1: holds '\\udcff', half of"):
+        checked_prompts([b"caf\xff".decode("utf-8", "surrogateescape")], [])
 
 
 @pytest.mark.parametrize("length", [1, 0, "2048", True, 2.5])

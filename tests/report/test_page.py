@@ -58,7 +58,7 @@ def test_every_element_is_closed_and_the_page_says_it_all(report):
         "+0.750",
         "seam: layer 7 feeds 4, distance 3",
         "optimizer step",
-        "1,234 texts",
+        "data/held_out.jsonl, from the top of its 1,234 texts",
         "300 predicted, in 3 windows",
         "cpu, float32",
         "8 s, 2026-01-02 03:04 UTC",
@@ -144,6 +144,7 @@ def test_the_page_of_a_chain_says_it_all(chain_report):
     for words in (
         "sft lowered the loss on held-out answers from 2.750 to 2.000",
         "held-out answers 3 answers, 300 tokens",
+        "Loss on held-out text, nats per token",
         "dpo 16 16.0 M 2.660 +0.160 ± 0.000 2.000 -1.000 ± 0.000 100 % ± 13 50 % ± 16",
         "base 12 16.0 M 2.500 3.000 50 % ± 16",
         "base, up-scaled and dus were not trained on that format here",
@@ -203,6 +204,7 @@ def test_a_chain_without_chat_sets_and_logs_gives_a_page(chain_report):
     text = " ".join(" ".join(parsed(page).words).split())
 
     assert text.count("No loss curve") == 3
+    assert '<p class="note"></p>' not in page
     assert "How they go on" in text
     assert "held-out answers" not in text
     assert "held-out pairs" not in text

@@ -141,6 +141,18 @@ def test_a_report_that_cannot_be_finished_leaves_the_one_before(trained_recipe, 
     assert output.read_text() == "the one before"
 
 
+def test_a_file_name_that_is_no_utf_8_does_not_cost_the_report(trained_recipe, tmp_path, report, monkeypatch):
+    odd = tmp_path / b"caf\xe9.jsonl".decode("utf-8", "surrogateescape")
+    (tmp_path / "held_out.jsonl").rename(odd)
+    made_up = {model.name: model for model in report.models}
+    monkeypatch.setattr(report_module, "measure_model", lambda name, directory, task: made_up[name])
+
+    write_report(trained_recipe, held_out=odd, prompts=["x", "y"], output=tmp_path / "r.html")
+
+    assert r"caf\udce9.jsonl" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["conditions"]["held_out"] == str(odd)
+
+
 def test_importing_the_report_is_cheap():
     code = (
         "import sys, solar_plugins.report.report, solar_plugins.report.plan_plot;"

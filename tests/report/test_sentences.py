@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from solar_plugins.report.chat_measures import JudgedPairs
 from solar_plugins.report.loss import Loss
 from solar_plugins.report.sentences import (
     curve_note,
@@ -55,6 +56,22 @@ def test_the_headline_tells_what_happened_whichever_way_it_went(report, losses, 
     assert headline(with_losses(report, *losses)) == sentence
 
 
+@pytest.mark.parametrize(
+    ("losses", "end"),
+    [
+        # Both are 2.500 in three decimals, though 0.0008 apart.
+        ((2.4996, 2.5004, 2.4996), "left the held-out loss at 2.500. 40 steps of training left it at 2.500"),
+        ((2.5, 3.0, 2.5), "lowered it from 3.000 to 2.500, which is the base's level."),
+        ((2.5, 3.0, 2.5001), "lowered it from 3.000 to 2.500, which is the base's level."),
+    ],
+)
+def test_what_three_decimals_do_not_show_is_no_difference(report, losses, end):
+    # Of one window, so that there is no standard error.
+    one = [Loss((1000 * nats,), (1000,)) for nats in losses]
+
+    assert end in headline(replace(report, models=tuple(map(with_loss, report.models, one))))
+
+
 def of_losses(report, base, trained):
     upscaled = Loss((200.0, 200.0), (50, 50))
     return replace(report, models=tuple(map(with_loss, report.models, (base, upscaled, trained))))
@@ -75,6 +92,44 @@ def test_the_headline_names_the_model_that_is_broken(report):
     assert headline(with_losses(report, 2.5, 3.0, math.nan)).startswith(
         "The held-out loss of the trained model is no finite"
     )
+
+
+def test_the_headline_does_not_take_pairs_for_losses(chain_report):
+    first, *others = chain_report.models
+    broken = replace(first, pairs=JudgedPairs((-math.inf,) * 6, (-1.0,) * 6))
+
+    assert headline(replace(chain_report, models=(broken, *others))) == (
+        "What the base model gives for held-out pairs is no finite number: weights or arithmetic are broken."
+    )
+
+
+def test_several_broken_models_are_listed(report):
+    assert headline(with_losses(report, math.nan, math.inf, math.nan)).startswith(
+        "The held-out loss of the base model, the up-scaled model and the trained model is no finite number"
+    )
+
+
+@pytest.mark.parametrize(
+    ("log", "recipe"),
+    [
+        ({"planned_steps": 90}, {}),  # The model may be that of step 90, of which no log was kept.
+        ({}, {"load_best_model_at_end": True}),
+        ({}, {"early_stopping_patience": 3}),
+    ],
+)
+def test_the_headline_names_no_steps_that_the_model_may_not_have(report, log, recipe):
+    [stage] = report.stages
+    other = replace(stage, log=replace(stage.log, **log), recipe=stage.recipe | recipe)
+
+    assert "40 steps of training" in headline(report)
+    assert ". Training lowered it " in headline(replace(report, stages=(other,)))
+
+
+def test_one_step_is_one(report):
+    [stage] = report.stages
+    short = replace(stage, log=replace(stage.log, last_step=1, planned_steps=1))
+
+    assert ". 1 step of training " in headline(replace(report, stages=(short,)))
 
 
 def test_a_report_without_a_log_still_has_a_headline(report):
@@ -169,8 +224,83 @@ def test_rewards_are_explained_where_there_are_any(chain_report):
     assert "Margin:" not in curves_note(replace(chain_report, stages=chain_report.stages[:2]))
 
 
-def test_the_limits_of_a_chain_name_its_sets(chain_report):
+def with_stage(report, place, **changes):
+    stages = list(report.stages)
+    stages[place] = replace(stages[place], **changes)
+    return replace(report, stages=tuple(stages))
+
+
+def test_stages_are_compared_with_the_model_that_they_began_with(chain_report):
+    # dpo was trained from dus, not from sft; its pairs are compared with dus then.
+    other = with_stage(chain_report, 2, began_with="dus")
+
+    assert "Of 6 held-out pairs dus holds" in headline(other)
+    assert "gained more of it over dus than the rejected one, for dpo the reward accuracy of DPO." in table_note(other)
+    # sft from the average: its loss on answers was 2.000 before.
+    odd = with_stage(chain_report, 1, began_with="average")
+    assert "sft left the loss on held-out answers at 2.000" in headline(odd)
+
+
+@pytest.mark.parametrize("changes", [{"began_with": None}, {"recipe": {"rl": "orpo"}}])
+def test_no_share_is_called_reward_accuracy_that_may_not_be_one(chain_report, changes):
+    assert "for dpo the reward accuracy of DPO" in table_note(chain_report)
+    assert "reward accuracy" not in table_note(with_stage(chain_report, 2, **changes))
+
+
+def test_a_reward_without_a_reference_is_not_explained_by_one(chain_report):
+    gained = "over the model that the stage began with"
+    orpo = with_stage(chain_report, 2, recipe={"rl": "orpo"})
+    both = replace(orpo, stages=(*orpo.stages, replace(chain_report.stages[2], name="later")))
+
+    assert gained in curves_note(chain_report)
+    assert "Reward: beta times the mean log-probability of a token (dpo: no reference)." in curves_note(orpo)
+    assert gained not in curves_note(orpo)
+    assert f"{gained}; beta times the mean log-probability of a token (dpo: no reference)." in curves_note(both)
+
+
+def test_the_note_on_curves_speaks_of_those_that_are_there(chain_report):
+    def of(**series):
+        logs = [stage.log and replace(stage.log, **series) for stage in chain_report.stages]
+        return curves_note(
+            replace(
+                chain_report,
+                stages=tuple(replace(stage, log=log) for stage, log in zip(chain_report.stages, logs, strict=True)),
+            )
+        )
+
+    points = (LogPoint(1, 0.5),)
+    kto = of(accuracies=NO_SERIES)
+    assert "Held-out:" in curves_note(chain_report)
+    assert "Held-out:" not in of(loss=Series(points, ()))
+    assert "Training:" not in of(loss=Series((), points))
+    assert "Margin:" in kto
+    assert "Accuracy:" not in kto
+    assert curves_note(replace(chain_report, stages=tuple(replace(one, log=None) for one in chain_report.stages))) == ""
+
+
+def test_a_file_that_was_trained_on_is_not_called_held_out(chain_report):
+    pairs = {"path": "p.jsonl", "split": "train"}
+    trained = with_stage(chain_report, 2, recipe={"rl": "dpo", "datasets": [pairs], "test_datasets": [pairs]})
+    other_part = with_stage(
+        chain_report,
+        2,
+        recipe={"datasets": [pairs | {"split": "train[9:]"}, pairs | {"name": "x"}], "test_datasets": [pairs]},
+    )
+    text = with_stage(chain_report, 0, recipe={"pretraining_dataset": [{"path": "./data/held_out.jsonl"}]})
+
+    assert limits(trained)[1] == (
+        "What is new to the models in p.jsonl: dpo trained on it. Its figures are not held-out."
+    )
+    assert limits(text)[1].startswith("What is new to the models in data/held_out.jsonl: dus trained on it.")
+    assert not any("trained on it" in limit for limit in limits(chain_report) + limits(other_part))
+
+
+def test_the_limits_of_a_chain_name_its_sets(chain_report, report):
     found = limits(chain_report)
+
+    assert "Whether the held-out text, answers and pairs are new to the base" in found[1]
+    assert "Whether the held-out text is new to the base" in limits(report)[1]
+    assert any("one standard error over windows, answers and pairs as if" in limit for limit in found)
 
     assert "300 tokens of one file of text and judge 3 answers and 6 pairs" in found[0]
     assert found[-1].startswith("How much of what comes after dus is better answers")

@@ -70,6 +70,9 @@ def test_named_settings_say_the_method(trained_chain):
         ({"rl": "dpo", "dpo_loss_type": ["sigmoid"]}, True),
         ({"rl": "dpo", "dpo_loss_type": ["ipo"]}, False),
         ({"rl": "dpo", "dpo_loss_type": ["sigmoid", "sft"]}, False),
+        ({"rl": "dpo", "dpo_use_weighting": True}, False),
+        ({"rl": "dpo", "dpo_loss_type": ["sigmoid"], "dpo_loss_weights": [0.5]}, False),
+        ({"rl": "dpo", "lora_model_dir": "runs/dpo"}, False),
         ({"rl": "ipo"}, False),
         ({"rl": "orpo"}, False),
         ({}, False),
@@ -85,6 +88,7 @@ def test_the_first_loss_is_known_of_dpo_alone(recipe, starts):
     [
         ({"datasets": [{"type": "completion"}, {"type": "solar_plugins.alpaca"}]}, True),
         ({"chat_template": "chatml", "datasets": [{"type": "chat_template"}]}, True),
+        ({"datasets": [{"type": "chat_template"}]}, True),  # The tokenizer's own, which is Axolotl's default.
         ({"datasets": [{"type": "completion"}]}, False),
         ({"datasets": [{"path": "x"}]}, False),
         ({"datasets": "x"}, False),
@@ -149,6 +153,30 @@ def test_equal_names_are_refused(trained_chain, tmp_path):
     (tmp_path / "mean").rename(tmp_path / "base")
     with pytest.raises(ArgsError, match=r"base: would be called 'base' in the report, as the report itself is"):
         found([trained_chain[0], tmp_path / "base"])
+
+
+def test_a_model_is_not_taken_for_that_of_two_stages(trained_chain, tmp_path):
+    change(trained_chain[2], output_dir=str(tmp_path / "sft"))
+    with pytest.raises(ArgsError, match=r"solar_dpo.yml: its model is in .*sft, as that of .*solar_sft.yml is"):
+        found(trained_chain)
+    with pytest.raises(ArgsError, match=r"merged: its model is in .*merged, as that of .*solar_sft.yml is"):
+        found([*trained_chain[:2], merged_in(tmp_path / "sft")])
+
+
+def merged_in(directory):
+    """The folder of a merged adapter, which is what the report measures of its recipe."""
+    (directory / "adapter_config.json").touch()
+    shutil.copytree(directory, directory / "merged")
+    (directory / "merged" / "adapter_config.json").unlink()
+    return directory / "merged"
+
+
+def test_a_stage_began_with_the_one_that_its_recipe_names(trained_chain, tmp_path):
+    assert [stage.began_with for stage in found(trained_chain)] == [None] * 4
+    change(trained_chain[1], base_model=str(tmp_path / "trained"))
+    change(trained_chain[2], base_model=str(tmp_path / "mean" / ".." / "trained"))
+
+    assert [stage.began_with for stage in found(trained_chain)] == [None, "recipe", "recipe", None]
 
 
 @pytest.mark.parametrize(

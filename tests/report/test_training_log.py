@@ -71,6 +71,15 @@ def test_a_longer_log_of_the_same_run_is_found_though_copying_mixed_up_the_times
     assert len(read_training_log(tmp_path).loss.train) == 3
 
 
+def test_of_equal_logs_that_of_the_later_step_counts(tmp_path):
+    # With logging_steps 10 and a checkpoint after 12 and after 15 steps, both hold what was logged at step 10.
+    logged = [{"step": 10, "loss": 3.0}]
+    write_state(tmp_path / "checkpoint-12" / "trainer_state.json", logged, 100, global_step=12)
+    write_state(tmp_path / "checkpoint-15" / "trainer_state.json", logged, 200, global_step=15)
+
+    assert read_training_log(tmp_path).last_step == 15
+
+
 def test_a_log_beside_the_final_model_is_read_too(tmp_path):
     write_state(tmp_path / "trainer_state.json", losses(3.0), 100)
 
@@ -87,6 +96,13 @@ def test_a_run_without_a_log_has_no_curve(tmp_path):
         ("{", "not valid JSON"),
         ("[]", "expected an object"),
         ('{"log_history": [1]}', r"log_history is \[1\], expected"),
+        ('{"log_history": [{"step": "x", "loss": 1.0}]}', r"step of log_history\[0\] is 'x', expected a number"),
+        ('{"log_history": [{"step": NaN, "loss": 1.0}]}', r"step of log_history\[0\] is nan, expected a number"),
+        ('{"log_history": [{"step": 1, "eval_loss": null}]}', r"eval_loss of log_history\[0\] is None, expected"),
+        ('{"log_history": [{"step": 1, "rewards/margins": [1]}]}', r"margins of log_history\[0\] is \[1\], expected"),
+        (f'{{"log_history": [{{"step": 1, "loss": 1{"0" * 400}}}]}}', r"loss of log_history\[0\] is 1000"),
+        ('{"log_history": [], "global_step": "9"}', "global_step is '9', expected a number of steps"),
+        ('{"log_history": [], "max_steps": Infinity}', "max_steps is inf, expected a number of steps"),
     ],
 )
 def test_a_damaged_log_is_refused_by_name(tmp_path, content, message):
