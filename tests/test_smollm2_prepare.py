@@ -95,6 +95,20 @@ def test_every_row_is_in_one_file_and_the_formatters_read_it(prepare, downloads,
     assert len(rows(articles / "wiki_train.jsonl")) == 9
 
 
+def test_a_row_whose_prompt_is_trained_on_is_not_held_out(prepare, tmp_path):
+    """The real samples hold rows twice."""
+    (tmp_path / "rows.json").write_text(json.dumps([*INSTRUCTIONS, INSTRUCTIONS[50] | {"output": "fifty"}]))
+    (tmp_path / "pairs.json").write_text(json.dumps([*PAIRS, PAIRS[0], PAIRS[1]]))
+    prepare.demo_rows.write_alignment(tmp_path / "rows.json", tmp_path / "pairs.json", tmp_path)
+    assert rows(tmp_path / "instructions_held_out.jsonl") == [INSTRUCTIONS[0], INSTRUCTIONS[100]]
+    assert len(rows(tmp_path / "instructions_train.jsonl")) == 118
+    held_out = rows(tmp_path / "pairs_held_out.jsonl")
+    assert len(held_out) == 9
+    assert PAIRS[0] not in held_out
+    assert PAIRS[1] not in held_out
+    assert [len(rows(tmp_path / f"pairs_{kind}.jsonl")) for kind in ("orca", "other")] == [17, 34]
+
+
 def test_a_folder_that_is_there_is_left_alone(prepare, downloads, tmp_path):
     """As after an earlier version of the script, which made no `alignment`."""
     (tmp_path / "data").mkdir()

@@ -1,6 +1,7 @@
 """Splits LLaMA-Factory's sample data into the rows that the recipes in this folder train on and those they hold out.
 
-Every split is by position, so it is the same on every machine. ``prepare.py`` fetches the files and calls this.
+Every split is by position, so it is the same on every machine. The samples hold some rows twice; one whose prompt is
+trained on is not held out. ``prepare.py`` fetches the files and calls this.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ HELD_OUT_CHARACTERS = 2_100
 one row is one sequence of 512, and the six are read in seconds on a CPU."""
 
 HELD_OUT_INSTRUCTIONS = 50
-"""Of 999 rows 20 are held out; 14 of them fit the 256 tokens of the recipe and are read in seconds on a CPU."""
+"""Of 999 rows 18 are held out; 13 of them fit the 256 tokens of the recipe and are read in seconds on a CPU."""
 
 HELD_OUT_PAIRS = 6
-"""Of 80 and 220 pairs 14 and 37 are held out; 13 of them fit the 384 tokens of the recipes."""
+"""Of 80 and 220 pairs 49 are held out; 13 of them fit the 384 tokens of the recipes."""
 
 ARTICLES_README = f"""# Wikipedia articles
 
@@ -58,10 +59,10 @@ Use what is trained here to see the method, and look at the licences upstream be
 | file | rows | read by |
 |---|---|---|
 | `instructions_train.jsonl` | 979 | `solar_plugins.alpaca` |
-| `instructions_held_out.jsonl` | 20, every 50th | `solar_plugins.alpaca` |
+| `instructions_held_out.jsonl` | 18: every 50th, but for 2 whose prompt is trained on | `solar_plugins.alpaca` |
 | `pairs_orca.jsonl` | 66 with Orca's system prompts | `solar_plugins.orca_dpo_pairs` |
 | `pairs_other.jsonl` | 183 others, 85 of several turns | `solar_plugins.sharegpt_pairs` |
-| `pairs_held_out.jsonl` | 51, every 6th of both kinds | `solar_plugins.sharegpt_pairs` |
+| `pairs_held_out.jsonl` | 49: every 6th of both kinds, but for 2 likewise | `solar_plugins.sharegpt_pairs` |
 """
 
 Row = Mapping[str, Any]
@@ -81,6 +82,27 @@ def split_every[T](rows: list[T], step: int) -> tuple[list[T], list[T]]:
         (['b', 'd'], ['a', 'c', 'e'])
     """
     return [row for index, row in enumerate(rows) if index % step], rows[::step]
+
+
+def prompt(row: Row) -> Row:
+    """What an instruction or a preference pair asks: all but its answers.
+
+    Example:
+        >>> prompt({"instruction": "I", "input": "", "output": "O"})
+        {'instruction': 'I', 'input': ''}
+    """
+    return {key: value for key, value in row.items() if key not in ("output", "chosen", "rejected")}
+
+
+def not_trained_on(held_out: list[Row], train: list[Row]) -> list[Row]:
+    """The held-out rows whose prompt no row to train on has.
+
+    Example:
+        >>> not_trained_on([{"input": "a"}, {"input": "b", "output": "2"}], [{"input": "b", "output": "3"}])
+        [{'input': 'a'}]
+    """
+    trained = [prompt(row) for row in train]
+    return [row for row in held_out if prompt(row) not in trained]
 
 
 def opening(article: str) -> str:
@@ -133,12 +155,12 @@ def write_alignment(instructions: Path, pairs: Path, folder: Path) -> None:
     """Writes ``ALIGNMENT_FILES`` from ``alpaca_en_demo.json`` and ``dpo_en_demo.json``."""
     train, held_out = split_every(json.loads(instructions.read_text(encoding="utf-8")), HELD_OUT_INSTRUCTIONS)
     write_rows(folder / "instructions_train.jsonl", train)
-    write_rows(folder / "instructions_held_out.jsonl", held_out)
+    write_rows(folder / "instructions_held_out.jsonl", not_trained_on(held_out, train))
 
     all_pairs = json.loads(pairs.read_text(encoding="utf-8"))
     orca, orca_held_out = split_every([pair for pair in all_pairs if has_system_prompt(pair)], HELD_OUT_PAIRS)
     other, other_held_out = split_every([pair for pair in all_pairs if not has_system_prompt(pair)], HELD_OUT_PAIRS)
     write_rows(folder / "pairs_orca.jsonl", map(orca_columns, orca))
     write_rows(folder / "pairs_other.jsonl", other)
-    write_rows(folder / "pairs_held_out.jsonl", orca_held_out + other_held_out)
+    write_rows(folder / "pairs_held_out.jsonl", not_trained_on(orca_held_out + other_held_out, orca + other))
     (folder / "README.md").write_text(ALIGNMENT_README, encoding="utf-8")

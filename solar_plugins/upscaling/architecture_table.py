@@ -88,7 +88,8 @@ _SAME_EVERYWHERE = (
     "stablelm youtu"
 ).split()
 _PLAIN_TYPES = (
-    "llama mistral apertus arcee cohere ernie4_5 gemma glm granite helium hunyuan_v1_dense ministral3 olmo phi3 seed_oss"
+    "llama mistral apertus arcee cohere ernie4_5 gemma glm granite helium hunyuan_v1_dense ministral3 olmo phi3 "
+    "seed_oss"
 ).split()
 
 ARCHITECTURES: Mapping[str, Architecture] = {
