@@ -20,8 +20,8 @@ from solar_plugins.upscaling.checkpoint import cache_name, ensure_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.writer_lock import sole_writer
 
-SETTLE_SECONDS = 2.0
-"""Until every process waits; it also lets them poll out of step, as ranks that start at different times do."""
+SETTLE_SECONDS = 4.0
+"""Until every process waits, and asks as seldom as in a long wait; out of step, as ranks that start at different times do."""
 
 
 class HandOver(NamedTuple):
