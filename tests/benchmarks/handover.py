@@ -21,7 +21,7 @@ from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.writer_lock import sole_writer
 
 SETTLE_SECONDS = 4.0
-"""Until every process waits, and asks as seldom as in a long wait; out of step, as ranks that start at different times do."""
+"""Until all wait and ask as seldom as in a long wait; out of step, as ranks that start at different times do."""
 
 
 class HandOver(NamedTuple):
