@@ -71,7 +71,7 @@ $(DEMO)/average/.merged: recipes/smollm2/mergekit/solar_average.yml $(DEMO)/dpo/
 	$(BIN)/mergekit-yaml $< $(@D)
 	@touch $@
 
-test: $(INSTALLED)  ## run every test, the real model's too: about 25 minutes on two cores (estimated)
+test: $(INSTALLED)  ## run every test, the real model's too: about 23 minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
 
 test-fast: $(INSTALLED)  ## run the tests that start neither Axolotl nor mergekit: about a minute
