@@ -12,9 +12,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 from checkpoints import DROP_LAYERS, LAYERS, make_base
 
+from solar_plugins.upscaling import writer_lock
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import cache_name, ensure_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
@@ -28,11 +30,13 @@ class HandOver(NamedTuple):
     """One round of processes that waited."""
 
     processes: int
+    poll_seconds: float
+    """How often each asked for the lock."""
     seconds: float
     """From the release of the lock to the last process that went on."""
 
 
-def measure_hand_over(folder: Path, processes: int) -> HandOver:
+def measure_hand_over(folder: Path, processes: int, poll_seconds: float) -> HandOver:
     """One round. The base lies in ``folder`` and is made if it is not there."""
     if not (folder / "base").exists():
         make_base(folder / "base", 64)
@@ -43,7 +47,8 @@ def measure_hand_over(folder: Path, processes: int) -> HandOver:
     context = multiprocessing.get_context("fork")
     done = context.SimpleQueue()
     logging.getLogger("axolotl").setLevel(logging.WARNING)
-    with sole_writer(cache / cache_name(find_base(str(folder / "base")), plan)):
+    target = cache / cache_name(find_base(str(folder / "base")), plan)
+    with mock.patch.object(writer_lock, "LONG_WAIT_POLL_SECONDS", poll_seconds), sole_writer(target):
         ranks = [context.Process(target=_wait, args=(folder / "base", plan, cache, done)) for _ in range(processes)]
         for rank in ranks:
             rank.start()
@@ -52,7 +57,7 @@ def measure_hand_over(folder: Path, processes: int) -> HandOver:
     last = max(done.get() for _ in ranks)
     for rank in ranks:
         rank.join()
-    return HandOver(processes, last - released)
+    return HandOver(processes, poll_seconds, last - released)
 
 
 def _wait(base: Path, plan: LayerPlan, cache: Path, done) -> None:

@@ -3,7 +3,7 @@ from bench import REPOSITORY
 from handover import HandOver, measure_hand_over, seconds_of_a_rank
 from scale import BASES, Rates, memory_of, node_caches, page, shared_cache, stored
 
-RATES = Rates(1e9, 9.0, 0.04, 0.01, 0.005, 43e6, 2e3)
+RATES = Rates(1e9, 9.0, 0.04, 0.01, 0.005, 2.0, 43e6, 2e3)
 MISTRAL, LLAMA_70B, LLAMA_405B = BASES
 
 
@@ -20,11 +20,11 @@ def test_the_bases_have_their_published_parameters():
 
 
 def test_a_shared_cache_by_hand():
-    """21.46 GB: 2 x that at 2 GB/s to write; 128 nodes share 50 GB/s to read; 1024 ranks of 5 ms."""
+    """21.46 GB: 2 x that at 2 GB/s to write; 128 nodes share 50 GB/s to read; 1024 ranks of 5 ms, and 2 s."""
     start = shared_cache(MISTRAL, 128, RATES)
     assert start.write_seconds == pytest.approx(21.463, rel=1e-4)
     assert start.load_seconds == pytest.approx(21.463 / (50 / 128), rel=1e-4)
-    assert start.hand_over_seconds == pytest.approx(5.12)
+    assert start.hand_over_seconds == pytest.approx(7.12)
     assert start.later_bytes == 128 * 2 * 10_731_524_096
     assert start.first_bytes == 130 * 2 * 10_731_524_096
     assert shared_cache(MISTRAL, 16, RATES).load_seconds == pytest.approx(21.463 / 2, rel=1e-4)
@@ -37,7 +37,7 @@ def test_own_caches_by_hand():
     assert start.write_seconds == pytest.approx(14.4835 / (50 / 128), rel=1e-4)
     assert start.load_seconds == pytest.approx(21.463 / 3, rel=1e-4)
     assert (start.first_bytes, start.later_bytes) == (128 * 2 * 7_241_732_096, 0)
-    assert start.hand_over_seconds == pytest.approx(8 * 0.005)
+    assert start.hand_over_seconds == pytest.approx(2 + 8 * 0.005)
 
 
 def test_more_gpus_divide_the_states_and_nothing_else():
@@ -46,11 +46,13 @@ def test_more_gpus_divide_the_states_and_nothing_else():
 
 
 def test_the_slope_of_the_hand_over():
-    assert seconds_of_a_rank([HandOver(10, 1.5), HandOver(20, 2.5), HandOver(30, 3.5)]) == pytest.approx(0.1)
+    assert seconds_of_a_rank([HandOver(10, 0.1, 1.5), HandOver(20, 0.1, 2.5), HandOver(30, 0.1, 3.5)]) == pytest.approx(
+        0.1
+    )
 
 
 def test_processes_that_waited_find_the_checkpoint(tmp_path):
-    found = measure_hand_over(tmp_path, 3)
+    found = measure_hand_over(tmp_path, 3, 0.1)
     assert found.processes == 3
     assert 0 < found.seconds < 10
     assert len(list(tmp_path.glob("cache-*/upscaled-*"))) == 1
