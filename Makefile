@@ -39,7 +39,7 @@ $(INSTALLED): pyproject.toml
 	  echo "Error: pip could not install the package (its own words are above). It needs a package index: check the network, or pip's index settings"; exit 1; }
 	@touch $@
 
-demo: $(INSTALLED)  ## up-scale a real 135M model from 30 to 48 layers, train it, and report: about 8 minutes on two cores
+demo: $(INSTALLED)  ## up-scale a real 135M model from 30 to 48 layers, train it, and report: about 7 minutes on two cores
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
 	@$(MAKE) --no-print-directory $(DEMO)/dus/.trained
 	@$(BIN)/solar report $(RECIPE) --output $(DEMO)/report.html
@@ -48,7 +48,7 @@ $(DEMO)/dus/.trained: $(RECIPE)
 	$(BIN)/accelerate launch -m axolotl.cli.train $(RECIPE)
 	@touch $@
 
-pipeline: $(INSTALLED)  ## every stage on that model, up to DPO and merging, and a report; goes on at the stage where it was stopped
+pipeline: $(INSTALLED)  ## every stage on that model, up to DPO and merging, and a report: about 30 minutes on two cores; goes on where it was stopped
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
 	@$(MAKE) --no-print-directory $(DEMO)/average/.merged
 	@$(BIN)/solar report $(RECIPE) $(patsubst %,recipes/smollm2/solar_%.yml,sft dpo sdpo_1 sdpo_2) $(DEMO)/average \
