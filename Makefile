@@ -74,7 +74,7 @@ $(DEMO)/average/.merged: recipes/smollm2/mergekit/solar_average.yml $(DEMO)/dpo/
 test: $(INSTALLED)  ## run every test, the real model's too: about 23 minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
 
-test-fast: $(INSTALLED)  ## run the tests that start neither Axolotl nor mergekit: about a minute
+test-fast: $(INSTALLED)  ## run the tests that start neither Axolotl nor mergekit: less than two minutes
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not network"
 
 bench: $(INSTALLED)  ## measure against mergekit-yaml and cp, write docs/bench.*: about 15 minutes, 25 GB of disk

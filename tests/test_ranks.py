@@ -141,6 +141,7 @@ def seconds_until_out(text, attempt=0):
     return float(text.split(f"out of {attempt} after ")[1].split()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failing", "action", "words"), [(0, "fail", "the oven is cold"), (1, "break", "KeyError: 'oven'")]
 )

@@ -51,6 +51,7 @@ def test_the_slope_of_the_hand_over():
     )
 
 
+@pytest.mark.slow
 def test_processes_that_waited_find_the_checkpoint(tmp_path):
     found = measure_hand_over(tmp_path, 3, 0.1)
     assert found.processes == 3
