@@ -100,11 +100,13 @@ def ready_together(what: str) -> Iterator[None]:
     meeting.open()
     try:
         yield
+        meeting.wait()
+    except LaunchError:
+        raise  # The others know, or cannot be reached.
     except BaseException as error:
         # Whatever it is: the others would wait for ever.
-        meeting.report_failure(str(error) if isinstance(error, SolarError) else f"{type(error).__name__}: {error}")
+        meeting.tell_failure(str(error) if isinstance(error, SolarError) else f"{type(error).__name__}: {error}")
         raise
-    meeting.wait()
 
 
 def _has_process_group() -> bool:
@@ -127,6 +129,7 @@ class _Meeting:
         self.sign = secrets.token_hex(8)
         self.round = ""
         self.store: Any = None
+        self.last_error = ""
         self.poll_seconds = max(POLL_SECONDS, launch.world_size / RANKS_PER_POLL_SECOND)
         self.last_answer = time.monotonic()
         self.next_message = self.last_answer + MESSAGE_SECONDS
@@ -135,39 +138,45 @@ class _Meeting:
         """Rank 0 hosts the store from now on, unless torchrun does, so that the others find it at any time."""
         import torch
 
+        if not 0 < self.launch.port < 65536:
+            raise LaunchError(f"MASTER_PORT: {self.launch.port} is not a port; give all ranks one from 1024 to 65535")
         if self.launch.rank != 0:
             return
         try:
             self.store = self._connected()
-        except (OSError, torch.distributed.DistError) as error:
+        except (OSError, UnicodeError, torch.distributed.DistError) as error:
             raise LaunchError(
-                f"MASTER_PORT: rank 0 cannot meet the other ranks at {self.launch.address}:{self.launch.port} "
-                f"({str(error).splitlines()[0]}). If another program has that port, give all ranks another one; "
-                "MASTER_ADDR must be the computer that rank 0 runs on"
+                f"MASTER_ADDR, MASTER_PORT: rank 0 cannot meet the others at {self.launch.address}:{self.launch.port} "
+                f"({_first_line(error)}). If another program has that port, give all ranks another one; MASTER_ADDR "
+                "must be the computer that rank 0 runs on"
             ) from None
         self.store.set("round", self.sign)
 
-    def report_failure(self, text: str) -> None:
+    def tell_failure(self, text: str) -> None:
         """Let the others stop with this rank's own words."""
-        count, most = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
-        if count < most:
-            return  # torchrun starts all ranks again, and its store would tell them of this failure.
+        if _is_started_again():
+            return  # torchrun's store would tell the next attempt of this failure.
+        if self._hosts():
+            LOG.error("telling the other ranks, which may take %.0f s: %s", REPORT_SECONDS, text)
+        # In a thread: a store whose host is suspended does not answer, and torch knows no limit for a question.
+        teller = threading.Thread(target=self._tell, args=(text,), daemon=True)
+        teller.start()
+        teller.join(2 * REPORT_SECONDS + CONNECT_SECONDS)
+
+    def _tell(self, text: str) -> None:
         self.store = self.store or self._store_in_time(REPORT_SECONDS)
         if self.store is None:
             return  # Nobody to tell; each rank finds out by itself.
+        told = f"rank {self.launch.rank} on {socket.gethostname()}: {text}".encode(errors="backslashreplace").decode()
         with suppress(RuntimeError):
-            # The first failure stands; others often follow from it.
-            self.store.compare_set("failed", "", f"rank {self.launch.rank} on {socket.gethostname()}: {text}")
-            self.store.set(f"told/{self.launch.rank}", "")
-            end = time.monotonic() + REPORT_SECONDS
-            # Where the store ends with this process, the others must have read it before.
-            while self._hosts() and not self.store.check(self._keys("told")) and time.monotonic() < end:
-                time.sleep(self.poll_seconds)
+            self.store.compare_set("failed", "", told)  # The first failure stands; others often follow from it.
+            self._stay_until_all("told")
 
     def wait(self) -> None:
         """Return when all ranks are here. If the store is lost with its rank, meet again when that is back."""
         import torch
 
+        self.last_answer = time.monotonic()
         ended = threading.Event()
         threading.Thread(target=self._speak_when_stuck, args=(ended,), daemon=True).start()
         try:
@@ -176,8 +185,8 @@ class _Meeting:
                     self.store = self.store or self._store_in_time(UNREACHABLE_SECONDS)
                     if self.store is None:
                         raise LaunchError(
-                            f"{self.place}, could not be reached for {UNREACHABLE_SECONDS:.0f} s; see its log, and "
-                            "start the run again"
+                            f"{self.place}, could not be reached for {UNREACHABLE_SECONDS:.0f} s "
+                            f"({self.last_error}); see its log, and start the run again"
                         )
                     while not self._may_leave():
                         time.sleep(self.poll_seconds)
@@ -195,7 +204,8 @@ class _Meeting:
         while time.monotonic() < end:
             try:
                 return self._connected()
-            except (OSError, torch.distributed.DistError):
+            except (OSError, UnicodeError, torch.distributed.DistError) as error:
+                self.last_error = _first_line(error)
                 self.last_answer = time.monotonic()
                 self._say(f"waiting for {self.place}", rank_0_can_speak=False)
                 time.sleep(self.poll_seconds)
@@ -216,7 +226,8 @@ class _Meeting:
             wait_for_workers=False,
             multi_tenant=True,
         )
-        _stores.append(store)
+        if self._hosts():
+            _stores.append(store)
         return PrefixStore(self.name, store)
 
     def _hosts(self) -> bool:
@@ -225,17 +236,27 @@ class _Meeting:
     def _keys(self, word: str) -> list[str]:
         return [f"{word}/{rank}" for rank in range(self.launch.world_size)]
 
+    def _stay_until_all(self, word: str) -> None:
+        """Say that this rank has read something; where the store ends with this process, wait for the others to."""
+        self.store.set(f"{word}/{self.launch.rank}", "")
+        end = time.monotonic() + REPORT_SECONDS
+        while self._hosts() and not self.store.check(self._keys(word)) and time.monotonic() < end:
+            time.sleep(self.poll_seconds)
+
     def _may_leave(self) -> bool:
         if self.store.check(["failed"]):
             text = self.store.get("failed").decode(errors="replace")
-            self.store.set(f"told/{self.launch.rank}", "")
+            with suppress(RuntimeError):
+                self._stay_until_all("told")
             raise LaunchError(f"another rank could not make {self.what}, so this one stops too; {text}")
         self._announce()
         if self.launch.rank == 0 and self.store.check(here := self._keys(f"{self.round}/here")):
             self.store.multi_set(self._keys(f"{self.round}/back"), self.store.multi_get(here))
         leaves = self._has_its_sign_back()
         self.last_answer = time.monotonic()
-        if not leaves and self.last_answer >= self.next_message:
+        if leaves:
+            self._stay_until_all(f"{self.round}/left")
+        elif self.last_answer >= self.next_message:
             self._say_whom_we_wait_for()
         return leaves
 
@@ -259,15 +280,21 @@ class _Meeting:
 
     def _say_whom_we_wait_for(self) -> None:
         here = self._keys(f"{self.round}/here")
+        rank_0_can_speak = bool(self.round) and self.store.check(here[:1])
+        if not self._has_the_word(rank_0_can_speak):
+            return  # A thousand ranks must not ask for what they do not say.
         missing = [str(rank) for rank, key in enumerate(here) if not self.store.check([key])]
         if not missing or not self.round:  # Rank 0 has not opened this meeting; all may be of a round that has ended.
-            self._say(f"waiting for {self.place}", rank_0_can_speak=False)
+            LOG.info("waiting for %s", self.place)
             return
         more = f" and {len(missing) - NAMED_RANKS} more" if len(missing) > NAMED_RANKS else ""
-        self._say(
-            f"{len(here) - len(missing)} of {len(here)} ranks have {self.what}; waiting for rank "
-            f"{', '.join(missing[:NAMED_RANKS])}{more}. If one of them is dead, stop the run",
-            rank_0_can_speak="0" not in missing,
+        LOG.info(
+            "%d of %d ranks have %s; waiting for rank %s%s. If one of them is dead, stop the run",
+            len(here) - len(missing),
+            len(here),
+            self.what,
+            ", ".join(missing[:NAMED_RANKS]),
+            more,
         )
 
     def _speak_when_stuck(self, ended: threading.Event) -> None:
@@ -281,8 +308,25 @@ class _Meeting:
                 )
 
     def _say(self, text: str, rank_0_can_speak: bool) -> None:
-        if time.monotonic() < self.next_message:
-            return
-        self.next_message = time.monotonic() + MESSAGE_SECONDS
-        if speaks_for_node() or (may_speak_while_waiting() and not rank_0_can_speak):
+        if self._has_the_word(rank_0_can_speak):
             LOG.info("%s", text)
+
+    def _has_the_word(self, rank_0_can_speak: bool) -> bool:
+        """Whether it is time for a message, and this rank's turn: one of a node, or beside a silent rank 0 the next."""
+        if time.monotonic() < self.next_message:
+            return False
+        self.next_message = time.monotonic() + MESSAGE_SECONDS
+        return speaks_for_node() or (may_speak_while_waiting() and not rank_0_can_speak)
+
+
+def _is_started_again() -> bool:
+    """Whether torchrun starts all ranks again after a failure."""
+    try:
+        count, most = (int(os.environ[f"TORCHELASTIC_{name}"]) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    except (KeyError, ValueError):
+        return False
+    return count < most
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -20,9 +20,12 @@ logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 from solar_plugins import ranks
 from solar_plugins.errors import CheckpointError
 ranks.MESSAGE_SECONDS, ranks.CONNECT_SECONDS, ranks.UNREACHABLE_SECONDS = 0.5, 1.0, float(sys.argv[2])
+ranks.REPORT_SECONDS = 15.0
 start = time.time()
 attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 action, seconds = json.loads(sys.argv[1]).get(attempt + "/" + os.environ["RANK"], ("join", 0))
+if action == "seldom":
+    ranks.POLL_SECONDS = 1.0 + 2.0 * int(os.environ["RANK"])
 print("in", flush=True)
 with ranks.ready_together("the cake"):
     time.sleep(seconds)
@@ -30,6 +33,8 @@ with ranks.ready_together("the cake"):
         raise CheckpointError("the oven is cold")
     if action == "break":
         raise KeyError("oven")
+    if action == "odd":
+        raise CheckpointError("base_model: /data/" + chr(0xDCFF))
     if action == "die":
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
 sys.stdout.write(f"out of {attempt} after {time.time() - start:.1f}\\n")  # print() would let lines of two ranks mix
@@ -56,9 +61,9 @@ def start(port):
     """Start ranks as srun does, with the usual variables; `said` gives what each said and its exit status."""
     running = []
 
-    def start_rank(rank, action="wait", seconds=0.0, unreachable_seconds=600.0, local_rank=0):
-        place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(local_rank)}
-        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    def start_rank(rank, action="wait", seconds=0.0, unreachable_seconds=600.0, local_rank=0, world_size=2, **env):
+        place = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(local_rank)}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} | env
         process = subprocess.Popen(
             [sys.executable, "-c", RANK, json.dumps({f"0/{rank}": [action, seconds]}), str(unreachable_seconds)],
             env=os.environ | place,
@@ -160,6 +165,75 @@ def test_one_that_fails_takes_the_others_with_it_in_its_own_words(start, failing
 
 
 @pytest.mark.slow
+def test_rank_0_stays_until_all_know_of_the_failure_of_another(start):
+    """Its store would end with it."""
+    waiting = start(0, world_size=3)
+    failing = start(1, "fail", seconds=1.0, world_size=3)
+    busy = start(2, seconds=4.0, world_size=3)
+    assert said(failing)[0] == 1
+    for process in (busy, waiting):
+        status, text = said(process)
+        assert status == 1
+        assert f"rank 1 on {socket.gethostname()}: the oven is cold" in text
+
+
+@pytest.mark.slow
+def test_rank_0_stays_until_all_know_that_they_may_go_on(start):
+    """Seldom as they ask, each finds its sign."""
+    processes = [start(rank, world_size=3, action="seldom") for rank in range(3)]
+    for process in processes:
+        status, text = said(process)
+        assert (status, "out of 0" in text) == (0, True), text
+
+
+@pytest.mark.slow
+def test_a_failure_of_odd_words_is_told_too(start):
+    failing, other = start(1, "odd"), start(0)
+    status, text = said(other)
+    assert status == 1
+    assert f"rank 1 on {socket.gethostname()}: base_model: /data/\\udcff" in text
+    assert said(failing)[0] == 1
+
+
+@pytest.mark.slow
+def test_an_interruption_while_waiting_is_told(start):
+    busy, waiting = start(0, seconds=8.0), start(1)
+    read_until(waiting, "waiting for rank 0")
+    waiting.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in said(waiting)[1]
+    status, text = said(busy)
+    assert status == 1
+    assert f"rank 1 on {socket.gethostname()}: KeyboardInterrupt: " in text
+
+
+@pytest.mark.slow
+def test_a_failure_is_shown_although_the_store_does_not_answer(start, port):
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", port))
+        mute.listen()
+        status, text = said(start(1, "fail"))
+    assert status == 1
+    assert "the oven is cold" in text
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        (
+            {"MASTER_PORT": "70000"},
+            "LaunchError: MASTER_PORT: 70000 is not a port; give all ranks one from 1024 to 65535",
+        ),
+        ({"MASTER_ADDR": "a..b"}, "LaunchError: rank 0 at a..b:"),
+    ],
+)
+@pytest.mark.slow
+def test_an_impossible_place_is_an_error(start, environment, words):
+    status, text = said(start(1, unreachable_seconds=1.0, **environment))
+    assert status == 1
+    assert words in text
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dying", [0, 1])
 def test_a_rank_that_dies_can_come_back(start, dying):
     """Rank 0 hosts the store here, so that with it the meeting place dies too."""
@@ -209,7 +283,7 @@ def test_a_meeting_that_cannot_be_reached_is_an_error(start, port):
     assert status == 1
     place = f"rank 0 at 127.0.0.1:{port}, where all ranks meet"
     assert f"waiting for {place}\n" in text
-    assert text.endswith(f"LaunchError: {place}, could not be reached for 3 s; see its log, and start the run again\n")
+    assert f"LaunchError: {place}, could not be reached for 3 s ([Errno 111] Connection refused); see its log" in text
 
 
 @pytest.mark.slow
@@ -231,7 +305,9 @@ def test_a_port_that_another_program_has_is_an_error(start, port):
         status, text = said(start(0))
     assert status == 1
     last = text.strip().splitlines()[-1]
-    assert last.startswith("solar_plugins.errors.LaunchError: MASTER_PORT: rank 0 cannot meet the other ranks at 127")
+    assert last.startswith(
+        "solar_plugins.errors.LaunchError: MASTER_ADDR, MASTER_PORT: rank 0 cannot meet the others at 1"
+    )
     assert "If another program has that port, give all ranks another one" in last
 
 
