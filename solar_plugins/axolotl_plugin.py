@@ -17,8 +17,9 @@ from solar_plugins.errors import ArgsError, CheckpointError, DataError, SolarErr
 from solar_plugins.formatters.axolotl_sets import use_ready_sets
 from solar_plugins.formatters.bindings import bind
 from solar_plugins.formatters.recipe_keys import check_recipe
+from solar_plugins.launch import speaks_for_node
 from solar_plugins.precision import lost_steps
-from solar_plugins.ranks import ready_together, speaks_for_node
+from solar_plugins.ranks import ready_together
 from solar_plugins.recipes import REVISION_KEYS, base_of
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint

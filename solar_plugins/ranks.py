@@ -1,4 +1,4 @@
-"""Several ranks of one run: who speaks, and how all wait for the slowest before anything collective starts.
+"""Several ranks of one run wait for the slowest before anything collective starts.
 
 A collective that a rank waits in too long ends with a time-out that names nobody. Where each node has a checkpoint
 folder of its own, one node may write or download far longer than the others. So the ranks meet at the launcher's own
@@ -15,12 +15,13 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from solar_plugins.errors import LaunchError, SolarError
+from solar_plugins.launch import Launch, is_started_again, launch_of, may_speak_while_waiting, speaks_for_node
 
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".
 LOG = logging.getLogger("axolotl.solar_plugins.ranks")
@@ -39,45 +40,6 @@ NAMED_RANKS = 8
 _meetings = itertools.count()
 _stores: list[Any] = []
 """Rank 0 may be the one that hosts the store; it must live until the process group has taken it over."""
-
-
-class Launch(NamedTuple):
-    """What a launcher (torchrun, accelerate, or srun with the usual variables) says to each rank."""
-
-    rank: int
-    world_size: int
-    address: str
-    port: int
-    has_agent: bool
-    """Whether torchrun's agent hosts the store; else rank 0 does."""
-
-
-def launch_of(environment: Mapping[str, str]) -> Launch | None:
-    """How this process was launched; None where it is alone, or where nobody says how to meet the others.
-
-    >>> launch_of({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"})
-    Launch(rank=1, world_size=2, address='node1', port=29500, has_agent=False)
-    >>> launch_of({"WORLD_SIZE": "1", "RANK": "0"}) is None
-    True
-    """
-    try:
-        rank, world_size, port = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
-        address = environment["MASTER_ADDR"]
-    except (KeyError, ValueError):
-        return None
-    if world_size < 2 or environment.get("AXOLOTL_IS_PREPROCESS") == "1":
-        return None
-    return Launch(rank, world_size, address, port, environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
-
-
-def speaks_for_node() -> bool:
-    """Whether this rank says what all ranks of its node have to say."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-def may_speak_while_waiting() -> bool:
-    """Whether this rank says what it waits for: the first of its node, or the second, because the first may write."""
-    return os.environ.get("LOCAL_RANK", "0") in ("0", "1")
 
 
 @contextmanager
@@ -154,7 +116,7 @@ class _Meeting:
 
     def tell_failure(self, text: str) -> None:
         """Let the others stop with this rank's own words."""
-        if _is_started_again():
+        if is_started_again():
             return  # torchrun's store would tell the next attempt of this failure.
         if self._hosts():
             LOG.error("telling the other ranks, which may take %.0f s: %s", REPORT_SECONDS, text)
@@ -317,15 +279,6 @@ class _Meeting:
             return False
         self.next_message = time.monotonic() + MESSAGE_SECONDS
         return speaks_for_node() or (may_speak_while_waiting() and not rank_0_can_speak)
-
-
-def _is_started_again() -> bool:
-    """Whether torchrun starts all ranks again after a failure."""
-    try:
-        count, most = (int(os.environ[f"TORCHELASTIC_{name}"]) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
-    except (KeyError, ValueError):
-        return False
-    return count < most
 
 
 def _first_line(error: Exception) -> str:

@@ -10,9 +10,7 @@ import time
 
 import pytest
 
-from solar_plugins.ranks import launch_of, may_speak_while_waiting, ready_together, speaks_for_node
-
-TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1", "LOCAL_RANK": "1"}
+from solar_plugins.ranks import ready_together
 
 RANK = """
 import json, logging, os, signal, sys, threading, time
@@ -95,39 +93,13 @@ def read_until(process, words):
     raise AssertionError("".join(lines))
 
 
-@pytest.mark.parametrize(
-    ("environment", "launched"),
-    [
-        (TORCHRUN, True),
-        (TORCHRUN | {"WORLD_SIZE": "1"}, False),
-        (TORCHRUN | {"MASTER_PORT": "x"}, False),
-        (TORCHRUN | {"AXOLOTL_IS_PREPROCESS": "1"}, False),
-        *((TORCHRUN.keys() - {name}, False) for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")),
-        ({}, False),
-    ],
-)
-def test_only_a_whole_launch_counts(environment, launched):
-    if isinstance(environment, set):
-        environment = {name: TORCHRUN[name] for name in environment}
-    assert (launch_of(environment) is not None) == launched
-
-
 def test_a_lone_process_does_not_wait(monkeypatch):
-    for name in TORCHRUN:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     start = time.monotonic()
     with ready_together("nothing"):
         pass
     assert time.monotonic() - start < 1
-    assert speaks_for_node()
-
-
-@pytest.mark.parametrize(
-    ("local_rank", "speaks", "waits_aloud"), [("0", True, True), ("1", False, True), ("2", False, False)]
-)
-def test_who_speaks(monkeypatch, local_rank, speaks, waits_aloud):
-    monkeypatch.setenv("LOCAL_RANK", local_rank)
-    assert (speaks_for_node(), may_speak_while_waiting()) == (speaks, waits_aloud)
 
 
 @pytest.mark.parametrize("slow", [0, 1])

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.ranks import speaks_for_node
+from solar_plugins.launch import speaks_for_node
 from solar_plugins.registry import announce
 from solar_plugins.upscaling.architecture import upscale_config
 from solar_plugins.upscaling.base_model import CONFIG, PROVENANCE_KEY, BaseCheckpoint

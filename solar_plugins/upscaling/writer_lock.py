@@ -27,7 +27,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.ranks import may_speak_while_waiting, speaks_for_node
+from solar_plugins.launch import may_speak_while_waiting, speaks_for_node
 from solar_plugins.upscaling.estimates import format_bytes
 from solar_plugins.upscaling.untrusted_files import read_json_object
 
