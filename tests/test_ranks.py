@@ -19,6 +19,7 @@ from solar_plugins import ranks
 from solar_plugins.errors import CheckpointError
 ranks.MESSAGE_SECONDS, ranks.CONNECT_SECONDS, ranks.UNREACHABLE_SECONDS = 0.5, 1.0, float(sys.argv[2])
 ranks.REPORT_SECONDS = 15.0
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell that starts pytest with & lets it ignore this.
 start = time.time()
 attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 action, seconds = json.loads(sys.argv[1]).get(attempt + "/" + os.environ["RANK"], ("join", 0))
