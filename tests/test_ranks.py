@@ -18,7 +18,7 @@ logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 from solar_plugins import ranks
 from solar_plugins.errors import CheckpointError
 ranks.MESSAGE_SECONDS, ranks.CONNECT_SECONDS, ranks.UNREACHABLE_SECONDS = 0.5, 1.0, float(sys.argv[2])
-ranks.REPORT_SECONDS = 15.0
+ranks.REPORT_SECONDS = 8.0
 signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell that starts pytest with & lets it ignore this.
 start = time.time()
 attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -284,6 +284,17 @@ def test_a_port_that_another_program_has_is_an_error(start, port):
     assert "If another program has that port, give all ranks another one" in last
 
 
+def torchrun_with_one_restart(actions):
+    """Two ranks; the keys of ``actions`` are attempt and rank."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    return subprocess.run(
+        [*command, "--no-python", sys.executable, "-c", RANK, json.dumps(actions), "600"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "first_attempt",
@@ -298,13 +309,7 @@ def test_a_port_that_another_program_has_is_an_error(start, port):
 def test_what_ranks_said_before_torchrun_restarted_them_does_not_count(first_attempt):
     """torchrun keeps the store."""
     actions = first_attempt | {"1/1": ["join", 4.0]}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    run = subprocess.run(
-        [*command, "--no-python", sys.executable, "-c", RANK, json.dumps(actions), "600"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    run = torchrun_with_one_restart(actions)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "out of 0" not in run.stdout
     assert run.stdout.count("sum 2") == 2
@@ -315,12 +320,6 @@ def test_what_ranks_said_before_torchrun_restarted_them_does_not_count(first_att
 @pytest.mark.slow
 def test_the_last_attempt_of_torchrun_fails_in_the_words_of_the_rank_that_failed():
     actions = {f"{attempt}/1": ["fail", 1.0] for attempt in (0, 1)}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    run = subprocess.run(
-        [*command, "--no-python", sys.executable, "-c", RANK, json.dumps(actions), "600"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    run = torchrun_with_one_restart(actions)
     assert run.returncode == 1
     assert run.stderr.count("CheckpointError: the oven is cold") == 2, "once each attempt"
