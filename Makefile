@@ -88,7 +88,7 @@ gpu-check-data: $(INSTALLED)  ## the small model and the text that gpu-check nee
 	$(BIN)/python tests/gpu/gpu_texts.py
 
 architectures: $(INSTALLED)  ## compare every decoder of transformers with its modules, and write docs/architectures.md anew
-	SOLAR_WRITE_DOCS=1 $(BIN)/python -m pytest tests/decoders
+	SOLAR_WRITE_DOCS=1 $(BIN)/python -m pytest tests/unit/decoders
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from solar_plugins.hookspecs import hookimpl
+from solar_plugins.plugins.hookspecs import hookimpl
 
 __all__ = ["SolarPlugin", "__version__", "hookimpl"]
 __version__ = "0.1.0"
@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # Lazy, because `import axolotl.integrations.base` takes seconds.
     if name == "SolarPlugin":
-        from solar_plugins.axolotl_plugin import SolarPlugin
+        from solar_plugins.axolotl_adapter.plugin import SolarPlugin
 
         return SolarPlugin
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,11 +10,11 @@ from typing import Any
 import click
 
 from solar_plugins import __version__
-from solar_plugins.args import InitArgs
 from solar_plugins.errors import ArgsError, SolarError
-from solar_plugins.plan_report import PlanReport, as_json, as_text, plan_for_base, plan_for_recipe
-from solar_plugins.recipes import copy_recipes, recipe_files, recipe_summary
-from solar_plugins.registry import init_strategies, recipe_packs
+from solar_plugins.plugins.manager import init_strategies, recipe_packs
+from solar_plugins.plugins.recipe_packs import copy_recipes, recipe_files, recipe_summary
+from solar_plugins.report.plan_report import PlanReport, as_json, as_text, plan_for_base, plan_for_recipe
+from solar_plugins.solar_block import InitArgs
 
 
 class StrategyCommand(click.Command):
@@ -186,7 +186,7 @@ def mergekit(recipe: Path) -> None:
     """Print the plan of a RECIPE as a mergekit YAML, for mergekit-yaml."""
     import yaml
 
-    from solar_plugins.merging import passthrough_merge
+    from solar_plugins.upscaling.mergekit import passthrough_merge
 
     report = plan_for_recipe(recipe)
     if report.already_grown:
@@ -241,9 +241,9 @@ def sdpo_order(model: Path, files: tuple[Path, ...], as_json_text: bool, **optio
 
     A set is the easier, the more of its pairs the model prefers as the labels do already (arXiv:2403.19270).
     """
-    from solar_plugins.preference_order.order import as_json as order_as_json
-    from solar_plugins.preference_order.order import as_text as order_as_text
-    from solar_plugins.preference_order.order import order_sets
+    from solar_plugins.evaluation.sdpo_order import as_json as order_as_json
+    from solar_plugins.evaluation.sdpo_order import as_text as order_as_text
+    from solar_plugins.evaluation.sdpo_order import order_sets
 
     ordered = order_sets(model, files, **options)
     click.echo(json.dumps(order_as_json(ordered), indent=2) if as_json_text else order_as_text(ordered))

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from solar_plugins.args import render
 from solar_plugins.data.ngrams import DEFAULT_NGRAM
 from solar_plugins.errors import ArgsError, DataError
-from solar_plugins.recipes import read_recipe
+from solar_plugins.plugins.recipe_packs import read_recipe
+from solar_plugins.solar_block import render
 
 TASK_LISTS = {
     "solar_flan": (

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from solar_plugins.args import parse_solar_block
 from solar_plugins.errors import ArgsError, CheckpointError
 from solar_plugins.memory.parameters import Model
-from solar_plugins.recipes import base_of, read_recipe
-from solar_plugins.upscaling.architecture import base_depth, upscale_config
+from solar_plugins.plugins.recipe_packs import base_of, read_recipe
+from solar_plugins.solar_block import parse_solar_block
+from solar_plugins.upscaling.architectures.surgery import base_depth, upscale_config
 from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, find_config
 from solar_plugins.upscaling.base_tensors import read_tensors
 from solar_plugins.upscaling.checkpoint import planned_shards

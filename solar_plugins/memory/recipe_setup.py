@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from solar_plugins.axolotl_adapter.precision import weight_precision
 from solar_plugins.errors import ArgsError
 from solar_plugins.memory.training_setup import (
     OPTIMIZERS,
@@ -18,7 +19,6 @@ from solar_plugins.memory.training_setup import (
     Sharding,
     TrainingSetup,
 )
-from solar_plugins.precision import weight_precision
 
 PAIRS_WITH_REFERENCE = ("dpo", "ipo", "kto")
 PAIRS = (*PAIRS_WITH_REFERENCE, "orpo", "simpo")

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from solar_plugins.evaluation.loss import Loss
+from solar_plugins.evaluation.measure import MeasuredModel
 from solar_plugins.report import content
 from solar_plugins.report.content import Report, Role
-from solar_plugins.report.loss import Loss
-from solar_plugins.report.measure import MeasuredModel
 from solar_plugins.report.sentences import table_note
 from solar_plugins.report.stages import Stage
 from solar_plugins.report.training_log import LogPoint, Series

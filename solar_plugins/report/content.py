@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from solar_plugins.preference_order.log_probabilities import share_standard_error
-from solar_plugins.report.loss import Loss, difference
-from solar_plugins.report.measure import Hardware, MeasuredModel
+from solar_plugins.evaluation.log_probabilities import share_standard_error
+from solar_plugins.evaluation.loss import Loss, difference
+from solar_plugins.evaluation.measure import Hardware, MeasuredModel
 from solar_plugins.report.stages import Stage
 from solar_plugins.upscaling.layer_plan import LayerPlan
 

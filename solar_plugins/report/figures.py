@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from solar_plugins.preference_order.log_probabilities import share_standard_error
-from solar_plugins.report.chat_measures import JudgedPairs
+from solar_plugins.evaluation.chat_measures import JudgedPairs
+from solar_plugins.evaluation.log_probabilities import share_standard_error
+from solar_plugins.evaluation.loss import Loss, difference
+from solar_plugins.evaluation.measure import MeasuredModel
 from solar_plugins.report.content import Conditions, MeasuredSet, Report
-from solar_plugins.report.loss import Loss, difference
-from solar_plugins.report.measure import MeasuredModel
 from solar_plugins.report.stages import Stage
 from solar_plugins.report.training_log import TrainingLog
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import SolarError
+from solar_plugins.evaluation.loss import Loss
 from solar_plugins.report import content, sentences
 from solar_plugins.report.content import Report, Role
 from solar_plugins.report.curve_picture import NARROW, WIDE, Chart, Level, curve_figure
-from solar_plugins.report.loss import Loss
 from solar_plugins.report.picture import inline_svg
 from solar_plugins.report.plan_plot import plan_figure
 from solar_plugins.report.stages import Stage

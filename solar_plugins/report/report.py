@@ -14,13 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import solar_plugins
-from solar_plugins.args import SolarArgs, parse_solar_block
 from solar_plugins.errors import ArgsError, SolarError
-from solar_plugins.recipes import base_of, read_recipe
-from solar_plugins.report import inputs
-from solar_plugins.report.content import Conditions, MeasuredSet, Report
-from solar_plugins.report.figures import to_json
-from solar_plugins.report.held_out_sets import (
+from solar_plugins.evaluation.held_out import (
     HeldOutAnswers,
     HeldOutPairs,
     ask,
@@ -28,11 +23,16 @@ from solar_plugins.report.held_out_sets import (
     held_out_pairs,
     require_known_tokens,
 )
-from solar_plugins.report.measure import Task, hardware, load_tokenizer, measure_model, token_windows
+from solar_plugins.evaluation.measure import Task, hardware, load_tokenizer, measure_model, token_windows
+from solar_plugins.plugins.recipe_packs import base_of, read_recipe
+from solar_plugins.report import inputs
+from solar_plugins.report.content import Conditions, MeasuredSet, Report
+from solar_plugins.report.figures import to_json
 from solar_plugins.report.page import render_page, require_jinja
 from solar_plugins.report.picture import require_matplotlib
 from solar_plugins.report.stages import Stage, check_tokenizer, find_stages
 from solar_plugins.report.terminal import show_report
+from solar_plugins.solar_block import SolarArgs, parse_solar_block
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base, grown_plan
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 

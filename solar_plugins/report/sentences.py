@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from solar_plugins.evaluation.loss import Loss, difference
+from solar_plugins.evaluation.measure import MeasuredModel
 from solar_plugins.report.content import Report
-from solar_plugins.report.loss import Loss, difference
-from solar_plugins.report.measure import MeasuredModel
 from solar_plugins.report.stages import Stage
 from solar_plugins.report.training_log import MANY_POINTS, TrainingLog
 

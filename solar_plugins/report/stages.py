@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from solar_plugins.args import parse_solar_block
-from solar_plugins.dpo_configs import fill_in
+from solar_plugins.axolotl_adapter.recipe_checks import TYPE_PREFIX
 from solar_plugins.errors import ArgsError, CheckpointError, PluginError
-from solar_plugins.formatters.recipe_keys import TYPE_PREFIX
-from solar_plugins.recipes import read_recipe
-from solar_plugins.registry import dpo_config
+from solar_plugins.plugins.dpo_configs import fill_in
+from solar_plugins.plugins.manager import dpo_config
+from solar_plugins.plugins.recipe_packs import read_recipe
 from solar_plugins.report.inputs import holds_model, is_adapter, output_directory, require_plan, trained_directory
 from solar_plugins.report.training_log import TrainingLog, read_training_log
+from solar_plugins.solar_block import parse_solar_block
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import SolarError
-from solar_plugins.upscaling.untrusted_files import read_json_object
+from solar_plugins.storage.untrusted import read_json_object
 
 STATE_FILE = "trainer_state.json"
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from solar_plugins.errors import CheckpointError, SolarError
-from solar_plugins.upscaling.architecture import base_depth
+from solar_plugins.storage.safetensors import StoredTensor
+from solar_plugins.storage.untrusted import read_json_object, require_inside
+from solar_plugins.upscaling.architectures.surgery import base_depth
 from solar_plugins.upscaling.base_tensors import INDEX, SINGLE_FILE, read_tensors
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.safetensors_io import StoredTensor
-from solar_plugins.upscaling.untrusted_files import read_json_object, require_inside
 
 CONFIG = "config.json"
 PROVENANCE_KEY = "solar_plugins"

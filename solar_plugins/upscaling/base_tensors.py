@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.safetensors_io import StoredTensor, read_header
-from solar_plugins.upscaling.untrusted_files import is_plain_file_name, read_json_object, require_inside
+from solar_plugins.storage.safetensors import StoredTensor, read_header
+from solar_plugins.storage.untrusted import is_plain_file_name, read_json_object, require_inside
 
 INDEX = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"

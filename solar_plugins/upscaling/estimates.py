@@ -7,9 +7,9 @@ from math import prod
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.architecture import architecture_of, decoder_config
+from solar_plugins.storage.safetensors import DTYPE_BITS, Shard
+from solar_plugins.upscaling.architectures.surgery import architecture_of, decoder_config
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.safetensors_io import DTYPE_BITS, Shard
 from solar_plugins.upscaling.tensor_names import layer_tensors
 
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}

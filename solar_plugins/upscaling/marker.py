@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError, SolarError
+from solar_plugins.storage.untrusted import is_plain_file_name, read_json_object
 from solar_plugins.upscaling.base_model import CONFIG, PROVENANCE_KEY
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.untrusted_files import is_plain_file_name, read_json_object
 
 MARKER = "solar_plan.json"
 FORMAT_VERSION = 1

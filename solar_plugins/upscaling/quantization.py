@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.architecture_table import Architecture
+from solar_plugins.upscaling.architectures.table import Architecture
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
 KNOWN_METHODS = frozenset({"bitsandbytes", "gptq", "awq", "fp8", "compressed-tensors", "fbgemm_fp8", "mxfp4"})
@@ -52,7 +52,7 @@ def reordered_quantization(quantization: Mapping[str, Any], row: Architecture, p
         CheckpointError: A pattern names layers in a way that cannot be followed.
 
     Example:
-        >>> from solar_plugins.upscaling.architecture_table import ARCHITECTURES
+        >>> from solar_plugins.upscaling.architectures.table import ARCHITECTURES
         >>> plan, llama = LayerPlan.from_sources(3, [0, 1, 1, 2]), ARCHITECTURES["llama"]
         >>> reordered_quantization({"modules_to_not_convert": ["lm_head", "model.layers.1.mlp"]}, llama, plan)
         {'modules_to_not_convert': ['lm_head', 'model.layers.1.mlp', 'model.layers.2.mlp']}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from solar_plugins.errors import ArgsError
-from solar_plugins.upscaling.architecture import base_depth
+from solar_plugins.upscaling.architectures.surgery import base_depth
 from solar_plugins.upscaling.base_model import grown_plan
 from solar_plugins.upscaling.layer_plan import LayerPlan
 

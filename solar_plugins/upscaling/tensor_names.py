@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.architecture import (
+from solar_plugins.upscaling.architectures.surgery import (
     architecture_of,
     base_depth,
     decoder_config,
     layer_kinds,
     residual_writers,
 )
-from solar_plugins.upscaling.architecture_table import Architecture
+from solar_plugins.upscaling.architectures.table import Architecture
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 
 

@@ -38,7 +38,7 @@ from figures import OURS, Run, bench_table, copy_rate, estimate_table, spread
 from processes import cool, run_process, sync, warm
 from startup import OFFLINE, VARIANTS, measure_startup
 
-from solar_plugins.upscaling.safetensors_io import COPY_THREADS
+from solar_plugins.storage.safetensors import COPY_THREADS
 
 SCRIPTS = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]

@@ -16,11 +16,11 @@ from unittest import mock
 
 from checkpoints import DROP_LAYERS, LAYERS, make_base
 
-from solar_plugins.upscaling import writer_lock
+from solar_plugins.storage import lock as writer_lock
+from solar_plugins.storage.lock import sole_writer
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import cache_name, ensure_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.writer_lock import sole_writer
 
 SETTLE_SECONDS = 4.0
 """Until all wait and ask as seldom as in a long wait; out of step, as ranks that start at different times do."""

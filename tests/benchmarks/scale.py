@@ -25,9 +25,9 @@ from handover import HandOver, measure_hand_over, seconds_of_a_rank
 from solar_plugins.memory.parameters import Model
 from solar_plugins.memory.parts import memory_parts, peaks
 from solar_plugins.memory.training_setup import TrainingSetup
+from solar_plugins.storage.lock import LONG_WAIT_POLL_SECONDS, POLL_SECONDS
+from solar_plugins.storage.safetensors import COPY_THREADS
 from solar_plugins.upscaling.estimates import decoder_widths, format_bytes, shapes_from_config, size_from_config
-from solar_plugins.upscaling.safetensors_io import COPY_THREADS
-from solar_plugins.upscaling.writer_lock import LONG_WAIT_POLL_SECONDS, POLL_SECONDS
 
 DOCS = REPOSITORY / "docs"
 PROCESSES = (8, 32, 64, 128)

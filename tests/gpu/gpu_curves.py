@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from solar_plugins.report.loss import Difference, Loss, difference
+from solar_plugins.evaluation.loss import Difference, Loss, difference
 
 BASE, UPSCALED = "base", "up-scaled"
 MODELS = (BASE, UPSCALED)

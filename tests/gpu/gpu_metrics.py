@@ -113,7 +113,7 @@ def held_out_documents(model, tokenizer, folder: str, file: str) -> dict[str, di
     """Sum of the cross-entropy in nats, and tokens, of each held-out document."""
     from gpu_texts import read_rows
 
-    from solar_plugins.report.measure import held_out_loss, token_windows
+    from solar_plugins.evaluation.measure import held_out_loss, token_windows
 
     rows = read_rows(Path(folder) / file)
     windows = [token_windows(tokenizer, [row["text"]], WINDOW_TOKENS, sys.maxsize) for row in rows]

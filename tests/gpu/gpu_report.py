@@ -22,7 +22,7 @@ from gpu_curves import (
     select,
 )
 
-from solar_plugins.report.loss import Difference
+from solar_plugins.evaluation.loss import Difference
 
 Step = Mapping[str, Any]
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from gpu_random_base import MISTRAL_7B
 
-from solar_plugins.recipes import recipe_directory
+from solar_plugins.plugins.recipe_packs import recipe_directory
 
 Recipe = dict[str, Any]
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from pydantic import Field
 
 from solar_plugins import hookimpl
-from solar_plugins.dpo_configs import DPOConfig
-from solar_plugins.formatters.base import (
+from solar_plugins.data.formatters.base import (
     Messages,
     PreferenceFormatter,
     PreferencePair,
@@ -17,7 +16,8 @@ from solar_plugins.formatters.base import (
     single_turn,
     text,
 )
-from solar_plugins.recipes import RecipePack
+from solar_plugins.plugins.dpo_configs import DPOConfig
+from solar_plugins.plugins.recipe_packs import RecipePack
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.strategies import InitStrategy, StrategyArgs
 

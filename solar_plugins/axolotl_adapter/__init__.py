@@ -1,0 +1,1 @@
+"""Every fact about Axolotl that this package stands on. Nothing else imports it."""

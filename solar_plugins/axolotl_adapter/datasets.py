@@ -1,0 +1,239 @@
+"""Puts ready sets in the place of a recipe's sets, just before Axolotl loads them.
+
+Axolotl calls a plugin's ``load_datasets`` first. There each set of ``type: solar_plugins.<formatter>`` is read,
+reported and written; its entry then names the ready set, in a form that Axolotl takes as it is: token ids and labels
+for SFT, rendered texts without a ``type`` for preference training. So no error of ours passes through Axolotl's loaders
+of strategies, some of which turn an exception into a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from solar_plugins.axolotl_adapter.recipe_checks import TEMPLATE_NAME, FormattedSet, formatted_sets
+from solar_plugins.data.encoder import Encoder, make_encoder
+from solar_plugins.data.formatters.base import Formatter
+from solar_plugins.data.prepared_datasets import prepared_set, read_set
+from solar_plugins.data.row_encoder import RowReader
+from solar_plugins.data.row_tally import RowReport
+from solar_plugins.data.template import renders_as_solar, template_text
+from solar_plugins.errors import DataError
+from solar_plugins.plugins.manager import preference_formatters, sft_formatters
+from solar_plugins.solar_block import DataArgs, parse_solar_block
+
+# Axolotl shows INFO only from loggers whose name starts with "axolotl".
+LOG = logging.getLogger("axolotl.solar_plugins.formatters")
+
+SOLAR_END_TOKEN = "</s>"
+
+SOURCE_KEYS = ("path", "type", "split", "data_files", "revision", "ds_type", "name", "trust_remote_code")
+"""Keys that say where rows come from; the ready set needs none of them."""
+
+
+def use_ready_sets(cfg: Any) -> list[str]:
+    """Make or find the ready form of every set that a formatter of ours reads, and let ``cfg`` name it.
+
+    Args:
+        cfg: Axolotl's validated recipe. Its sets are changed, and where it names no chat template, that.
+
+    Returns:
+        A line for each set: rows read, kept, dropped and why.
+
+    Raises:
+        DataError: A set or the tokenizer cannot be used.
+    """
+    sets = list(formatted_sets(cfg))
+    if not sets:
+        return []
+    encoder = make_encoder(_tokenizer(cfg), cfg.get("tokenizer_config") or cfg.get("base_model"))
+    if encoder.end_token != SOLAR_END_TOKEN:
+        LOG.info("answers end with %r, this tokenizer's end token; SOLAR's is %r", encoder.end_token, SOLAR_END_TOKEN)
+    lines = []
+    replaced: dict[str, dict[int, list[Any]]] = {}
+    for found in sets:
+        for source in expanded(found):
+            ready, line = _ready_set(cfg, source, encoder)
+            lines.append(line)
+            entry = {key: value for key, value in source.entry.items() if key not in SOURCE_KEYS}
+            replaced.setdefault(found.key, {}).setdefault(found.number, []).append(
+                type(cfg)({**entry, "path": str(ready)})
+            )
+    for key, entries in replaced.items():
+        cfg[key] = [new for index, old in enumerate(cfg[key]) for new in entries.get(index, [old])]
+    return lines
+
+
+def read_in_memory(dataset: Any, tokenizer: Any, cfg: Any, entry: Mapping[str, Any], num_proc: int | None) -> Any:
+    """The ready rows of one set, for a command that loads sets itself. Reported and judged as in training.
+
+    Args:
+        dataset: A `datasets.Dataset`, as Axolotl loaded it.
+        tokenizer: Axolotl's.
+        cfg: Its recipe.
+        entry: The set's entry in it.
+        num_proc: Processes that may work.
+
+    Raises:
+        DataError: The set or the tokenizer cannot be used.
+    """
+    found = next(found for found in formatted_sets(cfg) if _same_set(found.entry, entry))
+    source = found._replace(entry=entry)
+    _check_columns(dataset.column_names, source)
+    reader = make_reader(cfg, source, make_encoder(tokenizer, str(cfg.get("base_model"))))
+    ready, report = read_set(dataset, reader, source.where, num_proc)
+    judged(cfg, report, reader)
+    return ready
+
+
+def _same_set(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(entry.get(key) == other.get(key) for key in ("type", "path", "split"))
+
+
+def _tokenizer(cfg: Any) -> Any:
+    """Axolotl's tokenizer for this recipe, which carries SOLAR's template then.
+
+    Raises:
+        DataError: The base's tokenizer carries another template, and the recipe does not say which one to take.
+    """
+    from axolotl.loaders import load_tokenizer
+
+    tokenizer = load_tokenizer(cfg)
+    if cfg.get("chat_template"):
+        return tokenizer
+    if tokenizer.chat_template and not renders_as_solar(tokenizer):
+        start = " ".join(str(tokenizer.chat_template).split())
+        raise DataError(
+            f"chat_template: not set, and the tokenizer of {cfg.get('tokenizer_config') or cfg.get('base_model')} "
+            f"carries another template than SOLAR's, in which type: solar_plugins.* writes its rows ({start:.60}...). "
+            f"To train the model on SOLAR's, set chat_template: {TEMPLATE_NAME}"
+        )
+    if not tokenizer.chat_template:
+        cfg["chat_template"], cfg["chat_template_jinja"] = "jinja", template_text()
+    return tokenizer
+
+
+def expanded(found: FormattedSet) -> Iterator[FormattedSet]:
+    """A set with several configurations, one by one."""
+    names = found.entry.get("name")
+    for name in names if isinstance(names, list) else [names]:
+        yield found._replace(entry={**found.entry, "name": name})
+
+
+def _ready_set(cfg: Any, source: FormattedSet, encoder: Encoder) -> tuple[Path, str]:
+    dataset = load_rows(cfg, source)
+    directory = Path(cfg.get("dataset_prepared_path") or _default_directory()) / "solar_plugins"
+    reader = make_reader(cfg, source, encoder)
+    ready = prepared_set(dataset, reader, source.where, directory, cfg.get("dataset_num_proc"))
+    return ready.path, judged(cfg, ready.report, reader)
+
+
+def make_reader(cfg: Any, source: FormattedSet, encoder: Encoder) -> RowReader:
+    """How this recipe wants the rows of a set to be read."""
+    sequence_len = cfg["sequence_len"]
+    if source.key == "test_datasets" and not cfg.get("rl"):
+        sequence_len = cfg.get("eval_sequence_len") or sequence_len
+    return RowReader(
+        formatter=source.formatter,
+        encoder=encoder,
+        sequence_len=sequence_len,
+        truncate=_excess_policy(cfg) == "truncate",
+        unpaired=cfg.get("rl") == "kto",
+        seed=cfg.get("seed") or 0,
+    )
+
+
+def judged(cfg: Any, report: RowReport, reader: RowReader) -> str:
+    """The report in words, which are logged too.
+
+    Raises:
+        DataError: The recipe does not want to go on with such a set.
+    """
+    line = report.words(reader.sequence_len)
+    if os.environ.get("RANK", "0") == "0":
+        (LOG.warning if report.rows_kept < report.rows_read else LOG.info)("%s", line)
+    solar = parse_solar_block(cfg)
+    rules = (solar.data if solar else None) or DataArgs()
+    report.judge(rules.bad_rows, rules.max_bad_share, reader.sequence_len)
+    if _excess_policy(cfg) == "raise" and (report.too_long or report.shortened):
+        raise DataError(
+            f"excess_length_strategy: raise, and {line}. Raise sequence_len, or set excess_length_strategy: drop"
+        )
+    return line
+
+
+def _excess_policy(cfg: Any) -> str:
+    return str(cfg.get("excess_length_strategy") or "drop").lower()
+
+
+def _default_directory() -> str:
+    from axolotl.common.const import DEFAULT_DATASET_PREPARED_PATH
+
+    return str(DEFAULT_DATASET_PREPARED_PATH)
+
+
+def load_rows(cfg: Any, source: FormattedSet) -> Any:
+    """The rows, as Axolotl itself would load them.
+
+    Args:
+        cfg: Axolotl's recipe, or as much of it as says how to reach the hub.
+        source: One set of one configuration.
+
+    Returns:
+        A `datasets.Dataset` with the columns that the set's formatter needs.
+
+    Raises:
+        DataError: There are none, a column is missing, or the set has several splits and the recipe names none.
+    """
+    from axolotl.utils.data.shared import load_dataset_with_config
+
+    try:
+        dataset = load_dataset_with_config(type(cfg)(dict(source.entry)), cfg.get("hf_use_auth_token"))
+    except Exception as error:
+        # The loaders of files, hubs and clouds raise whatever they like.
+        raise DataError(
+            f"{source.where}: cannot be loaded ({type(error).__name__}: {' '.join(str(error).split()):.300}); check "
+            "path, split, data_files and ds_type"
+        ) from error
+    if isinstance(dataset, Mapping):
+        dataset = _split_of(dataset, source)
+    _check_columns(dataset.column_names, source)
+    return dataset
+
+
+def _split_of(dataset: Mapping[str, Any], source: FormattedSet) -> Any:
+    split = source.entry.get("split") or ("train" if source.key == "datasets" else "test")
+    if split not in dataset:
+        raise DataError(
+            f"{source.where}: has no split {split!r}; it has {', '.join(dataset)}. Set split: to one of them"
+        )
+    return dataset[split]
+
+
+def _check_columns(columns: list[str], source: FormattedSet) -> None:
+    """Refuse a set that a formatter cannot read at all, and say which one could.
+
+    Raises:
+        DataError: A column is missing.
+    """
+    missing = _missing(source.formatter, columns)
+    if not missing:
+        return
+    others = [
+        f"{name} ({kind})"
+        for kind, formatters in (("without rl:", sft_formatters()), ("with rl: dpo", preference_formatters()))
+        for name, formatter in formatters.items()
+        if not _missing(formatter, columns)
+    ]
+    hint = f"solar_plugins.{' or solar_plugins.'.join(others)} could read it" if others else "rename its columns"
+    raise DataError(
+        f"{source.where}: has no column {', '.join(missing)}, which type: solar_plugins.{source.formatter.name} needs; "
+        f"it has {', '.join(columns)}. {hint}"
+    )
+
+
+def _missing(formatter: Formatter, columns: list[str]) -> list[str]:
+    return [column for column in formatter.columns if column not in columns]

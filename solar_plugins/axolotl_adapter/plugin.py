@@ -1,0 +1,153 @@
+"""Where the package meets Axolotl's life cycle. The only module that imports Axolotl."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from axolotl.integrations.base import BasePlugin
+from axolotl.utils.logging import get_logger
+
+from solar_plugins.axolotl_adapter.bindings import bind
+from solar_plugins.axolotl_adapter.datasets import use_ready_sets
+from solar_plugins.axolotl_adapter.launch import speaks_for_node
+from solar_plugins.axolotl_adapter.precision import lost_steps
+from solar_plugins.axolotl_adapter.ranks import ready_together
+from solar_plugins.axolotl_adapter.recipe_checks import check_recipe
+from solar_plugins.errors import ArgsError, CheckpointError, DataError, SolarError
+from solar_plugins.plugins.recipe_packs import REVISION_KEYS, base_of
+from solar_plugins.solar_block import SolarArgs, parse_solar_block
+from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
+from solar_plugins.upscaling.checkpoint import ensure_checkpoint
+from solar_plugins.upscaling.regrowth import grown_by_recipe
+
+# Axolotl shows INFO only from loggers whose name starts with "axolotl".
+LOG = get_logger("axolotl.solar_plugins.plugin")
+
+
+class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
+    """Up-scales the recipe's base before Axolotl looks at it, and reads the sets of our formatters.
+
+    Does nothing for a recipe without a ``solar:`` block and without our formatters.
+    """
+
+    _row_lines: Sequence[str] = ()
+
+    def register(self, cfg: MutableMapping[str, Any]) -> None:
+        """Make or find the up-scaled checkpoint and let ``base_model`` name it.
+
+        Axolotl calls this on every rank, after command-line overrides and before validation, when no process group
+        exists yet; possibly more than once.
+
+        Raises:
+            SolarError: The block or the base cannot be used.
+        """
+        with _errors_as_paragraphs():
+            solar = parse_solar_block(cfg)
+            for found in check_recipe(cfg, solar.dpo if solar else None):
+                bind(found)
+            if solar is not None and speaks_for_node():
+                _warn_of_lost_steps(cfg)
+            if solar is not None and solar.init_args is not None:
+                _up_scale_base(cfg, solar)
+
+    def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
+        """Read the sets of ``type: solar_plugins.<formatter>``, and let Axolotl load the result.
+
+        Raises:
+            SolarError: A set or the tokenizer cannot be used.
+        """
+        with _errors_as_paragraphs():
+            try:
+                self._row_lines = use_ready_sets(cfg)
+            except OSError as error:
+                raise DataError(
+                    f"dataset_prepared_path: {error.filename or cfg.get('dataset_prepared_path')} cannot be read or "
+                    f"written ({error.strerror or error}); make room or give write permission, or choose another "
+                    "dataset_prepared_path"
+                ) from None
+
+    def post_train(self, cfg: Any, model: Any) -> None:
+        """Say at the end of the log once more what became of the rows. Axolotl calls this twice."""
+        for line in self._row_lines:
+            LOG.info("%s", line)
+        self._row_lines = []
+
+    def get_input_args(self) -> str:
+        """The schema of the ``solar:`` block, which Axolotl merges into its own."""
+        return "solar_plugins.solar_block.SolarPluginArgs"
+
+
+def _warn_of_lost_steps(cfg: Mapping[str, Any]) -> None:
+    lost = lost_steps(cfg)
+    if lost and not cfg.get("inference"):  # What Axolotl's inference command sets.
+        LOG.warning("%s", lost)
+
+
+def _up_scale_base(cfg: MutableMapping[str, Any], solar: SolarArgs) -> None:
+    cfg["solar"] = solar.model_dump(exclude_none=True)
+    _refuse_other_config(cfg)
+    with ready_together("the up-scaled checkpoint"):
+        try:
+            upscaled = _upscaled_checkpoint(cfg, solar)
+        except OSError as error:
+            raise CheckpointError(
+                f"base_model: {error.filename or cfg.get('base_model')} cannot be read ({error.strerror or error}); "
+                "check the path and its permissions"
+            ) from None
+    if upscaled is not None:
+        cfg["base_model"] = str(upscaled)
+        for key in REVISION_KEYS:
+            cfg.pop(key, None)  # base_model is a local directory now, which has no revision.
+
+
+def _upscaled_checkpoint(cfg: Mapping[str, Any], solar: SolarArgs) -> Path | None:
+    """The checkpoint that is to take the base's place; None where that was up-scaled by this recipe already."""
+    base = find_base(*base_of(cfg), trust_remote_code=cfg.get("trust_remote_code") is True)
+    if _is_grown_already(base, solar):
+        return None
+    return ensure_checkpoint(base, solar.init.plan_for(base.num_layers), solar.cache_dir)
+
+
+@contextmanager
+def _errors_as_paragraphs() -> Iterator[None]:
+    try:
+        yield
+    except SolarError:
+        sys.excepthook = _show_solar_error
+        raise
+
+
+def _show_solar_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's last word on an exception; for ours only the paragraph, because the stack is Axolotl's."""
+    if isinstance(error, SolarError):
+        print(f"\nsolar_plugins: {error}\n", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def _is_grown_already(base: BaseCheckpoint, solar: SolarArgs) -> bool:
+    """Whether ``base`` came out of this very recipe, as with ``axolotl inference recipe.yml --base-model=./trained``.
+
+    Raises:
+        ArgsError: It was up-scaled, but by another plan: then nobody can say what the recipe means.
+    """
+    plan = grown_by_recipe(base.config, base.name, solar.init.plan_for)
+    if plan is None:
+        return False
+    LOG.warning("%s was up-scaled by this plan already (%s); used as it is, NOT up-scaled again", base.name, plan)
+    return True
+
+
+def _refuse_other_config(cfg: MutableMapping[str, Any]) -> None:
+    other = cfg.get("base_model_config")
+    if other and other != cfg.get("base_model"):
+        raise ArgsError(
+            f"base_model_config: {other} would give the up-scaled weights another model's depth; remove the key, the "
+            "up-scaled checkpoint brings its own config"
+        )
+    cfg.pop("base_model_config", None)

@@ -1,0 +1,198 @@
+"""What a recipe says about formatters, the chat template and preference training, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from solar_plugins.data.formatters.base import Formatter
+from solar_plugins.data.template import template_text
+from solar_plugins.errors import ArgsError, PluginError
+from solar_plugins.plugins.dpo_configs import fill_in
+from solar_plugins.plugins.manager import dpo_config, not_registered, preference_formatters, sft_formatters
+
+# Axolotl shows INFO only from loggers whose name starts with "axolotl".
+LOG = logging.getLogger("axolotl.solar_plugins.formatters")
+
+TYPE_PREFIX = "solar_plugins."
+SET_KEYS = ("datasets", "test_datasets")
+PAIR_METHODS = ("dpo", "ipo", "orpo", "simpo", "kto")
+"""Values of ``rl`` that train on pairs, or on the single answers of pairs (kto)."""
+
+ENTRY_KEYS = {"path", "type", "split", "data_files", "revision", "ds_type"}
+SFT_ENTRY_KEYS = ENTRY_KEYS | {"name", "trust_remote_code", "weight", "shards", "shards_idx", "preprocess_shards"}
+"""Keys of a data set that have an effect. Under ``rl`` Axolotl drops the others in silence."""
+
+TEMPLATE_NAME = "solar"
+
+
+class FormattedSet(NamedTuple):
+    """A data set of a recipe that is read by a formatter of ours."""
+
+    key: str
+    number: int
+    entry: Mapping[str, Any]
+    formatter: Formatter
+
+    @property
+    def where(self) -> str:
+        """Its place in the recipe, and its file."""
+        files = self.entry.get("data_files")
+        listed = ", ".join([files] if isinstance(files, str) else files or [])
+        parts = [str(self.entry.get("path")), str(self.entry.get("name") or ""), listed]
+        return f"{self.key}[{self.number}] ({' '.join(part for part in parts if part)})"
+
+
+def check_recipe(recipe: MutableMapping[str, Any], dpo_name: str | None) -> list[FormattedSet]:
+    """Fill in named settings and the template's text, and refuse what cannot work.
+
+    Args:
+        recipe: As Axolotl read it, before its own validation.
+        dpo_name: ``solar.dpo``.
+
+    Returns:
+        The data sets that are read by a formatter of ours.
+
+    Raises:
+        SolarError: A name is not registered, a set is used for what it is not made for, or a key would do harm or
+            nothing.
+    """
+    if dpo_name is not None:
+        _fill_in_dpo(recipe, dpo_name)
+    sets = list(formatted_sets(recipe))
+    if recipe.get("chat_template") == TEMPLATE_NAME:
+        recipe["chat_template"], recipe["chat_template_jinja"] = "jinja", template_text()
+    for found in sets:
+        _check_entry(found, recipe)
+    if sets:
+        _check_top_level(recipe, sets[0])
+        _check_method_keys(recipe)
+    return sets
+
+
+def formatted_sets(recipe: Mapping[str, Any]) -> Iterator[FormattedSet]:
+    """The data sets that are read by a formatter of ours.
+
+    Raises:
+        PluginError: A formatter is not registered.
+        ArgsError: It is, but for the other kind of training.
+    """
+    for key in SET_KEYS:
+        entries = recipe.get(key)
+        for number, entry in enumerate(entries if isinstance(entries, list) else []):
+            kind = entry.get("type") if isinstance(entry, Mapping) else None
+            if isinstance(kind, str) and kind.startswith(TYPE_PREFIX):
+                name = kind.removeprefix(TYPE_PREFIX)
+                yield FormattedSet(key, number, entry, _formatter(name, recipe.get("rl"), f"{key}[{number}].type"))
+
+
+def _formatter(name: str, method: Any, where: str) -> Formatter:
+    conversations, pairs = sft_formatters(), preference_formatters()
+    wanted: Mapping[str, Formatter] = pairs if method else conversations
+    if name in wanted:
+        if method and method not in PAIR_METHODS:
+            raise ArgsError(
+                f"rl: {method} does not train on pairs, which {where}: {TYPE_PREFIX}{name} gives; expected one of "
+                f"{', '.join(PAIR_METHODS)}"
+            )
+        return wanted[name]
+    if name in conversations:
+        raise ArgsError(
+            f"{where}: {TYPE_PREFIX}{name} gives conversations, but rl: {method} trains on preference pairs. Remove "
+            f"rl:, or use one of {', '.join(sorted(pairs))}"
+        )
+    if name in pairs:
+        raise ArgsError(
+            f"{where}: {TYPE_PREFIX}{name} gives preference pairs, but the recipe has no rl:, so it trains on "
+            f"conversations. Add rl: dpo, or use one of {', '.join(sorted(conversations))}"
+        )
+    kind = "preference formatter" if method else "SFT formatter"
+    raise PluginError(f"{where}: {not_registered(name, kind, wanted)}")
+
+
+def _check_entry(found: FormattedSet, recipe: Mapping[str, Any]) -> None:
+    allowed = ENTRY_KEYS if recipe.get("rl") else SFT_ENTRY_KEYS
+    for key, value in found.entry.items():
+        if key not in allowed and value not in (None, False):
+            raise ArgsError(
+                f"{found.key}[{found.number}].{key}: has no effect on type: {TYPE_PREFIX}{found.formatter.name}"
+                f"{' under rl' if recipe.get('rl') and key in SFT_ENTRY_KEYS else ''}; expected only "
+                f"{', '.join(sorted(allowed))}. Remove it"
+            )
+    if not isinstance(found.entry.get("path"), str):
+        raise ArgsError(f"{found.key}[{found.number}].path: missing; expected a file, a directory or a hub id")
+
+
+def _check_top_level(recipe: Mapping[str, Any], found: FormattedSet) -> None:
+    used = f"{found.key}[{found.number}].type: {TYPE_PREFIX}{found.formatter.name}"
+    for key, why in (
+        ("skip_prepare_dataset", "hands the raw rows to the trainer"),
+        ("streaming", "leaves no moment at which bad rows could be counted"),
+        ("train_on_inputs", "learns the prompt too, and SOLAR's format learns answers only"),
+        ("processor_type", "is for pictures, which SOLAR's format does not know"),
+    ):
+        if recipe.get(key):
+            raise ArgsError(f"{key}: {recipe[key]!r} {why}, so it cannot be used with {used}; remove the key")
+    if not isinstance(recipe.get("sequence_len"), int):
+        raise ArgsError(f"sequence_len: {recipe.get('sequence_len')!r}; {used} has to know it. Set it, such as 2048")
+    other = recipe.get("chat_template")
+    if other and not (other == "jinja" and _is_our_template(recipe.get("chat_template_jinja"))):
+        raise ArgsError(
+            f"chat_template: {other} is another template than the one in which {used} writes its rows; set "
+            f"chat_template: {TEMPLATE_NAME}, or read the set with Axolotl's own type: chat_template"
+        )
+
+
+def _check_method_keys(recipe: Mapping[str, Any]) -> None:
+    """Ask for the keys that a method cannot do without; Axolotl's own words for them are a traceback."""
+    method = recipe.get("rl")
+    if method and (recipe.get("sample_packing") or recipe.get("eval_sample_packing")):
+        raise ArgsError(f"sample_packing: pairs are compared one by one, so rl: {method} cannot pack; remove the key")
+    if method == "kto" and recipe.get("remove_unused_columns") is not False:
+        raise ArgsError(
+            f"remove_unused_columns: {recipe.get('remove_unused_columns')!r}; rl: kto needs the column that says "
+            "whether an answer is wanted. Set remove_unused_columns: false"
+        )
+    if method == "simpo":
+        _check_simpo_keys(recipe)
+
+
+def _check_simpo_keys(recipe: Mapping[str, Any]) -> None:
+    gamma = recipe.get("simpo_gamma")
+    if isinstance(gamma, bool) or not isinstance(gamma, int | float):
+        raise ArgsError(
+            f"simpo_gamma: {gamma!r}; rl: simpo needs the margin between chosen and rejected answers, a number. Set "
+            "simpo_gamma, such as 0.5"
+        )
+    if recipe.get("warmup_ratio"):
+        raise ArgsError(
+            f"warmup_ratio: {recipe['warmup_ratio']}; Axolotl's SimPO knows no share of warm-up. Set warmup_steps, "
+            "the number of optimizer steps"
+        )
+
+
+def _is_our_template(text_or_path: Any) -> bool:
+    if text_or_path == template_text():
+        return True
+    try:
+        return Path(text_or_path).read_text(encoding="utf-8").strip() == template_text().strip()
+    except (OSError, TypeError, ValueError):
+        return False
+
+
+def _fill_in_dpo(recipe: MutableMapping[str, Any], name: str) -> None:
+    try:
+        config = dpo_config(name)
+    except PluginError as error:
+        raise PluginError(f"solar.dpo: {error}") from None
+    filled, kept = fill_in(recipe, config)
+    LOG.info("solar.dpo: %s filled in %s (%s)", name, _listed(filled) or "nothing", config.source)
+    if kept:
+        LOG.info("solar.dpo: the recipe's own %s stay, not those of %s", _listed(kept), name)
+    LOG.info("solar.dpo: %s means a global batch of %d pairs, which no key says", name, config.global_batch)
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in values.items())

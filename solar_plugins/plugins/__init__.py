@@ -1,0 +1,1 @@
+"""What other packages can add, and how it is found."""

@@ -1,0 +1,106 @@
+"""Published settings for preference training, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from solar_plugins.plugins.hookspecs import hookimpl
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DPOConfig:
+    """Settings that a recipe can ask for by name.
+
+    Args:
+        name: What ``solar.dpo`` says.
+        values: Axolotl's keys and their values.
+        global_batch: Pairs in an optimizer step, over all devices. No key of Axolotl's says it, so a recipe's author
+            has to: devices x ``micro_batch_size`` x ``gradient_accumulation_steps``.
+        source: Where the values were published.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    global_batch: int
+    source: str
+
+
+OTHER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
+    "rl_beta": ("dpo_beta", "trl.beta"),
+    "warmup_ratio": ("warmup_steps",),
+    "num_epochs": ("max_steps",),
+}
+"""Keys of Axolotl's that say the same as another, or exclude it."""
+
+
+def fill_in(recipe: MutableMapping[str, Any], config: DPOConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give a recipe the values of ``config`` that it does not set itself.
+
+    Returns:
+        What was filled in, and what the recipe says otherwise.
+    """
+    filled: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
+    for key, value in config.values.items():
+        own = _own_value(recipe, key)
+        if own is None:
+            recipe[key] = filled[key] = value
+        elif own[1] != value:
+            kept[own[0]] = own[1]
+    return filled, kept
+
+
+def _own_value(recipe: Mapping[str, Any], key: str) -> tuple[str, Any] | None:
+    for spelling in (key, *OTHER_SPELLINGS.get(key, ())):
+        block: Any = recipe
+        *outer, last = spelling.split(".")
+        for part in outer:
+            block = block.get(part)
+            if not isinstance(block, Mapping):
+                break
+        if isinstance(block, Mapping) and block.get(last) is not None:
+            return spelling, block[last]
+    return None
+
+
+@hookimpl
+def register_dpo_configs() -> list[DPOConfig]:
+    """The built-in settings. SOLAR's own were not published; the sDPO paper of the same authors says Zephyr's."""
+    zephyr_2023_11 = {
+        "rl": "dpo",
+        "rl_beta": 0.1,
+        "learning_rate": 5e-7,
+        "lr_scheduler": "linear",
+        "warmup_ratio": 0.1,
+        "num_epochs": 3,
+        "sequence_len": 1024,
+        "optimizer": "rmsprop",
+    }
+    zephyr_2024_01 = zephyr_2023_11 | {
+        "rl_beta": 0.01,
+        "lr_scheduler": "cosine",
+        "num_epochs": 1,
+        "optimizer": "adamw_torch",
+    }
+    return [
+        DPOConfig(
+            name="zephyr_2023_11",
+            values=zephyr_2023_11,
+            global_batch=32,
+            source="Tunstall et al. 2023, arXiv:2310.16944, sec. 4; alignment-handbook of November 2023",
+        ),
+        DPOConfig(
+            name="zephyr_2024_01",
+            values=zephyr_2024_01,
+            global_batch=128,
+            source="alignment-handbook, recipes/zephyr-7b-beta/dpo/config_full.yaml, of January 2024 on",
+        ),
+        DPOConfig(
+            name="sdpo",
+            values=zephyr_2023_11,
+            global_batch=32,
+            source="Kim et al. 2024, arXiv:2403.19270, which follows Zephyr of November 2023",
+        ),
+    ]

@@ -1,0 +1,194 @@
+"""What other packages can add, and when each hook is called.
+
+A plugin is a module (or object) with functions marked ``@hookimpl``. Three facts for its author:
+
+* **Entry point.** Name the module in the group ``solar_plugins`` of your ``pyproject.toml``::
+
+      [project.entry-points.solar_plugins]
+      reverse = "solar_reverse"
+
+* **Arguments.** An implementation may take fewer arguments than the specification, never more.
+* **When.** Plugins are loaded on the first look-up, in every process. A plugin that cannot be loaded is named in a
+  warning and skipped, unless the recipe asks for what it would have registered: then it is an error.
+  ``SOLAR_PLUGINS_DISABLE=name,...`` (distribution names) skips plugins on purpose.
+
+The built-in strategies, formatters, settings and recipes come through these same hooks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from solar_plugins.data.formatters.base import PreferenceFormatter, SFTFormatter
+    from solar_plugins.plugins.dpo_configs import DPOConfig
+    from solar_plugins.plugins.recipe_packs import RecipePack
+    from solar_plugins.upscaling.base_model import BaseCheckpoint
+    from solar_plugins.upscaling.layer_plan import LayerPlan
+    from solar_plugins.upscaling.strategies import InitStrategy
+
+PROJECT_NAME = "solar_plugins"
+
+hookspec = pluggy.HookspecMarker(PROJECT_NAME)
+hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
+
+
+@hookspec
+def register_init_strategies() -> list[InitStrategy[Any]]:
+    """Add initialisation strategies: ways to build a deeper model from a base.
+
+    Selected in a recipe by ``solar.init.strategy``; the other keys of ``solar.init`` are validated by the strategy's
+    ``args`` model. On the command line each field of that model is an option (``drop_layers`` is ``--drop-layers``).
+
+    Returns:
+        Strategies. ``plan(num_layers, args)`` must be pure: same arguments, same plan.
+
+    Example::
+
+        from solar_plugins import hookimpl
+        from solar_plugins.upscaling.layer_plan import LayerPlan
+        from solar_plugins.upscaling.strategies import InitStrategy, StrategyArgs
+
+        class ReverseArgs(StrategyArgs):
+            pass
+
+        def plan_reverse(num_layers: int, args: ReverseArgs) -> LayerPlan:
+            return LayerPlan.from_sources(num_layers, [*range(num_layers), *reversed(range(num_layers))])
+
+        @hookimpl
+        def register_init_strategies():
+            return [InitStrategy("reverse", ReverseArgs, plan_reverse, summary="the base, then upside down")]
+    """
+
+
+@hookspec
+def register_sft_formatters() -> list[SFTFormatter]:
+    """Add formatters for instruction sets: ways to read a row as a conversation.
+
+    Selected in a recipe without ``rl:`` by ``datasets[].type: solar_plugins.<name>``. Rendering, tokens and label masks
+    are the package's; a formatter only says which texts are whose.
+
+    Returns:
+        Formatters. ``to_messages(row)`` must be pure, and may raise `solar_plugins.data.formatters.base.RowError`,
+        which names the field: the row is then counted and reported. It is called in several processes.
+
+    Example::
+
+        from solar_plugins import hookimpl
+        from solar_plugins.data.formatters.base import SFTFormatter, single_turn, text
+
+        def read_quiz(row):
+            return single_turn(text(row.get("riddle"), "riddle"), text(row.get("solution"), "solution"))
+
+        @hookimpl
+        def register_sft_formatters():
+            return [
+                SFTFormatter(
+                    name="quiz", columns=("riddle", "solution"), to_messages=read_quiz, summary="riddle, solution"
+                )
+            ]
+    """
+
+
+@hookspec
+def register_preference_formatters() -> list[PreferenceFormatter]:
+    """Add formatters for preference sets: ways to read a row as a prompt with a chosen and a rejected answer.
+
+    Selected in a recipe with ``rl:`` (dpo, ipo, orpo, simpo, kto) by ``datasets[].type: solar_plugins.<name>``.
+
+    Returns:
+        Formatters. ``to_pair(row, chance)`` must be pure, and may raise `solar_plugins.data.formatters.base.RowError`.
+        ``chance`` is a `random.Random` that depends on the recipe's seed and the row's number alone.
+
+    Example::
+
+        from solar_plugins import hookimpl
+        from solar_plugins.data.formatters.base import PreferenceFormatter, PreferencePair, question, text
+
+        def read_duel(row, chance):
+            prompt = question(text(row.get("prompt"), "prompt"))
+            return PreferencePair(prompt, text(row.get("winner"), "winner"), text(row.get("loser"), "loser"))
+
+        @hookimpl
+        def register_preference_formatters():
+            return [
+                PreferenceFormatter(
+                    name="duel",
+                    columns=("prompt", "winner", "loser"),
+                    to_pair=read_duel,
+                    summary="prompt, winner, loser",
+                )
+            ]
+    """
+
+
+@hookspec
+def register_dpo_configs() -> list[DPOConfig]:
+    """Add named settings for preference training.
+
+    Selected in a recipe by ``solar.dpo: <name>``. The recipe's own keys win; the log says what was filled in.
+
+    Returns:
+        Settings, in Axolotl's own keys.
+
+    Example::
+
+        from solar_plugins import hookimpl
+        from solar_plugins.plugins.dpo_configs import DPOConfig
+
+        @hookimpl
+        def register_dpo_configs():
+            return [
+                DPOConfig(
+                    name="my_lab",
+                    values={"rl": "dpo", "rl_beta": 0.05, "learning_rate": 1e-6},
+                    global_batch=64,
+                    source="our note 7",
+                )
+            ]
+    """
+
+
+@hookspec
+def register_recipes() -> list[RecipePack]:
+    """Add recipes: directories of Axolotl and mergekit YAML that ``solar recipes`` lists and copies.
+
+    Returns:
+        Packs. Each names an existing directory; its files are listed as ``<pack name>/<path in the directory>``.
+
+    Example::
+
+        from pathlib import Path
+        from solar_plugins import hookimpl
+        from solar_plugins.plugins.recipe_packs import RecipePack
+
+        @hookimpl
+        def register_recipes():
+            return [RecipePack("my-lab", Path(__file__).parent / "recipes")]
+    """
+
+
+@hookspec
+def checkpoint_written(path: Path, plan: LayerPlan, base: BaseCheckpoint) -> None:
+    """Called once for each up-scaled checkpoint that was written, after it stands whole at its final path.
+
+    Called on the process that wrote it, never when a finished checkpoint is reused. An exception in one implementation
+    is logged with the plugin's name and does not stop the others or the run.
+
+    Args:
+        path: The finished checkpoint directory.
+        plan: What was done.
+        base: What it was done to.
+
+    Example::
+
+        from solar_plugins import hookimpl
+
+        @hookimpl
+        def checkpoint_written(path, plan):
+            print(f"{path} has {len(plan)} layers")
+    """

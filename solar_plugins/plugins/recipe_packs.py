@@ -1,0 +1,113 @@
+"""Recipes: find them, read them, copy them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from solar_plugins.errors import ArgsError
+from solar_plugins.plugins.hookspecs import hookimpl
+
+
+@dataclass(frozen=True, slots=True)
+class RecipePack:
+    """A directory of recipes.
+
+    Args:
+        name: Unique; recipes are listed as ``<name>/<path in the directory>``.
+        directory: Where they lie.
+    """
+
+    name: str
+    directory: Path
+
+
+def recipe_directory() -> Path:
+    """Our own recipes: ``solar_plugins/_recipes`` in an installed wheel, ``recipes/`` in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "_recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
+
+@hookimpl
+def register_recipes() -> list[RecipePack]:
+    """The built-in recipes."""
+    return [RecipePack("solar_plugins", recipe_directory())]
+
+
+def recipe_files(directory: Path) -> Iterator[Path]:
+    """Every recipe below ``directory``, in order of its path."""
+    yield from sorted(path for path in directory.rglob("*.yml") if path.is_file())
+
+
+def recipe_summary(path: Path) -> str:
+    """The first sentence of a recipe's head comment."""
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def read_recipe(path: Path) -> Mapping[str, Any]:
+    """The content of a recipe.
+
+    Raises:
+        ArgsError: The file is missing, not YAML, or not a map.
+    """
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArgsError(f"{path}: the recipe cannot be read ({error.strerror}); give the path of a YAML file") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ArgsError(f"{path}: not valid YAML; {' '.join(str(error).split())}") from None
+    if not isinstance(recipe, Mapping):
+        raise ArgsError(
+            f"{path}: holds a {type(recipe).__name__}, expected a recipe (a map of keys such as base_model)"
+        )
+    return recipe
+
+
+REVISION_KEYS = ("revision_of_model", "model_revision")
+"""Axolotl's key for the base's revision, and its older name (``axolotl/utils/schemas/deprecated.py``)."""
+
+
+def base_of(recipe: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The base model that a recipe names, and the revision that it asks for.
+
+    Raises:
+        ArgsError: It names none.
+    """
+    base_model = recipe.get("base_model")
+    if not isinstance(base_model, str) or not base_model:
+        raise ArgsError(f"base_model: {base_model!r}; expected the model to up-scale, a directory or a hub id")
+    return base_model, next((str(recipe[key]) for key in REVISION_KEYS if recipe.get(key)), None)
+
+
+def copy_recipes(packs: Mapping[str, RecipePack], target: Path) -> list[Path]:
+    """Copy every pack's files to ``target`` and return the new paths.
+
+    Ours go to its top, so that ``recipes/deepspeed/zero3.json`` in a recipe is right after a copy to ``recipes``.
+
+    Raises:
+        ArgsError: The target is no folder, or a file is there already with other content; nothing is copied then.
+    """
+    if target.exists() and not target.is_dir():
+        raise ArgsError(f"{target}: is a file, not a folder; give the name of a folder for the recipes")
+    moves = [
+        (source, target / (Path() if name == "solar_plugins" else Path(name)) / source.relative_to(pack.directory))
+        for name, pack in packs.items()
+        for source in sorted(pack.directory.rglob("*"))
+        if source.is_file() and "__pycache__" not in source.parts
+    ]
+    for source, copy in moves:
+        if copy.exists() and copy.read_bytes() != source.read_bytes():
+            raise ArgsError(
+                f"{copy}: exists with other content; nothing was copied. Move it away, or choose another folder"
+            )
+    for source, copy in moves:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+    return [copy for _, copy in moves]

@@ -1,0 +1,243 @@
+"""What ``solar plan`` tells: the plan of a recipe or a base, with sizes and memory, as text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from solar_plugins.errors import ArgsError
+from solar_plugins.memory.common_setups import NOTE, SetupMemory, common_setups
+from solar_plugins.memory.parameters import Model
+from solar_plugins.plugins.recipe_packs import base_of, read_recipe
+from solar_plugins.solar_block import InitArgs, parse_solar_block
+from solar_plugins.upscaling.architectures.surgery import base_depth, decoder_config, upscale_config
+from solar_plugins.upscaling.base_model import PROVENANCE_KEY, BaseCheckpoint, find_config
+from solar_plugins.upscaling.checkpoint import planned_shards
+from solar_plugins.upscaling.estimates import (
+    ModelSize,
+    decoder_widths,
+    format_bytes,
+    shapes_from_config,
+    shapes_from_shards,
+    size_from_config,
+    size_from_shards,
+    stored_dtype,
+)
+from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.regrowth import grown_by_recipe
+
+DEFAULT_SEQUENCE_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """A plan and what follows from it."""
+
+    base: str
+    revision: str | None
+    config: Mapping[str, Any]
+    init: InitArgs
+    plan: LayerPlan
+    size: ModelSize | None
+    """Of the deeper model; None where only the weights could tell and they are not here."""
+    base_size: ModelSize | None
+    """Of the plan's base; of a base that was grown already only where the config tells."""
+    sequence_tokens: int
+    memory: list[SetupMemory]
+    """In common set-ups; empty where sizes or widths are not known."""
+    already_grown: bool = False
+    """Whether ``base`` came out of this very plan, so that the recipe uses it as it is."""
+
+
+class _Base(NamedTuple):
+    name: str
+    revision: str | None
+    config: Mapping[str, Any]
+    checkpoint: BaseCheckpoint | None
+
+
+def plan_for_recipe(path: Path) -> PlanReport:
+    """The plan of a recipe's ``solar:`` block. A base that came out of that plan is reported as it is.
+
+    Raises:
+        SolarError: The recipe, its block or its base cannot be used.
+    """
+    recipe = read_recipe(path)
+    solar = parse_solar_block(recipe)
+    if solar is None:
+        raise ArgsError(f"{path}: has no `solar:` block, so there is nothing to plan; see recipes/solar_dus.yml")
+    name, revision = base_of(recipe)
+    trusted = recipe.get("trust_remote_code") is True
+    sequence_tokens = recipe.get("sequence_len")
+    if type(sequence_tokens) is not int or sequence_tokens < 1:
+        sequence_tokens = DEFAULT_SEQUENCE_TOKENS
+    base = _Base(name, revision, *find_config(name, revision, trust_remote_code=trusted))
+    plan = grown_by_recipe(base.config, name, solar.init.plan_for)
+    if plan is not None:
+        return _as_it_is(base, solar.init, plan, sequence_tokens)
+    return _to_be_grown(base, solar.init, "solar.init.", sequence_tokens)
+
+
+def plan_for_base(
+    base: str,
+    revision: str | None,
+    init: InitArgs,
+    where: str = "solar.init.",
+    sequence_tokens: int = DEFAULT_SEQUENCE_TOKENS,
+    trust_remote_code: bool = False,
+) -> PlanReport:
+    """The plan of a strategy for a base.
+
+    Args:
+        base: A directory, a config.json or a hub id.
+        revision: Of a hub id.
+        init: Strategy and arguments.
+        where: What stands before a key in error messages.
+        sequence_tokens: For the estimate of activations.
+        trust_remote_code: Accept a base whose config names code of its own.
+
+    Raises:
+        SolarError: The base or the arguments cannot be used.
+    """
+    found = find_config(base, revision, trust_remote_code=trust_remote_code)
+    return _to_be_grown(_Base(base, revision, *found), init, where, sequence_tokens)
+
+
+def _to_be_grown(base: _Base, init: InitArgs, where: str, sequence_tokens: int) -> PlanReport:
+    plan = init.plan_for(base_depth(base.config), where)
+    upscale_config(base.config, plan)  # Refuses here, not first after a download, what would become of the config.
+    size, base_size = (_size(base, made) for made in (plan, _unchanged(plan.base_layers)))
+    memory = _memory(base, plan, sequence_tokens)
+    return PlanReport(base.name, base.revision, base.config, init, plan, size, base_size, sequence_tokens, memory)
+
+
+def _as_it_is(base: _Base, init: InitArgs, plan: LayerPlan, sequence_tokens: int) -> PlanReport:
+    made = _unchanged(len(plan))
+    return PlanReport(
+        base=base.name,
+        revision=base.revision,
+        config=base.config,
+        init=init,
+        plan=plan,
+        size=_size(base, made),
+        base_size=size_from_config(base.config, plan.base_layers),
+        sequence_tokens=sequence_tokens,
+        memory=_memory(base, made, sequence_tokens),
+        already_grown=True,
+    )
+
+
+def _unchanged(num_layers: int) -> LayerPlan:
+    return LayerPlan.from_sources(num_layers, range(num_layers))
+
+
+def _size(base: _Base, plan: LayerPlan) -> ModelSize | None:
+    if base.checkpoint:
+        return size_from_shards(planned_shards(base.checkpoint, plan), base.config)
+    return size_from_config(base.config, len(plan))
+
+
+WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+
+
+def _memory(base: _Base, plan: LayerPlan, sequence_tokens: int) -> list[SetupMemory]:
+    """Of training the model that the plan makes, where that can be estimated."""
+    config = base.config
+    if config.get("quantization_config") or not all(decoder_config(config).get(key) for key in WIDTHS):
+        return []
+    from_files = shapes_from_shards(planned_shards(base.checkpoint, plan)) if base.checkpoint else None
+    shapes = from_files or shapes_from_config(config, len(plan))
+    if not shapes:
+        return []
+    return common_setups(Model(shapes, decoder_widths(config), len(plan), str(config["model_type"])), sequence_tokens)
+
+
+def as_json(report: PlanReport) -> dict[str, Any]:
+    """The report as JSON-ready values. Layer indices are 0-based, sizes are in bytes.
+
+    ``already_grown``: the recipe's base came out of this plan and is used as it is. Then ``base_layers`` and
+    ``base_parameters`` are those of the plan's own base (null where its size is not known), the other sizes and the
+    memory those of the model that is there.
+    """
+    plan = report.plan
+    return {
+        "base": report.base,
+        "already_grown": report.already_grown,
+        "strategy": report.init.strategy,
+        "arguments": report.init.model_extra or {},
+        "base_layers": plan.base_layers,
+        "num_layers": len(plan),
+        "layers": [layer._asdict() for layer in plan.layers],
+        "seams": [seam._asdict() | {"distance": seam.distance} for seam in plan.seams()],
+        "base_parameters": report.base_size.parameters if report.base_size else None,
+        "parameters": report.size.parameters if report.size else None,
+        "dtype": stored_dtype(report.config),
+        "checkpoint_bytes": report.size.checkpoint_bytes if report.size else None,
+        "sequence_tokens": report.sequence_tokens,
+        "memory": [estimate._asdict() for estimate in report.memory],
+        "memory_note": NOTE,
+    }
+
+
+def as_text(report: PlanReport) -> str:
+    """The report for a terminal, the deeper model drawn with its top layer on top."""
+    plan = report.plan
+    head = [
+        f"{report.base}: {plan.base_layers} -> {len(plan)} layers by {report.init.strategy}",
+        *_growth_lines(report),
+        *_size_lines(report),
+        "",
+    ]
+    memory = [*_memory_table(report), "", f"- {NOTE}"] if report.memory else []
+    return "\n".join([*head, *_drawing(plan), "", *memory])
+
+
+def _growth_lines(report: PlanReport) -> list[str]:
+    if report.already_grown:
+        return [
+            f"up-scaled   by this plan already; used as it is, with its {len(report.plan)} layers, NOT up-scaled again"
+        ]
+    if PROVENANCE_KEY in report.config:
+        return ["up-scaled   already before, as its config.json says; this plan up-scales it once more"]
+    return []
+
+
+def _size_lines(report: PlanReport) -> list[str]:
+    if report.size is None:
+        return [
+            f"parameters  config.json alone does not tell for model_type {report.config['model_type']!r}; give the "
+            "folder with its weights"
+        ]
+    before = f"{report.base_size.parameters:,} -> " if report.base_size else ""
+    return [
+        f"parameters  {before}{report.size.parameters:,}",
+        f"checkpoint  {format_bytes(report.size.checkpoint_bytes)} in {stored_dtype(report.config)}",
+    ]
+
+
+def _drawing(plan: LayerPlan) -> list[str]:
+    seams = {seam.position: seam for seam in plan.seams()}
+    lines, position = [], 0
+    for part in plan.ranges():
+        count = part.end - part.start
+        if position in seams:
+            seam = seams[position]
+            lines.append(
+                f"  ~~~~~~~~~~~~~~  seam: layer {seam.below} feeds layer {seam.above}, distance {seam.distance}"
+            )
+        new, old = f"{position}..{position + count - 1}", f"{part.start}..{part.end - 1}"
+        lines.append(f"  new {new:>9}   = base {old}" + (" as identity" if part.initialization == "identity" else ""))
+        position += count
+    return lines[::-1]
+
+
+def _memory_table(report: PlanReport) -> list[str]:
+    title = f"memory of each GPU, {report.sequence_tokens} tokens"
+    rows = [f"{title:<40}{'model states':>14}{'peak':>10}"]
+    rows += [
+        f"  {estimate.setup:<38}{format_bytes(estimate.state_bytes):>14}{format_bytes(estimate.total_bytes):>10}"
+        for estimate in report.memory
+    ]
+    return rows

@@ -1,0 +1,184 @@
+"""The ``solar:`` block of a recipe: its schema, and the one place where its errors become words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from solar_plugins.errors import ArgsError, PlanError, PluginError
+from solar_plugins.plugins.manager import init_strategies, init_strategy
+from solar_plugins.upscaling.layer_plan import LayerPlan
+
+
+class InitArgs(BaseModel):
+    """``solar.init``: a strategy's name, and beside it that strategy's own arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    strategy: str = Field(description="a registered initialisation strategy, such as dus")
+
+    def plan_for(self, num_layers: int, where: str = "solar.init.") -> LayerPlan:
+        """The plan of this strategy for a base of ``num_layers`` layers.
+
+        Args:
+            num_layers: Depth of the base.
+            where: What stands before a key in error messages.
+
+        Raises:
+            ArgsError: The strategy's arguments are unknown or impossible.
+            PluginError: The strategy is not registered, or a third party's strategy is broken.
+        """
+        try:
+            strategy = init_strategy(self.strategy)
+        except PluginError as error:
+            raise PluginError(f"{where}strategy: {error}") from None
+        try:
+            plan = strategy.plan(num_layers, strategy.args.model_validate(self.model_extra or {}))
+        except ValidationError as error:
+            raise ArgsError(render(error, where, strategy.args.model_fields)) from None
+        except PlanError as error:
+            raise ArgsError(f"{where}{error}") from None
+        except Exception as error:
+            raise PluginError(
+                f"{where}strategy: {self.strategy!r} failed on {num_layers} layers with {type(error).__name__}: "
+                f"{error}; this is a fault of the package that registered it"
+            ) from error
+        if not isinstance(plan, LayerPlan) or plan.base_layers != num_layers:
+            raise PluginError(
+                f"{where}strategy: {self.strategy!r} returned {plan!r:.200}, expected a LayerPlan for {num_layers} "
+                "base layers"
+            )
+        return plan
+
+
+class DataArgs(BaseModel):
+    """``solar.data``: what to do with rows of ``type: solar_plugins.<formatter>`` that cannot be used."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bad_rows: Literal["drop", "stop"] = Field(
+        default="drop", description="leave bad rows out, or stop at the first set with one"
+    )
+    max_bad_share: float = Field(
+        default=0.02, ge=0, le=1, description="a set in which a larger share of the rows is bad stops the run"
+    )
+
+
+class SolarArgs(BaseModel):
+    """The ``solar:`` block."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+
+    init_args: InitArgs | None = Field(
+        None, alias="init", description="how to up-scale the base; without it the base is used as it is"
+    )
+    dpo: str | None = Field(None, min_length=1, description="named settings for preference training")
+    data: DataArgs | None = Field(None, description="what to do with rows that cannot be used")
+    cache_dir: str | None = Field(
+        None,
+        min_length=1,
+        description="where up-scaled checkpoints are kept; default: solar_plugins beside the hub cache, under HF_HOME",
+    )
+
+    @property
+    def init(self) -> InitArgs:
+        """How to up-scale the base, for those who cannot do without.
+
+        Raises:
+            ArgsError: The block does not say.
+        """
+        if self.init_args is None:
+            raise ArgsError("solar.init: missing; the recipe does not up-scale its base")
+        return self.init_args
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.init_args is None and self.dpo is None and self.data is None:
+            raise ValueError("it should have one of the keys init, dpo, data")
+        return self
+
+
+KEYS = tuple(sorted(field.alias or name for name, field in SolarArgs.model_fields.items()))
+
+
+class SolarPluginArgs(BaseModel):
+    """What the plugin adds to Axolotl's own schema."""
+
+    solar: SolarArgs | None = None
+
+
+def parse_solar_block(recipe: Mapping[str, Any]) -> SolarArgs | None:
+    """The checked ``solar:`` block of a recipe, or None where it has none.
+
+    ``recipe`` is the whole recipe as Axolotl read it, command-line overrides included.
+
+    Raises:
+        ArgsError: The block is empty, has an unknown or missing key or a value of the wrong type, or a key of the
+            recipe looks like a misspelt ``solar:``. Axolotl would drop that one in silence.
+    """
+    _refuse_stray_overrides(recipe)
+    if "solar" not in recipe:
+        _refuse_misspelt(recipe)
+        return None
+    block = recipe["solar"]
+    if not isinstance(block, Mapping):
+        raise ArgsError(
+            f"solar: {block!r} is no block; expected for example\n  solar:\n    init: {{strategy: dus, drop_layers: 8}}"
+        )
+    try:
+        return SolarArgs.model_validate(expand_overrides(block))
+    except ValidationError as error:
+        raise ArgsError(render(error, "solar.", KEYS)) from None
+
+
+def expand_overrides(block: Mapping[str, Any]) -> dict[str, Any]:
+    """The block with Axolotl's command-line spelling of deeper keys put in place.
+
+    Axolotl turns ``--solar__init__drop_layers=6`` into ``solar: {init__drop_layers: 6}``: it splits at the first double
+    underscore only (``axolotl/cli/config.py``, ``load_cfg``).
+    """
+    plain = {key: value for key, value in block.items() if "__" not in str(key)}
+    for key, value in block.items():
+        if "__" in str(key):
+            outer, inner = str(key).split("__", 1)
+            nested = plain.get(outer)
+            plain[outer] = expand_overrides({**(nested if isinstance(nested, Mapping) else {}), inner: value})
+    return plain
+
+
+def _refuse_stray_overrides(recipe: Mapping[str, Any]) -> None:
+    for key in map(str, recipe):
+        if key.startswith("solar__"):
+            raise ArgsError(
+                f"{key}: this spelling is for a command line only; as a key of a recipe or a sweep Axolotl would drop "
+                "it in silence. Give the whole `solar:` block there"
+            )
+
+
+def _refuse_misspelt(recipe: Mapping[str, Any]) -> None:
+    if "solar_plugins.SolarPlugin" not in str(recipe.get("plugins")):
+        return  # Another recipe of another package; its keys are not ours to judge.
+    for key in map(str, recipe):
+        if key.lower().startswith("solar") or difflib.get_close_matches(key, ["solar"], cutoff=0.8):
+            raise ArgsError(f"{key}: unknown key, which Axolotl would drop in silence; did you mean `solar:`?")
+
+
+def render(error: ValidationError, where: str, known: Iterable[str]) -> str:
+    """One line for each thing that pydantic found: the key as the user wrote it, what is wrong, what is allowed."""
+    return "\n".join(_render_one(dict(detail), where, sorted(known)) for detail in error.errors(include_url=False))
+
+
+def _render_one(detail: Mapping[str, Any], where: str, known: list[str]) -> str:
+    path = (where + ".".join(str(part) for part in detail["loc"])).rstrip(".")
+    if detail["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known) or 'none'}"
+        return f"{path}: unknown key; {hint}"
+    if detail["type"] == "missing":
+        expected = f"; one of {', '.join(sorted(init_strategies()))}" if path == "solar.init.strategy" else ""
+        return f"{path}: missing{expected}"
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    return f"{path}: {detail['input']!r:.200} is not allowed; {message}"

@@ -1,0 +1,1 @@
+"""Files: safetensors, directories that are whole or absent, the lock, JSON that is not trusted."""

@@ -1,0 +1,281 @@
+"""Safetensors files as bytes: read and check headers, lay out new shards, move byte ranges. No tensor is decoded.
+
+The format is safetensors' own (its README, "Format"): 8 bytes little-endian header length, a JSON header, the data
+without holes. Memory use is bounded by the headers and one buffer a thread, whatever the model's size.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from solar_plugins.errors import CheckpointError
+from solar_plugins.storage.untrusted import MAX_JSON_BYTES, MAX_NAME_LENGTH, parse_json_object, require_file
+
+DTYPE_BITS: Mapping[str, int] = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I8", "U8", "BOOL"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
+
+COPY_THREADS = 2
+BUFFER_BYTES = 1 << 20
+PIECE_BYTES = 64 << 20
+
+
+class StoredTensor(NamedTuple):
+    """Where a tensor's bytes lie: ``[start, end)`` from the beginning of ``file``."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Length in bytes."""
+        return self.end - self.start
+
+
+class PlannedTensor(NamedTuple):
+    """A tensor to write: the bytes of ``source`` under a new name, or as many zeros."""
+
+    name: str
+    source: StoredTensor
+    zeroed: bool = False
+
+
+class Shard(NamedTuple):
+    """One file to write."""
+
+    filename: str
+    tensors: tuple[PlannedTensor, ...]
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of tensor data, without the header."""
+        return sum(tensor.source.num_bytes for tensor in self.tensors)
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file, in the order of their data.
+
+    Raises:
+        CheckpointError: The file is not a whole, well-formed safetensors file. Nothing but the header is read.
+    """
+    file_bytes = require_file(path)
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= header_bytes <= file_bytes - 8:
+            raise CheckpointError(
+                f"{path}: not a whole safetensors file; it says its header has {header_bytes} bytes, but the file has "
+                f"{file_bytes}. Download it again"
+            )
+        if header_bytes > MAX_JSON_BYTES:
+            raise CheckpointError(
+                f"{path}: the safetensors header has {header_bytes:,} bytes, expected at most {MAX_JSON_BYTES:,}; no "
+                "known model comes near that. Split the file, or download it again"
+            )
+        text = file.read(header_bytes)
+    header = parse_json_object(path, text, strict=True)
+    _check_metadata(path, text, header.pop("__metadata__", {}))
+    data_start = 8 + header_bytes
+    tensors = {name: _stored_tensor(path, name, entry, data_start) for name, entry in header.items()}
+    _check_layout(path, tensors, data_start, file_bytes)
+    return dict(sorted(tensors.items(), key=lambda item: item[1].start))
+
+
+def _check_metadata(path: Path, text: bytes, metadata: Any) -> None:
+    if not text.startswith(b"{"):
+        raise CheckpointError(f"{path}: the safetensors header does not begin with an object; download it again")
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(
+            f"{path}: __metadata__ is {reprlib.repr(metadata)}; expected a map from text to text. Download it again"
+        )
+
+
+def _stored_tensor(path: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
+    if len(name) > MAX_NAME_LENGTH or not name.isprintable():
+        raise CheckpointError(
+            f"{path}: a tensor is called {name!r:.200} ({len(name)} characters); expected at most {MAX_NAME_LENGTH} "
+            "printable ones. Download it again"
+        )
+    try:
+        dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        whole = all(type(number) is int and 0 <= number < 1 << 62 for number in (*shape, start, end))
+        if not whole or len(shape) > 64 or prod(shape) * DTYPE_BITS[dtype] != 8 * (end - start):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{path}: tensor {name!r:.200} has an impossible entry {reprlib.repr(entry)}; expected a known dtype, "
+            "a shape, and data_offsets that span as many bytes as these two need"
+        ) from None
+    return StoredTensor(path, dtype, shape, data_start + start, data_start + end)
+
+
+def _check_layout(path: Path, tensors: Mapping[str, StoredTensor], data_start: int, file_bytes: int) -> None:
+    position = data_start
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if tensor.start != position:
+            raise CheckpointError(
+                f"{path}: the data of tensor {name!r:.200} begins at byte {tensor.start}, expected {position}; tensors "
+                "may neither overlap nor leave holes"
+            )
+        position = tensor.end
+    if position != file_bytes:
+        raise CheckpointError(
+            f"{path}: the file has {file_bytes} bytes, but its header describes {position}; it is "
+            f"{'truncated' if file_bytes < position else 'longer than it should be'}. Download it again"
+        )
+
+
+def plan_shards(tensors: Iterable[PlannedTensor], max_bytes: int) -> list[Shard]:
+    """Tensors in files of at most ``max_bytes`` of data each (one larger tensor gets a file of its own), order kept.
+
+    Names follow the hub's convention: ``model.safetensors``, or ``model-00001-of-00003.safetensors`` and so on.
+    """
+    groups: list[list[PlannedTensor]] = [[]]
+    used = 0
+    for tensor in tensors:
+        if groups[-1] and used + tensor.source.num_bytes > max_bytes:
+            groups.append([])
+            used = 0
+        groups[-1].append(tensor)
+        used += tensor.source.num_bytes
+    count = len(groups)
+    names = (
+        ["model.safetensors"]
+        if count == 1
+        else [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    )
+    # Widest elements first, as the reference writer does, so that every tensor stays aligned to its dtype.
+    return [
+        Shard(name, tuple(sorted(group, key=lambda tensor: -DTYPE_BITS[tensor.source.dtype])))
+        for name, group in zip(names, groups, strict=True)
+    ]
+
+
+def shard_index(shards: Sequence[Shard]) -> dict[str, Any]:
+    """The content of ``model.safetensors.index.json``."""
+    weight_map = {tensor.name: shard.filename for shard in shards for tensor in shard.tensors}
+    return {
+        "metadata": {"total_size": sum(shard.data_bytes for shard in shards)},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+
+
+def shard_header(shard: Shard) -> bytes:
+    """Length prefix and JSON header of a new file, padded so that the data is aligned to 8 bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for tensor in shard.tensors:
+        end = position + tensor.source.num_bytes
+        entry = {"dtype": tensor.source.dtype, "shape": tensor.source.shape, "data_offsets": [position, end]}
+        header[tensor.name], position = entry, end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+class _Piece(NamedTuple):
+    source: Path | None
+    """None writes zeros."""
+    source_start: int
+    target_start: int
+    num_bytes: int
+
+
+def _pieces(shard: Shard, data_start: int) -> Iterator[_Piece]:
+    """The moves that fill a shard: neighbours in both files joined, then cut so that threads share the work evenly."""
+    runs: list[_Piece] = []
+    target = data_start
+    for tensor in shard.tensors:
+        source = None if tensor.zeroed else tensor.source.file
+        last = runs[-1] if runs else None
+        if (
+            last
+            and last.source == source
+            and (source is None or last.source_start + last.num_bytes == tensor.source.start)
+        ):
+            runs[-1] = last._replace(num_bytes=last.num_bytes + tensor.source.num_bytes)
+        else:
+            runs.append(_Piece(source, tensor.source.start, target, tensor.source.num_bytes))
+        target += tensor.source.num_bytes
+    for run in runs:
+        for offset in range(0, run.num_bytes, PIECE_BYTES):
+            size = min(PIECE_BYTES, run.num_bytes - offset)
+            yield _Piece(run.source, run.source_start + offset, run.target_start + offset, size)
+
+
+def write_shard(shard: Shard, directory: Path, advance: Callable[[int], object]) -> None:
+    """Write one file, header and data, and flush it to the disk.
+
+    Args:
+        shard: What to write.
+        directory: Where; the file must not exist.
+        advance: Called with the number of bytes moved, from several threads.
+
+    Raises:
+        CheckpointError: A source file became shorter while it was read.
+        OSError: From the file system.
+    """
+    header = shard_header(shard)
+    with ExitStack() as stack, ThreadPoolExecutor(COPY_THREADS) as threads:
+        target = stack.enter_context((directory / shard.filename).open("xb", buffering=0)).fileno()
+        sources = {
+            path: stack.enter_context(path.open("rb", buffering=0)).fileno()
+            for path in {tensor.source.file for tensor in shard.tensors}
+        }
+        _write_all(target, memoryview(header), 0)
+        moves = [
+            threads.submit(_move, piece, sources.get(piece.source) if piece.source else None, target, advance)
+            for piece in _pieces(shard, len(header))
+        ]
+        try:
+            for move in moves:
+                move.result()
+                os.fdatasync(target)  # While others copy the next pieces: the disk works from the start.
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
+        os.fsync(target)
+
+
+def _move(piece: _Piece, source: int | None, target: int, advance: Callable[[int], object]) -> None:
+    buffer = memoryview(bytearray(min(BUFFER_BYTES, piece.num_bytes)))
+    done = 0
+    while done < piece.num_bytes:
+        part = buffer[: piece.num_bytes - done]
+        if source is not None:
+            try:
+                count = os.preadv(source, [part], piece.source_start + done)
+            except OSError as error:
+                error.filename = str(piece.source)  # The call itself knows only a number.
+                raise
+            if count == 0:
+                raise CheckpointError(
+                    f"{piece.source}: the file became shorter while it was copied; leave the base alone and run again"
+                )
+            part = part[:count]
+        _write_all(target, part, piece.target_start + done)
+        done += len(part)
+        advance(len(part))
+
+
+def _write_all(file: int, data: memoryview, position: int) -> None:
+    while data:
+        count = os.pwrite(file, data, position)
+        data, position = data[count:], position + count

@@ -1,0 +1,1 @@
+"""How each model type lays out its config and its tensors."""

@@ -1,0 +1,213 @@
+"""How single families of models derive a layer's properties from its position. Pure.
+
+Each rule follows the configuration and modeling files of transformers 5.20; the tests compare it with them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from solar_plugins.upscaling.architectures.layer_fields import (
+    Config,
+    LayerField,
+    derived,
+    indices,
+    listed,
+    whole_number,
+)
+
+
+def every(
+    key: str, default: int, *, at: str = "full_attention", else_: str = "sliding_attention", name: str = "layer_types"
+) -> LayerField:
+    """``name`` where it is absent: every ``key``-th layer is ``at``, all others ``else_``."""
+
+    def layers(config: Config, num_layers: int) -> Sequence[str]:
+        period = whole_number(config, key, default)
+        return [at if period and (index + 1) % period == 0 else else_ for index in range(num_layers)]
+
+    return listed(name, layers)
+
+
+def upper_window(config: Config, num_layers: int) -> Sequence[str]:
+    """Qwen2's: the window, if used, begins at layer ``max_window_layers`` (configuration_qwen2.py)."""
+    window = config.get("sliding_window") if config.get("use_sliding_window") else None
+    first = whole_number(config, "max_window_layers", 28)
+    return ["full_attention" if window is None or index < first else "sliding_attention" for index in range(num_layers)]
+
+
+def lower_window(config: Config, num_layers: int) -> Sequence[str]:
+    """Qwen2-MoE's: the window, if used, is that of every other layer below ``max_window_layers``."""
+    last = whole_number(config, "max_window_layers", 28) if config.get("use_sliding_window") else 0
+    return ["sliding_attention" if index % 2 == 0 and index < last else "full_attention" for index in range(num_layers)]
+
+
+def dots_window(config: Config, num_layers: int) -> Sequence[str]:
+    """dots.llm1's: as `upper_window`, without the switch."""
+    first = whole_number(config, "max_window_layers", 62)
+    window = config.get("sliding_window")
+    return ["full_attention" if window is None or index < first else "sliding_attention" for index in range(num_layers)]
+
+
+def window_everywhere(config: Config, num_layers: int) -> Sequence[str]:
+    """Ministral's: all layers have the window, if there is one."""
+    return ["full_attention" if config.get("sliding_window") is None else "sliding_attention"] * num_layers
+
+
+def interval_rope(config: Config, num_layers: int) -> Sequence[int]:
+    """SmolLM3's and Llama 4's: every fourth layer has no rotary embedding (0), all others have one (1)."""
+    interval = whole_number(config, "no_rope_layer_interval", 4)
+    return [int((index + 1) % interval != 0) for index in range(num_layers)]
+
+
+def smollm3_attention(config: Config, num_layers: int) -> Sequence[str]:
+    """SmolLM3's: the window is for layers without rotary embedding."""
+    window = config.get("use_sliding_window") and config.get("sliding_window") is not None
+    rope = NO_ROPE.read(config, num_layers)
+    return ["sliding_attention" if window and not has_rope else "full_attention" for has_rope in rope]
+
+
+def llama4_attention(config: Config, num_layers: int) -> Sequence[str]:
+    """Llama 4's: layers with rotary embedding attend in chunks."""
+    rope = LLAMA4_ROPE.read(config, num_layers)
+    return ["chunked_attention" if has_rope else "full_attention" for has_rope in rope]
+
+
+def llama4_experts() -> LayerField:
+    """Llama 4's: ``moe_layers``; without it every ``interleave_moe_layer_step``-th (configuration_llama4.py)."""
+    stated = indices("moe_layers")
+
+    def read(config: Config, num_layers: int) -> Sequence[bool]:
+        if config.get("moe_layers") is not None:
+            return stated.read(config, num_layers)
+        step = max(1, whole_number(config, "interleave_moe_layer_step", 1))
+        return [(index + 1) % step == 0 for index in range(num_layers)]
+
+    def write(config: Config, values: Sequence[bool]) -> dict[str, Any]:
+        if config.get("moe_layers") is None and list(read(config, len(values))) == list(values):
+            return {}
+        return {"moe_layers": [index for index, holds in enumerate(values) if holds]}
+
+    return LayerField("moe_layers", read, write)
+
+
+def listed_full(config: Config, num_layers: int) -> Sequence[str]:
+    """LFM2's: ``full_attn_idxs`` attend to everything, all others convolve."""
+    full = config.get("full_attn_idxs")
+    return ["full_attention" if full is None or index in full else "conv" for index in range(num_layers)]
+
+
+def empty_is_absent(field: LayerField) -> LayerField:
+    """Llama 4 takes an empty list for an absent one."""
+
+    def dropped(config: Config) -> Config:
+        return {key: value for key, value in config.items() if key != field.key or value}
+
+    return LayerField(
+        field.key,
+        lambda config, num_layers: field.read(dropped(config), num_layers),
+        lambda config, values: field.write(dropped(config), values),
+    )
+
+
+def qwen_experts() -> LayerField:
+    """Qwen's: every ``decoder_sparse_step``-th layer, if not in ``mlp_only_layers``, holds experts.
+
+    A plan that breaks the step is written as a list (modeling_qwen2_moe.py).
+    """
+    dense = indices("mlp_only_layers")
+
+    def read(config: Config, num_layers: int) -> Sequence[bool]:
+        step = max(1, whole_number(config, "decoder_sparse_step", 1))
+        only = dense.read(config, num_layers)
+        return [not only[index] and (index + 1) % step == 0 for index in range(num_layers)]
+
+    def write(config: Config, values: Sequence[bool]) -> dict[str, Any]:
+        if not config.get("mlp_only_layers") and list(read(config, len(values))) == list(values):
+            return {}
+        return {"decoder_sparse_step": 1, "mlp_only_layers": [index for index, holds in enumerate(values) if not holds]}
+
+    return LayerField("mlp_only_layers and decoder_sparse_step", read, write)
+
+
+def experts_by_frequency(config: Config, index: int, num_layers: int) -> bool:
+    """DeepSeek's own code: every ``moe_layer_freq``-th layer may hold experts."""
+    return index % max(1, whole_number(config, "moe_layer_freq", 1)) == 0
+
+
+def at_offset(period: str, offset: str, defaults: tuple[int, int]) -> LayerField:
+    """Jamba's: the layers ``offset``, ``offset + period``, .. are special."""
+
+    def special(config: Config, index: int, num_layers: int) -> bool:
+        return index % whole_number(config, period, defaults[0]) == whole_number(config, offset, defaults[1])
+
+    return derived(f"{period} and {offset}", special)
+
+
+def ernie_moe() -> LayerField:
+    """Every ``moe_layer_interval``-th layer between two indices holds experts (modeling_ernie4_5_moe.py)."""
+
+    def read(config: Config, num_layers: int) -> Sequence[bool]:
+        start, end = whole_number(config, "moe_layer_start_index", 1), whole_number(config, "moe_layer_end_index", -1)
+        step = whole_number(config, "moe_layer_interval", 1)
+        end = num_layers - 1 if end == -1 else end
+        return [start <= index <= end and (index + 1) % step == 0 for index in range(num_layers)]
+
+    def write(config: Config, values: Sequence[bool]) -> dict[str, Any]:
+        experts = [index for index, holds in enumerate(values) if holds]
+        return {"moe_layer_start_index": experts[0], "moe_layer_end_index": experts[-1]} if experts else {}
+
+    return LayerField("moe_layer_start_index moe_layer_end_index moe_layer_interval", read, write)
+
+
+def spelled_out(pairs: Sequence[Any], num_layers: int) -> Sequence[str]:
+    """GPT-Neo's ``[[["global", "local"], 12]]``."""
+    return [kind for kinds, times in pairs for kind in list(kinds) * times]
+
+
+def repeated(pattern: Sequence[str], num_layers: int) -> Sequence[str]:
+    """Recurrent Gemma's: the pattern starts anew until the last layer."""
+    return [pattern[index % len(pattern)] for index in range(num_layers)]
+
+
+def scaled_by_depth() -> LayerField:
+    """MiniCPM's residual branches are multiplied by ``scale_depth / sqrt(depth)`` (modeling_minicpm3.py).
+
+    Every copy keeps the factor that its layer was trained with.
+    """
+
+    def read(config: Config, num_layers: int) -> Sequence[float]:
+        scale = config.get("scale_depth", 1.4)
+        return [1.0 if scale is None else round(scale / math.sqrt(num_layers), 12)] * num_layers
+
+    def write(config: Config, values: Sequence[float]) -> dict[str, Any]:
+        scale = config.get("scale_depth", 1.4)
+        return {} if scale is None else {"scale_depth": values[0] * math.sqrt(len(values))}
+
+    return LayerField("scale_depth", read, write)
+
+
+def full_at_the_top() -> LayerField:
+    """Gemma 4's: the last layer attends to everything, whatever the list says (configuration_gemma4.py)."""
+    types = listed("layer_types")
+
+    def read(config: Config, num_layers: int) -> Sequence[str]:
+        return [*types.read(config, num_layers)[:-1], "full_attention"]
+
+    return LayerField("layer_types", read, types.write)
+
+
+def is_first(config: Config, index: int, num_layers: int) -> bool:
+    """Whether it is the first layer."""
+    return index == 0
+
+
+def is_last(config: Config, index: int, num_layers: int) -> bool:
+    """Whether it is the last layer."""
+    return index == num_layers - 1
+
+
+NO_ROPE = listed("no_rope_layers", interval_rope)
+LLAMA4_ROPE = empty_is_absent(NO_ROPE)

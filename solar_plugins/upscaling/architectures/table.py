@@ -1,0 +1,283 @@
+"""What depth surgery knows of each model type: one row each. Pure data.
+
+Only types that the tests compare with the real, rearranged modules stand here (`docs/architectures.md` is what they
+found). The rows follow the configuration and modeling files of transformers 5.20.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from solar_plugins.upscaling.architectures import families as family
+from solar_plugins.upscaling.architectures.layer_fields import (
+    LayerField,
+    derived,
+    indices,
+    leading,
+    leading_hint,
+    listed,
+    optional_list,
+    recoded,
+)
+
+
+class Architecture(NamedTuple):
+    """What depth surgery must know of a model type."""
+
+    layers_prefix: str = "model.layers."
+    """Tensors of layer ``i`` are called ``<layers_prefix><i>.<rest>``; parts before it may be missing or added."""
+    depth_key: str = "num_hidden_layers"
+    fields: tuple[LayerField, ...] = ()
+    """Per-layer properties. Empty: all layers are alike."""
+    residual_writers: tuple[str, ...] = ()
+    """The modules of a layer whose output is added to the residual stream as it is; with weights and biases of zero the
+    layer is an identity that can learn. Empty: not tested, or a norm stands behind them, whose gradient at zero would
+    blow the layer up in the first step; identity layers are refused."""
+    other_prefixes: tuple[str, ...] = ()
+    """Other spellings of ``layers_prefix``."""
+    more_depth_keys: tuple[str, ...] = ()
+    """Keys that repeat the depth: a number, or a list or text with one entry a layer. One will do."""
+    stored_with: Mapping[str, str] = {}
+    """A layer that holds the first tensor must hold the second, which a model would else derive from the position."""
+    must_be_unset: Mapping[str, str] = {}
+    """Keys that, where they are set, make the model one that copying layers would get wrong, and why."""
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """Every spelling of the prefix."""
+        return (self.layers_prefix, *self.other_prefixes)
+
+    @property
+    def stack(self) -> str:
+        """The last part of the prefix, such as ``layers``."""
+        return self.layers_prefix.split(".")[-2]
+
+    def is_prefix(self, text: str) -> bool:
+        """Whether ``text``, such as ``layers.`` or ``base.model.layers.``, spells the decoder layers' prefix.
+
+        Parts before a known spelling may be missing or added; another stack, say a vision tower's, is not meant.
+        """
+        parts = text.split(".")[:-1]
+        known = (prefix.split(".")[:-1] for prefix in self.prefixes)
+        return any(parts[-min(len(parts), len(one)) :] == one[-min(len(parts), len(one)) :] for one in known)
+
+
+_TYPES, _MLP = listed("layer_types"), listed("mlp_layer_types")
+_WINDOW_HINT = leading_hint("max_window_layers")
+_QWEN_WINDOW = (listed("layer_types", family.upper_window), _WINDOW_HINT)
+_QWEN_EXPERTS = family.qwen_experts()
+_DENSE_FIRST = leading("first_k_dense_replace")
+_EXPERTS_EVERY = derived("moe_layer_freq", family.experts_by_frequency)
+_LINEAR_EVERY_4 = family.every("full_attention_interval", 4, else_="linear_attention")
+
+_GEMMA_3N = {
+    "hidden_size_per_layer_input": "each layer has columns of its own in one large embedding, which would have to be "
+    "rewritten",
+    "num_kv_shared_layers": "the upper layers take keys and values from a lower one, by position",
+}
+_WRITERS = ("self_attn.o_proj", "mlp.down_proj")
+_PLAIN = Architecture(residual_writers=_WRITERS)
+_WITH_TYPES = Architecture(fields=(_TYPES,))
+_DENSE_HINT = leading_hint("first_k_dense_replace")
+_WITH_BOTH = Architecture(fields=(_TYPES, _MLP, _DENSE_HINT))
+
+_SAME_EVERYWHERE = (
+    "aria_text bitnet doge falcon_h1 flex_olmo glm4 granitemoe granitemoeshared hunyuan_v1_moe "
+    "hyperclovax jais2 jetmoe minimax_m2 mixtral nanochat nemotron olmo2 olmoe persimmon phimoe solar_open "
+    "stablelm youtu"
+).split()
+_PLAIN_TYPES = (
+    "llama mistral apertus arcee cohere ernie4_5 gemma glm granite helium hunyuan_v1_dense ministral3 olmo phi3 "
+    "seed_oss"
+).split()
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    **dict.fromkeys(_PLAIN_TYPES, _PLAIN),
+    **dict.fromkeys(_SAME_EVERYWHERE, Architecture()),
+    "phi": Architecture(residual_writers=("self_attn.dense", "mlp.fc2")),
+    "starcoder2": Architecture(residual_writers=("self_attn.o_proj", "mlp.c_proj")),
+    # Depth under other names.
+    "longcat_flash": Architecture(depth_key="num_layers"),
+    "gpt2": Architecture(
+        "transformer.h.",
+        "n_layer",
+        residual_writers=("attn.c_proj", "mlp.c_proj"),
+        must_be_unset={"scale_attn_by_inverse_layer_idx": "attention is scaled by a layer's position"},
+    ),
+    "gpt_bigcode": Architecture("transformer.h.", "n_layer"),
+    "gptj": Architecture("transformer.h.", "n_layer"),
+    "codegen": Architecture("transformer.h.", "n_layer"),
+    "ctrl": Architecture("transformer.h.", "n_layer"),
+    "openai-gpt": Architecture("transformer.h.", "n_layer"),
+    "bloom": Architecture("transformer.h.", "n_layer"),
+    "dbrx": Architecture("transformer.blocks.", "n_layers"),
+    "mpt": Architecture("transformer.blocks.", "n_layers"),
+    "falcon": Architecture("transformer.h."),
+    "gpt_neox": Architecture("gpt_neox.layers.", residual_writers=("attention.dense", "mlp.dense_4h_to_h")),
+    "gpt_neox_japanese": Architecture(
+        "gpt_neox_japanese.layers.", fields=(derived("a bias of the last layer", family.is_last),)
+    ),
+    "opt": Architecture("model.decoder.layers."),
+    "xglm": Architecture("model.layers.", "num_layers"),
+    "biogpt": Architecture("biogpt.layers."),
+    "cpmant": Architecture("cpmant.encoder.layers."),
+    "rwkv": Architecture("rwkv.blocks.", fields=(derived("the norm before the first block", family.is_first),)),
+    "xlstm": Architecture("backbone.blocks.", more_depth_keys=("num_blocks",)),
+    "minicpm3": Architecture(fields=(family.scaled_by_depth(),)),
+    "mamba": Architecture("backbone.layers."),
+    "mamba2": Architecture("backbone.layers."),
+    "falcon_mamba": Architecture("backbone.layers."),
+    "xlnet": Architecture("transformer.layer.", "n_layer"),
+    # Attention that differs by layer.
+    "gemma2": Architecture(fields=(family.every("-", 2),)),
+    "vaultgemma": Architecture(fields=(family.every("-", 2),), residual_writers=_WRITERS),
+    "gpt_oss": Architecture(fields=(family.every("-", 2),)),
+    "gemma3_text": Architecture(fields=(family.every("sliding_window_pattern", 6),)),
+    "cohere2": Architecture(fields=(family.every("sliding_window_pattern", 4),), residual_writers=_WRITERS),
+    "olmo3": Architecture(fields=(family.every("-", 4),)),
+    "ministral": Architecture(fields=(listed("layer_types", family.window_everywhere),), residual_writers=_WRITERS),
+    "qwen2": Architecture(fields=_QWEN_WINDOW, residual_writers=_WRITERS),
+    "qwen3": Architecture(fields=_QWEN_WINDOW, residual_writers=_WRITERS),
+    "smollm3": Architecture(
+        fields=(family.NO_ROPE, listed("layer_types", family.smollm3_attention)), residual_writers=_WRITERS
+    ),
+    "gpt_neo": Architecture(
+        "transformer.h.",
+        "num_layers",
+        fields=(
+            recoded(
+                "attention_types", family.spelled_out, lambda kinds: [[[kind], 1] for kind in kinds], required=True
+            ),
+            optional_list("attention_layers"),
+        ),
+    ),
+    **dict.fromkeys(("cohere_compass_text", "cwm", "exaone4", "kolibri1"), _WITH_TYPES),
+    "modernbert-decoder": Architecture(
+        fields=(_TYPES, derived("the missing norm of the first layer", family.is_first)),
+    ),
+    "zaya": Architecture(fields=(_TYPES, derived("the router of the first layer", family.is_first))),
+    "granite_swa": Architecture(fields=(_TYPES, optional_list("layer_rope_theta"))),
+    "granitemoe_swa": Architecture(fields=(_TYPES, optional_list("layer_rope_theta"))),
+    # Attention and state space, linear attention or convolution.
+    "bamba": Architecture(fields=(indices("attn_layer_indices"),)),
+    "granitemoehybrid": _WITH_TYPES,
+    "jamba": Architecture(
+        fields=(
+            family.at_offset("attn_layer_period", "attn_layer_offset", (8, 4)),
+            family.at_offset("expert_layer_period", "expert_layer_offset", (2, 1)),
+        )
+    ),
+    "lfm2": Architecture(fields=(listed("layer_types", family.listed_full), indices("full_attn_idxs"))),
+    "lfm2_moe": Architecture(fields=(_TYPES, leading("num_dense_layers", 2))),
+    "minimax": Architecture(fields=(_TYPES,), stored_with={"self_attn.qkv_proj.weight": "self_attn.slope_rate"}),
+    "nemotron_h": Architecture(
+        other_prefixes=("backbone.layers.",),
+        more_depth_keys=("layers_block_type", "hybrid_override_pattern"),
+        fields=(optional_list("layers_block_type"), recoded("hybrid_override_pattern", lambda text, n: text, "".join)),
+    ),
+    "olmo_hybrid": _WITH_TYPES,
+    "qwen3_next": Architecture(fields=(_LINEAR_EVERY_4, _QWEN_EXPERTS)),
+    "qwen3_5_text": Architecture(fields=(_LINEAR_EVERY_4,)),
+    "qwen3_5_moe_text": Architecture(fields=(_LINEAR_EVERY_4,)),
+    "qwen4_exp_text": Architecture(fields=(_TYPES, indices("ple_layer_ids"))),
+    "recurrent_gemma": Architecture(fields=(recoded("block_types", family.repeated, list),)),
+    # Dense layers and experts.
+    "afmoe": Architecture(fields=(family.every("global_attn_every_n_layers", 4), leading("num_dense_layers", 1))),
+    "axk1": Architecture(fields=(_MLP,)),
+    "deepseek_v2": Architecture(fields=(_DENSE_FIRST, _EXPERTS_EVERY)),
+    "deepseek_v3": Architecture(fields=(leading("first_k_dense_replace", 3), _EXPERTS_EVERY)),
+    "dots1": Architecture(fields=(listed("layer_types", family.dots_window), _WINDOW_HINT, _DENSE_FIRST)),
+    "ernie4_5_moe": Architecture(fields=(family.ernie_moe(),)),
+    "glm4_moe": Architecture(fields=(leading("first_k_dense_replace", 1),)),
+    "glm4_moe_lite": Architecture(fields=(_MLP,)),
+    "hy_v3": Architecture(fields=(_MLP,)),
+    "laguna": Architecture(fields=(_TYPES, _MLP, optional_list("num_attention_heads_per_layer"))),
+    "llama4_text": Architecture(
+        fields=(family.LLAMA4_ROPE, listed("layer_types", family.llama4_attention), family.llama4_experts()),
+    ),
+    "qwen2_moe": Architecture(
+        fields=(listed("layer_types", family.lower_window), _WINDOW_HINT, _QWEN_EXPERTS),
+    ),
+    "qwen3_moe": Architecture(fields=(optional_list("layer_types"), _QWEN_EXPERTS)),
+    **dict.fromkeys(
+        (
+            "axk2 bailing_hybrid cohere2_moe deepseek_v32 deepseek_v4 exaone_moe kimi_linear "
+            "mellum mimo_v2_flash minimax_m3_vl_text"
+        ).split(),
+        _WITH_BOTH,
+    ),
+    "inkling_text": Architecture(fields=(_TYPES, _MLP, indices("local_layer_ids"))),
+    "glm_moe_dsa": Architecture(fields=(_TYPES, _MLP, listed("indexer_types"), _DENSE_HINT)),
+    "hy_v4": Architecture(fields=(_TYPES, _MLP, listed("indexer_types"))),
+    "gemma4_text": Architecture(fields=(family.full_at_the_top(),), must_be_unset=_GEMMA_3N),
+    "gemma4_unified_text": Architecture(fields=(family.full_at_the_top(),), must_be_unset=_GEMMA_3N),
+    "reformer": Architecture("reformer.encoder.layers.", fields=(listed("attn_layers"),)),
+    # Encoders that can be decoders.
+    "bert": Architecture("bert.encoder.layer."),
+    "bert-generation": Architecture("bert.encoder.layer."),
+    "big_bird": Architecture("bert.encoder.layer."),
+    "camembert": Architecture("roberta.encoder.layer."),
+    "data2vec-text": Architecture("data2vec_text.encoder.layer."),
+    "electra": Architecture("electra.encoder.layer."),
+    "ernie": Architecture("ernie.encoder.layer."),
+    "megatron-bert": Architecture("bert.encoder.layer."),
+    "rembert": Architecture("rembert.encoder.layer."),
+    "roberta": Architecture("roberta.encoder.layer."),
+    "roberta-prelayernorm": Architecture("roberta_prelayernorm.encoder.layer."),
+    "roc_bert": Architecture("roc_bert.encoder.layer."),
+    "roformer": Architecture("roformer.encoder.layer."),
+    "xlm-roberta": Architecture("roberta.encoder.layer."),
+    "xlm-roberta-xl": Architecture("roberta.encoder.layer."),
+    "xmod": Architecture("roberta.encoder.layer."),
+    "trocr": Architecture("model.decoder.layers.", "decoder_layers"),
+}
+
+COMPOSITES: Mapping[str, tuple[str, ...]] = {
+    "gemma3": ("model.language_model.layers.", "language_model.model.layers."),
+    "gemma4": ("model.language_model.layers.",),
+    "gemma4_unified": ("model.language_model.layers.",),
+    "llama4": ("language_model.model.layers.", "model.layers."),
+    "qwen3_5": ("model.language_model.layers.", "model.layers."),
+    "qwen3_5_moe": ("model.language_model.layers.", "model.layers."),
+    "qwen4_exp": ("model.language_model.layers.", "model.layers."),
+    "got_ocr2": ("model.language_model.layers.", "language_model.model.layers."),
+}
+"""Models with more than text: their decoder's config is ``text_config``, whose model type has a row above. The values
+are the spellings of the decoder's layers."""
+
+_ENCODER = (
+    "it is the decoder of an encoder-decoder model; transformers takes the depth of its cache from the encoder, so "
+    "that a decoder of another depth cannot generate"
+)
+_SHARED_BLOCK = "one transformer block is shared by many layers, so a layer is not a unit that can be copied"
+
+REFUSED: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("bart bigbird_pegasus blenderbot blenderbot-small marian mbart mvp pegasus plbart prophetnet whisper").split(),
+        _ENCODER,
+    ),
+    "beam": "the residual stream is scaled by a layer's position, so a copy higher up would be another layer",
+    "blt": "it has several stacks of layers (encoder, decoder, global), which one plan does not describe",
+    "diffllama": "the initial lambda of attention follows from a layer's position, so a copy higher up would be "
+    "another layer",
+    "emu3": "images are made by a second model; only its text_config could grow",
+    "fuyu": "its decoder is a persimmon model inside an image model",
+    "gemma3n": "each layer has rows of its own in one large embedding (see gemma3n_text)",
+    "gemma3n_text": "each layer has columns of its own in one large embedding, embed_tokens_per_layer, which would "
+    "have to be rewritten",
+    "gemma4_assistant": "a drafting head of another model, not a model of its own",
+    "gemma4_unified_assistant": "a drafting head of another model, not a model of its own",
+    "git": "its decoder is fed by an image encoder",
+    "hrm_text": "two stacks of layers run in turns, which one plan does not describe",
+    "mllama": "its layers attend to an image by their position (cross_attention_layers)",
+    "moshi": "two decoders, of time and of depth, share one model",
+    "moss_transcribe_diarize": "its decoder is fed by an audio encoder",
+    "musicgen": "its decoder is fed by a text encoder",
+    "musicgen_melody": "its decoder is fed by a text encoder",
+    "phi4_multimodal": "adapters for images and sound hang on its layers",
+    "xlm": "a layer's tensors lie in four lists (attentions, layer_norm1, ffns, layer_norm2)",
+    "zamba": _SHARED_BLOCK,
+    "zamba2": _SHARED_BLOCK,
+}
+"""Model types that are refused, and why."""

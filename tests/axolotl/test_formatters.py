@@ -1,0 +1,135 @@
+"""`axolotl.cli.train` itself, on sets that our formatters read: ids, template, reports, errors and losses."""
+
+import json
+import math
+import re
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ALPACA = [{"instruction": f"Add {n} and 1.", "input": "", "output": f"The sum is {n + 1}."} for n in range(200)]
+PAIRS = [
+    {"system": "", "question": f"Add {n} and 1.", "chosen": f"It is {n + 1}.", "rejected": f"It is {n}."}
+    for n in range(60)
+]
+GROWING = """\
+solar:
+  init: {strategy: dus, drop_layers: 2}
+  cache_dir: cache
+"""
+
+
+@pytest.fixture
+def train(training_folder, run):
+    """Train the tiny recipe on a set; returns exit status, all that was said, and the losses."""
+
+    def train_on(rows, kind, extra="", command="train", grow=False):
+        (training_folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        recipe = (training_folder / "recipe.yml").read_text()
+        assert GROWING in recipe
+        recipe = recipe if grow else recipe.replace(GROWING, "")
+        recipe = recipe.replace("train.jsonl", "rows.jsonl").replace("type: completion", f"type: solar_plugins.{kind}")
+        (training_folder / "tuning.yml").write_text(recipe + extra)
+        result = run("python", "-m", f"axolotl.cli.{command}", "tuning.yml", cwd=training_folder)
+        said = result.stdout + result.stderr
+        return result.returncode, said, [float(loss) for loss in re.findall(r"'loss': '([\d.e+-]+)'", said)]
+
+    return train_on
+
+
+def test_sft_with_bad_rows_and_several_processes(train, training_folder):
+    bad = [{"instruction": "x", "input": "", "output": ""}, {"instruction": "x", "input": "", "output": "y" * 999}]
+    status, said, losses = train([*ALPACA, *bad], "alpaca", "dataset_num_proc: 2\n")
+    assert status == 0, said
+    line = (
+        "datasets[0] (rows.jsonl) as alpaca: 202 rows read, 200 kept, 2 dropped: 1 output is empty (row 201); "
+        "1 longer than sequence_len 128 (row 202)"
+    )
+    assert said.count(line) == 2, "when it is read, and at the end of the log"
+    assert said.index("train_runtime") < said.rindex(line)
+    assert abs(losses[0] - math.log(32000)) < 1, "a random model"
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(training_folder / "out")
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == "### System:\ns\n\n### User:\nu\n\n### Assistant:\n", "the saved tokenizer carries the template"
+
+
+def test_sft_after_up_scaling_and_from_prepared_rows(train, training_folder):
+    status, said, _ = train(ALPACA, "alpaca", command="preprocess", grow=True)
+    assert status == 0, said
+    for rows, count in ((ALPACA, 200), (ALPACA[:50], 50)):
+        status, said, _ = train(rows, "alpaca", grow=True)
+        assert status == 0, said
+        assert f"as alpaca: {count} rows read, {count} kept" in said, "from the cache too, and a changed file is seen"
+        assert json.loads((training_folder / "out" / "config.json").read_text())["num_hidden_layers"] == 12
+
+
+@pytest.mark.parametrize(
+    ("method", "needs", "first_loss"),
+    [
+        ("dpo", "", math.log(2)),
+        ("ipo", "", None),
+        ("orpo", "", None),
+        ("simpo", "simpo_gamma: 0.5\n", None),
+        ("kto", "remove_unused_columns: false\n", 0.5),  # 1 - sigmoid(0), while policy and reference are equal
+    ],
+)
+def test_preference_training(train, training_folder, method, needs, first_loss):
+    status, said, losses = train(PAIRS, "orca_dpo_pairs", f"rl: {method}\nrl_beta: 0.1\n{needs}")
+    assert status == 0, said
+    assert "datasets[0] (rows.jsonl) as orca_dpo_pairs: 60 rows read, 60 kept" in said
+    assert len(losses) == 2
+    assert all(map(math.isfinite, losses))
+    if first_loss is not None:
+        assert losses[0] == pytest.approx(first_loss, abs=1e-4)
+    assert (training_folder / "out" / "chat_template.jinja").is_file()
+
+
+def test_the_ids_of_dpo_begin_with_one_start_token_and_end_with_the_end_token(training_folder):
+    """What TRL makes of the texts: Axolotl's guard against a second `<s>` does not act with trl 1.14."""
+    from transformers import AutoTokenizer
+
+    from solar_plugins.data.encoder import make_encoder
+    from solar_plugins.data.row_encoder import RowReader
+    from solar_plugins.data.template import Example
+    from solar_plugins.plugins.manager import preference_formatters
+
+    encoder = make_encoder(AutoTokenizer.from_pretrained(training_folder / "base"), "base")
+    (record,) = RowReader(preference_formatters()["orca_dpo_pairs"], encoder, 128).read(PAIRS[0], 0)
+    ids = encoder.tokenizer(text=record["prompt"] + record["chosen"])["input_ids"]
+    assert ids == encoder.encode(Example(record["prompt"], PAIRS[0]["chosen"])).input_ids, "as SFT sees it"
+    assert (ids.count(1), ids[0], ids.count(2), ids[-1]) == (1, 1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind", "extra", "words"),
+    [
+        (PAIRS, "alpaca", "", "datasets[0] (rows.jsonl): has no column instruction, output"),
+        (PAIRS, "orca_dpo_pairs", "", "datasets[0].type: solar_plugins.orca_dpo_pairs gives preference pairs, but"),
+        (
+            [{"instruction": "x", "input": "", "output": ""}],
+            "alpaca",
+            "",
+            "datasets[0] (rows.jsonl): 1 of 1 rows cannot be read",
+        ),
+        (ALPACA, "alpaca", "train_on_inputs: true\n", "train_on_inputs: True learns the prompt too"),
+    ],
+)
+def test_errors_stop_the_run_with_one_paragraph(train, training_folder, rows, kind, extra, words):
+    status, said, losses = train(rows, kind, extra)
+    assert status == 1
+    assert f"\nsolar_plugins: {words}" in said
+    assert "Traceback" not in said
+    assert losses == []
+    assert not list(training_folder.glob("out/*.safetensors"))
+
+
+def test_axolotl_evaluate_reads_the_rows_too(train, training_folder):
+    extra = "test_datasets:\n  - {path: rows.jsonl, ds_type: json, type: solar_plugins.alpaca, split: train}\n"
+    status, said, _ = train(ALPACA[:20], "alpaca", extra, command="evaluate")
+    assert status == 0, said
+    assert "as alpaca: 20 rows read, 20 kept" in said
+    assert re.search(r"eval_loss", said)

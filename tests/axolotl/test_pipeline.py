@@ -1,0 +1,121 @@
+"""The stages of `make pipeline` after up-scaling, one after the other with the shipped recipes, on a tiny model."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from solar_plugins.plugins.recipe_packs import read_recipe, recipe_directory
+
+SMALL = recipe_directory() / "smollm2"
+
+INSTRUCTIONS = [{"instruction": f"Add {n} and 1.", "input": "", "output": f"The sum is {n + 1}."} for n in range(8)]
+ORCA_PAIRS = [
+    {"system": "Be brief.", "question": f"Add {n} and 1.", "chosen": f"It is {n + 1}.", "rejected": f"It is {n}."}
+    for n in range(3)
+]
+OTHER_PAIRS = [
+    {
+        "conversations": [{"from": "human", "value": f"Double {n}."}],
+        "chosen": {"from": "gpt", "value": f"It is {2 * n}."},
+        "rejected": {"from": "gpt", "value": "No."},
+    }
+    for n in range(1, 4)
+]
+ROWS = {
+    "instructions_train": INSTRUCTIONS,
+    "instructions_held_out": INSTRUCTIONS[:2],
+    "pairs_orca": ORCA_PAIRS,
+    "pairs_other": OTHER_PAIRS,
+    "pairs_held_out": OTHER_PAIRS[:2],
+}
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_model, sentencepiece_tokenizer):
+    """A folder in which the recipes can run: a tiny model in place of the up-scaled one, whose template is ChatML."""
+    runs = tmp_path / "runs" / "smollm2"
+    tiny_model(runs / "dus", kind="mistral", dtype="float32", vocab_size=32000)
+    for path in sentencepiece_tokenizer.iterdir():
+        shutil.copy(path, runs / "dus")
+    (runs / "dus" / "chat_template.jinja").write_text(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    )
+    (runs / "alignment").mkdir()
+    for name, rows in ROWS.items():
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (runs / "alignment" / f"{name}.jsonl").write_text(text)
+    (tmp_path / "recipes").symlink_to(recipe_directory())
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_sft_then_dpo_then_average(folder, run):
+    """The second candidate is the SFT model, so that the average shows without another run of DPO."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    runs = folder / "runs" / "smollm2"
+    # High rates, so that four and six steps move the weights.
+    train(run, folder, "solar_sft.yml", "--max_steps=4", "--learning_rate=1e-3")
+    train(run, folder, "solar_dpo.yml", "--learning_rate=1e-4")
+    history = logged(runs / "dpo")
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    assert len(losses) == len(ORCA_PAIRS + OTHER_PAIRS)
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-4), "the SFT model is the start and the reference"
+    assert losses[-1] != losses[0]
+    measured_at = [entry["step"] for entry in history if "eval_loss" in entry]
+    assert measured_at == [3, 6], "held-out pairs are measured at half of the epoch and at its end"
+
+    shutil.copytree(runs / "sft", runs / "sdpo_2")
+    merged = run("mergekit-yaml", "recipes/smollm2/mergekit/solar_average.yml", "runs/smollm2/average", cwd=folder)
+    assert merged.returncode == 0, merged.stderr
+    sft, dpo, average = (tensors(runs / name, load_file) for name in ("sft", "dpo", "average"))
+    assert average.keys() == dpo.keys()
+    for name, tensor in average.items():
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor, (sft[name] + dpo[name]) / 2, rtol=1e-6, atol=1e-8)
+    assert any(not torch.equal(sft[name], dpo[name]) for name in sft)
+
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    for stage in ("sft", "dpo", "average"):
+        tokenizer = AutoTokenizer.from_pretrained(runs / stage)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert text == "### System:\ns\n\n### User:\nu\n\n### Assistant:\n", stage
+
+
+def train(run, folder, recipe, *overrides):
+    path = f"recipes/smollm2/{recipe}"
+    trained = run("accelerate", "launch", "-m", "axolotl.cli.train", path, "--sequence_len=128", *overrides, cwd=folder)
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+
+
+def logged(directory):
+    (state,) = directory.glob("checkpoint-*/trainer_state.json")
+    return json.loads(state.read_text())["log_history"]
+
+
+def tensors(directory, load_file):
+    return {name: tensor for path in directory.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "start"),
+    [("sft", "dus"), ("dpo", "sft"), ("sdpo_1", "sft"), ("sdpo_2", "sdpo_1")],
+)
+def test_a_stage_starts_from_the_one_before_and_make_knows_it(recipe, start):
+    content = read_recipe(SMALL / f"solar_{recipe}.yml")
+    assert content["base_model"] == read_recipe(SMALL / f"solar_{start}.yml")["output_dir"]
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    assert f"$(DEMO)/{recipe}/.trained: $(DEMO)/{start}/.trained" in makefile
+    assert content["output_dir"] == f"runs/smollm2/{recipe}", "the pattern rule of the Makefile counts on it"
+
+
+def test_dpo_and_stepwise_dpo_see_the_same_pairs():
+    def sets(recipe):
+        return read_recipe(SMALL / f"solar_{recipe}.yml")["datasets"]
+
+    assert sets("dpo") == sets("sdpo_1") + sets("sdpo_2")

@@ -1,0 +1,59 @@
+"""What `axolotl evaluate` meets, which asks no plugin for data: Axolotl's own look-up of a `type`."""
+
+import sys
+
+import pytest
+
+import solar_plugins
+from solar_plugins.axolotl_adapter.bindings import bind
+from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet, check_recipe
+from solar_plugins.data.formatters.base import SFTFormatter
+from solar_plugins.errors import DataError, PluginError
+
+SET = {"path": "rows.jsonl", "type": "solar_plugins.alpaca"}
+
+
+@pytest.fixture(autouse=True)
+def _unbound():
+    before = set(sys.modules), set(vars(solar_plugins))
+    yield
+    for name in set(sys.modules) - before[0]:
+        if getattr(sys.modules[name], "load", None) and name.startswith("solar_plugins."):
+            del sys.modules[name]
+    for name in set(vars(solar_plugins)) - before[1]:
+        delattr(solar_plugins, name)
+
+
+def test_axolotls_loader_finds_a_bound_formatter_and_gets_ids_and_labels(tokenizer):
+    from axolotl.utils.data.wrappers import get_dataset_wrapper
+    from axolotl.utils.dict import DictDefault
+    from datasets import Dataset
+
+    cfg = DictDefault({"datasets": [SET], "sequence_len": 64, "base_model": "base"})
+    (found,) = check_recipe(cfg, None)
+    bind(found)
+    bind(found)  # Axolotl may call `register` again.
+    rows = Dataset.from_list([{"instruction": "u", "output": "good"}])
+    ready, _ = get_dataset_wrapper(cfg.datasets[0], tokenizer, cfg, "solar_plugins.alpaca", rows)
+    assert tokenizer.decode([token for token in ready[0]["labels"] if token >= 0]) == "good</s>"
+    with pytest.raises(DataError, match=r"datasets\[0\] \(rows.jsonl\): has no column instruction"):
+        get_dataset_wrapper(cfg.datasets[0], tokenizer, cfg, "x", Dataset.from_list([{"output": "good"}]))
+
+
+def test_a_preference_set_is_refused_in_words(caplog):
+    from axolotl.prompt_strategies.dpo import load
+
+    recipe = {"datasets": [SET | {"type": "solar_plugins.math_pairs"}], "rl": "dpo", "sequence_len": 64}
+    bind(*check_recipe(recipe, None))
+    assert load("solar_plugins.math_pairs", {}, dataset_idx=0) is None, "Axolotl stops on None in its next line"
+    with pytest.raises(DataError, match="does not ask plugins for data, so the preference sets of solar_plugins"):
+        solar_plugins.math_pairs({}, dataset_idx=0)
+
+
+@pytest.mark.parametrize("name", ["args", "upscaling", "hookimpl", "SolarPlugin"])
+def test_a_formatter_cannot_take_the_name_of_something_else(name):
+    formatter = SFTFormatter(name=name, columns=(), to_messages=lambda row: [], summary="")
+    before = getattr(solar_plugins, name, None)
+    with pytest.raises(PluginError, match=f"the formatter '{name}' has a name that solar_plugins needs for itself"):
+        bind(FormattedSet("datasets", 0, {}, formatter))
+    assert getattr(solar_plugins, name, None) is before

@@ -1,0 +1,215 @@
+"""The sets of a recipe as `load_datasets` leaves them, with Axolotl's own loaders of files and tokenizers."""
+
+import json
+import logging
+import shutil
+
+import pytest
+
+from solar_plugins.axolotl_adapter.datasets import use_ready_sets
+from solar_plugins.data.template import template_text
+from solar_plugins.errors import DataError
+from solar_plugins.plugins.manager import preference_formatters
+
+ALPACA = [{"instruction": f"u{n}", "input": "", "output": f"a{n}"} for n in range(6)]
+PAIRS = [{"system": "", "question": f"u{n}", "chosen": f"a{n}", "rejected": f"b{n}"} for n in range(6)]
+
+
+@pytest.fixture
+def folder(tmp_path, sentencepiece_tokenizer, monkeypatch):
+    """The current directory, with a base's config and tokenizer, and two sets."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hub"))
+    shutil.copytree(sentencepiece_tokenizer, tmp_path / "base")
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "mistral", "vocab_size": 32000}')
+    write("alpaca.jsonl", ALPACA)
+    write("pairs.jsonl", PAIRS)
+    return tmp_path
+
+
+def write(name, rows):
+    with open(name, "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def recipe(path="alpaca.jsonl", kind="alpaca", **keys):
+    from axolotl.utils.dict import DictDefault
+
+    base = {"base_model": "base", "tokenizer_config": "base", "dataset_prepared_path": "prepared", "sequence_len": 64}
+    datasets = keys.pop("datasets", [{"path": path, "type": f"solar_plugins.{kind}"}])
+    return DictDefault(base | {"datasets": datasets} | keys)
+
+
+def refused(cfg):
+    with pytest.raises(DataError) as error:
+        use_ready_sets(cfg)
+    return str(error.value)
+
+
+def load(cfg, key="datasets", number=0):
+    from axolotl.utils.data.shared import load_dataset_with_config
+
+    return load_dataset_with_config(cfg[key][number], False)
+
+
+def test_a_set_of_instructions(folder):
+    cfg = recipe()
+    assert use_ready_sets(cfg) == ["datasets[0] (alpaca.jsonl) as alpaca: 6 rows read, 6 kept, 0 dropped"]
+    assert cfg.datasets[0].path.startswith("prepared/solar_plugins/")
+    assert cfg.datasets[0].type is None
+    assert load(cfg).column_names == ["input_ids", "attention_mask", "labels"]
+    assert (cfg.chat_template, cfg.chat_template_jinja) == ("jinja", template_text()), "so the saved tokenizer has it"
+
+
+def test_axolotl_takes_the_set_as_it_is_and_joins_it_with_others(folder):
+    from axolotl.loaders import load_tokenizer
+    from axolotl.utils.data.sft import prepare_datasets
+
+    write("text.jsonl", [{"text": "hello " * 9}] * 4)
+    cfg = recipe(
+        datasets=[
+            {"path": "alpaca.jsonl", "type": "solar_plugins.alpaca"},
+            {"path": "text.jsonl", "type": "completion"},
+        ],
+        val_set_size=0,
+        micro_batch_size=1,
+        gradient_accumulation_steps=1,
+        batch_size=1,
+        num_epochs=1,
+        min_sample_len=2,
+    )
+    use_ready_sets(cfg)
+    tokenizer = load_tokenizer(cfg)
+    train, *_ = prepare_datasets(cfg, tokenizer)
+    assert len(train) == 10
+    answers = {tokenizer.decode([t for t in row["labels"] if t >= 0]) for row in train}
+    assert {f"a{n}</s>" for n in range(6)} < answers
+
+
+def test_a_set_of_pairs_reaches_the_preference_loader(folder):
+    from axolotl.loaders import load_tokenizer
+    from axolotl.utils.data.rl import prepare_preference_datasets
+    from axolotl.utils.schemas.enums import RLType
+
+    cfg = recipe("pairs.jsonl", "orca_dpo_pairs", rl=RLType.DPO)
+    use_ready_sets(cfg)
+    train, _ = prepare_preference_datasets(cfg, load_tokenizer(cfg))
+    assert sorted(train["chosen"]) == [f"a{n}</s>" for n in range(6)]
+    assert set(train["prompt"]) == {f"### User:\nu{n}\n\n### Assistant:\n" for n in range(6)}
+
+
+def test_options_of_a_set_that_choose_rows_stay_with_axolotl(folder):
+    cfg = recipe(
+        datasets=[{"path": "alpaca.jsonl", "type": "solar_plugins.alpaca", "weight": 0.5, "split": "train[:4]"}]
+    )
+    assert "4 rows read" in use_ready_sets(cfg)[0]
+    assert cfg.datasets[0].weight == 0.5
+    assert cfg.datasets[0].split is None
+
+
+def test_test_sets_and_sets_of_others(folder):
+    other = {"path": "x.jsonl", "type": "completion"}
+    cfg = recipe(
+        datasets=[other, {"path": "alpaca.jsonl", "type": "solar_plugins.alpaca"}],
+        test_datasets=[{"path": "alpaca.jsonl", "type": "solar_plugins.alpaca", "split": "train"}],
+        eval_sequence_len=2,
+    )
+    assert cfg.datasets[0] == other
+    assert "test_datasets[0] (alpaca.jsonl): none of its 6 rows is left" in refused(cfg)
+    cfg.eval_sequence_len = 60
+    assert len(use_ready_sets(cfg)) == 2
+    assert cfg.datasets[0] == other
+    assert cfg.datasets[1].path != cfg.test_datasets[0].path
+
+
+def test_a_recipe_without_sets_of_ours_costs_nothing(folder, monkeypatch):
+    monkeypatch.setattr("axolotl.loaders.load_tokenizer", lambda cfg: pytest.fail("loaded a tokenizer"))
+    cfg = recipe(datasets=[{"path": "x", "type": "completion"}])
+    assert use_ready_sets(cfg) == []
+
+
+def test_bad_rows_are_dropped_or_stop_the_run_as_the_recipe_says(folder, caplog):
+    write("bad.jsonl", [*ALPACA, {"instruction": "u", "input": "", "output": ""}])
+    assert "1 of 7 rows cannot be read as alpaca, more than the share of 0.02" in refused(recipe("bad.jsonl"))
+    caplog.set_level(logging.INFO, logger="axolotl.solar_plugins.formatters")
+    lines = use_ready_sets(recipe("bad.jsonl", solar={"data": {"max_bad_share": 0.2}}))
+    assert lines == ["datasets[0] (bad.jsonl) as alpaca: 7 rows read, 6 kept, 1 dropped: 1 output is empty (row 7)"]
+    assert lines[0] in caplog.messages
+    stop = recipe("bad.jsonl", solar={"data": {"bad_rows": "stop", "max_bad_share": 1}})
+    assert "1 of 7 rows cannot be read as alpaca:\n  1 output is empty (row 7)" in refused(stop), "from the cache, too"
+
+
+def test_rows_that_are_too_long(folder):
+    write("long.jsonl", [*ALPACA, {"instruction": "u", "input": "", "output": "word " * 99}])
+    assert (
+        "7 rows read, 6 kept, 1 dropped: 1 longer than sequence_len 64 (row 7)"
+        in use_ready_sets(recipe("long.jsonl"))[0]
+    )
+    strict = refused(recipe("long.jsonl", excess_length_strategy="raise"))
+    assert strict.startswith("excess_length_strategy: raise, and datasets[0] (long.jsonl) as alpaca")
+    assert "7 kept" in use_ready_sets(recipe("long.jsonl", excess_length_strategy="truncate"))[0]
+    assert "none of its 7 rows is left to train on" in refused(recipe("long.jsonl", sequence_len=4))
+
+
+def test_the_wrong_file_is_named_with_what_could_read_it(folder):
+    words = refused(recipe("pairs.jsonl", "alpaca"))
+    assert words == (
+        "datasets[0] (pairs.jsonl): has no column instruction, output, which type: solar_plugins.alpaca needs; it has "
+        "system, question, chosen, rejected. solar_plugins.orca_dpo_pairs (with rl: dpo) or "
+        "solar_plugins.ultrafeedback_binarized (with rl: dpo) could read it"
+    )
+    assert "solar_plugins.alpaca (without rl:)" in refused(recipe("alpaca.jsonl", "orca_dpo_pairs", rl="dpo"))
+    write("other.jsonl", [{"a": 1}])
+    assert refused(recipe("other.jsonl")).endswith("it has a. rename its columns")
+
+
+def test_files_that_cannot_be_loaded(folder):
+    assert "datasets[0] (gone.jsonl): cannot be loaded (" in refused(recipe("gone.jsonl"))
+    (folder / "broken.jsonl").write_text("{")
+    assert "datasets[0] (broken.jsonl): cannot be loaded (" in refused(recipe("broken.jsonl"))
+
+
+def test_a_set_with_other_splits(folder):
+    from datasets import DatasetDict
+
+    DatasetDict({"fit": load(recipe(datasets=[{"path": "alpaca.jsonl"}]))}).save_to_disk("splits")
+    assert "has no split 'train'; it has fit. Set split: to one of them" in refused(recipe("splits"))
+    cfg = recipe(datasets=[{"path": "splits", "type": "solar_plugins.alpaca", "split": "fit"}])
+    assert "6 kept" in use_ready_sets(cfg)[0]
+
+
+def test_a_tokenizer_with_another_template(folder):
+    (folder / "base" / "chat_template.jinja").write_text("{% for m in messages %}<|im_start|>{{ m.role }}{% endfor %}")
+    words = refused(recipe())
+    assert words.startswith("chat_template: not set, and the tokenizer of base carries another template than SOLAR's")
+    assert "({% for m in messages %}<|im_start|>{{ m.role }}" in words
+    assert words.endswith("To train the model on SOLAR's, set chat_template: solar")
+    assert use_ready_sets(recipe(chat_template="jinja", chat_template_jinja=template_text()))
+
+
+def test_a_tokenizer_that_has_the_template_already_keeps_it(folder):
+    (folder / "base" / "chat_template.jinja").write_text(template_text())
+    cfg = recipe()
+    assert use_ready_sets(cfg)
+    assert cfg.chat_template is None
+
+
+def test_a_tokenizer_without_an_end_token(folder):
+    config = json.loads((folder / "base" / "tokenizer_config.json").read_text())
+    config["eos_token"] = None
+    (folder / "base" / "tokenizer_config.json").write_text(json.dumps(config))
+    assert refused(recipe()).startswith("tokenizer_config: the tokenizer of base has no end-of-sequence token")
+
+
+def test_the_seed_of_the_recipe_reaches_the_chance(folder):
+    completions = [{"response": f"r{n}", "overall_score": 9 - n} for n in range(9)]
+    write("scores.jsonl", [{"instruction": "u", "completions": completions}] * 20)
+
+    def rejected(seed):
+        cfg = recipe("scores.jsonl", "ultrafeedback_scores", rl="dpo", seed=seed)
+        use_ready_sets(cfg)
+        return load(cfg)["rejected"][:]
+
+    assert rejected(1) == rejected(1)
+    assert rejected(1) != rejected(2)
+    assert "ultrafeedback_scores" in preference_formatters()

@@ -1,0 +1,118 @@
+"""The plugin with Axolotl's own configuration objects; whole runs are in tests/axolotl."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from axolotl.utils.dict import DictDefault
+
+from solar_plugins import SolarPlugin
+from solar_plugins.axolotl_adapter.plugin import _show_solar_error
+from solar_plugins.errors import ArgsError, SolarError
+
+DUS = {"init": {"strategy": "dus", "drop_layers": 2}}
+
+
+def registered(cfg):
+    SolarPlugin().register(cfg)
+    return cfg
+
+
+def recipe(base, tmp_path, **changes):
+    return DictDefault({"base_model": str(base), "solar": DUS | {"cache_dir": str(tmp_path / "cache")}} | changes)
+
+
+def test_the_base_is_replaced_by_the_up_scaled_checkpoint(base, tmp_path):
+    cfg = registered(recipe(base, tmp_path))
+    assert Path(cfg["base_model"]).parent == tmp_path / "cache"
+    assert json.loads((Path(cfg["base_model"]) / "config.json").read_text())["num_hidden_layers"] == 12
+
+
+def test_registering_twice_is_registering_once(base, tmp_path):
+    cfg = registered(recipe(base, tmp_path))
+    again = registered(DictDefault(cfg.to_dict()))
+    assert again["base_model"] == cfg["base_model"]
+    assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 1
+
+
+def test_without_a_block_nothing_changes():
+    cfg = DictDefault({"base_model": "some/model", "base_model_config": "other", "plugins": ["x.Y"]})
+    assert registered(cfg).to_dict() == {"base_model": "some/model", "base_model_config": "other", "plugins": ["x.Y"]}
+
+
+def test_the_revision_is_cleared_once_the_base_is_local(base, tmp_path):
+    cfg = registered(recipe(base, tmp_path, revision_of_model="main", model_revision="main"))
+    assert "revision_of_model" not in cfg
+    assert "model_revision" not in cfg
+
+
+def test_overrides_of_the_command_line_count(base, tmp_path):
+    cfg = recipe(base, tmp_path)
+    cfg["solar"]["init__drop_layers"] = 3
+    assert json.loads((Path(registered(cfg)["base_model"]) / "config.json").read_text())["num_hidden_layers"] == 10
+    assert cfg["solar"]["init"] == {"strategy": "dus", "drop_layers": 3}
+
+
+def test_a_model_that_came_out_of_this_recipe_is_used_as_it_is(base, tmp_path):
+    """`axolotl inference recipe.yml --base-model=./trained` must not answer with the untrained model."""
+    trained = registered(recipe(base, tmp_path))["base_model"]
+    assert registered(recipe(trained, tmp_path))["base_model"] == trained
+    by_target = recipe(trained, tmp_path, solar={"init": {"strategy": "dus", "target_layers": 12}})
+    assert registered(by_target)["base_model"] == trained, "the same plan in other words"
+
+
+def test_a_model_that_was_grown_otherwise_is_refused(base, tmp_path):
+    trained = registered(recipe(base, tmp_path))["base_model"]
+    with pytest.raises(ArgsError, match=r"was up-scaled already .8 -> 12 layers.*solar upscale"):
+        registered(recipe(trained, tmp_path, solar={"init": {"strategy": "dus", "drop_layers": 1}}))
+
+
+def test_a_grown_model_whose_depth_contradicts_its_record(base, tmp_path):
+    trained = Path(registered(recipe(base, tmp_path))["base_model"])
+    config = json.loads((trained / "config.json").read_text())
+    (trained / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 8}))
+    with pytest.raises(ArgsError, match="has 8 layers, but its own record says 8 -> 12"):
+        registered(recipe(trained, tmp_path))
+
+
+def test_another_models_config_is_refused(base, tmp_path):
+    with pytest.raises(
+        ArgsError, match=r"base_model_config: other would give the up-scaled weights another model's depth"
+    ):
+        registered(recipe(base, tmp_path, base_model_config="other"))
+    assert "base_model_config" not in registered(recipe(base, tmp_path, base_model_config=str(base)))
+
+
+@pytest.mark.parametrize("value", [None, 3, ""])
+def test_a_recipe_without_a_base(tmp_path, value):
+    with pytest.raises(ArgsError, match=r"base_model: .*expected the model to up-scale"):
+        registered(recipe(value, tmp_path, base_model=value))
+
+
+def test_a_name_that_no_file_system_takes(tmp_path):
+    with pytest.raises(SolarError, match=r"base_model: .*(cannot be read|neither a directory here)"):
+        registered(recipe("./" + "x" * 300, tmp_path))
+
+
+def test_the_schema_is_ours():
+    assert SolarPlugin().get_input_args() == "solar_plugins.solar_block.SolarPluginArgs"
+
+
+def test_an_error_of_ours_is_shown_as_its_paragraph_and_any_other_with_its_traceback(capsys):
+    for error in (SolarError("solar.init: wrong"), KeyError("bug")):
+        try:
+            raise error
+        except Exception as raised:
+            _show_solar_error(type(raised), raised, raised.__traceback__)
+    shown = capsys.readouterr().err
+    assert shown.startswith("\nsolar_plugins: solar.init: wrong\n\nTraceback")
+    assert "KeyError: 'bug'" in shown
+
+
+def test_importing_the_package_loads_neither_torch_nor_axolotl():
+    code = "import sys, solar_plugins; print(*{name.partition('.')[0] for name in sys.modules})"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "solar_plugins" in modules
+    assert not set(modules) & {"torch", "axolotl", "transformers", "numpy", "pydantic", "yaml", "click"}

@@ -1,0 +1,155 @@
+import pytest
+import torch
+import yaml
+
+from solar_plugins.axolotl_adapter import plugin as axolotl_plugin
+from solar_plugins.axolotl_adapter.precision import CARRY_OVERS, DEFAULT_OPTIMIZER, lost_steps, weight_precision
+from solar_plugins.plugins.recipe_packs import read_recipe, recipe_directory
+
+BF16 = {"bf16": True}
+FSDP2 = {"fsdp_version": 2, "fsdp_config": {"reshard_after_forward": True}}
+DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {}, {"bf16": True}, {"bf16": "auto"}, {"bf16": False}, {"bf16": None}, {"bf16": False, "bfloat16": True},
+        {"fp16": True}, {"fp16": True, "bf16": True}, {"fp16": True, "bf16": False}, {"float16": True},
+        {"bf16": False, "float16": True}, {"bf16": False, "load_in_8bit": True}, {"bf16": False, "fp16": False},
+    ],
+)  # fmt: skip
+def test_the_precision_of_weights_is_axolotls(recipe, monkeypatch):
+    import axolotl.utils.config
+    from axolotl.utils.dict import DictDefault
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    monkeypatch.setattr(axolotl.utils.config, "is_torch_bf16_gpu_available", lambda: True)
+    fields = AxolotlInputConfig.model_fields
+    defaults = {key: fields[key].default for key in ("bf16", "fp16", "bfloat16", "float16", "load_in_8bit")}
+    cfg = DictDefault(defaults | recipe)
+    axolotl.utils.config.resolve_dtype(cfg)
+    assert weight_precision(recipe) == DTYPES[cfg.torch_dtype]
+
+
+def test_names_of_optimizers_are_axolotls():
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+    from axolotl.utils.schemas.enums import CustomSupportedOptimizers
+    from transformers.training_args import OptimizerNames
+
+    assert AxolotlInputConfig.model_fields["optimizer"].default == DEFAULT_OPTIMIZER
+    known = {optimizer.value for names in (CustomSupportedOptimizers, OptimizerNames) for optimizer in names}
+    assert set(CARRY_OVERS) <= known
+
+
+@pytest.mark.parametrize("where", [{}, FSDP2, {"ddp": True}, {"unfrozen_parameters": ["model.layers.4."]}])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {},
+        {"optimizer": "adamw_torch_fused"},
+        {"optimizer": "adamw_bnb_8bit", "optim_args": {"bf16_stochastic_round": True}},
+        {"optimizer": "adamw_torch_8bit"},
+        {"optimizer": "adamw_torch_8bit", "optim_args": {"bf16_stochastic_round": False}},
+        {"optimizer": "adamw_torch_8bit", "optim_args": "block_size=256, bf16_stochastic_round=False"},
+        {"optimizer": "optimi_adamw", "optim_args": {"kahan_sum": False}},
+        {"optimizer": "flash_adamw", "optim_args": {"master_weight_bits": None}},
+    ],
+)
+def test_small_steps_are_lost(where, optimizer):
+    assert "rounded away" in lost_steps(BF16 | where | optimizer)
+    assert lost_steps(where | optimizer), "bf16: auto is Axolotl's default"
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"bf16": False},
+        {"bf16": False, "fp16": True},
+        {"deepspeed": "recipes/deepspeed/zero2_bf16.json"},
+        {"deepspeed": {"zero_optimization": {"stage": 3}}},
+        {"adapter": "lora"},
+        {"adapter": "qlora", **FSDP2},
+        {"optimizer": "adamw_torch_8bit", "optim_args": {"bf16_stochastic_round": True}, **FSDP2},
+        {"optimizer": "adamw_torch_4bit", "optim_args": "block_size=256, bf16_stochastic_round=True"},
+        {"optimizer": "optimi_adamw"},
+        {"optimizer": "flash_adamw"},
+    ],
+)
+def test_small_steps_are_kept(recipe):
+    assert lost_steps(BF16 | recipe) is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "fix"),
+    [
+        ({}, "or optimizer: adamw_torch_8bit with optim_args: {bf16_stochastic_round: true}, as in recipes/solar_dus"),
+        ({"optimizer": "ao_adamw_fp8"}, "or optim_args: {bf16_stochastic_round: true}"),
+        ({"optimizer": "optimi_adamw", "optim_args": "kahan_sum=false"}, "or remove kahan_sum from optim_args"),
+    ],
+)
+def test_the_fix_that_is_named_is_one(recipe, fix):
+    said = lost_steps(BF16 | recipe)
+    assert fix in said
+    assert str(recipe.get("optimizer", DEFAULT_OPTIMIZER)) in said
+    assert "deepspeed: recipes/deepspeed/zero2_bf16.json" in said
+    for name in ("solar_dus_fsdp2.yml", "deepspeed/zero2_bf16.json", "deepspeed/zero3_bf16.json"):
+        assert (recipe_directory() / name).is_file()
+
+
+def test_no_shipped_recipe_loses_small_steps_but_two_would():
+    paths = [path for path in recipe_directory().rglob("*.yml") if "solar" in yaml.safe_load(path.read_text())]
+    assert len(paths) >= 17
+    assert {path.name: said for path in paths if (said := lost_steps(read_recipe(path)))} == {}
+    for name, key in (("block_expansion.yml", "deepspeed"), ("solar_dus_fsdp2.yml", "optim_args")):
+        recipe = read_recipe(recipe_directory() / name)
+        assert lost_steps({k: value for k, value in recipe.items() if k != key})
+
+
+def test_a_step_below_a_256th_of_a_weight_is_rounded_away():
+    """bf16 stores 7 bits behind the leading one, so neighbours are 1/128 of a power of two apart."""
+    weights = 1 + torch.arange(128) / 128
+    assert torch.equal((weights * (1 + 1 / 513)).bfloat16().float(), weights), "none moves"
+    assert torch.equal(torch.tensor(1 + 1 / 257).bfloat16(), torch.tensor(1.0).bfloat16())
+    assert (weights * (1 + 1 / 255)).bfloat16().float().gt(weights).all(), "all move"
+
+
+@pytest.mark.parametrize(("dtype", "moved"), [(torch.bfloat16, 0.0), (torch.float32, 100 * 2e-5)])
+def test_what_adamw_does_to_a_weight_at_the_learning_rate_of_solar_dus(dtype, moved):
+    """Each of 100 equal gradients moves a weight by the learning rate, if it is not rounded away."""
+    weight = torch.nn.Parameter(torch.full((4,), 0.5, dtype=dtype))
+    optimizer = torch.optim.AdamW([weight], lr=2e-5, weight_decay=0.0)
+    for _ in range(100):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+    torch.testing.assert_close(0.5 - weight.detach().float(), torch.full((4,), moved), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "local_rank", "said"),
+    [
+        ({}, None, 1),
+        ({}, "0", 1),
+        ({}, "1", 0),
+        ({"bf16": False}, None, 0),
+        ({"inference": True}, None, 0),
+        ({"solar": {"dpo": "zephyr_2023_11"}, "rl": "dpo"}, None, 1),
+    ],
+)
+def test_the_plugin_warns_once_for_each_node(changes, local_rank, said, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(axolotl_plugin.LOG, "warning", lambda text, *args: warnings.append(text % args))
+    if local_rank is None:
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+    else:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    cfg = {"base_model": "some/model", "solar": {"data": {"bad_rows": "drop"}}} | BF16 | changes
+    axolotl_plugin.SolarPlugin().register(cfg)
+    assert len([text for text in warnings if "rounded away" in text]) == said
+
+
+def test_the_plugin_says_nothing_without_a_block_of_ours(monkeypatch):
+    warnings = []
+    monkeypatch.setattr(axolotl_plugin.LOG, "warning", lambda text, *args: warnings.append(text % args))
+    axolotl_plugin.SolarPlugin().register({"base_model": "some/model"} | BF16)
+    assert warnings == []

@@ -1,0 +1,325 @@
+"""Ranks that meet at a store: real processes without Axolotl, so that each case takes seconds."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from solar_plugins.axolotl_adapter.ranks import ready_together
+
+RANK = """
+import json, logging, os, signal, sys, threading, time
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+from solar_plugins.axolotl_adapter import ranks
+from solar_plugins.errors import CheckpointError
+ranks.MESSAGE_SECONDS, ranks.CONNECT_SECONDS, ranks.UNREACHABLE_SECONDS = 0.5, 1.0, float(sys.argv[2])
+ranks.REPORT_SECONDS = 8.0
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell that starts pytest with & lets it ignore this.
+start = time.time()
+attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+action, seconds = json.loads(sys.argv[1]).get(attempt + "/" + os.environ["RANK"], ("join", 0))
+if action == "seldom":
+    ranks.POLL_SECONDS = 1.0 + 2.0 * int(os.environ["RANK"])
+print("in", flush=True)
+with ranks.ready_together("the cake"):
+    time.sleep(seconds)
+    if action == "fail":
+        raise CheckpointError("the oven is cold")
+    if action == "break":
+        raise KeyError("oven")
+    if action == "odd":
+        raise CheckpointError("base_model: /data/" + chr(0xDCFF))
+    if action == "die":
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
+sys.stdout.write(f"out of {attempt} after {time.time() - start:.1f}\\n")  # print() would let lines of two ranks mix
+sys.stdout.flush()
+if action == "join":  # what Axolotl does next, at the same address
+    import torch
+    torch.distributed.init_process_group("gloo")
+    together = torch.ones(1)
+    torch.distributed.all_reduce(together)
+    sys.stdout.write(f"sum {int(together)}\\n")
+    torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def start(port):
+    """Start ranks as srun does, with the usual variables; `said` gives what each said and its exit status."""
+    running = []
+
+    def start_rank(rank, action="wait", seconds=0.0, unreachable_seconds=600.0, local_rank=0, world_size=2, **env):
+        place = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(local_rank)}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} | env
+        process = subprocess.Popen(
+            [sys.executable, "-c", RANK, json.dumps({f"0/{rank}": [action, seconds]}), str(unreachable_seconds)],
+            env=os.environ | place,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        running.append(process)
+        return process
+
+    yield start_rank
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def said(process):
+    text, _ = process.communicate(timeout=60)
+    return process.returncode, text
+
+
+def read_until(process, words):
+    """What a process says, up to the line that has these words. A process that ends before fails the test."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if words in line:
+            return "".join(lines)
+    raise AssertionError("".join(lines))
+
+
+def test_a_lone_process_does_not_wait(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    start = time.monotonic()
+    with ready_together("nothing"):
+        pass
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_all_wait_for_the_slowest_and_say_for_whom_and_the_process_group_follows(start, slow):
+    processes = [start(rank, "join", seconds=4.0 if rank == slow else 0.0) for rank in (0, 1)]
+    results = [said(process) for process in processes]
+    for status, text in results:
+        assert status == 0, text
+        assert "sum 2" in text
+    status, text = results[1 - slow]
+    assert seconds_until_out(text) >= 3.5, "not without the other"
+    assert f"1 of 2 ranks have the cake; waiting for rank {slow}. If one of them is dead, stop the run" in text
+
+
+def seconds_until_out(text, attempt=0):
+    return float(text.split(f"out of {attempt} after ")[1].split()[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("failing", "action", "words"), [(0, "fail", "the oven is cold"), (1, "break", "KeyError: 'oven'")]
+)
+@pytest.mark.parametrize("survivor_seconds", [0.0, 3.0])
+def test_one_that_fails_takes_the_others_with_it_in_its_own_words(start, failing, action, words, survivor_seconds):
+    """Also those that are still at work, and also where rank 0, which hosts the store, is the one that fails."""
+    processes = [start(r, action, seconds=1.0) if r == failing else start(r, "wait", survivor_seconds) for r in (0, 1)]
+    status, text = said(processes[1 - failing])
+    assert status == 1
+    assert "LaunchError: another rank could not make the cake, so this one stops too; " in text
+    assert f"rank {failing} on {socket.gethostname()}: {words}" in text
+    status, text = said(processes[failing])
+    assert status == 1
+    assert words in text
+    assert "another rank" not in text
+
+
+@pytest.mark.slow
+def test_rank_0_stays_until_all_know_of_the_failure_of_another(start):
+    """Its store would end with it."""
+    waiting = start(0, world_size=3)
+    failing = start(1, "fail", seconds=1.0, world_size=3)
+    busy = start(2, seconds=4.0, world_size=3)
+    assert said(failing)[0] == 1
+    for process in (busy, waiting):
+        status, text = said(process)
+        assert status == 1
+        assert f"rank 1 on {socket.gethostname()}: the oven is cold" in text
+
+
+@pytest.mark.slow
+def test_rank_0_stays_until_all_know_that_they_may_go_on(start):
+    """Seldom as they ask, each finds its sign."""
+    processes = [start(rank, world_size=3, action="seldom") for rank in range(3)]
+    for process in processes:
+        status, text = said(process)
+        assert (status, "out of 0" in text) == (0, True), text
+
+
+@pytest.mark.slow
+def test_a_failure_of_odd_words_is_told_too(start):
+    failing, other = start(1, "odd"), start(0)
+    status, text = said(other)
+    assert status == 1
+    assert f"rank 1 on {socket.gethostname()}: base_model: /data/\\udcff" in text
+    assert said(failing)[0] == 1
+
+
+@pytest.mark.slow
+def test_an_interruption_while_waiting_is_told(start):
+    busy, waiting = start(0, seconds=8.0), start(1)
+    read_until(waiting, "waiting for rank 0")
+    waiting.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in said(waiting)[1]
+    status, text = said(busy)
+    assert status == 1
+    assert f"rank 1 on {socket.gethostname()}: KeyboardInterrupt: " in text
+
+
+@pytest.mark.slow
+def test_a_failure_is_shown_although_the_store_does_not_answer(start, port):
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", port))
+        mute.listen()
+        status, text = said(start(1, "fail"))
+    assert status == 1
+    assert "the oven is cold" in text
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        (
+            {"MASTER_PORT": "70000"},
+            "LaunchError: MASTER_PORT: 70000 is not a port; give all ranks one from 1024 to 65535",
+        ),
+        ({"MASTER_ADDR": "a..b"}, "LaunchError: rank 0 at a..b:"),
+    ],
+)
+@pytest.mark.slow
+def test_an_impossible_place_is_an_error(start, environment, words):
+    status, text = said(start(1, unreachable_seconds=1.0, **environment))
+    assert status == 1
+    assert words in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dying", [0, 1])
+def test_a_rank_that_dies_can_come_back(start, dying):
+    """Rank 0 hosts the store here, so that with it the meeting place dies too."""
+    victim = start(dying, "join", seconds=60.0)
+    survivor = start(1 - dying, "join")
+    heard = read_until(survivor, f"1 of 2 ranks have the cake; waiting for rank {dying}.")
+    victim.kill()
+    if dying == 0:
+        heard += read_until(survivor, "waiting for rank 0 at 127.0.0.1")
+    again = start(dying, "join")
+    for process in (survivor, again):
+        status, text = said(process)
+        assert status == 0, heard + text
+        assert "sum 2" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other_seconds", [0.0, 6.0])
+def test_a_rank_that_dies_when_it_was_ready_can_come_back(start, other_seconds):
+    """Before and after the other one has gone on."""
+    victim = start(1, "die")
+    other = start(0, "join", seconds=other_seconds)
+    assert said(victim)[0] == -signal.SIGKILL
+    again = start(1, "join")
+    for process in (other, again):
+        status, text = said(process)
+        assert status == 0, text
+        assert "sum 2" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("local_rank", [0, 1])
+def test_a_suspended_rank_0_is_named(start, local_rank):
+    """By a rank of another node, and by one beside it."""
+    host = start(0, "join", seconds=60.0)
+    other = start(1, "join", local_rank=local_rank)
+    read_until(other, "1 of 2 ranks have the cake; waiting for rank 0.")
+    os.kill(host.pid, signal.SIGSTOP)
+    read_until(other, "where all ranks meet, does not answer. If it is suspended, let it go on; if it is dead, ")
+    os.kill(host.pid, signal.SIGCONT)
+    read_until(other, "1 of 2 ranks have the cake; waiting for rank 0.")
+
+
+@pytest.mark.slow
+def test_a_meeting_that_cannot_be_reached_is_an_error(start, port):
+    status, text = said(start(1, unreachable_seconds=3.0))
+    assert status == 1
+    place = f"rank 0 at 127.0.0.1:{port}, where all ranks meet"
+    assert f"waiting for {place}\n" in text
+    assert f"LaunchError: {place}, could not be reached for 3 s ([Errno 111] Connection refused); see its log" in text
+
+
+@pytest.mark.slow
+def test_another_program_at_that_port_that_never_answers_is_named(start, port):
+    """torch knows no limit for this, so it can only be said."""
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", port))
+        mute.listen()
+        heard = read_until(start(1), "does not answer")
+        assert f"rank 0 at 127.0.0.1:{port}, where all ranks meet, does not answer. If it is suspended" in heard
+        assert "or another program has that port, stop the run" in heard
+
+
+@pytest.mark.slow
+def test_a_port_that_another_program_has_is_an_error(start, port):
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", port))
+        other.listen()
+        status, text = said(start(0))
+    assert status == 1
+    last = text.strip().splitlines()[-1]
+    assert last.startswith(
+        "solar_plugins.errors.LaunchError: MASTER_ADDR, MASTER_PORT: rank 0 cannot meet the others at 1"
+    )
+    assert "If another program has that port, give all ranks another one" in last
+
+
+def torchrun_with_one_restart(actions):
+    """Two ranks; the keys of ``actions`` are attempt and rank."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    return subprocess.run(
+        [*command, "--no-python", sys.executable, "-c", RANK, json.dumps(actions), "600"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "first_attempt",
+    [
+        {"0/0": ["die", 0], "0/1": ["wait", 60]},
+        {"0/1": ["die", 0], "0/0": ["wait", 60]},
+        {"0/0": ["fail", 2], "0/1": ["wait", 0]},
+        {"0/1": ["break", 2], "0/0": ["wait", 0]},
+    ],
+    ids=["0-dies-when-ready", "1-dies-when-ready", "0-fails", "1-fails"],
+)
+def test_what_ranks_said_before_torchrun_restarted_them_does_not_count(first_attempt):
+    """torchrun keeps the store."""
+    actions = first_attempt | {"1/1": ["join", 4.0]}
+    run = torchrun_with_one_restart(actions)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "out of 0" not in run.stdout
+    assert run.stdout.count("sum 2") == 2
+    first, second = (part.split()[0] for part in run.stdout.split("out of 1 after ")[1:])
+    assert min(float(first), float(second)) >= 3.5, "rank 0 waited for the slow one"
+
+
+@pytest.mark.slow
+def test_the_last_attempt_of_torchrun_fails_in_the_words_of_the_rank_that_failed():
+    actions = {f"{attempt}/1": ["fail", 1.0] for attempt in (0, 1)}
+    run = torchrun_with_one_restart(actions)
+    assert run.returncode == 1
+    assert run.stderr.count("CheckpointError: the oven is cold") == 2, "once each attempt"

@@ -1,0 +1,162 @@
+import logging
+
+import pytest
+
+from solar_plugins.axolotl_adapter.recipe_checks import check_recipe, formatted_sets
+from solar_plugins.data.template import template_text
+from solar_plugins.errors import ArgsError, PluginError
+
+SFT = {"sequence_len": 64, "datasets": [{"path": "a.jsonl", "type": "solar_plugins.alpaca"}]}
+DPO = {"sequence_len": 64, "rl": "dpo", "datasets": [{"path": "b.jsonl", "type": "solar_plugins.orca_dpo_pairs"}]}
+
+
+def entry(recipe, **keys):
+    return recipe | {"datasets": [recipe["datasets"][0] | keys]}
+
+
+def test_sets_of_ours_are_found_among_others():
+    recipe = SFT | {
+        "datasets": [{"path": "x", "type": "completion"}, *SFT["datasets"], {"path": "y", "type": {"field": "z"}}],
+        "test_datasets": [
+            {"path": "hub/set", "name": "one", "data_files": ["t.jsonl"], "type": "solar_plugins.metamath"}
+        ],
+    }
+    found = check_recipe(recipe, None)
+    assert [(one.key, one.number, one.formatter.name) for one in found] == [
+        ("datasets", 1, "alpaca"),
+        ("test_datasets", 0, "metamath"),
+    ]
+    assert [one.where for one in found] == ["datasets[1] (a.jsonl)", "test_datasets[0] (hub/set one t.jsonl)"]
+
+
+@pytest.mark.parametrize("recipe", [{}, {"datasets": None}, {"datasets": "x"}, {"datasets": [{"path": "x"}, None]}])
+def test_a_recipe_of_others_is_left_alone(recipe):
+    before = dict(recipe)
+    assert check_recipe(recipe, None) == []
+    assert recipe == before
+
+
+def test_the_template_by_its_name():
+    for recipe in ({"chat_template": "solar"}, SFT | {"chat_template": "solar"}):
+        check_recipe(recipe, None)
+        assert (recipe["chat_template"], recipe["chat_template_jinja"]) == ("jinja", template_text())
+        check_recipe(recipe, None)  # Axolotl may call `register` again, with what it left.
+
+
+def test_the_template_as_a_file(tmp_path):
+    (tmp_path / "copy.jinja").write_text(template_text() + "\n")
+    check_recipe(SFT | {"chat_template": "jinja", "chat_template_jinja": str(tmp_path / "copy.jinja")}, None)
+
+
+@pytest.mark.parametrize(
+    ("method", "needs"),
+    [
+        ("dpo", {}),
+        ("ipo", {}),
+        ("orpo", {}),
+        ("simpo", {"simpo_gamma": 0.5, "warmup_steps": 10}),
+        ("kto", {"remove_unused_columns": False}),
+    ],
+)
+def test_each_method_that_trains_on_pairs(method, needs):
+    assert [one.formatter.name for one in check_recipe(DPO | {"rl": method} | needs, None)] == ["orca_dpo_pairs"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind", "words"),
+    [
+        (
+            DPO | {"rl": None},
+            ArgsError,
+            "datasets[0].type: solar_plugins.orca_dpo_pairs gives preference pairs, but the recipe has no rl:, so it "
+            "trains on conversations. Add rl: dpo, or use one of alpaca, alpaca_prompt, messages, metamath, openorca",
+        ),
+        (
+            SFT | {"rl": "dpo"},
+            ArgsError,
+            "datasets[0].type: solar_plugins.alpaca gives conversations, but rl: dpo trains on preference pairs. "
+            "Remove rl:, or use one of math_pairs, orca_dpo_pairs, sharegpt_pairs, ultrafeedback_binarized",
+        ),
+        (
+            DPO | {"rl": "grpo"},
+            ArgsError,
+            "rl: grpo does not train on pairs, which datasets[0].type: solar_plugins.orca",
+        ),
+        (
+            entry(SFT, type="solar_plugins.alpca"),
+            PluginError,
+            "datasets[0].type: 'alpca' is not a registered SFT formatter; known: alpaca, alpaca_prompt, messages",
+        ),
+        (
+            entry(DPO, type="solar_plugins.orca"),
+            PluginError,
+            "datasets[0].type: 'orca' is not a registered preference formatter; known: math_pairs, orca_dpo_pairs",
+        ),
+        (entry(SFT, type="solar_plugins.solar_block"), PluginError, "'args' is not a registered SFT formatter"),
+        (entry(SFT, field_messages="x"), ArgsError, "datasets[0].field_messages: has no effect on type: solar_plugins"),
+        (
+            entry(DPO, name="x"),
+            ArgsError,
+            "datasets[0].name: has no effect on type: solar_plugins.orca_dpo_pairs under rl",
+        ),
+        (entry(SFT, path=None), ArgsError, "datasets[0].path: missing; expected a file, a directory or a hub id"),
+        (SFT | {"train_on_inputs": True}, ArgsError, "train_on_inputs: True learns the prompt too"),
+        (SFT | {"streaming": True}, ArgsError, "streaming: True leaves no moment at which bad rows could be counted"),
+        (
+            SFT | {"skip_prepare_dataset": True},
+            ArgsError,
+            "skip_prepare_dataset: True hands the raw rows to the trainer",
+        ),
+        (SFT | {"processor_type": "AutoProcessor"}, ArgsError, "processor_type: 'AutoProcessor' is for pictures"),
+        (SFT | {"sequence_len": None}, ArgsError, "sequence_len: None; datasets[0].type: solar_plugins.alpaca has to"),
+        (DPO | {"sample_packing": True}, ArgsError, "sample_packing: pairs are compared one by one, so rl: dpo cannot"),
+        (DPO | {"rl": "kto"}, ArgsError, "remove_unused_columns: None; rl: kto needs the column that says whether"),
+        (DPO | {"rl": "simpo"}, ArgsError, "simpo_gamma: None; rl: simpo needs the margin between chosen and rejected"),
+        (DPO | {"rl": "simpo", "simpo_gamma": True}, ArgsError, "simpo_gamma: True; rl: simpo needs the margin"),
+        (
+            DPO | {"rl": "simpo", "simpo_gamma": 0.5, "warmup_ratio": 0.1},
+            ArgsError,
+            "warmup_ratio: 0.1; Axolotl's SimPO knows no share of warm-up. Set warmup_steps",
+        ),
+        (
+            SFT | {"chat_template": "chatml"},
+            ArgsError,
+            "chat_template: chatml is another template than the one in which",
+        ),
+        (
+            SFT | {"chat_template": "jinja", "chat_template_jinja": "{{ messages }}"},
+            ArgsError,
+            "chat_template: jinja is another template",
+        ),
+    ],
+)
+def test_what_is_refused_at_once(recipe, kind, words):
+    with pytest.raises(kind) as error:
+        check_recipe(dict(recipe), None)
+    assert words in str(error.value)
+
+
+def test_keys_that_are_off_are_no_reason_to_refuse():
+    check_recipe(entry(SFT, roles_to_train=None, drop_system_message=False) | {"streaming": False}, None)
+
+
+def test_a_named_setting_is_filled_in_first_and_the_log_says_so(caplog):
+    caplog.set_level(logging.INFO, logger="axolotl.solar_plugins.formatters")
+    recipe = {"datasets": DPO["datasets"], "learning_rate": 1e-6}
+    assert len(check_recipe(recipe, "zephyr_2024_01")) == 1, "rl and sequence_len come from the setting"
+    assert (recipe["rl"], recipe["rl_beta"], recipe["learning_rate"]) == ("dpo", 0.01, 1e-6)
+    said = "\n".join(caplog.messages)
+    assert "solar.dpo: zephyr_2024_01 filled in rl: dpo, rl_beta: 0.01, lr_scheduler: cosine" in said
+    assert "the recipe's own learning_rate: 1e-06 stay" in said
+    assert "means a global batch of 128 pairs" in said
+
+
+def test_an_unknown_setting():
+    with pytest.raises(
+        PluginError, match=r"solar.dpo: 'zephyr' is not a registered DPO setting; known: sdpo, zephyr_2023"
+    ):
+        check_recipe(dict(DPO), "zephyr")
+
+
+def test_formatted_sets_judges_nothing_else():
+    assert len(list(formatted_sets(SFT | {"streaming": True}))) == 1

@@ -1,0 +1,165 @@
+"""Ids and labels, against literal pieces and against Axolotl's own `type: chat_template` with the same template."""
+
+import pytest
+
+from solar_plugins.data.encoder import IGNORED_LABEL, make_encoder
+from solar_plugins.data.formatters.base import RowError, single_turn
+from solar_plugins.data.template import Example, examples, template_text
+from solar_plugins.errors import DataError
+from solar_plugins.plugins.manager import sft_formatters
+
+TRICKY = [
+    ("Write a loop.", "for i in range(3):\n    print(i)\n\n\tdone"),
+    ("  What is\u00a0it? ", "\u00dcber 12,345.67 \u20ac \u2014 \u65e5\u672c\u8a9e \U0001f600!"),
+    ("### User:\nWho?", "### Assistant:\nMe.\n\n### User:\nWho?"),
+    ("a", "b"),
+    ("[[dummy_message]]", "### is a header. \u200b#"),
+    ("Spell <|im_end|> [INST]", "\u0301combining, \ufeffmark, 1\ufe0f\u20e3"),
+]
+
+
+def axolotl_strategy(tokenizer, **options):
+    """The strategy that `type: chat_template` gets in a recipe with `chat_template: solar`."""
+    from axolotl.prompt_strategies.chat_template import ChatTemplatePrompter, ChatTemplateStrategy
+
+    prompter = ChatTemplatePrompter(
+        tokenizer, template_text(), max_length=10**6, chat_template_kwargs={"end_answers": True}, **options
+    )
+    return ChatTemplateStrategy(
+        prompter,
+        tokenizer,
+        train_on_inputs=False,
+        sequence_len=10**6,
+        roles_to_train=["assistant"],
+        train_on_eos="turn",
+    )
+
+
+def axolotls(tokenizer, messages):
+    """What Axolotl gives for a conversation of which the last answer is learnt."""
+    marked = [message | {"training": number == len(messages) - 1} for number, message in enumerate(messages)]
+    result = axolotl_strategy(tokenizer, message_field_training="training").tokenize_prompt({"messages": marked})
+    return result["input_ids"], result["labels"]
+
+
+def compare(tokenizer, conversations):
+    encoder = make_encoder(tokenizer, "test")
+    compared = 0
+    for messages in conversations:
+        answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+        for number, example in zip(answers, examples(messages), strict=True):
+            ids, labels = encoder.encode(example)
+            expected_ids, expected_labels = axolotls(tokenizer, messages[: number + 1])
+            start = len(encoder.start_ids)
+            assert ids[start:] == expected_ids
+            assert labels == [IGNORED_LABEL] * start + expected_labels
+            compared += 1
+    return compared
+
+
+def test_ids_and_labels_piece_by_piece(tokenizer):
+    """`###` is 774 at the start of a text and 27332 after a line break (../shared/material.md)."""
+    ids, labels = make_encoder(tokenizer, "test").encode(Example("### User:\nHi\n\n### Assistant:\n", "Hello.\n### Ok"))
+    pieces = [
+        "<s>", "\u2581###", "\u2581User", ":", "<0x0A>", "Hi", "<0x0A>", "<0x0A>", "##", "#", "\u2581Ass", "istant",
+        ":", "<0x0A>", "Hello", ".", "<0x0A>", "##", "#", "\u2581Ok", "</s>",
+    ]  # fmt: skip
+    found = tokenizer.convert_ids_to_tokens(ids)
+    assert "".join(found) == "".join(pieces)
+    assert (ids[0], ids[1], ids[-1]) == (1, 774, 2)
+    assert ids.count(774) == 1
+    assert ids.count(27332) == 2
+    learnt = [token for token in labels if token != IGNORED_LABEL]
+    assert labels == [IGNORED_LABEL] * (len(ids) - len(learnt)) + learnt, "one run of labels at the end"
+    assert learnt == ids[-len(learnt) :]
+    assert tokenizer.convert_ids_to_tokens(learnt)[0] == "Hello"
+    assert tokenizer.decode(learnt) == "Hello.\n### Ok</s>"
+
+
+def test_a_tokenizer_that_adds_no_start_gets_none(plain_tokenizer):
+    ids, labels = make_encoder(plain_tokenizer, "test").encode(Example("### User:\nHi\n\n### Assistant:\n", "Yo"))
+    assert ids[0] == 774
+    assert plain_tokenizer.decode([token for token in labels if token != IGNORED_LABEL]) == "Yo</s>"
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "plain_tokenizer"])
+def test_axolotls_own_path_gives_the_same_for_tricky_texts(name, request):
+    conversations = [single_turn(user.strip(), answer) for user, answer in TRICKY]
+    conversations += [single_turn(user.strip(), answer, "Be kind.") for user, answer in TRICKY]
+    several = [message for user, answer in TRICKY for message in single_turn(user.strip(), answer)]
+    assert compare(request.getfixturevalue(name), [*conversations, several]) == 3 * len(TRICKY)
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_axolotls_own_path_gives_the_same_for_real_rows(tokenizer, real_rows):
+    rows = real_rows("alpaca_en_demo.json")
+    conversations = [sft_formatters()[name].to_messages(row) for row in rows for name in ("alpaca", "alpaca_prompt")]
+    assert compare(tokenizer, conversations) == 2 * 999
+
+
+def test_the_comparison_can_fail(tokenizer, monkeypatch):
+    """A mask that starts one token early, as one that looks for the header's ids would."""
+    from solar_plugins.data import encoder as encoding
+
+    right = encoding.Encoder.encode
+    monkeypatch.setattr(
+        encoding.Encoder, "encode", lambda self, example: right(self, Example(example.prompt[:-1], example.answer))
+    )
+    with pytest.raises(AssertionError):
+        compare(tokenizer, [single_turn("a", "b")])
+
+
+def test_the_same_ids_come_out_of_generation(tokenizer):
+    """What `tokenizer(prompt)` gives at inference is how training began."""
+    messages = single_turn("Who?", "Me.", "Be kind.")
+    prompt = tokenizer.apply_chat_template(
+        messages[:-1], chat_template=template_text(), tokenize=False, add_generation_prompt=True
+    )
+    asked = tokenizer(prompt)["input_ids"]
+    (example,) = examples(messages)
+    assert make_encoder(tokenizer, "test").encode(example).input_ids[: len(asked)] == asked
+
+
+def test_a_text_that_spells_a_special_token(tokenizer):
+    encoder = make_encoder(tokenizer, "test")
+    encoder.check_messages(single_turn("a < b > c", "<S>"))
+    with pytest.raises(RowError, match=r"^the user's text holds the special token '</s>'$"):
+        encoder.check_messages(single_turn("a</s>b", "c"))
+    with pytest.raises(RowError, match=r"^the assistant's text holds the special token '<s>'$"):
+        encoder.check_messages(single_turn("a", "<s>struck out"))
+
+
+def changed(tokenizer, **attributes):
+    copy = type(tokenizer).from_pretrained(tokenizer.name_or_path)
+    for name, value in attributes.items():
+        setattr(copy, name, value)
+    return copy
+
+
+def test_a_tokenizer_without_an_end_token(tokenizer):
+    with pytest.raises(DataError, match="the tokenizer of base has no end-of-sequence token; an answer has to end"):
+        make_encoder(changed(tokenizer, eos_token=None), "base")
+
+
+def test_a_tokenizer_that_does_not_know_its_own_end_token():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({"a": 0, "<": 1, "end": 2, ">": 3, "[UNK]": 4}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Punctuation()
+    broken = PreTrainedTokenizerFast(tokenizer_object=inner)
+    broken._special_tokens_map["eos_token"] = "<end>"
+    with pytest.raises(DataError, match=r"reads its own end-of-sequence token '<end>' as \[1, 2, 3\]"):
+        make_encoder(broken, "base")
+
+
+def test_a_slow_tokenizer():
+    class Slow:
+        eos_token, eos_token_id, is_fast = "</s>", 2, False
+
+        def __call__(self, text, **_):
+            return {"input_ids": [2]}
+
+    with pytest.raises(DataError, match="is no fast tokenizer, so it cannot say where an answer starts"):
+        make_encoder(Slow(), "base")

@@ -1,0 +1,171 @@
+import json
+
+import pytest
+
+from solar_plugins.data.encoder import IGNORED_LABEL
+from solar_plugins.errors import ArgsError, CheckpointError, DataError
+from solar_plugins.evaluation.held_out import Question, ask, held_out_answers, held_out_pairs, require_known_tokens
+from solar_plugins.plugins.recipe_packs import read_recipe
+from solar_plugins.report.stages import Stage
+
+END = 1
+
+
+@pytest.fixture
+def stages(trained_chain, tmp_path):
+    """The stages as `find_stages` gives them, as far as they matter here."""
+    recipes = {path.stem.removeprefix("solar_"): path for path in trained_chain[:3]}
+    found = [Stage(name, tmp_path, path, "", dict(read_recipe(path))) for name, path in recipes.items()]
+    found[2].recipe["rl"] = "dpo"
+    return [*found, Stage("mean", tmp_path / "mean")]
+
+
+@pytest.fixture
+def tokenizers(stages, tokenizer):
+    return {stage.name: tokenizer for stage in stages}
+
+
+def rows_of(stage, number=0):
+    return stage.recipe["test_datasets"][number]["path"]
+
+
+def write(path, rows):
+    with open(path, "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def test_answers_are_those_of_the_first_stage_that_names_any_as_training_sees_them(stages, tokenizers, tokenizer):
+    found = held_out_answers(stages, tokenizers)
+
+    assert (found.stage, found.tokenizer) == ("sft", tokenizer)
+    assert len(found.answers) == 4
+    prompt, answer = "### User:\nWho came by?\n\n### Assistant:\n", "The wolf."
+    ids, labels = found.answers[2]
+    assert ids == [*tokenizer(prompt + answer)["input_ids"], END]
+    assert tokenizer.decode([label for label in labels if label != IGNORED_LABEL]) == answer + "</s>"
+    assert labels.index(next(label for label in labels if label >= 0)) == len(tokenizer(prompt)["input_ids"])
+    assert max(len(ids) for ids, _ in found.answers) <= 64
+    [words] = found.sets
+    assert "as alpaca: 5 rows read, 4 kept, 1 dropped: 1 longer than sequence_len 64 (row 3)" in words
+
+
+def test_questions_are_the_first_instructions_that_fit(stages, tokenizers):
+    write(
+        rows_of(stages[1]),
+        [
+            {"instruction": "Too long. " * 40, "output": "x"},
+            {"instruction": "Why?", "output": "So."},
+            {"instruction": "And how?", "input": "Slowly", "output": "So."},
+        ],
+    )
+
+    assert held_out_answers(stages, tokenizers).questions == (
+        Question("Why?", "### User:\nWhy?\n\n### Assistant:\n"),
+        Question("And how?\n\nSlowly", "### User:\nAnd how?\n\nSlowly\n\n### Assistant:\n"),
+    )
+
+
+def test_all_sets_of_the_stage_count(stages, tokenizers, tmp_path):
+    write(tmp_path / "more.jsonl", [{"query": "1 + 1?", "response": "2"}])
+    stages[1].recipe["test_datasets"].append(
+        {"path": str(tmp_path / "more.jsonl"), "ds_type": "json", "split": "train", "type": "solar_plugins.metamath"}
+    )
+
+    found = held_out_answers(stages, tokenizers)
+
+    assert len(found.answers) == 5
+    assert [words.split(": ")[0].split(" as ")[1] for words in found.sets] == ["alpaca", "metamath"]
+
+
+def test_where_axolotl_truncates_answers_lose_their_end(stages, tokenizers, tokenizer):
+    write(rows_of(stages[1]), [{"instruction": "Why?", "output": "Once upon a time."}])
+    room = len(tokenizer("### User:\nWhy?\n\n### Assistant:\n")["input_ids"]) + 2
+    stages[1].recipe.update(excess_length_strategy="truncate", sequence_len=room)
+
+    [(ids, labels)] = held_out_answers(stages, tokenizers).answers
+
+    assert len(ids) == room
+    assert [label for label in labels if label >= 0] == tokenizer("Once upon", add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_pairs_are_those_of_the_first_stage_that_names_any(stages, tokenizers, tokenizer, method):
+    stages[2].recipe["rl"] = method
+
+    found = held_out_pairs(stages, tokenizers)
+
+    assert found.stage == "dpo"
+    prompt = "### System:\nBe brief.\n\n### User:\nOf what was the house?\n\n### Assistant:\n"
+    for answer, expected in zip(found.pairs[1][1:3], ("Straw.", "Of bricks and of straw."), strict=True):
+        assert answer.input_ids == [*tokenizer(prompt + expected)["input_ids"], END]
+        assert tokenizer.decode([label for label in answer.labels if label >= 0]) == expected + "</s>"
+    assert [pair.cut for pair in found.pairs] == [False, False]
+
+
+def test_pairs_that_training_leaves_out_are_left_out(stages, tokenizers):
+    write(
+        rows_of(stages[2]),
+        [
+            {"question": "Why?", "chosen": "So it is. " * 60, "rejected": "No."},
+            {"question": "Why?", "chosen": "So.", "rejected": "No."},
+        ],
+    )
+
+    found = held_out_pairs(stages, tokenizers)
+
+    assert len(found.pairs) == 1
+    assert "2 rows read, 1 kept, 1 dropped: 1 longer than sequence_len 128 (row 1)" in found.sets[0]
+
+
+def test_stages_that_name_no_such_sets_have_none(stages, tokenizers):
+    for stage in stages[1:3]:
+        del stage.recipe["test_datasets"]
+
+    assert held_out_answers(stages, tokenizers) is held_out_pairs(stages, tokenizers) is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "error", "message"),
+    [
+        (
+            {"path": "/absent.jsonl"},
+            DataError,
+            r"solar_sft.yml: test_datasets\[0\] \(/absent.jsonl\): cannot be loaded",
+        ),
+        ({"type": "solar_plugins.openorca"}, DataError, r"solar_sft.yml: .* has no column question"),
+        ({"type": "solar_plugins.orca_dpo_pairs"}, ArgsError, r"solar_sft.yml: .*the recipe has no rl:"),
+    ],
+)
+def test_a_set_that_cannot_be_read_is_named_with_its_recipe(stages, tokenizers, entry, error, message):
+    stages[1].recipe["test_datasets"][0] |= entry
+
+    with pytest.raises(error, match=message):
+        held_out_answers(stages, tokenizers)
+
+
+def test_a_set_of_bad_rows_is_refused_as_in_training(stages, tokenizers):
+    write(rows_of(stages[1]), [{"instruction": "Why?", "output": " "}, {"instruction": "Why?", "output": "So."}])
+
+    with pytest.raises(DataError, match=r"solar_sft.yml: .*1 of 2 rows cannot be read as alpaca"):
+        held_out_answers(stages, tokenizers)
+
+
+def test_a_question_of_a_user_is_rendered_as_the_template_does(tokenizer):
+    from solar_plugins.data.template import template_text
+
+    [question] = ask(["Why?\nReally"])
+
+    message = [{"role": "user", "content": "Why?\nReally"}]
+    assert question.prompt == tokenizer.apply_chat_template(
+        message, chat_template=template_text(), tokenize=False, add_generation_prompt=True
+    )
+
+
+def test_tokens_that_the_base_does_not_know_are_refused(stages, tokenizers, tokenizer, own_tokenizer):
+    own_tokenizer.add_special_tokens({"eos_token": "<|im_end|>"})
+
+    found = held_out_answers(stages, tokenizers | {"sft": own_tokenizer})
+
+    require_known_tokens("sft", found.answers, own_tokenizer)
+    with pytest.raises(CheckpointError, match=r"^sft: its held-out set has the token 320, perhaps the end token"):
+        require_known_tokens("sft", found.answers, tokenizer)

@@ -1,0 +1,177 @@
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from solar_plugins.errors import CheckpointError
+from solar_plugins.evaluation.measure import (
+    Task,
+    continuation,
+    held_out_loss,
+    load_model,
+    load_tokenizer,
+    measure_model,
+    token_windows,
+)
+
+
+def test_the_loss_of_one_window_is_the_one_that_transformers_computes(llama):
+    window = [0, *range(40, 70)]
+    tokens = torch.tensor([window])
+
+    loss = held_out_loss(llama, [window])
+
+    assert loss.nats_per_token == pytest.approx(llama(input_ids=tokens, labels=tokens).loss.item(), rel=1e-5)
+    assert loss.tokens == 30
+
+
+def test_windows_of_different_length_are_weighted_by_their_tokens(llama):
+    windows = [list(range(40, 70)), list(range(100, 105)), [7, 8]]
+    singly = [held_out_loss(llama, [window]).nats_per_token for window in windows]
+
+    loss = held_out_loss(llama, windows)
+
+    assert loss.tokens == 29 + 4 + 1
+    assert loss.nats_per_token == pytest.approx((29 * singly[0] + 4 * singly[1] + 1 * singly[2]) / 34)
+
+
+def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_vocabulary(own_llama):
+    with torch.no_grad():
+        own_llama.lm_head.weight.zero_()
+
+    loss = held_out_loss(own_llama, [list(range(30))])
+
+    assert loss.nats_per_token == pytest.approx(math.log(320), rel=1e-6)
+    assert loss.perplexity == pytest.approx(320, rel=1e-5)
+
+
+def test_windows_cover_whole_texts_once_and_each_begins_with_bos(tokenizer, texts):
+    windows = token_windows(tokenizer, texts, sequence_tokens=16, num_tokens=10**6)
+
+    assert all(window[0] == 0 and 1 < len(window) <= 16 for window in windows)
+    together = [token for window in windows for token in window[1:]]
+    assert together == [token for text in texts for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def test_a_tokenizer_that_adds_no_bos_gets_none(plain_tokenizer, texts):
+    windows = token_windows(plain_tokenizer, texts[:1], sequence_tokens=16, num_tokens=10**6)
+
+    assert [token for window in windows for token in window] == plain_tokenizer(texts[0])["input_ids"]
+    assert 0 not in windows[0]
+
+
+def test_windows_end_when_there_are_tokens_enough(tokenizer, texts):
+    windows = token_windows(tokenizer, texts, sequence_tokens=16, num_tokens=31)
+
+    assert [len(window) - 1 for window in windows] == [15, 15, 15]
+
+
+def test_a_single_token_without_bos_predicts_nothing(plain_tokenizer):
+    assert token_windows(plain_tokenizer, ["a"], sequence_tokens=16, num_tokens=100) == []
+
+
+def greedy_without_cache(model, tokens, count):
+    new = []
+    for _ in range(count):
+        new.append(model(input_ids=torch.tensor([tokens + new]), use_cache=False).logits[0, -1].argmax().item())
+    return new
+
+
+def test_a_continuation_is_greedy(llama, tokenizer):
+    tokens = tokenizer("Once upon")["input_ids"]
+    expected = greedy_without_cache(llama, tokens, 8)
+    assert 1 not in expected  # Else the test would have to stop there.
+
+    assert continuation(llama, tokenizer, "Once upon", 8) == tokenizer.decode(expected, skip_special_tokens=True)
+
+
+def test_a_continuation_ends_at_the_end_of_the_text(own_llama, tokenizer):
+    tokens = tokenizer("Once upon")["input_ids"]
+    with torch.no_grad():
+        first = greedy_without_cache(own_llama, tokens, 1)[0]
+        own_llama.lm_head.weight[1] = 2 * own_llama.lm_head.weight[first]  # </s> is now the likeliest token.
+
+    assert continuation(own_llama, tokenizer, "Once upon", 8) == ""
+
+
+def test_the_generation_config_of_a_checkpoint_has_no_say(base_directory, llama, tokenizer, tmp_path):
+    # Axolotl saves do_sample: true with every model.
+    shutil.copytree(base_directory, tmp_path / "sampling")
+    settings = {"do_sample": True, "temperature": 5.0, "repetition_penalty": 3.0, "num_beams": 3, "max_length": 3}
+    (tmp_path / "sampling" / "generation_config.json").write_text(json.dumps(settings))
+
+    model = load_model(tmp_path / "sampling")
+
+    assert continuation(model, tokenizer, "Once upon", 8) == continuation(llama, tokenizer, "Once upon", 8)
+
+
+def test_a_missing_tensor_is_refused_not_made_up(base_directory, tmp_path, llama):
+    llama.config.save_pretrained(tmp_path)
+    tensors = load_file(base_directory / "model.safetensors")
+    del tensors["model.layers.2.mlp.down_proj.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(CheckpointError, match=r"1 tensors .* such as model.layers.2.mlp.down_proj.weight"):
+        load_model(tmp_path)
+
+
+def test_a_tensor_of_another_shape_is_named(base_directory, tmp_path, llama):
+    llama.config.save_pretrained(tmp_path)
+    tensors = load_file(base_directory / "model.safetensors")
+    tensors["model.layers.2.mlp.down_proj.weight"] = torch.zeros(16, 8)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(CheckpointError, match=r"1 tensors .* another shape, such as .*model.layers.2.mlp.down_proj"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("model.safetensors", b"cut", "header"),
+        ("config.json", b'{"architectures": ["LlamaForCausalLM"]}', "model_type"),
+        ("config.json", b"{", "config.json"),
+    ],
+)
+def test_a_damaged_model_is_named(base_directory, tmp_path, file, content, reason):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((base_directory / name).read_bytes())
+    (tmp_path / file).write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=rf"the model cannot be loaded \(.*{reason}.*\); expected config.json"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_tokenizer_is_refused(base_directory, tmp_path, name):
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).write_bytes((base_directory / file).read_bytes())
+    (tmp_path / name).write_text("[]")
+
+    with pytest.raises(CheckpointError, match=r"the tokenizer cannot be read .* copy those of the model"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_missing_tokenizer_is_refused(tmp_path, llama):
+    llama.config.save_pretrained(tmp_path)
+
+    with pytest.raises(CheckpointError, match="the tokenizer cannot be read"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_checkpoint_is_measured_whole(base_directory, llama, tokenizer, texts):
+    windows = token_windows(tokenizer, texts, 32, 100)
+
+    task = Task(windows, ["Once", "The wolf"], load_tokenizer(base_directory), max_new_tokens=4)
+
+    measured = measure_model("base", base_directory, task)
+
+    assert measured.num_layers == 4
+    assert measured.num_parameters == sum(weight.numel() for weight in llama.parameters())
+    assert measured.loss == held_out_loss(llama, windows)
+    assert measured.continuations == tuple(continuation(llama, tokenizer, prompt, 4) for prompt in ("Once", "The wolf"))
+    assert measured.seconds > 0
+    assert measured.answers is measured.pairs is None

@@ -1,0 +1,138 @@
+import json
+import random
+
+import pytest
+
+from solar_plugins.data.formatters.base import RowError
+from solar_plugins.errors import DataError
+from solar_plugins.evaluation.preference_files import PairReader, RowCounts, drawn_rows, find_file, prompt_and_answers
+
+USER = {"role": "user", "content": "Why?"}
+ROW = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
+
+
+def write(path, *rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ROW,
+        ROW | {"prompt": [USER]},
+        ROW | {"chosen": [assistant("Because.")], "rejected": [assistant("No.")]},
+        ROW | {"chosen": [USER, assistant("Because.")], "rejected": [USER, assistant("No.")]},
+    ],
+)
+def test_texts_and_messages_give_one_pair(row):
+    assert prompt_and_answers(row, random.Random(0)) == ([USER], "Because.", "No.")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": None}, "prompt is missing"),
+        ({"prompt": 3}, "prompt is a int, expected a text"),
+        ({"prompt": [USER, assistant("x")]}, "prompt does not end with the user's message"),
+        ({"chosen": " "}, "chosen is empty"),
+        ({"rejected": ["x"]}, "rejected is a list, expected a text"),
+    ],
+)
+def test_rows_that_are_no_pair(change, message):
+    with pytest.raises(RowError, match=message):
+        prompt_and_answers(ROW | change, random.Random(0))
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        (ROW, "prompt_and_answers"),
+        ({"system": "", "question": "q", "chosen": "c", "rejected": "r"}, "orca_dpo_pairs"),
+        ({"chosen": [USER, assistant("c")], "rejected": [USER, assistant("r")]}, "ultrafeedback_binarized"),
+        ({"instruction": "i", "completions": []}, "ultrafeedback_scores"),
+        ({"conversations": [], "chosen": {}, "rejected": {}}, "sharegpt_pairs"),
+        ({"rephrased_question": "q", "rephrased_answer": "a", "original_answer": "b"}, "math_pairs"),
+    ],
+)
+def test_the_formatter_is_found_by_the_columns_of_the_first_row(tmp_path, row, name):
+    found = find_file(write(tmp_path / "set.jsonl", row, "", row), None)
+    assert found.formatter.name == name
+    assert found.num_rows == 2
+
+
+def test_a_named_formatter_is_taken(tmp_path):
+    path = write(tmp_path / "set.jsonl", ROW)
+    assert find_file(path, "ultrafeedback_binarized").formatter.name == "ultrafeedback_binarized"
+    with pytest.raises(
+        DataError, match=r"--type: 'orca' is no preference formatter; known: math_pairs, orca_dpo_pairs"
+    ):
+        find_file(path, "orca")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no rows; expected preference pairs"),
+        ("\n\n", "has no rows"),
+        ("{oops\n", "the first row it is not JSON"),
+        ("[1]\n", "the first row it is a list, expected an object"),
+        (
+            '{"instruction": "i", "output": "o"}\n',
+            "the first row has the columns instruction, output; expected those of a",
+        ),
+    ],
+)
+def test_files_that_hold_no_pairs(tmp_path, text, message):
+    path = tmp_path / "set.jsonl"
+    path.write_text(text)
+    with pytest.raises(DataError) as raised:
+        find_file(path, None)
+    assert str(raised.value).startswith(f"{path}: {message}")
+
+
+def test_rows_become_ids_and_bad_ones_are_counted_and_named(tmp_path, encoder):
+    rows = [
+        ROW,
+        ROW | {"chosen": ""},
+        "{not json",
+        ROW | {"rejected": "Because. "},
+        ROW | {"chosen": "a</s>b"},
+        ROW | {"prompt": "long " * 90},
+        ROW | {"rejected": "long " * 90},
+    ]
+    counts = RowCounts()
+    file = find_file(write(tmp_path / "set.jsonl", *rows), None)
+    read = list(PairReader(encoder, 64, 0).read(file, frozenset(range(7)), counts))
+    assert [pair.row if pair else None for pair in read] == [1, None, None, None, None, None, 7]
+    assert counts.bad == 4
+    assert counts.too_long == 1
+    assert counts.words() == (
+        "row 2: chosen is empty; row 3: it is not JSON (Expecting property name enclosed in double quotes: line 1 "
+        "column 2 (char 1)); row 4: chosen is equal to rejected; ..."
+    )
+    decode = encoder.tokenizer.decode
+    assert decode(read[0].chosen.input_ids) == "<s> ### User:\nWhy?\n\n### Assistant:\nBecause.</s>"
+    assert decode([label for label in read[0].rejected.labels if label >= 0]) == "No.</s>"
+    assert not read[0].cut
+    assert read[-1].cut
+    assert len(read[-1].rejected.input_ids) == len(read[-1].rejected.labels) == 64
+    assert 2 not in read[-1].rejected.input_ids, "the end went with the rest of the answer"
+
+
+def test_a_drawing_is_of_that_size_and_repeats_with_its_seed():
+    assert drawn_rows(5, None, 1) == drawn_rows(5, 9, 1) == {0, 1, 2, 3, 4}
+    drawn = drawn_rows(1000, 50, 1)
+    assert len(drawn) == 50
+    assert drawn == drawn_rows(1000, 50, 1) != drawn_rows(1000, 50, 2)
+    assert drawn <= set(range(1000))
+
+
+def test_only_the_drawn_rows_are_read(tmp_path, encoder):
+    file = find_file(write(tmp_path / "set.jsonl", *(ROW | {"prompt": str(i)} for i in range(9))), None)
+    read = PairReader(encoder, 64, 0).read(file, frozenset({1, 4, 8}), RowCounts())
+    assert [pair.row for pair in read] == [2, 5, 9]

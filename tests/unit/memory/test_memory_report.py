@@ -1,0 +1,100 @@
+import pytest
+import yaml
+
+from solar_plugins.errors import ArgsError
+from solar_plugins.memory.memory_report import as_json, as_text, memory_of_recipe
+from solar_plugins.plugins.recipe_packs import recipe_directory
+from solar_plugins.upscaling.base_model import find_base
+from solar_plugins.upscaling.checkpoint import write_checkpoint
+from solar_plugins.upscaling.layer_plan import LayerPlan
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+@pytest.fixture
+def solar(mistral_config):
+    def report(name="solar_dus.yml", **options):
+        options = {"gpus": None, "gpu_gigabytes": None} | options
+        return memory_of_recipe(recipe_directory() / name, str(mistral_config), **options)
+
+    return report
+
+
+def test_solar_on_8_gpus(solar):
+    """By hand: 16 P / 8, 2 GB gathered, 13.27 GB at the loss; no GPU was at hand to compare with."""
+    report = as_json(solar())
+    assert report["parameters"] == 10_731_524_096
+    assert (report["gpus"], report["gpus_from"], report["gpu_memory_bytes"]) == (8, "the recipe's head", 80_000_000_000)
+    at_loss = 16 * 10_731_524_096 // 8 + 2_000_000_000 + 16_384 * (48 * 8192 + 12 * 32_000 + 8 * 4096)
+    assert report["moments"]["loss"] == report["peak_bytes"] == at_loss
+    assert report["share"] == at_loss / 80e9
+    assert sum(part["num_bytes"] for part in report["parts"] if "loss" in part["moments"]) == at_loss
+    assert all(part["arithmetic"] and part["reason"] for part in report["parts"])
+
+
+@pytest.mark.parametrize(
+    ("options", "verdict"),
+    [
+        ({}, "fits"),
+        ({"gpu_gigabytes": 40}, "tight"),
+        ({"gpus": 2}, "does not fit"),
+        ({"gpu_gigabytes": 24}, "does not fit"),
+    ],
+)
+def test_the_verdict(solar, options, verdict):
+    assert solar(**options).verdict == verdict
+
+
+def test_named_settings_count(solar):
+    """``solar.dpo: zephyr_2023_11`` says rmsprop: one state, not two."""
+    report = as_json(solar("solar_dpo.yml"))
+    parts = {part["name"]: part["num_bytes"] for part in report["parts"]}
+    assert report["optimizer"] == "rmsprop"
+    assert parts["optimizer states"] == parts["master weights"] == 4 * 10_731_524_096 // 8
+    assert parts["reference model"] == 2 * 10_731_524_096 // 8
+
+
+def test_the_text_shows_every_part_with_its_arithmetic(solar):
+    report = solar()
+    text = as_text(report)
+    for part in report.parts:
+        assert f"\n  {part.name} " in text
+        assert f"\n{part.name}: {part.arithmetic}\n" in text
+    assert "optimizer states: 8 x 10,731,524,096 / 8" in text
+    assert "No GPU was at hand" in " ".join(text.split())
+    assert text.split("peak ")[1].split("\n")[0].endswith("fits")
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_what_is_not_counted_is_said(base, tmp_path):
+    recipe = {"base_model": str(base), "sequence_len": 8, "context_parallel_size": 2}
+    (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe))
+    report = memory_of_recipe(tmp_path / "r.yml", None, None, None)
+    assert report.verdict.startswith("unknown: give the GPU's memory with --gpu-memory")
+    assert "Note: context_parallel_size: 2 changes the memory, and is not counted" in as_text(report)
+
+
+def test_a_type_that_is_not_llamas_is_said(tiny_model, tmp_path):
+    tiny_model(tmp_path / "qwen", kind="qwen2")
+    (tmp_path / "r.yml").write_text(yaml.safe_dump({"base_model": str(tmp_path / "qwen"), "sequence_len": 8}))
+    report = memory_of_recipe(tmp_path / "r.yml", None, None, None)
+    assert report.notes == ["a layer of qwen2 is taken for one of Llama with the same widths"]
+
+
+def test_a_base_that_the_recipe_has_grown_is_said(base, tmp_path):
+    plan = LayerPlan.from_sources(8, [*range(6), *range(2, 8)])
+    write_checkpoint(find_base(str(base)), plan, tmp_path / "grown")
+    recipe = {"base_model": str(tmp_path / "grown"), "solar": {"init": {"strategy": "dus", "drop_layers": 2}}}
+    (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe | {"sequence_len": 8, "micro_batch_size": 1}))
+    report = memory_of_recipe(tmp_path / "r.yml", None, gpus=1, gpu_gigabytes=None)
+    model = f"model       {tmp_path / 'grown'} (up-scaled by this plan already, used as it is) -> r.yml"
+    assert as_text(report).splitlines()[1] == model
+    assert (as_json(report)["already_grown"], as_json(report)["num_layers"]) == (True, 12)
+
+
+def test_a_missing_recipe(tmp_path):
+    with pytest.raises(ArgsError, match="the recipe cannot be read"):
+        memory_of_recipe(tmp_path / "r.yml", None, None, None)

@@ -1,0 +1,110 @@
+import json
+import shutil
+
+import pytest
+import yaml
+
+from solar_plugins.errors import ArgsError, CheckpointError
+from solar_plugins.memory.recipe_model import model_of
+from solar_plugins.plugins.recipe_packs import read_recipe, recipe_directory
+from solar_plugins.upscaling.base_model import find_base
+from solar_plugins.upscaling.checkpoint import ensure_checkpoint
+from solar_plugins.upscaling.layer_plan import LayerPlan
+
+GROWN = {"init": {"strategy": "dus", "drop_layers": 2}}
+
+
+def write(path, **recipe):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def found(path, base=None):
+    return model_of(path, read_recipe(path), base)
+
+
+@pytest.mark.parametrize(
+    "name", ["solar_dus.yml", "solar_sft.yml", "solar_dpo.yml", "solar_sdpo_2.yml", "solar_dpo_qlora.yml"]
+)
+def test_every_stage_of_solar_leads_back_to_mistral(mistral_config, name):
+    path = recipe_directory() / name
+    model, stages, _ = found(path, str(mistral_config))
+    assert (model.parameters, model.num_layers) == (10_731_524_096, 48)
+    assert (stages[0], stages[1], stages[-1]) == (str(mistral_config), "solar_dus.yml", name)
+
+
+def test_the_chain_goes_through_a_merge(mistral_config):
+    _, stages, _ = found(recipe_directory() / "solar_dpo.yml", str(mistral_config))
+    assert stages[2:4] == ("solar_sft.yml", "mergekit/solar_sft_average.yml")
+
+
+def test_a_base_with_weights_is_counted_from_them(base, tmp_path):
+    path = write(tmp_path / "r.yml", base_model=str(base), solar=GROWN)
+    from_weights, from_config = found(path).model, found(path, str(base / "config.json")).model
+    assert from_weights == from_config
+    assert from_weights.num_layers == 12
+
+
+def test_a_stage_that_was_run_is_taken_as_it_is(base, tmp_path):
+    made = ensure_checkpoint(find_base(str(base)), LayerPlan.from_sources(8, [*range(6), *range(2, 8)]), tmp_path)
+    shutil.copytree(made, tmp_path / "dus")
+    write(tmp_path / "recipes" / "one.yml", base_model="nowhere/else", solar=GROWN, output_dir=str(tmp_path / "dus"))
+    model, stages, _ = found(write(tmp_path / "recipes" / "two.yml", base_model=str(tmp_path / "dus")))
+    assert model.num_layers == 12
+    assert stages == (str(tmp_path / "dus"), "two.yml")
+
+
+def test_a_base_that_the_recipe_made_itself_is_counted_as_it_is(base, tmp_path):
+    """`axolotl inference r.yml --base-model=./trained` and a run that goes on: the plugin does not grow it again."""
+    plain = write(tmp_path / "r.yml", base_model=str(base), solar=GROWN)
+    made = ensure_checkpoint(find_base(str(base)), LayerPlan.from_sources(8, [*range(6), *range(2, 8)]), tmp_path)
+    again = write(tmp_path / "again.yml", base_model=str(made), solar=GROWN)
+    assert found(again).model == found(plain).model == found(plain, str(made / "config.json")).model
+    assert found(again).model.num_layers == 12
+    assert (found(again).already_grown, found(plain).already_grown) == (True, False)
+    other = write(tmp_path / "other.yml", base_model=str(made), solar={"init": {"strategy": "dus", "drop_layers": 1}})
+    with pytest.raises(ArgsError, match=r"was up-scaled already .8 -> 12 layers"):
+        found(other)
+
+
+def test_a_merged_adapter_comes_from_the_recipe_of_the_adapter(base, tmp_path):
+    write(tmp_path / "recipes" / "one.yml", base_model=str(base), solar=GROWN, output_dir="outputs/lora")
+    model, stages, _ = found(write(tmp_path / "recipes" / "two.yml", base_model="outputs/lora/merged"))
+    assert (model.num_layers, stages[1:]) == (12, ("one.yml", "two.yml"))
+
+
+def test_a_chain_without_a_start(tmp_path):
+    path = write(tmp_path / "r.yml", base_model="./outputs/nowhere")
+    with pytest.raises(
+        CheckpointError, match=r"r.yml begins with base_model: ./outputs/nowhere; no recipe in .* makes it"
+    ):
+        found(path)
+
+
+def test_a_circle(tmp_path):
+    write(tmp_path / "a.yml", base_model="outputs/b", output_dir="outputs/a")
+    with pytest.raises(ArgsError, match="the recipes before it form a circle"):
+        found(write(tmp_path / "b.yml", base_model="outputs/a", output_dir="outputs/b"))
+
+
+def test_a_merge_of_slices(tmp_path):
+    (tmp_path / "merge.yml").write_text("# run: mergekit-yaml merge.yml outputs/m\nslices: []\n")
+    with pytest.raises(
+        ArgsError, match=r"merge.yml: a merge that names no base_model, so the chain to r.yml ends here"
+    ):
+        found(write(tmp_path / "r.yml", base_model="outputs/m"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config; the weights are packed"),
+        ({"model_type": "qwen2"}, "config.json alone does not tell the parameters for model_type 'qwen2'"),
+    ],
+)
+def test_models_that_are_not_known(mistral_config, tmp_path, change, message):
+    config = json.loads((mistral_config / "config.json").read_text())
+    (mistral_config / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(CheckpointError, match=message):
+        found(write(tmp_path / "r.yml", base_model=str(mistral_config)))

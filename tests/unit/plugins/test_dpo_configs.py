@@ -1,0 +1,72 @@
+"""Published values, from ../shared/solar.md section 2 and alignment-handbook's recipes/zephyr-7b-beta."""
+
+import pytest
+
+from solar_plugins.plugins.dpo_configs import DPOConfig, fill_in
+from solar_plugins.plugins.manager import dpo_config
+
+CONFIG = DPOConfig(name="x", values={"rl": "dpo", "rl_beta": 0.1, "warmup_ratio": 0.1}, global_batch=8, source="here")
+
+
+@pytest.mark.parametrize("name", ["zephyr_2023_11", "sdpo"])
+def test_zephyr_of_november_2023_which_the_sdpo_paper_follows(name):
+    config = dpo_config(name)
+    assert config.values == {
+        "rl": "dpo",
+        "learning_rate": 5e-7,
+        "lr_scheduler": "linear",
+        "warmup_ratio": 0.1,
+        "rl_beta": 0.1,
+        "num_epochs": 3,
+        "sequence_len": 1024,
+        "optimizer": "rmsprop",
+    }
+    assert config.global_batch == 32
+
+
+def test_zephyr_of_january_2024():
+    config = dpo_config("zephyr_2024_01")
+    assert (config.values["rl_beta"], config.values["num_epochs"], config.values["lr_scheduler"]) == (0.01, 1, "cosine")
+    assert (config.values["optimizer"], config.values["learning_rate"]) == ("adamw_torch", 5e-7)
+    assert config.global_batch == 8 * 8 * 2, "devices x batch x accumulation"
+
+
+@pytest.mark.parametrize("name", ["zephyr_2023_11", "zephyr_2024_01", "sdpo"])
+def test_axolotl_knows_every_key_and_accepts_every_value(name):
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    values = dpo_config(name).values
+    recipe = {"base_model": "x", "micro_batch_size": 1, "gradient_accumulation_steps": 1, "datasets": [{"path": "p"}]}
+    checked = AxolotlInputConfig(**recipe, **values).model_dump()
+    assert {key: getattr(checked[key], "value", checked[key]) for key in values} == values
+
+
+def test_an_empty_recipe_gets_everything():
+    recipe = {}
+    assert fill_in(recipe, CONFIG) == (dict(CONFIG.values), {})
+    assert recipe == CONFIG.values
+
+
+def test_the_recipes_own_values_win():
+    recipe = {"rl": "ipo", "rl_beta": 0.1}
+    assert fill_in(recipe, CONFIG) == ({"warmup_ratio": 0.1}, {"rl": "ipo"})
+    assert recipe == {"rl": "ipo", "rl_beta": 0.1, "warmup_ratio": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("own", "left_out"),
+    [({"dpo_beta": 0.2}, "rl_beta"), ({"trl": {"beta": 0.2}}, "rl_beta"), ({"warmup_steps": 5}, "warmup_ratio")],
+)
+def test_other_spellings_of_the_same_win_too(own, left_out):
+    recipe = dict(own)
+    _, kept = fill_in(recipe, CONFIG)
+    assert left_out not in recipe
+    assert list(kept.values()) == [0.2 if left_out == "rl_beta" else 5]
+
+
+def test_it_can_be_done_twice():
+    recipe = {"rl_beta": 0.3}
+    fill_in(recipe, CONFIG)
+    before = dict(recipe)
+    assert fill_in(recipe, CONFIG) == ({}, {"rl_beta": 0.3})
+    assert recipe == before

@@ -1,0 +1,39 @@
+"""The hook documentation is true: every hook stands in the README as it is, and every example in a docstring works."""
+
+import inspect
+import re
+import textwrap
+import types
+from pathlib import Path
+
+import pluggy
+import pytest
+
+from solar_plugins.plugins import hookspecs
+
+README = (Path(__file__).parents[3] / "README.md").read_text()
+HOOKS = {
+    name: function
+    for name, function in vars(hookspecs).items()
+    if inspect.isfunction(function) and function.__module__ == hookspecs.__name__
+}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_it_stands_in_the_readme_with_its_arguments(name):
+    assert f"`{name}({', '.join(inspect.signature(HOOKS[name]).parameters)})`" in README
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_its_example_is_a_whole_plugin(name):
+    code = textwrap.dedent(re.split(r"Example::\n", inspect.getdoc(HOOKS[name]))[1])
+    plugin = types.ModuleType("example")
+    plugin.__file__ = __file__
+    exec(compile(code, name, "exec"), vars(plugin))
+    manager = pluggy.PluginManager(hookspecs.PROJECT_NAME)
+    manager.add_hookspecs(hookspecs)
+    manager.register(plugin)
+    manager.check_pending()
+    (implementation,) = getattr(manager.hook, name).get_hookimpls()
+    if name.startswith("register_"):
+        assert len(implementation.function()) == 1

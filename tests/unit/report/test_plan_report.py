@@ -1,0 +1,100 @@
+from math import prod
+
+import pytest
+import yaml
+
+from solar_plugins.errors import ArgsError, CheckpointError
+from solar_plugins.report.plan_report import DEFAULT_SEQUENCE_TOKENS, as_json, as_text, plan_for_base, plan_for_recipe
+from solar_plugins.solar_block import InitArgs
+from solar_plugins.upscaling.base_model import find_base
+from solar_plugins.upscaling.checkpoint import write_checkpoint
+
+SOLAR = {"init": {"strategy": "dus", "drop_layers": 2}}
+DUS = InitArgs(strategy="dus", drop_layers=2)
+
+
+def write(path, **recipe):
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def test_a_recipe_gives_base_revision_and_sequence_length(base, tmp_path):
+    path = write(tmp_path / "r.yml", base_model=str(base), solar=SOLAR, sequence_len=64, revision_of_model="v1")
+    report = plan_for_recipe(path)
+    assert (report.base, report.revision, report.sequence_tokens, len(report.plan)) == (str(base), "v1", 64, 12)
+    path = write(tmp_path / "r.yml", base_model=str(base), solar=SOLAR)
+    assert plan_for_recipe(path).sequence_tokens == DEFAULT_SEQUENCE_TOKENS
+
+
+def test_sizes_before_and_after(base):
+    report = plan_for_base(str(base), None, DUS)
+    assert report.size.parameters - report.base_size.parameters == 4 * report.size.layer_parameters
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"base_model": "x"}, "r.yml: has no `solar:` block"),
+        ({"solar": {"init": {"strategy": "dus"}}}, "base_model: None; expected the model"),
+        ({"solar": {"init": {"strategy": "dus"}}, "base_model": ["x"]}, r"base_model: \['x'\]; expected the model"),
+    ],
+)
+def test_recipes_that_cannot_be_planned(tmp_path, recipe, message):
+    with pytest.raises(ArgsError, match=message):
+        plan_for_recipe(write(tmp_path / "r.yml", **recipe))
+
+
+def test_a_damaged_base_is_refused_before_training(base):
+    (base / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        plan_for_base(str(base), None, DUS)
+
+
+def test_the_text_marks_every_seam(base):
+    text = as_text(plan_for_base(str(base), None, InitArgs(strategy="slices", slices="0:4,2:6,4:8")))
+    assert text.count("seam:") == 2
+    assert "2 B" not in text.splitlines()[2]
+
+
+@pytest.fixture
+def grown(base, tmp_path):
+    """`base` with 8 layers, grown to 12 by the plan of `SOLAR`."""
+    write_checkpoint(find_base(str(base)), DUS.plan_for(8), tmp_path / "grown")
+    return tmp_path / "grown"
+
+
+@pytest.mark.parametrize("name", ["", "config.json"])
+def test_a_base_that_the_recipes_own_plan_made_is_reported_as_it_is(base, grown, tmp_path, name):
+    """As the plugin uses it: the same sizes and memory as what the recipe makes of the plain base."""
+    before = plan_for_recipe(write(tmp_path / "r.yml", base_model=str(base), solar=SOLAR))
+    after = plan_for_recipe(write(tmp_path / "r.yml", base_model=str(grown / name), solar=SOLAR))
+    assert after.already_grown
+    assert not before.already_grown
+    assert (after.plan, after.size, after.base_size) == (before.plan, before.size, before.base_size)
+    assert as_json(after) == as_json(before) | {"base": str(grown / name), "already_grown": True}
+    first, second, *rest = as_text(after).splitlines()
+    assert first.endswith("8 -> 12 layers by dus")
+    assert second == "up-scaled   by this plan already; used as it is, with its 12 layers, NOT up-scaled again"
+    assert rest == as_text(before).splitlines()[1:]
+
+
+def test_the_size_of_a_grown_models_base_is_left_out_where_it_is_not_known(tiny_model, tmp_path):
+    write_checkpoint(find_base(str(tiny_model(tmp_path / "b", "qwen2"))), DUS.plan_for(8), tmp_path / "grown")
+    report = plan_for_recipe(write(tmp_path / "r.yml", base_model=str(tmp_path / "grown"), solar=SOLAR))
+    assert as_json(report)["base_parameters"] is None
+    tensors = find_base(str(tmp_path / "grown")).tensors.values()
+    assert f"parameters  {sum(prod(tensor.shape) for tensor in tensors):,}" in as_text(report).splitlines()
+
+
+def test_a_base_that_another_plan_made_is_refused_as_in_training(grown, tmp_path):
+    other = {"init": {"strategy": "dus", "drop_layers": 1}}
+    with pytest.raises(ArgsError, match=r"was up-scaled already .8 -> 12 layers.*solar.init asks for another plan"):
+        plan_for_recipe(write(tmp_path / "r.yml", base_model=str(grown), solar=other))
+
+
+def test_to_grow_a_grown_base_once_more_is_told(base, grown):
+    report = plan_for_base(str(grown), None, DUS)
+    assert (len(report.plan), report.already_grown) == (20, False)
+    line = "up-scaled   already before, as its config.json says; this plan up-scales it once more"
+    assert as_text(report).splitlines()[1] == line
+    assert line not in as_text(plan_for_base(str(base), None, DUS))

@@ -1,0 +1,221 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from solar_plugins.errors import ArgsError, CheckpointError, PluginError
+from solar_plugins.plugins.recipe_packs import read_recipe, recipe_directory
+from solar_plugins.report.stages import Stage, check_tokenizer, find_stages
+from solar_plugins.report.training_log import LogPoint
+from solar_plugins.upscaling.layer_plan import LayerPlan
+
+PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
+
+
+def found(chain, plan=PLAN):
+    recipe, *later = chain
+    return find_stages(recipe, read_recipe(recipe), plan, later)
+
+
+def change(path, **keys):
+    recipe = yaml.safe_load(path.read_text()) | keys
+    path.write_text(yaml.safe_dump(recipe))
+
+
+def test_one_recipe_is_one_stage_that_is_called_trained(trained_recipe, tmp_path):
+    [stage] = found([trained_recipe])
+
+    assert (stage.name, stage.directory, stage.recipe_path) == ("trained", tmp_path / "trained", trained_recipe)
+    assert stage.log.last_step == 2
+
+
+def test_stages_are_called_as_their_recipes_and_folders(trained_chain, tmp_path):
+    stages = found(trained_chain)
+
+    assert [stage.name for stage in stages] == ["recipe", "sft", "dpo", "mean"]
+    assert [stage.directory.name for stage in stages] == ["trained", "sft", "dpo", "mean"]
+    assert stages[1].recipe_text == (tmp_path / "solar_sft.yml").read_text()
+    assert stages[1].log is None
+    assert stages[2].log.margins.held_out == (LogPoint(2, 0.01),)
+    assert (stages[3].recipe_path, stages[3].recipe, stages[3].log) == (None, None, None)
+
+
+def test_an_adapter_is_taken_from_the_folder_of_its_merge(trained_chain, tmp_path):
+    (tmp_path / "sft" / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"solar_sft.yml: output_dir: (.|\n)*axolotl merge-lora .*solar_sft.yml"):
+        found(trained_chain[:2])
+    shutil.copytree(tmp_path / "dpo", tmp_path / "sft" / "merged")
+
+    assert found(trained_chain[:2])[1].directory == tmp_path / "sft" / "merged"
+
+
+def test_a_folder_may_be_given_with_a_point(trained_chain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "mean")
+
+    assert found([trained_chain[0], Path(".")])[1].name == "mean"
+
+
+def test_named_settings_say_the_method(trained_chain):
+    dpo = found(trained_chain)[2]
+
+    assert "rl" not in read_recipe(trained_chain[2])
+    assert (dpo.method, dpo.starts_at_ln_2) == ("dpo", True)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "starts"),
+    [
+        ({"rl": "dpo"}, True),
+        ({"rl": "dpo", "dpo_loss_type": ["sigmoid"]}, True),
+        ({"rl": "dpo", "dpo_loss_type": ["ipo"]}, False),
+        ({"rl": "dpo", "dpo_loss_type": ["sigmoid", "sft"]}, False),
+        ({"rl": "dpo", "dpo_use_weighting": True}, False),
+        ({"rl": "dpo", "dpo_loss_type": ["sigmoid"], "dpo_loss_weights": [0.5]}, False),
+        ({"rl": "dpo", "lora_model_dir": "runs/dpo"}, False),
+        ({"rl": "ipo"}, False),
+        ({"rl": "orpo"}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_the_first_loss_is_known_of_dpo_alone(recipe, starts):
+    assert Stage("x", Path("x"), recipe=recipe).starts_at_ln_2 is starts
+
+
+@pytest.mark.parametrize(
+    ("recipe", "uses"),
+    [
+        ({"datasets": [{"type": "completion"}, {"type": "solar_plugins.alpaca"}]}, True),
+        ({"chat_template": "chatml", "datasets": [{"type": "chat_template"}]}, True),
+        ({"datasets": [{"type": "chat_template"}]}, True),  # The tokenizer's own, which is Axolotl's default.
+        ({"datasets": [{"type": "completion"}]}, False),
+        ({"datasets": [{"path": "x"}]}, False),
+        ({"datasets": "x"}, False),
+        (None, False),
+    ],
+)
+def test_whether_a_stage_trains_on_a_chat_format(recipe, uses):
+    assert Stage("x", Path("x"), recipe=recipe).uses_chat_format is uses
+
+
+def test_a_stage_that_was_not_trained_is_named(trained_chain, tmp_path):
+    shutil.rmtree(tmp_path / "dpo")
+
+    with pytest.raises(CheckpointError, match=r"solar_dpo.yml: output_dir: .*dpo holds no trained model(.|\n)*train "):
+        found(trained_chain)
+
+
+def test_a_recipe_for_mergekit_is_told_to_be_a_folder(trained_recipe):
+    merge = recipe_directory() / "smollm2" / "mergekit" / "solar_average.yml"
+
+    with pytest.raises(ArgsError, match=r"solar_average.yml: a recipe for mergekit.*give the folder"):
+        found([trained_recipe, merge])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent", "absent: neither a recipe nor a folder"),
+        ("absent.yml", r"absent.yml: the recipe cannot be read \(No such file"),
+        ("empty", "empty: holds no model"),
+        ("adapter", r"adapter: a LoRA adapter.*merge it"),
+    ],
+)
+def test_what_is_no_stage(trained_recipe, tmp_path, name, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").touch()
+
+    with pytest.raises((ArgsError, CheckpointError), match=message):
+        found([trained_recipe, tmp_path / name])
+
+
+def test_a_model_of_another_plan_is_no_stage(trained_chain, base_directory):
+    with pytest.raises(
+        CheckpointError, match=r"tiny-base holds a model of 4 layers, but .*recipe.yml, the first stage"
+    ):
+        found([*trained_chain, base_directory])
+
+
+def test_the_recipe_itself_may_have_changed(trained_recipe):
+    other = LayerPlan.from_sources(4, [0, 1, 0, 1, 2, 3])
+
+    with pytest.raises(
+        CheckpointError, match=r"output_dir: .* but this recipe's plan is .*it comes from another recipe"
+    ):
+        found([trained_recipe], other)
+
+
+def test_equal_names_are_refused(trained_chain, tmp_path):
+    with pytest.raises(ArgsError, match=r"solar_sft.yml: would be called 'sft' in the report, as .*solar_sft.yml is"):
+        found([*trained_chain, trained_chain[1]])
+    (tmp_path / "mean").rename(tmp_path / "base")
+    with pytest.raises(ArgsError, match=r"base: would be called 'base' in the report, as the report itself is"):
+        found([trained_chain[0], tmp_path / "base"])
+
+
+def test_a_model_is_not_taken_for_that_of_two_stages(trained_chain, tmp_path):
+    change(trained_chain[2], output_dir=str(tmp_path / "sft"))
+    with pytest.raises(ArgsError, match=r"solar_dpo.yml: its model is in .*sft, as that of .*solar_sft.yml is"):
+        found(trained_chain)
+    with pytest.raises(ArgsError, match=r"merged: its model is in .*merged, as that of .*solar_sft.yml is"):
+        found([*trained_chain[:2], merged_in(tmp_path / "sft")])
+
+
+def merged_in(directory):
+    """The folder of a merged adapter, which is what the report measures of its recipe."""
+    (directory / "adapter_config.json").touch()
+    shutil.copytree(directory, directory / "merged")
+    (directory / "merged" / "adapter_config.json").unlink()
+    return directory / "merged"
+
+
+def test_a_stage_began_with_the_one_that_its_recipe_names(trained_chain, tmp_path):
+    assert [stage.began_with for stage in found(trained_chain)] == [None] * 4
+    change(trained_chain[1], base_model=str(tmp_path / "trained"))
+    change(trained_chain[2], base_model=str(tmp_path / "mean" / ".." / "trained"))
+
+    assert [stage.began_with for stage in found(trained_chain)] == [None, "recipe", "recipe", None]
+
+
+@pytest.mark.parametrize(
+    ("solar", "error", "message"),
+    [
+        ({"dpo": "unheard_of"}, PluginError, r"solar_dpo.yml: solar.dpo: 'unheard_of' is not a registered"),
+        ({"dpo": "sdpo", "beta": 1}, ArgsError, r"solar_dpo.yml: solar.beta: unknown key"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_named(trained_chain, solar, error, message):
+    change(trained_chain[2], solar=solar)
+
+    with pytest.raises(error, match=message):
+        found(trained_chain)
+
+
+STAGE = Stage("sft", Path("runs/sft"))
+
+
+def read(tokenizer):
+    return [tokenizer("Once upon a time a wolf came by.", add_special_tokens=False)["input_ids"]]
+
+
+def test_the_same_tokenizer_with_more_tokens_will_do(tokenizer, own_tokenizer):
+    own_tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+
+    check_tokenizer(STAGE, tokenizer, own_tokenizer, read)
+    with pytest.raises(
+        CheckpointError, match=r"runs/sft: .* stage sft is another .*'\[PAD\]' is token none in it and 320"
+    ):
+        check_tokenizer(STAGE, own_tokenizer, tokenizer, read)
+
+
+def test_a_tokenizer_that_cuts_words_otherwise_is_refused(tokenizer, own_tokenizer):
+    from tokenizers import pre_tokenizers
+
+    own_tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=True)]
+    )
+
+    with pytest.raises(CheckpointError, match="reads the held-out text as other tokens"):
+        check_tokenizer(STAGE, tokenizer, own_tokenizer, read)

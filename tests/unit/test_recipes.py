@@ -1,0 +1,271 @@
+"""Every recipe in the tree: its head comment, and each of its keys against the schema of the tool that reads it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from solar_plugins.axolotl_adapter.recipe_checks import check_recipe
+from solar_plugins.data.mixture_args import read_mixture
+from solar_plugins.errors import ArgsError
+from solar_plugins.memory.memory_report import memory_of_recipe
+from solar_plugins.plugins.recipe_packs import base_of, read_recipe, recipe_directory, recipe_files
+
+RECIPES = sorted(recipe_directory().rglob("*.yml"))
+HEAD_FIELDS = ("needs", "time", "before", "run", "after", "paper", "ours")
+
+
+def name(path):
+    return str(path.relative_to(recipe_directory()))
+
+
+def is_merge(path):
+    return "mergekit" in path.parts
+
+
+def is_training(path):
+    return not {"mergekit", "eval", "mixtures"} & set(path.relative_to(recipe_directory()).parts)
+
+
+def is_mixture(path):
+    return "mixtures" in path.parts
+
+
+def head_of(path):
+    lines = path.read_text().split("\n")
+    return [line[1:].strip() for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
+
+
+@pytest.fixture
+def mistral_config(tmp_path, monkeypatch):
+    """A folder with the config.json of mistralai/Mistral-7B-v0.1, as far as it says something of sizes."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    config = {
+        "model_type": "mistral",
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "torch_dtype": "bfloat16",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+training_recipes = pytest.mark.parametrize("path", [path for path in RECIPES if is_training(path)], ids=name)
+
+
+def test_all_recipes_are_found():
+    assert list(recipe_files(recipe_directory())) == RECIPES
+    assert {name(path) for path in RECIPES} >= {"solar_dus.yml", "mergekit/solar_dus.yml", "smollm2/solar_dus.yml"}
+    assert not list(recipe_directory().rglob("*.yaml")), "recipes end in .yml"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_it_stands_in_the_table(path):
+    table = (recipe_directory() / "README.md").read_text()
+    assert f"`{name(path)}`" in table or name(path).startswith("smollm2/")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_head_comment(path):
+    head = head_of(path)
+    assert len(head[0]) > 20
+    assert head[0].endswith(".")
+    for field in HEAD_FIELDS:
+        assert any(line.startswith(f"{field}:") for line in head), f"{name(path)} does not say {field}:"
+    command = next(line for line in head if line.startswith("run:"))
+    assert f"recipes/{name(path)}" in command, "the command runs this very file"
+
+
+@training_recipes
+def test_axolotl_accepts_it_and_drops_none_of_its_keys(path, monkeypatch):
+    """Axolotl's own schema with our plugin's; a key that is missing afterwards would have been ignored in silence."""
+    from axolotl.integrations.base import PluginManager
+    from axolotl.utils.config import validate_config
+    from axolotl.utils.dict import DictDefault
+
+    PluginManager.get_instance().register("solar_plugins.SolarPlugin")
+    recipe = yaml.safe_load(path.read_text())
+    check_recipe(recipe, (recipe.get("solar") or {}).get("dpo"))  # as our plugin does before the schema
+    gpu = {"bf16": True, "fp8": False, "tf32": True, "n_gpu": 8, "compute_capability": "sm_90"}
+    validated = validate_config(DictDefault(recipe), capabilities=gpu, env_capabilities={"torch_version": "2.14.1"})
+    assert dropped_keys(recipe, validated.to_dict()) == []
+
+
+def dropped_keys(before, after, where=""):
+    """Keys of a nested recipe that validation lost."""
+    if isinstance(before, dict):
+        lost = [f"{where}{key}" for key in before if not isinstance(after, dict) or key not in after]
+        kept = [key for key in before if isinstance(after, dict) and key in after]
+        return lost + [key for k in kept for key in dropped_keys(before[k], after[k], f"{where}{k}.")]
+    if isinstance(before, list) and isinstance(after, list):
+        return [
+            key
+            for i, (a, b) in enumerate(zip(before, after, strict=True))
+            for key in dropped_keys(a, b, f"{where}{i}.")
+        ]
+    return []
+
+
+def test_a_key_that_axolotl_drops_would_be_seen():
+    from axolotl.utils.config import validate_config
+    from axolotl.utils.dict import DictDefault
+
+    recipe = yaml.safe_load((recipe_directory() / "solar_dus.yml").read_text())
+    recipe["learning_rte"] = 1
+    recipe["pretraining_dataset"][0]["text_colum"] = "abc"
+    validated = validate_config(DictDefault(recipe))
+    assert dropped_keys(recipe, validated.to_dict()) == ["learning_rte", "pretraining_dataset.0.text_colum"]
+
+
+@training_recipes
+def test_what_every_training_recipe_says(path):
+    recipe = read_recipe(path)
+    assert "solar_plugins.SolarPlugin" in recipe["plugins"]
+    assert isinstance(recipe["seed"], int), "Axolotl has no default seed"
+    assert recipe["dataset_prepared_path"], "the shared cache of prepared data ignores what it depends on"
+    assert not recipe.get("trust_remote_code")
+    text = path.read_text()
+    banners = re.findall(r"^# --- (.*)$", text, re.MULTILINE)
+    assert banners == ["model", "data", "training", "hardware", "output"]
+    assert not re.search(r"^\w+:\s*$(?!\n[ -])", text, re.MULTILINE), "no empty keys"
+
+
+@training_recipes
+def test_the_global_batch_in_the_head_is_the_one_that_runs(path):
+    head = "\n".join(head_of(path))
+    match = re.search(r"global_batch: (\d+) sequences x (\d+) tokens", head)
+    recipe = read_recipe(path)
+    gpus = re.search(r"needs:\s+(\d+) x", head)
+    devices = int(gpus[1]) if gpus else 1
+    assert int(match[1]) == devices * recipe["micro_batch_size"] * recipe["gradient_accumulation_steps"]
+    assert int(match[2]) == recipe["sequence_len"]
+
+
+@training_recipes
+def test_files_that_it_names_are_shipped(path):
+    deepspeed = read_recipe(path).get("deepspeed")
+    if deepspeed:
+        assert (recipe_directory().parent / deepspeed).is_file()
+
+
+GPU_RECIPES = [path for path in RECIPES if is_training(path) and path.parent == recipe_directory()]
+
+
+@pytest.mark.parametrize("path", GPU_RECIPES, ids=name)
+def test_the_memory_in_the_head_is_the_estimate_and_fits(path, mistral_config):
+    """A rounded sum of parts, each of which `tests/unit/memory` holds; no GPU was at hand to measure."""
+    report = memory_of_recipe(path, str(mistral_config), gpus=None, gpu_gigabytes=None)
+    said = re.search(r"^needs: +\d+ x \d+ GB GPU \(.*?(\d+) GB of (each|it)\b", "\n".join(head_of(path)), re.MULTILINE)
+    assert said, "the head says how much of each GPU is used"
+    assert round(report.peak_bytes / 1e9) == int(said[1])
+    assert report.devices.gpus_from == "the recipe's head"
+    assert report.verdict == "fits"
+
+
+@training_recipes
+def test_a_packed_stream_is_tokenized_in_one_process(path):
+    """Else the first batch fails with Axolotl 0.21: "daemonic processes are not allowed to have children"."""
+    recipe = read_recipe(path)
+    if recipe.get("streaming") and recipe.get("sample_packing"):
+        assert recipe["dataset_num_proc"] == 1
+
+
+@pytest.mark.slow
+def test_why_the_fsdp2_recipe_rounds_stochastically():
+    """Axolotl 0.21 gives FSDP2 bf16 weights alone. 100 equal steps of 2e-5: where plain AdamW and torchao's arrive."""
+    import torch
+    from torchao.optim import AdamW8bit
+
+    recipe = read_recipe(recipe_directory() / "solar_dus_fsdp2.yml")
+    assert (recipe["optimizer"], recipe["optim_args"]) == ("adamw_torch_8bit", {"bf16_stochastic_round": True})
+    torch.manual_seed(0)
+    start = (torch.randn(512, 512) * 0.02).bfloat16()
+
+    def share_of_the_way(optimizer_class, **options):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer = optimizer_class([weight], lr=recipe["learning_rate"], weight_decay=0.0, **options)
+        for _ in range(100):
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+        return (start.float() - weight.detach().float()).mean().item() / (100 * recipe["learning_rate"])
+
+    assert share_of_the_way(torch.optim.AdamW) == pytest.approx(0.31, abs=0.01)
+    assert share_of_the_way(AdamW8bit, bf16_stochastic_round=True) == pytest.approx(1.0, abs=0.01)
+
+
+evaluations = [path for path in RECIPES if "eval" in path.relative_to(recipe_directory()).parts]
+
+
+@pytest.mark.parametrize("path", evaluations, ids=name)
+def test_the_lm_eval_plugin_knows_every_key_of_an_evaluation(path):
+    """``axolotl lm-eval`` reads the file without a schema: a misspelt key would be ignored."""
+    from axolotl.integrations.lm_eval.args import LMEvalArgs
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    recipe = read_recipe(path)
+    assert recipe["plugins"] == ["axolotl.integrations.lm_eval.LMEvalPlugin"]
+    assert not recipe.keys() - LMEvalArgs.model_fields.keys() - AxolotlInputConfig.model_fields.keys()
+    LMEvalArgs.model_validate(recipe, extra="ignore")
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if is_merge(path)], ids=name)
+def test_mergekit_accepts_it_and_drops_none_of_its_keys(path):
+    from mergekit.config import MergeConfiguration
+
+    merge = yaml.safe_load(path.read_text())
+    validated = MergeConfiguration.model_validate(merge).model_dump(exclude_none=True)
+    assert dropped_keys(merge, validated) == []
+
+
+mixture_recipes = pytest.mark.parametrize("path", [path for path in RECIPES if is_mixture(path)], ids=name)
+
+
+@mixture_recipes
+def test_a_mixture_is_checked_and_makes_the_files_that_the_next_recipe_reads(path):
+    mixture = read_mixture(path)
+    recipe = read_recipe(
+        recipe_directory() / re.search(r"^# after: +recipes/(\S+?\.yml)", path.read_text(), re.MULTILINE)[1]
+    )
+    assert [data["path"] for data in recipe["datasets"]] == [f"{mixture.output}/{name}.jsonl" for name in mixture.sets]
+    kinds = re.findall(r"^  (\w+):  # type: (\S+)$", path.read_text(), re.MULTILINE)
+    assert kinds == [(Path(data["path"]).stem, data["type"]) for data in recipe["datasets"]]
+
+
+def test_the_caps_of_the_paper():
+    """arXiv:2312.15166, table 1; its 20.1K rows of maths pairs are not public."""
+    mixtures = {path.stem: read_mixture(path) for path in RECIPES if is_mixture(path)}
+    assert {name: [one.rows for one in mixture.sets.values()] for name, mixture in mixtures.items()} == {
+        "solar_sft": [52_000, 100_000, 52_000],
+        "solar_sft_v4": [52_000, 52_000],
+        "solar_dpo": [12_900, 60_800],
+    }
+    assert "rows: 20100" in (recipe_directory() / "mixtures/solar_dpo.yml").read_text()
+    assert len({str(mixture.decontaminate) for mixture in mixtures.values()}) == 1
+    assert mixtures["solar_sft_v4"].sets.items() <= mixtures["solar_sft"].sets.items(), "v4 has the same rows as v3"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- a\n", "holds a list, expected a recipe"),
+        ("a: [\n", "not valid YAML"),
+        ("", "holds a NoneType"),
+        ("d: 2023-13-01\n", "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path, content, message):
+    (tmp_path / "r.yml").write_text(content)
+    with pytest.raises(ArgsError, match=message):
+        read_recipe(tmp_path / "r.yml")
+
+
+def test_base_of_reads_either_key_of_the_revision():
+    assert base_of({"base_model": "b", "revision_of_model": "main"}) == ("b", "main")
+    assert base_of({"base_model": "b", "model_revision": "abc"}) == ("b", "abc")
+    assert base_of({"base_model": "b"}) == ("b", None)

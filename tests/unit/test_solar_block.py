@@ -1,0 +1,145 @@
+import pytest
+from pydantic import Field
+
+from solar_plugins.errors import ArgsError, PluginError
+from solar_plugins.plugins import manager as registry
+from solar_plugins.plugins.hookspecs import hookimpl
+from solar_plugins.solar_block import InitArgs, SolarPluginArgs, expand_overrides, parse_solar_block
+from solar_plugins.upscaling.strategies import InitStrategy, StrategyArgs
+
+GOOD = {"init": {"strategy": "dus", "drop_layers": 8}}
+
+
+def plan(block, num_layers=32):
+    return parse_solar_block({"solar": block}).init.plan_for(num_layers)
+
+
+def test_a_good_block():
+    solar = parse_solar_block({"base_model": "x", "solar": GOOD | {"cache_dir": "cache"}})
+    assert solar.cache_dir == "cache"
+    assert str(solar.init.plan_for(32)) == "32 -> 48 layers: [0..23] + [8..31]"
+
+
+def test_no_block():
+    assert parse_solar_block({"base_model": "x"}) is None
+
+
+def test_the_block_survives_axolotls_own_validation():
+    """Axolotl validates what `register` left, and dumps it without None."""
+    solar = parse_solar_block({"solar": GOOD})
+    dumped = solar.model_dump(exclude_none=True)
+    assert SolarPluginArgs.model_validate({"solar": dumped}).solar == solar
+    assert dumped == GOOD
+
+
+def test_a_block_that_does_not_up_scale():
+    solar = parse_solar_block({"solar": {"dpo": "sdpo", "data": {"bad_rows": "stop"}}})
+    assert solar.init_args is None
+    assert (solar.dpo, solar.data.bad_rows, solar.data.max_bad_share) == ("sdpo", "stop", 0.02)
+    assert SolarPluginArgs.model_validate({"solar": solar.model_dump(exclude_none=True)}).solar == solar
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (None, "solar: None is no block; expected for example"),
+        ("dus", "solar: 'dus' is no block"),
+        ({}, "solar: {} is not allowed; it should have one of the keys init, dpo, data"),
+        (
+            {"cache_dir": "x"},
+            "solar: {'cache_dir': 'x'} is not allowed; it should have one of the keys init, dpo, data",
+        ),
+        ({"int": {}}, "solar.int: unknown key; did you mean init?"),
+        ({"dpo": "zephyr_2023_11"}, "solar.init: missing; the recipe does not up-scale its base"),
+        ({"dpo": ""}, "solar.dpo: '' is not allowed; String should have at least 1 character"),
+        ({"dpo": {"config": "x"}}, "solar.dpo: {'config': 'x'} is not allowed; it should be a valid string"),
+        ({"data": {"bad_row": "drop"}}, "solar.data.bad_row: unknown key"),
+        ({"data": {"bad_rows": "keep"}}, "solar.data.bad_rows: 'keep' is not allowed; it should be 'drop' or 'stop'"),
+        ({"data": {"max_bad_share": 2}}, "solar.data.max_bad_share: 2 is not allowed; it should be less than or equal"),
+        (GOOD | {"cache": "x"}, "solar.cache: unknown key; did you mean cache_dir?"),
+        (GOOD | {"cache_dir": ""}, "solar.cache_dir: '' is not allowed; String should have at least 1 character"),
+        (
+            {"init": {}},
+            "solar.init.strategy: missing; one of block_expansion, dus, interleave, repeat_block,",
+        ),
+        ({"init": 3}, "solar.init: 3 is not allowed; it should be a valid dictionary"),
+        (
+            {"init": {"strategy": "dus", "drop_layer": 8}},
+            "solar.init.drop_layer: unknown key; did you mean drop_layers?",
+        ),
+        ({"init": {"strategy": "dus", "zzz": 8}}, "solar.init.zzz: unknown key; known: drop_layers, target_layers"),
+        ({"init": {"strategy": "dus", "drop_layers": "eight"}}, "solar.init.drop_layers: 'eight' is not allowed"),
+        (
+            {"init": {"strategy": "dus", "drop_layers": True}},
+            "solar.init.drop_layers: True is not allowed; expected a number",
+        ),
+        ({"init": {"strategy": "dus", "drop_layers": 8.5}}, "solar.init.drop_layers: 8.5 is not allowed"),
+        ({"init": {"strategy": "dus", "drop_layers": 40}}, "solar.init.drop_layers: 40 is impossible for a base of 32"),
+        ({"init": {"strategy": "dus", "target_layers": 47}}, "solar.init.target_layers: 47 is odd"),
+        ({"init": {"strategy": "slices"}}, "solar.init.slices: missing"),
+        ({"init": {"strategy": "slices", "slices": [[0, 24, 3]]}}, "solar.init.slices.0: [0, 24, 3] is not allowed"),
+        ({"init": {"strategy": "slices", "slices": "0-24"}}, "expected half-open ranges such as 0:24,8:32"),
+        (
+            {"init": {"strategy": "slices", "slices": [[0, 33]]}},
+            "solar.init.slices: [0, 33] is no range of a base of 32",
+        ),
+    ],
+)
+def test_bad_blocks_are_named_by_the_key_that_the_user_wrote(block, message):
+    with pytest.raises(ArgsError) as error:
+        plan(block)
+    assert str(error.value).startswith(message) or message in str(error.value)
+    assert "pydantic" not in str(error.value)
+
+
+def test_an_unknown_strategy_lists_the_known_ones():
+    known = "block_expansion, dus, interleave, repeat_block, slices, stack"
+    with pytest.raises(PluginError, match=f"solar.init.strategy: 'dsu' is not a registered strategy; known: {known}"):
+        plan({"init": {"strategy": "dsu"}})
+
+
+@pytest.mark.parametrize("key", ["sloar", "Solar", "solar_init", "solr"])
+def test_a_misspelt_block_is_refused_where_the_recipe_lists_the_plugin(key):
+    with pytest.raises(ArgsError, match=f"{key}: unknown key, which Axolotl would drop in silence"):
+        parse_solar_block({"plugins": ["solar_plugins.SolarPlugin"], key: GOOD})
+    assert parse_solar_block({key: GOOD}) is None, "a recipe of another plugin is not ours to judge"
+
+
+def test_a_sweep_over_one_key_of_the_block_is_refused():
+    """Axolotl writes a sweep's key to the top of the recipe and drops it; every run would train the same model."""
+    with pytest.raises(ArgsError, match="solar__init__drop_layers: this spelling is for a command line only"):
+        parse_solar_block({"solar": GOOD, "solar__init__drop_layers": 2})
+
+
+def test_command_line_overrides_of_axolotl_are_put_in_place():
+    """axolotl/cli/config.py splits `--solar__init__drop_layers` at the first double underscore only."""
+    block = GOOD | {"init__drop_layers": 6, "cache_dir": "x"}
+    assert expand_overrides(block) == {"init": {"strategy": "dus", "drop_layers": 6}, "cache_dir": "x"}
+    assert GOOD == {"init": {"strategy": "dus", "drop_layers": 8}}
+    assert len(plan({"init__strategy": "slices", "init__slices": "0:24,8:32"})) == 48
+
+
+class NoArgs(StrategyArgs):
+    size: int = Field(1)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda num_layers, args: [0, 1], r"'third' returned \[0, 1\], expected a LayerPlan for 4 base layers"),
+        (lambda num_layers, args: 1 // 0, "'third' failed on 4 layers with ZeroDivisionError"),
+    ],
+)
+def test_a_broken_strategy_of_a_third_party_is_named(function, message):
+    class Plugin:
+        @hookimpl
+        def register_init_strategies(self):
+            return [InitStrategy("third", NoArgs, function, summary="")]
+
+    plugin = Plugin()
+    registry.loaded_plugins().manager.register(plugin)
+    try:
+        with pytest.raises(PluginError, match=message):
+            InitArgs(strategy="third").plan_for(4)
+    finally:
+        registry.loaded_plugins().manager.unregister(plugin)

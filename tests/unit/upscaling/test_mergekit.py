@@ -1,0 +1,58 @@
+import pytest
+import yaml
+
+from solar_plugins.errors import CheckpointError
+from solar_plugins.plugins.recipe_packs import recipe_directory
+from solar_plugins.upscaling.architectures.table import ARCHITECTURES
+from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+from solar_plugins.upscaling.mergekit import MERGEKIT_TYPES, passthrough_merge
+
+MISTRAL = {"model_type": "mistral", "torch_dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("path", "base_model", "num_layers", "drop"),
+    [
+        ("mergekit/solar_dus.yml", "mistralai/Mistral-7B-v0.1", 32, 8),
+        ("smollm2/mergekit/solar_dus.yml", "runs/smollm2/SmolLM2-135M", 30, 6),
+    ],
+)
+def test_the_shipped_merges_are_what_the_plan_gives(path, base_model, num_layers, drop):
+    plan = LayerPlan.from_sources(num_layers, [*range(num_layers - drop), *range(drop, num_layers)])
+    shipped = yaml.safe_load((recipe_directory() / path).read_text())
+    assert shipped == passthrough_merge(base_model, MISTRAL, plan)
+
+
+def test_identity_layers_scale_what_writes_to_the_residual_stream():
+    plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity")))
+    assert passthrough_merge("b", MISTRAL, plan)["slices"][1] == {
+        "sources": [
+            {
+                "model": "b",
+                "layer_range": [1, 2],
+                "parameters": {
+                    "scale": [{"filter": "o_proj", "value": 0.0}, {"filter": "down_proj", "value": 0.0}, {"value": 1.0}]
+                },
+            }
+        ]
+    }
+
+
+def test_a_filter_that_two_modules_share_stands_there_once():
+    """GPT-2's are attn.c_proj and mlp.c_proj; mergekit takes the first filter that is a part of the tensor's name."""
+    plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity")))
+    config = {"model_type": "gpt2", "dtype": "float32"}
+    (source,) = passthrough_merge("b", config, plan)["slices"][1]["sources"]
+    assert source["parameters"]["scale"] == [{"filter": "c_proj", "value": 0.0}, {"value": 1.0}]
+
+
+UNTESTED = sorted(name for name in MERGEKIT_TYPES if not ARCHITECTURES[name].residual_writers)
+
+
+@pytest.mark.parametrize("model_type", UNTESTED)
+def test_identity_layers_are_never_exported_as_plain_copies(model_type):
+    """Of these types nobody tested which modules write to the residual stream."""
+    config = {"model_type": model_type, "dtype": "bfloat16"}
+    passthrough_merge("b", config, LayerPlan.from_sources(2, [0, 1, 1]))
+    with pytest.raises(CheckpointError, match=f"identity layers are not tested for model_type '{model_type}'"):
+        passthrough_merge("b", config, LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity"))))
