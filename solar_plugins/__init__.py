@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from solar_plugins.plugins.hookspecs import hookimpl
+from solar_plugins.plugins.markers import hookimpl
 
 __all__ = ["SolarPlugin", "__version__", "hookimpl"]
 __version__ = "0.1.0"

@@ -11,10 +11,10 @@ import click
 
 from solar_plugins import __version__
 from solar_plugins.errors import ArgsError, SolarError
-from solar_plugins.plugins.manager import init_strategies, recipe_packs
-from solar_plugins.plugins.recipe_packs import copy_recipes, recipe_files, recipe_summary
+from solar_plugins.plugins.recipe_packs import copy_recipes, recipe_files, recipe_packs, recipe_summary
 from solar_plugins.report.plan_report import PlanReport, as_json, as_text, plan_for_base, plan_for_recipe
 from solar_plugins.solar_block import InitArgs
+from solar_plugins.upscaling.strategies import init_strategies, plan_of
 
 
 class StrategyCommand(click.Command):
@@ -161,7 +161,7 @@ def upscale(
     from solar_plugins.upscaling.checkpoint import write_checkpoint
 
     found = find_base(base, revision, trust_remote_code=trust_remote_code)
-    layer_plan = _init_args(strategy, arguments).plan_for(found.num_layers, where="")
+    layer_plan = plan_of(_init_args(strategy, arguments), found.num_layers, where="")
     written = write_checkpoint(found, layer_plan, out)
     click.echo(f"{out}: {layer_plan}{'' if written else ' (was there already, whole)'}")
 

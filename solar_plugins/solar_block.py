@@ -8,9 +8,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from solar_plugins.errors import ArgsError, PlanError, PluginError
-from solar_plugins.plugins.manager import init_strategies, init_strategy
-from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.errors import ArgsError
+from solar_plugins.plugins.manager import names
 
 
 class InitArgs(BaseModel):
@@ -19,39 +18,6 @@ class InitArgs(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     strategy: str = Field(description="a registered initialisation strategy, such as dus")
-
-    def plan_for(self, num_layers: int, where: str = "solar.init.") -> LayerPlan:
-        """The plan of this strategy for a base of ``num_layers`` layers.
-
-        Args:
-            num_layers: Depth of the base.
-            where: What stands before a key in error messages.
-
-        Raises:
-            ArgsError: The strategy's arguments are unknown or impossible.
-            PluginError: The strategy is not registered, or a third party's strategy is broken.
-        """
-        try:
-            strategy = init_strategy(self.strategy)
-        except PluginError as error:
-            raise PluginError(f"{where}strategy: {error}") from None
-        try:
-            plan = strategy.plan(num_layers, strategy.args.model_validate(self.model_extra or {}))
-        except ValidationError as error:
-            raise ArgsError(render(error, where, strategy.args.model_fields)) from None
-        except PlanError as error:
-            raise ArgsError(f"{where}{error}") from None
-        except Exception as error:
-            raise PluginError(
-                f"{where}strategy: {self.strategy!r} failed on {num_layers} layers with {type(error).__name__}: "
-                f"{error}; this is a fault of the package that registered it"
-            ) from error
-        if not isinstance(plan, LayerPlan) or plan.base_layers != num_layers:
-            raise PluginError(
-                f"{where}strategy: {self.strategy!r} returned {plan!r:.200}, expected a LayerPlan for {num_layers} "
-                "base layers"
-            )
-        return plan
 
 
 class DataArgs(BaseModel):
@@ -178,7 +144,7 @@ def _render_one(detail: Mapping[str, Any], where: str, known: list[str]) -> str:
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known) or 'none'}"
         return f"{path}: unknown key; {hint}"
     if detail["type"] == "missing":
-        expected = f"; one of {', '.join(sorted(init_strategies()))}" if path == "solar.init.strategy" else ""
+        expected = f"; one of {', '.join(names('register_init_strategies'))}" if path == "solar.init.strategy" else ""
         return f"{path}: missing{expected}"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should", "it should")
     return f"{path}: {detail['input']!r:.200} is not allowed; {message}"

@@ -8,7 +8,6 @@ of strategies, some of which turn an exception into a warning.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,17 +15,17 @@ from typing import Any
 
 from solar_plugins.axolotl_adapter.recipe_checks import TEMPLATE_NAME, FormattedSet, formatted_sets
 from solar_plugins.data.encoder import Encoder, make_encoder
+from solar_plugins.data.formatters import preference_formatters, sft_formatters
 from solar_plugins.data.formatters.base import Formatter
 from solar_plugins.data.prepared_datasets import prepared_set, read_set
 from solar_plugins.data.row_encoder import RowReader
 from solar_plugins.data.row_tally import RowReport
 from solar_plugins.data.template import renders_as_solar, template_text
 from solar_plugins.errors import DataError
-from solar_plugins.plugins.manager import preference_formatters, sft_formatters
+from solar_plugins.logs import logger
 from solar_plugins.solar_block import DataArgs, parse_solar_block
 
-# Axolotl shows INFO only from loggers whose name starts with "axolotl".
-LOG = logging.getLogger("axolotl.solar_plugins.formatters")
+LOG = logger("formatters")
 
 SOLAR_END_TOKEN = "</s>"
 

@@ -1,4 +1,4 @@
-"""What a launcher says to each rank of a run, and which rank speaks."""
+"""What a launcher says to each rank of a run."""
 
 from __future__ import annotations
 
@@ -34,16 +34,6 @@ def launch_of(environment: Mapping[str, str]) -> Launch | None:
     if world_size < 2 or environment.get("AXOLOTL_IS_PREPROCESS") == "1":
         return None
     return Launch(rank, world_size, address, port, environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
-
-
-def speaks_for_node() -> bool:
-    """Whether this rank says what all ranks of its node have to say."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-def may_speak_while_waiting() -> bool:
-    """Whether this rank says what it waits for: the first of its node, or the second, because the first may write."""
-    return os.environ.get("LOCAL_RANK", "0") in ("0", "1")
 
 
 def is_started_again() -> bool:

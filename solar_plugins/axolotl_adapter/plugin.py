@@ -14,16 +14,17 @@ from axolotl.utils.logging import get_logger
 
 from solar_plugins.axolotl_adapter.bindings import bind
 from solar_plugins.axolotl_adapter.datasets import use_ready_sets
-from solar_plugins.axolotl_adapter.launch import speaks_for_node
 from solar_plugins.axolotl_adapter.precision import lost_steps
 from solar_plugins.axolotl_adapter.ranks import ready_together
 from solar_plugins.axolotl_adapter.recipe_checks import check_recipe
 from solar_plugins.errors import ArgsError, CheckpointError, DataError, SolarError
+from solar_plugins.logs import speaks_for_node
 from solar_plugins.plugins.recipe_packs import REVISION_KEYS, base_of
 from solar_plugins.solar_block import SolarArgs, parse_solar_block
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.regrowth import grown_by_recipe
+from solar_plugins.upscaling.strategies import plan_of
 
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".
 LOG = get_logger("axolotl.solar_plugins.plugin")
@@ -110,7 +111,7 @@ def _upscaled_checkpoint(cfg: Mapping[str, Any], solar: SolarArgs) -> Path | Non
     base = find_base(*base_of(cfg), trust_remote_code=cfg.get("trust_remote_code") is True)
     if _is_grown_already(base, solar):
         return None
-    return ensure_checkpoint(base, solar.init.plan_for(base.num_layers), solar.cache_dir)
+    return ensure_checkpoint(base, plan_of(solar.init, base.num_layers), solar.cache_dir)
 
 
 @contextmanager
@@ -136,7 +137,7 @@ def _is_grown_already(base: BaseCheckpoint, solar: SolarArgs) -> bool:
     Raises:
         ArgsError: It was up-scaled, but by another plan: then nobody can say what the recipe means.
     """
-    plan = grown_by_recipe(base.config, base.name, solar.init.plan_for)
+    plan = grown_by_recipe(base.config, base.name, solar.init)
     if plan is None:
         return False
     LOG.warning("%s was up-scaled by this plan already (%s); used as it is, NOT up-scaled again", base.name, plan)

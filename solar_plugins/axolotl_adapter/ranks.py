@@ -9,7 +9,6 @@ wait for. No process group exists at that moment, so neither ``ddp_timeout`` nor
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import secrets
 import socket
@@ -20,17 +19,11 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
-from solar_plugins.axolotl_adapter.launch import (
-    Launch,
-    is_started_again,
-    launch_of,
-    may_speak_while_waiting,
-    speaks_for_node,
-)
+from solar_plugins.axolotl_adapter.launch import Launch, is_started_again, launch_of
 from solar_plugins.errors import LaunchError, SolarError
+from solar_plugins.logs import logger, may_speak_while_waiting, speaks_for_node
 
-# Axolotl shows INFO only from loggers whose name starts with "axolotl".
-LOG = logging.getLogger("axolotl.solar_plugins.ranks")
+LOG = logger("ranks")
 
 POLL_SECONDS = 0.2
 RANKS_PER_POLL_SECOND = 512

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from solar_plugins.data.formatters import preference_formatters, sft_formatters
 from solar_plugins.data.formatters.base import Formatter
 from solar_plugins.data.template import template_text
 from solar_plugins.errors import ArgsError, PluginError
-from solar_plugins.plugins.dpo_configs import fill_in
-from solar_plugins.plugins.manager import dpo_config, not_registered, preference_formatters, sft_formatters
+from solar_plugins.logs import logger
+from solar_plugins.plugins.dpo_configs import dpo_config, fill_in
+from solar_plugins.plugins.manager import not_registered
 
-# Axolotl shows INFO only from loggers whose name starts with "axolotl".
-LOG = logging.getLogger("axolotl.solar_plugins.formatters")
+LOG = logger("formatters")
 
 TYPE_PREFIX = "solar_plugins."
 SET_KEYS = ("datasets", "test_datasets")

@@ -8,8 +8,7 @@ from typing import Any
 
 from solar_plugins.evaluation.lm_eval_results import ModelScores, Score
 from solar_plugins.evaluation.published import EVALUATION_NOISE, PUBLISHED_MODELS, PUBLISHED_STAGES, TASKS, Task
-from solar_plugins.report.terminal import printable
-from solar_plugins.report.text_table import MARK, aligned
+from solar_plugins.text import MARK, aligned, printable
 
 MISSING = "-"
 SOURCE = "Kim et al. 2023, arXiv:2312.15166"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from solar_plugins.data.encoder import Encoded, Encoder
+from solar_plugins.data.formatters import preference_formatters
 from solar_plugins.data.formatters.base import (
     Messages,
     PreferenceFormatter,
@@ -24,7 +25,6 @@ from solar_plugins.data.formatters.preference import ultrafeedback_binarized
 from solar_plugins.data.row_files import read_blocks, require_readable
 from solar_plugins.data.template import Example, render
 from solar_plugins.errors import DataError
-from solar_plugins.plugins.manager import preference_formatters
 
 NAMED_ROWS = 3
 """How many bad rows the words name; all are counted."""

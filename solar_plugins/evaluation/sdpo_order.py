@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from solar_plugins.errors import CheckpointError, DataError
 from solar_plugins.evaluation.log_probabilities import AnswerScore, pair_scores, share_standard_error
 from solar_plugins.evaluation.preference_files import PairReader, PreferenceFile, RowCounts, drawn_rows, find_file
-from solar_plugins.report.terminal import printable
-from solar_plugins.report.text_table import aligned
+from solar_plugins.text import aligned, printable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

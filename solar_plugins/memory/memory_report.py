@@ -12,11 +12,11 @@ from solar_plugins.memory.parts import MOMENTS, Part, memory_parts, peaks
 from solar_plugins.memory.recipe_model import FoundModel, model_of
 from solar_plugins.memory.recipe_setup import Devices, devices_of, not_counted, setup_of
 from solar_plugins.memory.training_setup import SHARDING_NAMES, TrainingSetup
-from solar_plugins.plugins.dpo_configs import fill_in
-from solar_plugins.plugins.manager import dpo_config
+from solar_plugins.plugins.dpo_configs import dpo_config, fill_in
 from solar_plugins.plugins.recipe_packs import read_recipe
 from solar_plugins.solar_block import parse_solar_block
-from solar_plugins.upscaling.estimates import COUNTED_TYPES, format_bytes
+from solar_plugins.text import format_bytes
+from solar_plugins.upscaling.estimates import COUNTED_TYPES
 
 WIDTH = 100
 """Of a line of text."""

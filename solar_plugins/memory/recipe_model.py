@@ -18,6 +18,7 @@ from solar_plugins.upscaling.checkpoint import planned_shards
 from solar_plugins.upscaling.estimates import Shape, decoder_widths, shapes_from_config, shapes_from_shards
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.regrowth import grown_by_recipe
+from solar_plugins.upscaling.strategies import plan_of
 
 MAX_STAGES = 20
 
@@ -71,9 +72,9 @@ def model_of(path: Path, recipe: Mapping[str, Any], base: str | None) -> FoundMo
     stages.insert(0, base or name)
     if solar is None or not grows:
         return FoundModel(_unchanged(config, checkpoint), tuple(stages))
-    if grown_by_recipe(config, base or name, solar.init.plan_for):
+    if grown_by_recipe(config, base or name, solar.init):
         return FoundModel(_unchanged(config, checkpoint), tuple(stages), already_grown=True)
-    return FoundModel(_grown(config, checkpoint, solar.init.plan_for(base_depth(config))), tuple(stages))
+    return FoundModel(_grown(config, checkpoint, plan_of(solar.init, base_depth(config))), tuple(stages))
 
 
 def _grown(config: Mapping[str, Any], checkpoint: BaseCheckpoint | None, plan: LayerPlan) -> Model:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from solar_plugins.plugins.hookspecs import hookimpl
+from solar_plugins.plugins.manager import known, registered
+from solar_plugins.plugins.markers import hookimpl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,15 @@ def _own_value(recipe: Mapping[str, Any], key: str) -> tuple[str, Any] | None:
         if isinstance(block, Mapping) and block.get(last) is not None:
             return spelling, block[last]
     return None
+
+
+def dpo_config(name: str) -> DPOConfig:
+    """The settings for preference training called ``name``.
+
+    Raises:
+        PluginError: Nobody registered them.
+    """
+    return known(registered("register_dpo_configs", DPOConfig), name, "DPO setting")
 
 
 @hookimpl

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pluggy
+from solar_plugins.plugins.markers import hookspec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,12 +29,7 @@ if TYPE_CHECKING:
     from solar_plugins.plugins.recipe_packs import RecipePack
     from solar_plugins.upscaling.base_model import BaseCheckpoint
     from solar_plugins.upscaling.layer_plan import LayerPlan
-    from solar_plugins.upscaling.strategies import InitStrategy
-
-PROJECT_NAME = "solar_plugins"
-
-hookspec = pluggy.HookspecMarker(PROJECT_NAME)
-hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
+    from solar_plugins.upscaling.strategies.base import InitStrategy
 
 
 @hookspec
@@ -51,7 +46,7 @@ def register_init_strategies() -> list[InitStrategy[Any]]:
 
         from solar_plugins import hookimpl
         from solar_plugins.upscaling.layer_plan import LayerPlan
-        from solar_plugins.upscaling.strategies import InitStrategy, StrategyArgs
+        from solar_plugins.upscaling.strategies.base import InitStrategy, StrategyArgs
 
         class ReverseArgs(StrategyArgs):
             pass

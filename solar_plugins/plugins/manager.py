@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import pluggy
 
-from solar_plugins.data.formatters import preference, sft
-from solar_plugins.data.formatters.base import PreferenceFormatter, SFTFormatter
 from solar_plugins.errors import PluginError
-from solar_plugins.plugins import dpo_configs, hookspecs
-from solar_plugins.plugins import recipe_packs as recipes
-from solar_plugins.plugins.dpo_configs import DPOConfig
-from solar_plugins.plugins.hookspecs import PROJECT_NAME
-from solar_plugins.plugins.recipe_packs import RecipePack
-from solar_plugins.upscaling import strategies
-from solar_plugins.upscaling.strategies import InitStrategy
+from solar_plugins.logs import logger
+from solar_plugins.plugins import hookspecs
+from solar_plugins.plugins.markers import PROJECT_NAME
 
-# Axolotl shows INFO only from loggers whose name starts with "axolotl".
-LOG = logging.getLogger("axolotl.solar_plugins.registry")
+LOG = logger("plugins")
 
-BUILT_IN_PLUGINS = (strategies, sft, preference, dpo_configs, recipes)
-
-
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
+BUILT_IN_PLUGINS = (
+    "solar_plugins.upscaling.strategies",
+    "solar_plugins.data.formatters.sft",
+    "solar_plugins.data.formatters.preference",
+    "solar_plugins.plugins.dpo_configs",
+    "solar_plugins.plugins.recipe_packs",
+)
+"""By name, because they stand above this module; imported with the other plugins, on the first look-up."""
 
 
 class LoadedPlugins(NamedTuple):
@@ -46,7 +41,7 @@ def loaded_plugins() -> LoadedPlugins:
     manager = pluggy.PluginManager(PROJECT_NAME)
     manager.add_hookspecs(hookspecs)
     for module in BUILT_IN_PLUGINS:
-        manager.register(module, name=module.__name__)
+        manager.register(import_module(module), name=module)
     disabled = {name.strip() for name in os.environ.get("SOLAR_PLUGINS_DISABLE", "").split(",")}
     found = [point for point in entry_points(group=PROJECT_NAME) if _distribution(point) not in disabled]
     failures = [_load(manager, point) for point in found]
@@ -79,24 +74,34 @@ def _distribution(point: EntryPoint) -> str:
     return point.dist.name if point.dist else "unknown distribution"
 
 
-def registered[T: _Named](hook_name: str, kind: type[T]) -> dict[str, tuple[str, T]]:
-    """Everything that the registration hook ``hook_name`` collects, by name: the plugin's name and the thing.
+def registered[T](hook_name: str, kind: type[T]) -> dict[str, T]:
+    """Everything that the registration hook ``hook_name`` collects, by name.
+
+    Raises:
+        PluginError: As `owned`.
+    """
+    return {name: thing for name, (_, thing) in owned(hook_name, kind).items()}
+
+
+def owned[T](hook_name: str, kind: type[T]) -> dict[str, tuple[str, T]]:
+    """As `registered`, each thing with the name of the plugin that registered it.
 
     Raises:
         PluginError: A plugin returns something other than a list of ``kind``, or two plugins claim one name.
     """
     found: dict[str, tuple[str, T]] = {}
     for plugin_name, thing in _collect(hook_name, kind):
-        if thing.name in found:
+        name = str(thing.name)  # type: ignore[attr-defined]  # every registered kind has one
+        if name in found:
             raise PluginError(
-                f"{thing.name!r} is registered by both {found[thing.name][0]} and {plugin_name} ({hook_name}); "
+                f"{name!r} is registered by both {found[name][0]} and {plugin_name} ({hook_name}); "
                 "uninstall or rename one of them, or set SOLAR_PLUGINS_DISABLE to the name of its package"
             )
-        found[thing.name] = (plugin_name, thing)
+        found[name] = (plugin_name, thing)
     return found
 
 
-def _collect[T: _Named](hook_name: str, kind: type[T]) -> Iterator[tuple[str, T]]:
+def _collect[T](hook_name: str, kind: type[T]) -> Iterator[tuple[str, T]]:
     for implementation in getattr(loaded_plugins().manager.hook, hook_name).get_hookimpls():
         try:
             things = list(implementation.function())
@@ -114,56 +119,26 @@ def _collect[T: _Named](hook_name: str, kind: type[T]) -> Iterator[tuple[str, T]
             yield implementation.plugin_name, thing
 
 
-def init_strategies() -> dict[str, InitStrategy[Any]]:
-    """Every registered initialisation strategy by name."""
-    return {name: strategy for name, (_, strategy) in registered("register_init_strategies", InitStrategy).items()}
+def names(hook_name: str) -> list[str]:
+    """What a registration hook collects, by name alone, sorted."""
+    return sorted(owned(hook_name, object))
 
 
-def init_strategy(name: str) -> InitStrategy[Any]:
-    """The strategy called ``name``.
+def known[T](things: Mapping[str, T], name: str, kind: str) -> T:
+    """The registered thing called ``name``.
 
     Raises:
         PluginError: Nobody registered it. The text lists what is known and which plugins were skipped and why.
     """
-    return _known(init_strategies(), name, "strategy")
-
-
-def sft_formatters() -> dict[str, SFTFormatter]:
-    """Every registered formatter of instruction sets by name."""
-    return {name: formatter for name, (_, formatter) in registered("register_sft_formatters", SFTFormatter).items()}
-
-
-def preference_formatters() -> dict[str, PreferenceFormatter]:
-    """Every registered formatter of preference sets by name."""
-    found = registered("register_preference_formatters", PreferenceFormatter)
-    return {name: formatter for name, (_, formatter) in found.items()}
-
-
-def dpo_config(name: str) -> DPOConfig:
-    """The settings for preference training called ``name``.
-
-    Raises:
-        PluginError: Nobody registered them.
-    """
-    found = registered("register_dpo_configs", DPOConfig)
-    return _known({known: config for known, (_, config) in found.items()}, name, "DPO setting")
-
-
-def _known[T](known: Mapping[str, T], name: str, kind: str) -> T:
-    if name not in known:
-        raise PluginError(not_registered(name, kind, known))
-    return known[name]
+    if name not in things:
+        raise PluginError(not_registered(name, kind, things))
+    return things[name]
 
 
 def not_registered(name: str, kind: str, known: Iterable[str]) -> str:
     """Words for a name that nobody registered: what is known, and which plugins were skipped and why."""
     listed = f"{name!r} is not a registered {kind}; known: {', '.join(sorted(known))}"
     return "\n  ".join([listed, *loaded_plugins().skipped])
-
-
-def recipe_packs() -> dict[str, RecipePack]:
-    """Every registered directory of recipes by name."""
-    return {name: pack for name, (_, pack) in registered("register_recipes", RecipePack).items()}
 
 
 def announce(hook_name: str, **arguments: Any) -> None:

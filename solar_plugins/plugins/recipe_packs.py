@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from solar_plugins.errors import ArgsError
-from solar_plugins.plugins.hookspecs import hookimpl
+from solar_plugins.plugins.manager import registered
+from solar_plugins.plugins.markers import hookimpl
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ def recipe_directory() -> Path:
 def register_recipes() -> list[RecipePack]:
     """The built-in recipes."""
     return [RecipePack("solar_plugins", recipe_directory())]
+
+
+def recipe_packs() -> dict[str, RecipePack]:
+    """Every registered directory of recipes by name."""
+    return registered("register_recipes", RecipePack)
 
 
 def recipe_files(directory: Path) -> Iterator[Path]:

@@ -12,13 +12,13 @@ from solar_plugins.memory.common_setups import NOTE, SetupMemory, common_setups
 from solar_plugins.memory.parameters import Model
 from solar_plugins.plugins.recipe_packs import base_of, read_recipe
 from solar_plugins.solar_block import InitArgs, parse_solar_block
+from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.architectures.surgery import base_depth, decoder_config, upscale_config
 from solar_plugins.upscaling.base_model import PROVENANCE_KEY, BaseCheckpoint, find_config
 from solar_plugins.upscaling.checkpoint import planned_shards
 from solar_plugins.upscaling.estimates import (
     ModelSize,
     decoder_widths,
-    format_bytes,
     shapes_from_config,
     shapes_from_shards,
     size_from_config,
@@ -27,6 +27,7 @@ from solar_plugins.upscaling.estimates import (
 )
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.regrowth import grown_by_recipe
+from solar_plugins.upscaling.strategies import plan_of
 
 DEFAULT_SEQUENCE_TOKENS = 4096
 
@@ -74,7 +75,7 @@ def plan_for_recipe(path: Path) -> PlanReport:
     if type(sequence_tokens) is not int or sequence_tokens < 1:
         sequence_tokens = DEFAULT_SEQUENCE_TOKENS
     base = _Base(name, revision, *find_config(name, revision, trust_remote_code=trusted))
-    plan = grown_by_recipe(base.config, name, solar.init.plan_for)
+    plan = grown_by_recipe(base.config, name, solar.init)
     if plan is not None:
         return _as_it_is(base, solar.init, plan, sequence_tokens)
     return _to_be_grown(base, solar.init, "solar.init.", sequence_tokens)
@@ -106,7 +107,7 @@ def plan_for_base(
 
 
 def _to_be_grown(base: _Base, init: InitArgs, where: str, sequence_tokens: int) -> PlanReport:
-    plan = init.plan_for(base_depth(base.config), where)
+    plan = plan_of(init, base_depth(base.config), where)
     upscale_config(base.config, plan)  # Refuses here, not first after a download, what would become of the config.
     size, base_size = (_size(base, made) for made in (plan, _unchanged(plan.base_layers)))
     memory = _memory(base, plan, sequence_tokens)

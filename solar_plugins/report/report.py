@@ -35,6 +35,7 @@ from solar_plugins.report.terminal import show_report
 from solar_plugins.solar_block import SolarArgs, parse_solar_block
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base, grown_plan
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
+from solar_plugins.upscaling.strategies import plan_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,7 +69,7 @@ def write_report(
     _check_output(output)
     recipe = read_recipe(recipe_path)
     solar, base = _required_block(recipe, recipe_path), _required_base(recipe)
-    plan = solar.init.plan_for(base.num_layers)
+    plan = plan_of(solar.init, base.num_layers)
     stages = find_stages(recipe_path, recipe, plan, later)
     text_path, sequence_tokens = inputs.held_out_path(recipe, held_out), inputs.sequence_tokens(recipe)
     texts = inputs.read_texts(text_path)

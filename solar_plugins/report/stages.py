@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from solar_plugins.axolotl_adapter.recipe_checks import TYPE_PREFIX
 from solar_plugins.errors import ArgsError, CheckpointError, PluginError
-from solar_plugins.plugins.dpo_configs import fill_in
-from solar_plugins.plugins.manager import dpo_config
+from solar_plugins.plugins.dpo_configs import dpo_config, fill_in
 from solar_plugins.plugins.recipe_packs import read_recipe
 from solar_plugins.report.inputs import holds_model, is_adapter, output_directory, require_plan, trained_directory
 from solar_plugins.report.training_log import TrainingLog, read_training_log

@@ -11,6 +11,7 @@ from solar_plugins.report.chain_terminal import show_chain
 from solar_plugins.report.content import Report, Role
 from solar_plugins.report.sentences import curve_note, headline
 from solar_plugins.report.training_log import Series, smoothed
+from solar_plugins.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -138,16 +139,6 @@ def _continuations(report: Report, index: int, prompt: str) -> Table:
             said.no_wrap, said.overflow = True, "ellipsis"
         table.add_row(Text(model.name, style=STYLES[role]), said)
     return table
-
-
-def printable(text: str) -> str:
-    r"""The text without control characters, which could move the cursor or recolour the terminal; line ends stay.
-
-    Example:
-        >>> printable("plain\x1b[31m red")
-        'plain�[31m red'
-    """
-    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
 
 
 def unicode_chart(series: Series, columns: int, rows: int) -> list[str]:

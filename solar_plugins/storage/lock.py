@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import logging
 import os
 import re
 import secrets
@@ -26,13 +25,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from solar_plugins.axolotl_adapter.launch import may_speak_while_waiting, speaks_for_node
 from solar_plugins.errors import CheckpointError
+from solar_plugins.logs import logger, may_speak_while_waiting, speaks_for_node
 from solar_plugins.storage.untrusted import read_json_object
-from solar_plugins.upscaling.estimates import format_bytes
+from solar_plugins.text import format_bytes
 
-# Axolotl shows INFO only from loggers whose name starts with "axolotl".
-LOG = logging.getLogger("axolotl.solar_plugins.checkpoint")
+LOG = logger("checkpoint")
 
 FIRST_MESSAGE_SECONDS = 2.0
 WAIT_MESSAGE_SECONDS = 30.0

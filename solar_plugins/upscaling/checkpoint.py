@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,23 +16,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from solar_plugins.axolotl_adapter.launch import speaks_for_node
 from solar_plugins.errors import CheckpointError
+from solar_plugins.logs import logger, speaks_for_node
 from solar_plugins.plugins.manager import announce
 from solar_plugins.storage.lock import new_partial_path, partial_directories, remove_left_overs, sole_writer
 from solar_plugins.storage.safetensors import PlannedTensor, Shard, plan_shards, shard_index, write_shard
 from solar_plugins.storage.untrusted import require_inside
+from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.architectures.surgery import upscale_config
 from solar_plugins.upscaling.base_model import CONFIG, PROVENANCE_KEY, BaseCheckpoint
 from solar_plugins.upscaling.base_tensors import INDEX
-from solar_plugins.upscaling.estimates import format_bytes, require_expected_parameters
+from solar_plugins.upscaling.estimates import require_expected_parameters
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import FORMAT_VERSION, MARKER, Marker, read_marker
 from solar_plugins.upscaling.model_card import model_card
 from solar_plugins.upscaling.tensor_names import tensor_copies
 
-# Axolotl shows INFO only from loggers whose name starts with "axolotl".
-LOG = logging.getLogger("axolotl.solar_plugins.checkpoint")
+LOG = logger("checkpoint")
 
 MAX_SHARD_BYTES = 5_000_000_000
 MAX_CARD_CHARACTERS = 1_000_000

@@ -179,15 +179,6 @@ def stored_dtype(config: Mapping[str, Any]) -> str:
     return str(stated or "float32")
 
 
-def format_bytes(num_bytes: float) -> str:
-    """A size in decimal units with three figures, such as ``21.5 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 999.5:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.3g} TB"
-
-
 def _width(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     value = default if config.get(key) is None else config[key]
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from solar_plugins.errors import ArgsError
+from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.architectures.surgery import base_depth
 from solar_plugins.upscaling.base_model import grown_plan
 from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.strategies import plan_of
 
 
-def grown_by_recipe(config: Mapping[str, Any], name: str, plan_for: Callable[[int], LayerPlan]) -> LayerPlan | None:
+def grown_by_recipe(config: Mapping[str, Any], name: str, init: InitArgs) -> LayerPlan | None:
     """The recipe's plan, if this model was up-scaled by it already and is to be used as it is; None if it never was.
 
     As with ``axolotl inference recipe.yml --base-model=./trained``: to grow that once more is not what is meant.
@@ -19,7 +21,7 @@ def grown_by_recipe(config: Mapping[str, Any], name: str, plan_for: Callable[[in
     Args:
         config: The content of the config.json of the recipe's ``base_model``.
         name: What to call that model in an error.
-        plan_for: The recipe's plan for a base of so many layers.
+        init: ``solar.init`` of the recipe.
 
     Raises:
         ArgsError: It was up-scaled by another plan, so that nobody can say what the recipe means; or it has not the
@@ -29,7 +31,7 @@ def grown_by_recipe(config: Mapping[str, Any], name: str, plan_for: Callable[[in
     plan = grown_plan(config)
     if plan is None:
         return None
-    if plan_for(plan.base_layers) != plan:
+    if plan_of(init, plan.base_layers) != plan:
         raise ArgsError(
             f"base_model: {name} was up-scaled already ({plan}), and solar.init asks for another plan. To train "
             "it as it is, remove the solar: block; to up-scale it once more, run `solar upscale` and name its result "

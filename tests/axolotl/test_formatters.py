@@ -93,9 +93,9 @@ def test_the_ids_of_dpo_begin_with_one_start_token_and_end_with_the_end_token(tr
     from transformers import AutoTokenizer
 
     from solar_plugins.data.encoder import make_encoder
+    from solar_plugins.data.formatters import preference_formatters
     from solar_plugins.data.row_encoder import RowReader
     from solar_plugins.data.template import Example
-    from solar_plugins.plugins.manager import preference_formatters
 
     encoder = make_encoder(AutoTokenizer.from_pretrained(training_folder / "base"), "base")
     (record,) = RowReader(preference_formatters()["orca_dpo_pairs"], encoder, 128).read(PAIRS[0], 0)

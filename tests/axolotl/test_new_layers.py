@@ -10,7 +10,8 @@ from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.mergekit import passthrough_merge
-from solar_plugins.upscaling.strategies.repeating import BlockExpansionArgs, plan_block_expansion
+from solar_plugins.upscaling.strategies import plan_of
+from solar_plugins.upscaling.strategies.block_expansion import BlockExpansionArgs, plan_block_expansion
 
 EXPANDED = plan_block_expansion(8, BlockExpansionArgs(new_layers=2))
 NEW = ("model.layers.4.", "model.layers.9.")
@@ -71,7 +72,7 @@ def test_the_patterns_of_the_recipe_name_the_new_layers_of_its_plan_and_nothing_
     from transformers import MistralConfig, MistralForCausalLM
 
     recipe = read_recipe(recipe_directory() / "block_expansion.yml")
-    plan = parse_solar_block(recipe).init.plan_for(32)
+    plan = plan_of(parse_solar_block(recipe).init, 32)
     new = {i for i, layer in enumerate(plan.layers) if layer.initialization == "identity"}
     assert new == {4, 9, 14, 19, 24, 29, 34, 39}
     sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}

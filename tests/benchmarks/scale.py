@@ -27,7 +27,8 @@ from solar_plugins.memory.parts import memory_parts, peaks
 from solar_plugins.memory.training_setup import TrainingSetup
 from solar_plugins.storage.lock import LONG_WAIT_POLL_SECONDS, POLL_SECONDS
 from solar_plugins.storage.safetensors import COPY_THREADS
-from solar_plugins.upscaling.estimates import decoder_widths, format_bytes, shapes_from_config, size_from_config
+from solar_plugins.text import format_bytes
+from solar_plugins.upscaling.estimates import decoder_widths, shapes_from_config, size_from_config
 
 DOCS = REPOSITORY / "docs"
 PROCESSES = (8, 32, 64, 128)

@@ -9,7 +9,7 @@ import tarfile
 import pytest
 from click.testing import CliRunner
 
-from solar_plugins.plugins.manager import preference_formatters, sft_formatters
+from solar_plugins.data.formatters import preference_formatters, sft_formatters
 from solar_plugins.plugins.recipe_packs import recipe_directory
 
 ARTICLES = [f"Article {n}. It has two sentences. And an unfinished" for n in range(12)]

@@ -3,21 +3,22 @@ from pydantic import Field
 
 from solar_plugins.errors import ArgsError, PluginError
 from solar_plugins.plugins import manager as registry
-from solar_plugins.plugins.hookspecs import hookimpl
+from solar_plugins.plugins.markers import hookimpl
 from solar_plugins.solar_block import InitArgs, SolarPluginArgs, expand_overrides, parse_solar_block
-from solar_plugins.upscaling.strategies import InitStrategy, StrategyArgs
+from solar_plugins.upscaling.strategies import plan_of
+from solar_plugins.upscaling.strategies.base import InitStrategy, StrategyArgs
 
 GOOD = {"init": {"strategy": "dus", "drop_layers": 8}}
 
 
 def plan(block, num_layers=32):
-    return parse_solar_block({"solar": block}).init.plan_for(num_layers)
+    return plan_of(parse_solar_block({"solar": block}).init, num_layers)
 
 
 def test_a_good_block():
     solar = parse_solar_block({"base_model": "x", "solar": GOOD | {"cache_dir": "cache"}})
     assert solar.cache_dir == "cache"
-    assert str(solar.init.plan_for(32)) == "32 -> 48 layers: [0..23] + [8..31]"
+    assert str(plan_of(solar.init, 32)) == "32 -> 48 layers: [0..23] + [8..31]"
 
 
 def test_no_block():
@@ -140,6 +141,6 @@ def test_a_broken_strategy_of_a_third_party_is_named(function, message):
     registry.loaded_plugins().manager.register(plugin)
     try:
         with pytest.raises(PluginError, match=message):
-            InitArgs(strategy="third").plan_for(4)
+            plan_of(InitArgs(strategy="third"), 4)
     finally:
         registry.loaded_plugins().manager.unregister(plugin)

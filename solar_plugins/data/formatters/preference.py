@@ -29,7 +29,7 @@ from solar_plugins.data.formatters.base import (
     read_messages,
     text,
 )
-from solar_plugins.plugins.hookspecs import hookimpl
+from solar_plugins.plugins.markers import hookimpl
 
 
 def orca_dpo_pairs(row: Row, chance: random.Random) -> PreferencePair:

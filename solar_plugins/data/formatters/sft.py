@@ -22,7 +22,7 @@ from solar_plugins.data.formatters.base import (
     single_turn,
     text,
 )
-from solar_plugins.plugins.hookspecs import hookimpl
+from solar_plugins.plugins.markers import hookimpl
 
 ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "

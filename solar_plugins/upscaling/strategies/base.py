@@ -1,19 +1,41 @@
-"""What the arguments of initialisation strategies are made of. Pure."""
+"""What an initialisation strategy is made of, and what its arguments are made of. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from solar_plugins.errors import PlanError
+from solar_plugins.upscaling.layer_plan import MAX_LAYERS, LayerPlan
 
 
 class StrategyArgs(BaseModel):
     """The arguments of a strategy: its keys in ``solar.init``, its options on the command line."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class InitStrategy[ArgsT: StrategyArgs]:
+    """A named way to build a deeper model.
+
+    Args:
+        name: What ``solar.init.strategy`` says.
+        args: Validates the strategy's arguments. Values from a command line arrive as text.
+        plan: Pure function from the base's depth and the arguments to the plan. It raises `PlanError`, whose text
+            starts with the name of the argument, for arguments that are impossible at this depth.
+        summary: One line for people.
+        source: Where it is published.
+    """
+
+    name: str
+    args: type[ArgsT]
+    plan: Callable[[int, ArgsT], LayerPlan]
+    summary: str
+    source: str = ""
 
 
 def _refuse_bool(value: object) -> object:
@@ -55,3 +77,19 @@ def require_ranges(key: str, ranges: Iterable[Sequence[int]], num_layers: int) -
                 f"{key}: [{start}, {end}] is no range of a base of {num_layers} layers; a range is [start, end) with "
                 f"0 <= start < end <= {num_layers}"
             )
+
+
+def repeated(num_layers: int, blocks: Sequence[Sequence[int]], times: int) -> LayerPlan:
+    """The base with each of its ``blocks``, which are in order and do not overlap, ``times`` in a row."""
+    most = 1 + (MAX_LAYERS - num_layers) // sum(end - start for start, end in blocks)
+    if not 1 <= times <= most:
+        raise PlanError(
+            f"times: {times} is impossible for a base of {num_layers} layers; allowed are 1 (the base as it is) to "
+            f"{most:,} (no more than {MAX_LAYERS:,} layers in all)"
+        )
+    sources: list[int] = []
+    done = 0
+    for start, end in blocks:
+        sources += [*range(done, start), *(list(range(start, end)) * times)]
+        done = end
+    return LayerPlan.from_sources(num_layers, [*sources, *range(done, num_layers)])

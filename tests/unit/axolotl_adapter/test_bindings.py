@@ -50,7 +50,7 @@ def test_a_preference_set_is_refused_in_words(caplog):
         solar_plugins.math_pairs({}, dataset_idx=0)
 
 
-@pytest.mark.parametrize("name", ["args", "upscaling", "hookimpl", "SolarPlugin"])
+@pytest.mark.parametrize("name", ["data", "upscaling", "hookimpl", "SolarPlugin"])
 def test_a_formatter_cannot_take_the_name_of_something_else(name):
     formatter = SFTFormatter(name=name, columns=(), to_messages=lambda row: [], summary="")
     before = getattr(solar_plugins, name, None)

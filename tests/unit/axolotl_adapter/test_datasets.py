@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from solar_plugins.axolotl_adapter.datasets import use_ready_sets
+from solar_plugins.data.formatters import preference_formatters
 from solar_plugins.data.template import template_text
 from solar_plugins.errors import DataError
-from solar_plugins.plugins.manager import preference_formatters
 
 ALPACA = [{"instruction": f"u{n}", "input": "", "output": f"a{n}"} for n in range(6)]
 PAIRS = [{"system": "", "question": f"u{n}", "chosen": f"a{n}", "rejected": f"b{n}"} for n in range(6)]

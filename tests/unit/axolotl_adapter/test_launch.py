@@ -2,7 +2,8 @@
 
 import pytest
 
-from solar_plugins.axolotl_adapter.launch import is_started_again, launch_of, may_speak_while_waiting, speaks_for_node
+from solar_plugins.axolotl_adapter.launch import is_started_again, launch_of
+from solar_plugins.logs import may_speak_while_waiting, speaks_for_node
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1", "LOCAL_RANK": "1"}
 

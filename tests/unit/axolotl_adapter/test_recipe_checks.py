@@ -92,7 +92,7 @@ def test_each_method_that_trains_on_pairs(method, needs):
             PluginError,
             "datasets[0].type: 'orca' is not a registered preference formatter; known: math_pairs, orca_dpo_pairs",
         ),
-        (entry(SFT, type="solar_plugins.solar_block"), PluginError, "'args' is not a registered SFT formatter"),
+        (entry(SFT, type="solar_plugins.solar_block"), PluginError, "'data' is not a registered SFT formatter"),
         (entry(SFT, field_messages="x"), ArgsError, "datasets[0].field_messages: has no effect on type: solar_plugins"),
         (
             entry(DPO, name="x"),

@@ -3,10 +3,10 @@
 import pytest
 
 from solar_plugins.data.encoder import IGNORED_LABEL, make_encoder
+from solar_plugins.data.formatters import sft_formatters
 from solar_plugins.data.formatters.base import RowError, single_turn
 from solar_plugins.data.template import Example, examples, template_text
 from solar_plugins.errors import DataError
-from solar_plugins.plugins.manager import sft_formatters
 
 TRICKY = [
     ("Write a loop.", "for i in range(3):\n    print(i)\n\n\tdone"),

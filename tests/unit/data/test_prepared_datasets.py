@@ -5,10 +5,10 @@ import pytest
 
 from solar_plugins.data import prepared_datasets as prepared_sets
 from solar_plugins.data.encoder import make_encoder
+from solar_plugins.data.formatters import preference_formatters, sft_formatters
 from solar_plugins.data.formatters.base import SFTFormatter, single_turn
 from solar_plugins.data.prepared_datasets import fingerprint, prepared_set, read_set
 from solar_plugins.data.row_encoder import RowReader
-from solar_plugins.plugins.manager import preference_formatters, sft_formatters
 
 BAD = {3: {"output": ""}, 4: {"instruction": None}, 2105: {"output": "</s>"}, 2300: {"output": "word " * 99}}
 

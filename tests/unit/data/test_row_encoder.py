@@ -3,6 +3,7 @@ import random
 import pytest
 
 from solar_plugins.data.encoder import make_encoder
+from solar_plugins.data.formatters import preference_formatters, sft_formatters
 from solar_plugins.data.formatters.base import (
     PreferenceFormatter,
     PreferencePair,
@@ -12,7 +13,6 @@ from solar_plugins.data.formatters.base import (
     text,
 )
 from solar_plugins.data.row_encoder import RowReader
-from solar_plugins.plugins.manager import preference_formatters, sft_formatters
 
 PAIR = {"question": "u", "chosen": "good", "rejected": "bad and longer"}
 PROMPT = "### User:\nu\n\n### Assistant:\n"

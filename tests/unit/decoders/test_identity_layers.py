@@ -15,7 +15,7 @@ from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import write_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.mergekit import MERGEKIT_TYPES, passthrough_merge
-from solar_plugins.upscaling.strategies.repeating import BlockExpansionArgs, plan_block_expansion
+from solar_plugins.upscaling.strategies.block_expansion import BlockExpansionArgs, plan_block_expansion
 
 pytestmark = pytest.mark.slow
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from solar_plugins.plugins.dpo_configs import DPOConfig, fill_in
-from solar_plugins.plugins.manager import dpo_config
+from solar_plugins.plugins.dpo_configs import DPOConfig, dpo_config, fill_in
 
 CONFIG = DPOConfig(name="x", values={"rl": "dpo", "rl_beta": 0.1, "warmup_ratio": 0.1}, global_batch=8, source="here")
 

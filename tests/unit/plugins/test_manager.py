@@ -3,13 +3,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from solar_plugins.data import formatters
 from solar_plugins.data.formatters.base import PreferenceFormatter, SFTFormatter
 from solar_plugins.errors import PluginError
+from solar_plugins.plugins import dpo_configs
 from solar_plugins.plugins import manager as registry
 from solar_plugins.plugins.dpo_configs import DPOConfig
-from solar_plugins.plugins.hookspecs import hookimpl
+from solar_plugins.plugins.markers import hookimpl
+from solar_plugins.upscaling import strategies
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.strategies import InitStrategy, StrategyArgs
+from solar_plugins.upscaling.strategies.base import InitStrategy, StrategyArgs
 
 
 class Reverse:
@@ -76,7 +79,7 @@ def _fresh_manager():
 
 
 def test_the_built_in_strategies_come_through_the_same_hook():
-    found = registry.registered("register_init_strategies", InitStrategy)
+    found = registry.owned("register_init_strategies", InitStrategy)
     assert sorted(found) == ["block_expansion", "dus", "interleave", "repeat_block", "slices", "stack"]
     assert {owner for owner, _ in found.values()} == {"solar_plugins.upscaling.strategies"}
 
@@ -98,26 +101,26 @@ class Formats:
 
 
 def test_formatters_and_dpo_settings_of_a_third_party_stand_beside_the_built_in_ones(monkeypatch):
-    built_in = registry.sft_formatters().keys(), registry.preference_formatters().keys()
+    built_in = formatters.sft_formatters().keys(), formatters.preference_formatters().keys()
     installed(monkeypatch, formats=Formats())
-    assert registry.sft_formatters().keys() - built_in[0] == {"quiz"}
-    assert registry.preference_formatters().keys() - built_in[1] == {"duel"}
-    assert registry.dpo_config("my_lab").values == {"rl_beta": 0.5}
+    assert formatters.sft_formatters().keys() - built_in[0] == {"quiz"}
+    assert formatters.preference_formatters().keys() - built_in[1] == {"duel"}
+    assert dpo_configs.dpo_config("my_lab").values == {"rl_beta": 0.5}
     with pytest.raises(PluginError, match="'their_lab' is not a registered DPO setting; known: my_lab, sdpo, zephyr_2"):
-        registry.dpo_config("their_lab")
+        dpo_configs.dpo_config("their_lab")
 
 
 @pytest.mark.parametrize(
     ("hook", "names"),
     [
-        ("register_sft_formatters", ("alpaca", SFTFormatter, "formatters.sft")),
-        ("register_preference_formatters", ("math_pairs", PreferenceFormatter, "formatters.preference")),
-        ("register_dpo_configs", ("sdpo", DPOConfig, "dpo_configs")),
+        ("register_sft_formatters", ("alpaca", SFTFormatter, "data.formatters.sft")),
+        ("register_preference_formatters", ("math_pairs", PreferenceFormatter, "data.formatters.preference")),
+        ("register_dpo_configs", ("sdpo", DPOConfig, "plugins.dpo_configs")),
     ],
 )
 def test_the_built_in_ones_come_through_the_same_hooks(hook, names):
     name, kind, module = names
-    assert registry.registered(hook, kind)[name][0] == f"solar_plugins.{module}"
+    assert registry.owned(hook, kind)[name][0] == f"solar_plugins.{module}"
 
 
 def test_two_packages_with_one_formatter_name(monkeypatch):
@@ -130,12 +133,12 @@ def test_two_packages_with_one_formatter_name(monkeypatch):
     with pytest.raises(
         PluginError, match=r"'alpaca' is registered by both solar_plugins.data.formatters.sft and solar-plugins-o"
     ):
-        registry.sft_formatters()
+        formatters.sft_formatters()
 
 
 def test_a_third_party_strategy_is_found_by_name(monkeypatch):
     installed(monkeypatch, reverse=Reverse())
-    assert registry.init_strategy("reverse").plan(3, StrategyArgs()).sources == (2, 1, 0)
+    assert strategies.init_strategy("reverse").plan(3, StrategyArgs()).sources == (2, 1, 0)
 
 
 def test_entry_points_of_one_name_do_not_hide_each_other(monkeypatch):
@@ -145,7 +148,7 @@ def test_entry_points_of_one_name_do_not_hide_each_other(monkeypatch):
             return [InitStrategy("other", StrategyArgs, lambda n, args: None, summary="")]
 
     installed(monkeypatch, a=Reverse(), b=Other())
-    assert {"reverse", "other"} <= registry.init_strategies().keys()
+    assert {"reverse", "other"} <= strategies.init_strategies().keys()
 
 
 def test_broken_packages_are_skipped_by_name_and_named_when_something_is_missing(monkeypatch, caplog):
@@ -156,10 +159,10 @@ def test_broken_packages_are_skipped_by_name_and_named_when_something_is_missing
         greedy=TooManyArguments(),
         reverse=Reverse(),
     )
-    assert "reverse" in registry.init_strategies()
+    assert "reverse" in strategies.init_strategies()
     assert "skipped plugin solar-plugins-broken 0.1:same" in caplog.text
     with pytest.raises(PluginError) as error:
-        registry.init_strategy("wanted")
+        strategies.init_strategy("wanted")
     lines = str(error.value).splitlines()
     assert lines[0] == (
         "'wanted' is not a registered strategy; known: "
@@ -174,7 +177,7 @@ def test_broken_packages_are_skipped_by_name_and_named_when_something_is_missing
 def test_two_plugins_that_claim_one_name(monkeypatch):
     installed(monkeypatch, dup=ClaimsDus())
     with pytest.raises(PluginError) as error:
-        registry.init_strategy("slices")
+        strategies.init_strategy("slices")
     assert "'dus' is registered by both solar_plugins.upscaling.strategies and solar-plugins-dup 0.1:same" in str(
         error.value
     )
@@ -183,7 +186,7 @@ def test_two_plugins_that_claim_one_name(monkeypatch):
 def test_a_package_can_be_switched_off(monkeypatch):
     monkeypatch.setenv("SOLAR_PLUGINS_DISABLE", "other, solar-plugins-dup")
     installed(monkeypatch, dup=ClaimsDus())
-    owners = registry.registered("register_init_strategies", InitStrategy).values()
+    owners = registry.owned("register_init_strategies", InitStrategy).values()
     assert {owner for owner, _ in owners} == {"solar_plugins.upscaling.strategies"}
 
 
@@ -200,7 +203,7 @@ def test_a_package_can_be_switched_off(monkeypatch):
 def test_a_hook_that_misbehaves_is_named(monkeypatch, plugin, message):
     installed(monkeypatch, x=plugin)
     with pytest.raises(PluginError, match=message):
-        registry.init_strategies()
+        strategies.init_strategies()
 
 
 def test_the_entry_points_of_the_package_itself():

@@ -8,6 +8,7 @@ from solar_plugins.report.plan_report import DEFAULT_SEQUENCE_TOKENS, as_json, a
 from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import write_checkpoint
+from solar_plugins.upscaling.strategies import plan_of
 
 SOLAR = {"init": {"strategy": "dus", "drop_layers": 2}}
 DUS = InitArgs(strategy="dus", drop_layers=2)
@@ -59,7 +60,7 @@ def test_the_text_marks_every_seam(base):
 @pytest.fixture
 def grown(base, tmp_path):
     """`base` with 8 layers, grown to 12 by the plan of `SOLAR`."""
-    write_checkpoint(find_base(str(base)), DUS.plan_for(8), tmp_path / "grown")
+    write_checkpoint(find_base(str(base)), plan_of(DUS, 8), tmp_path / "grown")
     return tmp_path / "grown"
 
 
@@ -79,7 +80,7 @@ def test_a_base_that_the_recipes_own_plan_made_is_reported_as_it_is(base, grown,
 
 
 def test_the_size_of_a_grown_models_base_is_left_out_where_it_is_not_known(tiny_model, tmp_path):
-    write_checkpoint(find_base(str(tiny_model(tmp_path / "b", "qwen2"))), DUS.plan_for(8), tmp_path / "grown")
+    write_checkpoint(find_base(str(tiny_model(tmp_path / "b", "qwen2"))), plan_of(DUS, 8), tmp_path / "grown")
     report = plan_for_recipe(write(tmp_path / "r.yml", base_model=str(tmp_path / "grown"), solar=SOLAR))
     assert as_json(report)["base_parameters"] is None
     tensors = find_base(str(tmp_path / "grown")).tensors.values()

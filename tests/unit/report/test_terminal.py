@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from solar_plugins.evaluation.loss import Loss
-from solar_plugins.report.terminal import printable, show_report, unicode_chart
+from solar_plugins.report.terminal import show_report, unicode_chart
 from solar_plugins.report.training_log import LogPoint, Series
+from solar_plugins.text import printable
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
 

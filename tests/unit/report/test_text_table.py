@@ -1,4 +1,4 @@
-from solar_plugins.report.text_table import aligned
+from solar_plugins.text import aligned
 
 
 def test_digits_stay_in_line_beside_a_mark():

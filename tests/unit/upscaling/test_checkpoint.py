@@ -282,7 +282,7 @@ def test_weights_that_lack_a_tensor_everywhere_are_refused(base, tmp_path):
 
 
 def test_listeners_hear_of_a_written_checkpoint_and_not_of_a_found_one(base, tmp_path):
-    from solar_plugins.plugins.hookspecs import hookimpl
+    from solar_plugins.plugins.markers import hookimpl
 
     heard = []
 

@@ -1,11 +1,11 @@
 import pytest
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint, planned_shards
 from solar_plugins.upscaling.estimates import (
     decoder_widths,
-    format_bytes,
     shapes_from_config,
     shapes_from_shards,
     size_from_config,

@@ -1,19 +1,19 @@
 import pytest
 
 from solar_plugins.errors import ArgsError
-from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.regrowth import grown_by_recipe
+from solar_plugins.upscaling.strategies import plan_of
 
 
 def test_whether_a_model_came_out_of_a_recipes_own_plan():
-    def plan_for(num_layers):
-        return LayerPlan.from_sources(num_layers, [*range(num_layers - 1), *range(1, num_layers)])
-
+    init = InitArgs(strategy="dus", drop_layers=1)
+    plan = plan_of(init, 4)
     config = {"model_type": "llama", "num_hidden_layers": 6}
-    grown = config | {"solar_plugins": {"plan": plan_for(4).to_dict()}}
-    assert grown_by_recipe(config, "m", plan_for) is None
-    assert grown_by_recipe(grown, "m", plan_for) == plan_for(4)
+    grown = config | {"solar_plugins": {"plan": plan.to_dict()}}
+    assert grown_by_recipe(config, "m", init) is None
+    assert grown_by_recipe(grown, "m", init) == plan
     with pytest.raises(ArgsError, match=r"base_model: m was up-scaled already .4 -> 6 layers.*another plan"):
-        grown_by_recipe(grown, "m", lambda num_layers: LayerPlan.from_sources(num_layers, range(num_layers)))
+        grown_by_recipe(grown, "m", InitArgs(strategy="dus", drop_layers=2))
     with pytest.raises(ArgsError, match=r"base_model: m has 4 layers, but its own record says 4 -> 6 layers"):
-        grown_by_recipe(grown | {"num_hidden_layers": 4}, "m", plan_for)
+        grown_by_recipe(grown | {"num_hidden_layers": 4}, "m", init)

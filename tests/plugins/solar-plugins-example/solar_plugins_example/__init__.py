@@ -19,7 +19,7 @@ from solar_plugins.data.formatters.base import (
 from solar_plugins.plugins.dpo_configs import DPOConfig
 from solar_plugins.plugins.recipe_packs import RecipePack
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.strategies import InitStrategy, StrategyArgs
+from solar_plugins.upscaling.strategies.base import InitStrategy, StrategyArgs
 
 
 class RepeatTopArgs(StrategyArgs):

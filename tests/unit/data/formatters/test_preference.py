@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
+from solar_plugins.data.formatters import preference_formatters
 from solar_plugins.data.formatters.base import RowError
 from solar_plugins.data.template import render
-from solar_plugins.plugins.manager import preference_formatters
 
 
 def turn(role, content):

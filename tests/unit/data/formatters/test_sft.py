@@ -2,9 +2,9 @@
 
 import pytest
 
+from solar_plugins.data.formatters import sft_formatters
 from solar_plugins.data.formatters.base import RowError
 from solar_plugins.data.template import render
-from solar_plugins.plugins.manager import sft_formatters
 
 # Alpaca's prompt texts as its authors print them (tatsu-lab/stanford_alpaca, README, "Data Release").
 PRINTED_WITH_INPUT = """\

@@ -6,16 +6,10 @@ from hypothesis import strategies as st
 
 from solar_plugins.errors import PlanError
 from solar_plugins.upscaling.layer_plan import MAX_LAYERS, LayerPlan
-from solar_plugins.upscaling.strategies.repeating import (
-    BlockExpansionArgs,
-    InterleaveArgs,
-    RepeatBlockArgs,
-    StackArgs,
-    plan_block_expansion,
-    plan_interleave,
-    plan_repeat_block,
-    plan_stack,
-)
+from solar_plugins.upscaling.strategies.block_expansion import BlockExpansionArgs, plan_block_expansion
+from solar_plugins.upscaling.strategies.interleave import InterleaveArgs, plan_interleave
+from solar_plugins.upscaling.strategies.repeat_block import RepeatBlockArgs, plan_repeat_block
+from solar_plugins.upscaling.strategies.stack import StackArgs, plan_stack
 
 
 def identities(plan):

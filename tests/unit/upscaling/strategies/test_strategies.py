@@ -4,13 +4,9 @@ from hypothesis import strategies as st
 
 from solar_plugins.errors import PlanError
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.strategies import (
-    DepthUpScalingArgs,
-    SlicesArgs,
-    plan_depth_up_scaling,
-    plan_slices,
-    register_init_strategies,
-)
+from solar_plugins.upscaling.strategies import register_init_strategies
+from solar_plugins.upscaling.strategies.dus import DepthUpScalingArgs, plan_depth_up_scaling
+from solar_plugins.upscaling.strategies.slices import SlicesArgs, plan_slices
 
 PUBLISHED = [
     ("SOLAR 10.7B", 32, 8, 48),

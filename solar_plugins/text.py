@@ -1,4 +1,4 @@
-"""A table as plain text, for answers that are also piped and copied into notes."""
+"""Text for people: sizes, tables, and what a terminal may be given."""
 
 from __future__ import annotations
 
@@ -22,3 +22,22 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in marked
     ]
+
+
+def format_bytes(num_bytes: float) -> str:
+    """A size in decimal units with three figures, such as ``21.5 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 999.5:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.3g} TB"
+
+
+def printable(text: str) -> str:
+    r"""The text without control characters, which could move the cursor or recolour the terminal; line ends stay.
+
+    Example:
+        >>> printable("plain\x1b[31m red")
+        'plain�[31m red'
+    """
+    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)

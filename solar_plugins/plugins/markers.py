@@ -1,0 +1,10 @@
+"""The markers of hook specifications and their implementations."""
+
+from __future__ import annotations
+
+import pluggy
+
+PROJECT_NAME = "solar_plugins"
+
+hookspec = pluggy.HookspecMarker(PROJECT_NAME)
+hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
