@@ -10,6 +10,7 @@ import pluggy
 import pytest
 
 from solar_plugins.plugins import hookspecs
+from solar_plugins.plugins.markers import PROJECT_NAME
 
 README = (Path(__file__).parents[3] / "README.md").read_text()
 HOOKS = {
@@ -30,7 +31,7 @@ def test_its_example_is_a_whole_plugin(name):
     plugin = types.ModuleType("example")
     plugin.__file__ = __file__
     exec(compile(code, name, "exec"), vars(plugin))
-    manager = pluggy.PluginManager(hookspecs.PROJECT_NAME)
+    manager = pluggy.PluginManager(PROJECT_NAME)
     manager.add_hookspecs(hookspecs)
     manager.register(plugin)
     manager.check_pending()
