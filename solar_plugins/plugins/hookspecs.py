@@ -1,6 +1,7 @@
 """What other packages can add, and when each hook is called.
 
-A plugin is a module (or object) with functions marked ``@hookimpl``. Three facts for its author:
+A plugin is a module (or object) with functions marked ``@hookimpl``. What it needs of this package it imports from
+`solar_plugins.api`. Three facts for its author:
 
 * **Entry point.** Name the module in the group ``solar_plugins`` of your ``pyproject.toml``::
 
@@ -44,9 +45,7 @@ def register_init_strategies() -> list[InitStrategy[Any]]:
 
     Example::
 
-        from solar_plugins import hookimpl
-        from solar_plugins.upscaling.layer_plan import LayerPlan
-        from solar_plugins.upscaling.strategies.base import InitStrategy, StrategyArgs
+        from solar_plugins.api import InitStrategy, LayerPlan, StrategyArgs, hookimpl
 
         class ReverseArgs(StrategyArgs):
             pass
@@ -68,13 +67,12 @@ def register_sft_formatters() -> list[SFTFormatter]:
     are the package's; a formatter only says which texts are whose.
 
     Returns:
-        Formatters. ``to_messages(row)`` must be pure, and may raise `solar_plugins.data.formatters.base.RowError`,
+        Formatters. ``to_messages(row)`` must be pure, and may raise `solar_plugins.api.RowError`,
         which names the field: the row is then counted and reported. It is called in several processes.
 
     Example::
 
-        from solar_plugins import hookimpl
-        from solar_plugins.data.formatters.base import SFTFormatter, single_turn, text
+        from solar_plugins.api import SFTFormatter, hookimpl, single_turn, text
 
         def read_quiz(row):
             return single_turn(text(row.get("riddle"), "riddle"), text(row.get("solution"), "solution"))
@@ -96,13 +94,12 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
     Selected in a recipe with ``rl:`` (dpo, ipo, orpo, simpo, kto) by ``datasets[].type: solar_plugins.<name>``.
 
     Returns:
-        Formatters. ``to_pair(row, chance)`` must be pure, and may raise `solar_plugins.data.formatters.base.RowError`.
+        Formatters. ``to_pair(row, chance)`` must be pure, and may raise `solar_plugins.api.RowError`.
         ``chance`` is a `random.Random` that depends on the recipe's seed and the row's number alone.
 
     Example::
 
-        from solar_plugins import hookimpl
-        from solar_plugins.data.formatters.base import PreferenceFormatter, PreferencePair, question, text
+        from solar_plugins.api import PreferenceFormatter, PreferencePair, hookimpl, question, text
 
         def read_duel(row, chance):
             prompt = question(text(row.get("prompt"), "prompt"))
@@ -132,8 +129,7 @@ def register_dpo_configs() -> list[DPOConfig]:
 
     Example::
 
-        from solar_plugins import hookimpl
-        from solar_plugins.plugins.dpo_configs import DPOConfig
+        from solar_plugins.api import DPOConfig, hookimpl
 
         @hookimpl
         def register_dpo_configs():
@@ -158,8 +154,7 @@ def register_recipes() -> list[RecipePack]:
     Example::
 
         from pathlib import Path
-        from solar_plugins import hookimpl
-        from solar_plugins.plugins.recipe_packs import RecipePack
+        from solar_plugins.api import RecipePack, hookimpl
 
         @hookimpl
         def register_recipes():
@@ -181,7 +176,7 @@ def checkpoint_written(path: Path, plan: LayerPlan, base: BaseCheckpoint) -> Non
 
     Example::
 
-        from solar_plugins import hookimpl
+        from solar_plugins.api import hookimpl
 
         @hookimpl
         def checkpoint_written(path, plan):

@@ -5,21 +5,22 @@ from pathlib import Path
 
 from pydantic import Field
 
-from solar_plugins import hookimpl
-from solar_plugins.data.formatters.base import (
+from solar_plugins.api import (
+    DPOConfig,
+    InitStrategy,
+    LayerPlan,
     Messages,
     PreferenceFormatter,
     PreferencePair,
+    RecipePack,
     Row,
     SFTFormatter,
+    StrategyArgs,
+    hookimpl,
     question,
     single_turn,
     text,
 )
-from solar_plugins.plugins.dpo_configs import DPOConfig
-from solar_plugins.plugins.recipe_packs import RecipePack
-from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.strategies.base import InitStrategy, StrategyArgs
 
 
 class RepeatTopArgs(StrategyArgs):

@@ -1,0 +1,70 @@
+"""Everything a plugin imports from this package.
+
+The names here and their signatures are stable: a test freezes them, a change raises the version and is noted in the
+changelog. Any other module of `solar_plugins` may change in any release. Importing this module is fast: it loads
+neither torch nor Axolotl.
+
+* **Hooks**: `hookimpl` marks an implementation; `solar_plugins.plugins.hookspecs` documents each hook with an example.
+* **Strategies**: `InitStrategy`, its arguments (`StrategyArgs`, `Count`, `LayerRanges`), and the `LayerPlan` of
+  `PlannedLayer` entries that it returns. `PlanError` refuses arguments that are impossible for a base.
+* **Formatters**: an `SFTFormatter` reads a `Row` as `Messages` (a list of `Message`), a `PreferenceFormatter` as a
+  `PreferencePair`. `RowError` rejects a row. `text`, `optional_text`, `question`, `single_turn`, `read_message`,
+  `read_messages` and `answer_of` read the common shapes.
+* **Settings and recipes**: `DPOConfig`, `RecipePack`.
+* **Events**: the `checkpoint_written` hook receives a `LayerPlan` and a `BaseCheckpoint`. Of the latter, the fields
+  ``name``, ``directory``, ``config`` and ``revision`` are stable.
+"""
+
+from __future__ import annotations
+
+from solar_plugins.data.formatters.base import (
+    Message,
+    Messages,
+    PreferenceFormatter,
+    PreferencePair,
+    Row,
+    RowError,
+    SFTFormatter,
+    answer_of,
+    optional_text,
+    question,
+    read_message,
+    read_messages,
+    single_turn,
+    text,
+)
+from solar_plugins.errors import PlanError
+from solar_plugins.plugins.dpo_configs import DPOConfig
+from solar_plugins.plugins.markers import hookimpl
+from solar_plugins.plugins.recipe_packs import RecipePack
+from solar_plugins.upscaling.base_model import BaseCheckpoint
+from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+from solar_plugins.upscaling.strategies.base import Count, InitStrategy, LayerRanges, StrategyArgs
+
+__all__ = [
+    "BaseCheckpoint",
+    "Count",
+    "DPOConfig",
+    "InitStrategy",
+    "LayerPlan",
+    "LayerRanges",
+    "Message",
+    "Messages",
+    "PlanError",
+    "PlannedLayer",
+    "PreferenceFormatter",
+    "PreferencePair",
+    "RecipePack",
+    "Row",
+    "RowError",
+    "SFTFormatter",
+    "StrategyArgs",
+    "answer_of",
+    "hookimpl",
+    "optional_text",
+    "question",
+    "read_message",
+    "read_messages",
+    "single_turn",
+    "text",
+]
