@@ -11,8 +11,9 @@ import sys
 from types import ModuleType
 from typing import Any, NoReturn
 
-from solar_plugins.axolotl_adapter.recipe_checks import TYPE_PREFIX, FormattedSet
+from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet
 from solar_plugins.errors import DataError, PluginError
+from solar_plugins.recipe import TYPE_PREFIX
 
 PACKAGE = "solar_plugins"
 

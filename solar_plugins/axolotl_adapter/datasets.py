@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from solar_plugins.axolotl_adapter.recipe_checks import TEMPLATE_NAME, FormattedSet, formatted_sets
+from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet, formatted_sets
 from solar_plugins.data.encoder import Encoder, make_encoder
 from solar_plugins.data.formatters import preference_formatters, sft_formatters
 from solar_plugins.data.formatters.base import Formatter
@@ -23,7 +23,8 @@ from solar_plugins.data.row_tally import RowReport
 from solar_plugins.data.template import renders_as_solar, template_text
 from solar_plugins.errors import DataError
 from solar_plugins.logs import logger
-from solar_plugins.solar_block import DataArgs, parse_solar_block
+from solar_plugins.recipe import TEMPLATE_NAME, Recipe, concerns_us, parse_recipe
+from solar_plugins.solar_block import DataArgs
 
 LOG = logger("formatters")
 
@@ -45,17 +46,20 @@ def use_ready_sets(cfg: Any) -> list[str]:
     Raises:
         DataError: A set or the tokenizer cannot be used.
     """
-    sets = list(formatted_sets(cfg))
+    if not concerns_us(cfg):
+        return []
+    recipe = parse_recipe(cfg)
+    sets = list(formatted_sets(recipe))
     if not sets:
         return []
-    encoder = make_encoder(_tokenizer(cfg), cfg.get("tokenizer_config") or cfg.get("base_model"))
+    encoder = make_encoder(_tokenizer(cfg, recipe), str(recipe.tokenizer_config or recipe.base_model))
     if encoder.end_token != SOLAR_END_TOKEN:
         LOG.info("answers end with %r, this tokenizer's end token; SOLAR's is %r", encoder.end_token, SOLAR_END_TOKEN)
     lines = []
     replaced: dict[str, dict[int, list[Any]]] = {}
     for found in sets:
         for source in expanded(found):
-            ready, line = _ready_set(cfg, source, encoder)
+            ready, line = _ready_set(recipe, source, encoder)
             lines.append(line)
             entry = {key: value for key, value in source.entry.items() if key not in SOURCE_KEYS}
             replaced.setdefault(found.key, {}).setdefault(found.number, []).append(
@@ -79,12 +83,13 @@ def read_in_memory(dataset: Any, tokenizer: Any, cfg: Any, entry: Mapping[str, A
     Raises:
         DataError: The set or the tokenizer cannot be used.
     """
-    found = next(found for found in formatted_sets(cfg) if _same_set(found.entry, entry))
+    recipe = parse_recipe(cfg)
+    found = next(found for found in formatted_sets(recipe) if _same_set(found.entry, entry))
     source = found._replace(entry=entry)
     _check_columns(dataset.column_names, source)
-    reader = make_reader(cfg, source, make_encoder(tokenizer, str(cfg.get("base_model"))))
+    reader = make_reader(recipe, source, make_encoder(tokenizer, str(recipe.base_model)))
     ready, report = read_set(dataset, reader, source.where, num_proc)
-    judged(cfg, report, reader)
+    judged(recipe, report, reader)
     return ready
 
 
@@ -92,7 +97,7 @@ def _same_set(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(entry.get(key) == other.get(key) for key in ("type", "path", "split"))
 
 
-def _tokenizer(cfg: Any) -> Any:
+def _tokenizer(cfg: Any, recipe: Recipe) -> Any:
     """Axolotl's tokenizer for this recipe, which carries SOLAR's template then.
 
     Raises:
@@ -101,12 +106,12 @@ def _tokenizer(cfg: Any) -> Any:
     from axolotl.loaders import load_tokenizer
 
     tokenizer = load_tokenizer(cfg)
-    if cfg.get("chat_template"):
+    if recipe.chat_template:
         return tokenizer
     if tokenizer.chat_template and not renders_as_solar(tokenizer):
         start = " ".join(str(tokenizer.chat_template).split())
         raise DataError(
-            f"chat_template: not set, and the tokenizer of {cfg.get('tokenizer_config') or cfg.get('base_model')} "
+            f"chat_template: not set, and the tokenizer of {recipe.tokenizer_config or recipe.base_model} "
             f"carries another template than SOLAR's, in which type: solar_plugins.* writes its rows ({start:.60}...). "
             f"To train the model on SOLAR's, set chat_template: {TEMPLATE_NAME}"
         )
@@ -122,30 +127,30 @@ def expanded(found: FormattedSet) -> Iterator[FormattedSet]:
         yield found._replace(entry={**found.entry, "name": name})
 
 
-def _ready_set(cfg: Any, source: FormattedSet, encoder: Encoder) -> tuple[Path, str]:
-    dataset = load_rows(cfg, source)
-    directory = Path(cfg.get("dataset_prepared_path") or _default_directory()) / "solar_plugins"
-    reader = make_reader(cfg, source, encoder)
-    ready = prepared_set(dataset, reader, source.where, directory, cfg.get("dataset_num_proc"))
-    return ready.path, judged(cfg, ready.report, reader)
+def _ready_set(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> tuple[Path, str]:
+    dataset = load_rows(recipe, source)
+    directory = Path(recipe.dataset_prepared_path or _default_directory()) / "solar_plugins"
+    reader = make_reader(recipe, source, encoder)
+    ready = prepared_set(dataset, reader, source.where, directory, recipe.dataset_num_proc)
+    return ready.path, judged(recipe, ready.report, reader)
 
 
-def make_reader(cfg: Any, source: FormattedSet, encoder: Encoder) -> RowReader:
+def make_reader(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> RowReader:
     """How this recipe wants the rows of a set to be read."""
-    sequence_len = cfg["sequence_len"]
-    if source.key == "test_datasets" and not cfg.get("rl"):
-        sequence_len = cfg.get("eval_sequence_len") or sequence_len
+    sequence_len = recipe.sequence_len
+    if source.key == "test_datasets" and not recipe.rl:
+        sequence_len = recipe.eval_sequence_len or sequence_len
     return RowReader(
         formatter=source.formatter,
         encoder=encoder,
         sequence_len=sequence_len,
-        truncate=_excess_policy(cfg) == "truncate",
-        unpaired=cfg.get("rl") == "kto",
-        seed=cfg.get("seed") or 0,
+        truncate=_excess_policy(recipe) == "truncate",
+        unpaired=recipe.rl == "kto",
+        seed=recipe.seed or 0,
     )
 
 
-def judged(cfg: Any, report: RowReport, reader: RowReader) -> str:
+def judged(recipe: Recipe, report: RowReport, reader: RowReader) -> str:
     """The report in words, which are logged too.
 
     Raises:
@@ -154,18 +159,17 @@ def judged(cfg: Any, report: RowReport, reader: RowReader) -> str:
     line = report.words(reader.sequence_len)
     if os.environ.get("RANK", "0") == "0":
         (LOG.warning if report.rows_kept < report.rows_read else LOG.info)("%s", line)
-    solar = parse_solar_block(cfg)
-    rules = (solar.data if solar else None) or DataArgs()
+    rules = (recipe.solar.data if recipe.solar else None) or DataArgs()
     report.judge(rules.bad_rows, rules.max_bad_share, reader.sequence_len)
-    if _excess_policy(cfg) == "raise" and (report.too_long or report.shortened):
+    if _excess_policy(recipe) == "raise" and (report.too_long or report.shortened):
         raise DataError(
             f"excess_length_strategy: raise, and {line}. Raise sequence_len, or set excess_length_strategy: drop"
         )
     return line
 
 
-def _excess_policy(cfg: Any) -> str:
-    return str(cfg.get("excess_length_strategy") or "drop").lower()
+def _excess_policy(recipe: Recipe) -> str:
+    return (recipe.excess_length_strategy or "drop").lower()
 
 
 def _default_directory() -> str:
@@ -174,11 +178,11 @@ def _default_directory() -> str:
     return str(DEFAULT_DATASET_PREPARED_PATH)
 
 
-def load_rows(cfg: Any, source: FormattedSet) -> Any:
+def load_rows(recipe: Recipe, source: FormattedSet) -> Any:
     """The rows, as Axolotl itself would load them.
 
     Args:
-        cfg: Axolotl's recipe, or as much of it as says how to reach the hub.
+        recipe: The recipe.
         source: One set of one configuration.
 
     Returns:
@@ -188,9 +192,10 @@ def load_rows(cfg: Any, source: FormattedSet) -> Any:
         DataError: There are none, a column is missing, or the set has several splits and the recipe names none.
     """
     from axolotl.utils.data.shared import load_dataset_with_config
+    from axolotl.utils.dict import DictDefault
 
     try:
-        dataset = load_dataset_with_config(type(cfg)(dict(source.entry)), cfg.get("hf_use_auth_token"))
+        dataset = load_dataset_with_config(DictDefault(dict(source.entry)), recipe.hf_use_auth_token)
     except Exception as error:
         # The loaders of files, hubs and clouds raise whatever they like.
         raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -16,11 +16,11 @@ from solar_plugins.axolotl_adapter.bindings import bind
 from solar_plugins.axolotl_adapter.datasets import use_ready_sets
 from solar_plugins.axolotl_adapter.precision import lost_steps
 from solar_plugins.axolotl_adapter.ranks import ready_together
-from solar_plugins.axolotl_adapter.recipe_checks import check_recipe
+from solar_plugins.axolotl_adapter.recipe_checks import changes, check_recipe, log_named_settings
 from solar_plugins.errors import ArgsError, CheckpointError, DataError, SolarError
 from solar_plugins.logs import speaks_for_node
-from solar_plugins.plugins.recipe_packs import REVISION_KEYS, base_of
-from solar_plugins.solar_block import SolarArgs, parse_solar_block
+from solar_plugins.recipe import REVISION_KEYS, Recipe, concerns_us, parse_recipe
+from solar_plugins.solar_block import SolarArgs
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.regrowth import grown_by_recipe
@@ -48,13 +48,18 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
             SolarError: The block or the base cannot be used.
         """
         with _errors_as_paragraphs():
-            solar = parse_solar_block(cfg)
-            for found in check_recipe(cfg, solar.dpo if solar else None):
+            if not concerns_us(cfg):
+                return
+            recipe = parse_recipe(cfg)
+            log_named_settings(recipe)
+            for found in check_recipe(recipe):
                 bind(found)
-            if solar is not None and speaks_for_node():
-                _warn_of_lost_steps(cfg)
-            if solar is not None and solar.init_args is not None:
-                _up_scale_base(cfg, solar)
+            cfg.update(changes(recipe))
+            if recipe.solar is not None and speaks_for_node():
+                _warn_of_lost_steps(recipe)
+            if recipe.solar is not None and recipe.grows:
+                cfg["solar"] = recipe.solar.model_dump(exclude_none=True)
+                _up_scale_base(cfg, recipe, recipe.solar)
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
         """Read the sets of ``type: solar_plugins.<formatter>``, and let Axolotl load the result.
@@ -83,21 +88,25 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
         return "solar_plugins.solar_block.SolarPluginArgs"
 
 
-def _warn_of_lost_steps(cfg: Mapping[str, Any]) -> None:
-    lost = lost_steps(cfg)
-    if lost and not cfg.get("inference"):  # What Axolotl's inference command sets.
+def _warn_of_lost_steps(recipe: Recipe) -> None:
+    lost = lost_steps(recipe)
+    if lost and not recipe.inference:
         LOG.warning("%s", lost)
 
 
-def _up_scale_base(cfg: MutableMapping[str, Any], solar: SolarArgs) -> None:
-    cfg["solar"] = solar.model_dump(exclude_none=True)
-    _refuse_other_config(cfg)
+def _up_scale_base(cfg: MutableMapping[str, Any], recipe: Recipe, solar: SolarArgs) -> None:
+    if recipe.base_model_config not in (None, "", recipe.base_model):
+        raise ArgsError(
+            f"base_model_config: {recipe.base_model_config} would give the up-scaled weights another model's depth; "
+            "remove the key, the up-scaled checkpoint brings its own config"
+        )
+    cfg.pop("base_model_config", None)
     with ready_together("the up-scaled checkpoint"):
         try:
-            upscaled = _upscaled_checkpoint(cfg, solar)
+            upscaled = _upscaled_checkpoint(recipe, solar)
         except OSError as error:
             raise CheckpointError(
-                f"base_model: {error.filename or cfg.get('base_model')} cannot be read ({error.strerror or error}); "
+                f"base_model: {error.filename or recipe.base_model} cannot be read ({error.strerror or error}); "
                 "check the path and its permissions"
             ) from None
     if upscaled is not None:
@@ -106,9 +115,9 @@ def _up_scale_base(cfg: MutableMapping[str, Any], solar: SolarArgs) -> None:
             cfg.pop(key, None)  # base_model is a local directory now, which has no revision.
 
 
-def _upscaled_checkpoint(cfg: Mapping[str, Any], solar: SolarArgs) -> Path | None:
+def _upscaled_checkpoint(recipe: Recipe, solar: SolarArgs) -> Path | None:
     """The checkpoint that is to take the base's place; None where that was up-scaled by this recipe already."""
-    base = find_base(*base_of(cfg), trust_remote_code=cfg.get("trust_remote_code") is True)
+    base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code)
     if _is_grown_already(base, solar):
         return None
     return ensure_checkpoint(base, plan_of(solar.init, base.num_layers), solar.cache_dir)
@@ -142,13 +151,3 @@ def _is_grown_already(base: BaseCheckpoint, solar: SolarArgs) -> bool:
         return False
     LOG.warning("%s was up-scaled by this plan already (%s); used as it is, NOT up-scaled again", base.name, plan)
     return True
-
-
-def _refuse_other_config(cfg: MutableMapping[str, Any]) -> None:
-    other = cfg.get("base_model_config")
-    if other and other != cfg.get("base_model"):
-        raise ArgsError(
-            f"base_model_config: {other} would give the up-scaled weights another model's depth; remove the key, the "
-            "up-scaled checkpoint brings its own config"
-        )
-    cfg.pop("base_model_config", None)

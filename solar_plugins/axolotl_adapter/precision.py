@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-Precision = Literal["bf16", "fp16", "fp32"]
+from solar_plugins.recipe import AxolotlKeys, Recipe
 
 
 class CarryOver(NamedTuple):
@@ -35,38 +35,18 @@ From the sources of torchao, Axolotl (utils/optimizers) and transformers (traine
 flashoptim, which Axolotl does not install, from their documentation.
 """
 
-DEFAULT_OPTIMIZER = "adamw_torch_fused"
-"""Axolotl's."""
+DEFAULT_OPTIMIZER = str(AxolotlKeys.model_fields["optimizer"].default)
 
 
-def weight_precision(recipe: Mapping[str, Any]) -> Precision:
-    """In which precision Axolotl loads the weights; ``bf16: auto``, its default, counts as true, as on a recent GPU.
-
-    Source: ``resolve_dtype`` in axolotl/utils/config.
-
-    >>> weight_precision({}), weight_precision({"bf16": False}), weight_precision({"fp16": True})
-    ('bf16', 'fp32', 'fp16')
-    """
-    bf16 = recipe.get("bf16", "auto")
-    if bf16 == "auto":
-        bf16 = not recipe.get("fp16")
-    if bf16 or recipe.get("bfloat16"):
-        return "bf16"
-    return "fp16" if any(recipe.get(key) for key in ("load_in_8bit", "fp16", "float16")) else "fp32"
-
-
-def lost_steps(recipe: Mapping[str, Any]) -> str | None:
+def lost_steps(recipe: Recipe) -> str | None:
     """What to tell the user of a recipe whose small steps are rounded away; None where they are not.
 
     Without DeepSpeed, which updates fp32 copies, Axolotl trains the bf16 weights themselves: on one GPU, under DDP and
     under FSDP2 (its monkeypatch/accelerate/fsdp2.py leaves out accelerate's copy to fp32). Adapters are in fp32.
-
-    Args:
-        recipe: As Axolotl reads it, with named settings filled in.
     """
-    optimizer = str(recipe.get("optimizer") or DEFAULT_OPTIMIZER)
-    safe = recipe.get("adapter") or recipe.get("deepspeed") or weight_precision(recipe) != "bf16"
-    if safe or _carries_over(optimizer, _optim_args(recipe.get("optim_args"))):
+    optimizer = recipe.optimizer or DEFAULT_OPTIMIZER
+    safe = recipe.adapter or recipe.deepspeed or recipe.weight_precision != "bf16"
+    if safe or _carries_over(optimizer, _optim_args(recipe.optim_args)):
         return None
     return (
         f"optimizer: {optimizer} trains bf16 weights without fp32 copies here (Axolotl 0.21, no deepspeed): a step "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,21 +11,18 @@ from solar_plugins.data.formatters.base import Formatter
 from solar_plugins.data.template import template_text
 from solar_plugins.errors import ArgsError, PluginError
 from solar_plugins.logs import logger
-from solar_plugins.plugins.dpo_configs import dpo_config, fill_in
 from solar_plugins.plugins.manager import not_registered
+from solar_plugins.recipe import TEMPLATE_NAME, TYPE_PREFIX, DatasetKey, Recipe
 
 LOG = logger("formatters")
 
-TYPE_PREFIX = "solar_plugins."
-SET_KEYS = ("datasets", "test_datasets")
+SET_KEYS: tuple[DatasetKey, ...] = ("datasets", "test_datasets")
 PAIR_METHODS = ("dpo", "ipo", "orpo", "simpo", "kto")
 """Values of ``rl`` that train on pairs, or on the single answers of pairs (kto)."""
 
 ENTRY_KEYS = {"path", "type", "split", "data_files", "revision", "ds_type"}
 SFT_ENTRY_KEYS = ENTRY_KEYS | {"name", "trust_remote_code", "weight", "shards", "shards_idx", "preprocess_shards"}
 """Keys of a data set that have an effect. Under ``rl`` Axolotl drops the others in silence."""
-
-TEMPLATE_NAME = "solar"
 
 
 class FormattedSet(NamedTuple):
@@ -45,12 +42,8 @@ class FormattedSet(NamedTuple):
         return f"{self.key}[{self.number}] ({' '.join(part for part in parts if part)})"
 
 
-def check_recipe(recipe: MutableMapping[str, Any], dpo_name: str | None) -> list[FormattedSet]:
-    """Fill in named settings and the template's text, and refuse what cannot work.
-
-    Args:
-        recipe: As Axolotl read it, before its own validation.
-        dpo_name: ``solar.dpo``.
+def check_recipe(recipe: Recipe) -> list[FormattedSet]:
+    """Refuse what cannot work.
 
     Returns:
         The data sets that are read by a formatter of ours.
@@ -59,11 +52,7 @@ def check_recipe(recipe: MutableMapping[str, Any], dpo_name: str | None) -> list
         SolarError: A name is not registered, a set is used for what it is not made for, or a key would do harm or
             nothing.
     """
-    if dpo_name is not None:
-        _fill_in_dpo(recipe, dpo_name)
     sets = list(formatted_sets(recipe))
-    if recipe.get("chat_template") == TEMPLATE_NAME:
-        recipe["chat_template"], recipe["chat_template_jinja"] = "jinja", template_text()
     for found in sets:
         _check_entry(found, recipe)
     if sets:
@@ -72,7 +61,24 @@ def check_recipe(recipe: MutableMapping[str, Any], dpo_name: str | None) -> list
     return sets
 
 
-def formatted_sets(recipe: Mapping[str, Any]) -> Iterator[FormattedSet]:
+def changes(recipe: Recipe) -> dict[str, Any]:
+    """What Axolotl has to read instead: keys that ``solar.dpo`` filled in, and the text of ``chat_template: solar``."""
+    template = {"chat_template": "jinja", "chat_template_jinja": template_text()}
+    return {**recipe.filled_in, **(template if recipe.chat_template == TEMPLATE_NAME else {})}
+
+
+def log_named_settings(recipe: Recipe) -> None:
+    """Say what ``solar.dpo`` filled in, and which keys of the recipe stay as they are."""
+    config = recipe.named_settings
+    if config is None:
+        return
+    LOG.info("solar.dpo: %s filled in %s (%s)", config.name, _listed(recipe.filled_in) or "nothing", config.source)
+    if recipe.kept:
+        LOG.info("solar.dpo: the recipe's own %s stay, not those of %s", _listed(recipe.kept), config.name)
+    LOG.info("solar.dpo: %s means a global batch of %d pairs, which no key says", config.name, config.global_batch)
+
+
+def formatted_sets(recipe: Recipe) -> Iterator[FormattedSet]:
     """The data sets that are read by a formatter of ours.
 
     Raises:
@@ -80,12 +86,11 @@ def formatted_sets(recipe: Mapping[str, Any]) -> Iterator[FormattedSet]:
         ArgsError: It is, but for the other kind of training.
     """
     for key in SET_KEYS:
-        entries = recipe.get(key)
-        for number, entry in enumerate(entries if isinstance(entries, list) else []):
-            kind = entry.get("type") if isinstance(entry, Mapping) else None
+        for number, entry in recipe.entries(key):
+            kind = entry.get("type")
             if isinstance(kind, str) and kind.startswith(TYPE_PREFIX):
                 name = kind.removeprefix(TYPE_PREFIX)
-                yield FormattedSet(key, number, entry, _formatter(name, recipe.get("rl"), f"{key}[{number}].type"))
+                yield FormattedSet(key, number, entry, _formatter(name, recipe.rl, f"{key}[{number}].type"))
 
 
 def _formatter(name: str, method: Any, where: str) -> Formatter:
@@ -112,20 +117,20 @@ def _formatter(name: str, method: Any, where: str) -> Formatter:
     raise PluginError(f"{where}: {not_registered(name, kind, wanted)}")
 
 
-def _check_entry(found: FormattedSet, recipe: Mapping[str, Any]) -> None:
-    allowed = ENTRY_KEYS if recipe.get("rl") else SFT_ENTRY_KEYS
+def _check_entry(found: FormattedSet, recipe: Recipe) -> None:
+    allowed = ENTRY_KEYS if recipe.rl else SFT_ENTRY_KEYS
     for key, value in found.entry.items():
         if key not in allowed and value not in (None, False):
             raise ArgsError(
                 f"{found.key}[{found.number}].{key}: has no effect on type: {TYPE_PREFIX}{found.formatter.name}"
-                f"{' under rl' if recipe.get('rl') and key in SFT_ENTRY_KEYS else ''}; expected only "
+                f"{' under rl' if recipe.rl and key in SFT_ENTRY_KEYS else ''}; expected only "
                 f"{', '.join(sorted(allowed))}. Remove it"
             )
     if not isinstance(found.entry.get("path"), str):
         raise ArgsError(f"{found.key}[{found.number}].path: missing; expected a file, a directory or a hub id")
 
 
-def _check_top_level(recipe: Mapping[str, Any], found: FormattedSet) -> None:
+def _check_top_level(recipe: Recipe, found: FormattedSet) -> None:
     used = f"{found.key}[{found.number}].type: {TYPE_PREFIX}{found.formatter.name}"
     for key, why in (
         ("skip_prepare_dataset", "hands the raw rows to the trainer"),
@@ -133,42 +138,42 @@ def _check_top_level(recipe: Mapping[str, Any], found: FormattedSet) -> None:
         ("train_on_inputs", "learns the prompt too, and SOLAR's format learns answers only"),
         ("processor_type", "is for pictures, which SOLAR's format does not know"),
     ):
-        if recipe.get(key):
-            raise ArgsError(f"{key}: {recipe[key]!r} {why}, so it cannot be used with {used}; remove the key")
-    if not isinstance(recipe.get("sequence_len"), int):
-        raise ArgsError(f"sequence_len: {recipe.get('sequence_len')!r}; {used} has to know it. Set it, such as 2048")
-    other = recipe.get("chat_template")
-    if other and not (other == "jinja" and _is_our_template(recipe.get("chat_template_jinja"))):
+        if value := getattr(recipe, key):
+            raise ArgsError(f"{key}: {value!r} {why}, so it cannot be used with {used}; remove the key")
+    other = recipe.chat_template
+    if other not in (None, "", TEMPLATE_NAME) and not (
+        other == "jinja" and _is_our_template(recipe.chat_template_jinja)
+    ):
         raise ArgsError(
             f"chat_template: {other} is another template than the one in which {used} writes its rows; set "
             f"chat_template: {TEMPLATE_NAME}, or read the set with Axolotl's own type: chat_template"
         )
 
 
-def _check_method_keys(recipe: Mapping[str, Any]) -> None:
+def _check_method_keys(recipe: Recipe) -> None:
     """Ask for the keys that a method cannot do without; Axolotl's own words for them are a traceback."""
-    method = recipe.get("rl")
-    if method and (recipe.get("sample_packing") or recipe.get("eval_sample_packing")):
+    method = recipe.rl
+    if method and (recipe.sample_packing or recipe.eval_sample_packing):
         raise ArgsError(f"sample_packing: pairs are compared one by one, so rl: {method} cannot pack; remove the key")
-    if method == "kto" and recipe.get("remove_unused_columns") is not False:
+    if method == "kto" and recipe.remove_unused_columns is not False:
         raise ArgsError(
-            f"remove_unused_columns: {recipe.get('remove_unused_columns')!r}; rl: kto needs the column that says "
+            f"remove_unused_columns: {recipe.remove_unused_columns!r}; rl: kto needs the column that says "
             "whether an answer is wanted. Set remove_unused_columns: false"
         )
     if method == "simpo":
         _check_simpo_keys(recipe)
 
 
-def _check_simpo_keys(recipe: Mapping[str, Any]) -> None:
-    gamma = recipe.get("simpo_gamma")
+def _check_simpo_keys(recipe: Recipe) -> None:
+    gamma = recipe.simpo_gamma
     if isinstance(gamma, bool) or not isinstance(gamma, int | float):
         raise ArgsError(
             f"simpo_gamma: {gamma!r}; rl: simpo needs the margin between chosen and rejected answers, a number. Set "
             "simpo_gamma, such as 0.5"
         )
-    if recipe.get("warmup_ratio"):
+    if recipe.warmup_ratio:
         raise ArgsError(
-            f"warmup_ratio: {recipe['warmup_ratio']}; Axolotl's SimPO knows no share of warm-up. Set warmup_steps, "
+            f"warmup_ratio: {recipe.warmup_ratio}; Axolotl's SimPO knows no share of warm-up. Set warmup_steps, "
             "the number of optimizer steps"
         )
 
@@ -180,18 +185,6 @@ def _is_our_template(text_or_path: Any) -> bool:
         return Path(text_or_path).read_text(encoding="utf-8").strip() == template_text().strip()
     except (OSError, TypeError, ValueError):
         return False
-
-
-def _fill_in_dpo(recipe: MutableMapping[str, Any], name: str) -> None:
-    try:
-        config = dpo_config(name)
-    except PluginError as error:
-        raise PluginError(f"solar.dpo: {error}") from None
-    filled, kept = fill_in(recipe, config)
-    LOG.info("solar.dpo: %s filled in %s (%s)", name, _listed(filled) or "nothing", config.source)
-    if kept:
-        LOG.info("solar.dpo: the recipe's own %s stay, not those of %s", _listed(kept), name)
-    LOG.info("solar.dpo: %s means a global batch of %d pairs, which no key says", name, config.global_batch)
 
 
 def _listed(values: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from solar_plugins.data.ngrams import DEFAULT_NGRAM
 from solar_plugins.errors import ArgsError, DataError
-from solar_plugins.plugins.recipe_packs import read_recipe
+from solar_plugins.recipe import read_yaml
 from solar_plugins.solar_block import render
 
 TASK_LISTS = {
@@ -127,7 +127,7 @@ def read_mixture(path: Path) -> MixtureArgs:
         DataError: The file cannot be read or is no YAML map, a key is unknown or missing, or a value is impossible.
     """
     try:
-        content = read_recipe(path)
+        content = read_yaml(path)
     except ArgsError as error:
         raise DataError(str(error)) from None
     try:

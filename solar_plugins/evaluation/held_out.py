@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet, formatted_sets
 from solar_plugins.data.encoder import Encoded, Encoder, make_encoder
@@ -13,13 +14,28 @@ from solar_plugins.data.row_encoder import PROBLEM_COLUMN, RowReader
 from solar_plugins.data.template import Example, render
 from solar_plugins.errors import CheckpointError, SolarError
 from solar_plugins.evaluation.preference_files import EncodedPair
-from solar_plugins.report.inputs import sequence_tokens
-from solar_plugins.report.stages import Stage
+from solar_plugins.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NUM_QUESTIONS = 3
+
+
+class Stage(Protocol):
+    """A stage of training that may name held-out rows."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def directory(self) -> Path:
+        """Its model and tokenizer."""
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """Its recipe; None for a merge."""
 
 
 class Question(NamedTuple):
@@ -146,10 +162,12 @@ class _Rows(NamedTuple):
 
 
 def _test_sets(stage: Stage, kind: type[SFTFormatter] | type[PreferenceFormatter]) -> list[FormattedSet]:
+    if stage.recipe is None:
+        return []
     try:
-        sets = list(formatted_sets(stage.recipe or {}))
+        sets = list(formatted_sets(stage.recipe))
     except SolarError as error:
-        raise type(error)(f"{stage.recipe_path}: {error}") from None
+        raise type(error)(f"{stage.recipe.path}: {error}") from None
     return [found for found in sets if found.key == "test_datasets" and isinstance(found.formatter, kind)]
 
 
@@ -158,13 +176,13 @@ def _encoder(stage: Stage, tokenizers: Tokenizers) -> Encoder:
 
 
 def _read(stage: Stage, sets: Sequence[FormattedSet], encoder: Encoder) -> Iterator[_Rows]:
-    from axolotl.utils.dict import DictDefault
-
     from solar_plugins.axolotl_adapter.datasets import expanded, judged, load_rows, make_reader
     from solar_plugins.data.prepared_datasets import read_set
 
+    recipe = stage.recipe
+    assert recipe is not None  # it named the sets
     try:
-        recipe = DictDefault({**(stage.recipe or {}), "sequence_len": sequence_tokens(stage.recipe or {})})
+        _ = recipe.sequence_tokens  # Refuses a length at which nothing can be measured.
         for source in (one for found in sets for one in expanded(found)):
             raw = load_rows(recipe, source)
             # KTO trains on single answers; here they are compared.
@@ -172,7 +190,7 @@ def _read(stage: Stage, sets: Sequence[FormattedSet], encoder: Encoder) -> Itera
             ready, report = read_set(raw, reader, source.where, None)
             yield _Rows(raw, ready, reader, judged(recipe, report, reader))
     except SolarError as error:
-        raise type(error)(f"{stage.recipe_path}: {error}") from None
+        raise type(error)(f"{recipe.path}: {error}") from None
 
 
 def _first_questions(rows: _Rows, count: int) -> list[Question]:

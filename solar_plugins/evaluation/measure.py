@@ -55,6 +55,7 @@ class Task:
         max_new_tokens: The longest continuation.
         answers: Held-out answers with their prompts.
         pairs: Held-out pairs.
+        trust_remote_code: Whether code that comes with a checkpoint is run.
     """
 
     windows: Sequence[Sequence[int]]
@@ -63,6 +64,7 @@ class Task:
     max_new_tokens: int
     answers: Sequence[Encoded] = ()
     pairs: Sequence[EncodedPair] = ()
+    trust_remote_code: bool = False
 
 
 class Hardware(NamedTuple):
@@ -82,8 +84,8 @@ def hardware() -> Hardware:
     return Hardware(f"cuda ({torch.cuda.get_device_name()})", "bfloat16" if native else "float32")
 
 
-def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint.
+def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint; ``trust_remote_code`` runs code that comes with it.
 
     Raises:
         CheckpointError: It has none, or it cannot be read.
@@ -91,7 +93,9 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{directory}: the tokenizer cannot be read ({' '.join(str(error).split())[:200]}); "
@@ -100,8 +104,10 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(directory: Path) -> PreTrainedModel:
+def load_model(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """The model of a checkpoint, ready to be measured on this machine's `hardware`.
+
+    ``trust_remote_code`` runs code that comes with the checkpoint.
 
     Raises:
         CheckpointError: Its files are damaged, or a tensor of the model is not in them; it would be random.
@@ -118,6 +124,7 @@ def load_model(directory: Path) -> PreTrainedModel:
             dtype=getattr(torch, dtype),
             device_map=None if device == "cpu" else "auto",
             local_files_only=True,
+            trust_remote_code=trust_remote_code,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # They are refused below, by name.
             output_loading_info=True,
@@ -229,7 +236,7 @@ def measure_model(name: str, directory: Path, task: Task) -> MeasuredModel:
     from tqdm import tqdm
 
     start = time.monotonic()
-    model = load_model(directory)
+    model = load_model(directory, trust_remote_code=task.trust_remote_code)
     loss = held_out_loss(model, task.windows, f"{name}: held-out loss")
     answers = answers_loss(model, task.answers, f"{name}: held-out answers") if task.answers else None
     pairs = judged_pairs(model, task.pairs, f"{name}: held-out pairs") if task.pairs else None

@@ -12,9 +12,7 @@ from solar_plugins.memory.parts import MOMENTS, Part, memory_parts, peaks
 from solar_plugins.memory.recipe_model import FoundModel, model_of
 from solar_plugins.memory.recipe_setup import Devices, devices_of, not_counted, setup_of
 from solar_plugins.memory.training_setup import SHARDING_NAMES, TrainingSetup
-from solar_plugins.plugins.dpo_configs import dpo_config, fill_in
-from solar_plugins.plugins.recipe_packs import read_recipe
-from solar_plugins.solar_block import parse_solar_block
+from solar_plugins.recipe import read_recipe
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.estimates import COUNTED_TYPES
 
@@ -78,14 +76,11 @@ def memory_of_recipe(path: Path, base: str | None, gpus: int | None, gpu_gigabyt
     Raises:
         SolarError: The recipe or its base cannot be used, or its training is not known here.
     """
-    recipe = dict(read_recipe(path))
-    solar = parse_solar_block(recipe)
-    if solar is not None and solar.dpo is not None:
-        fill_in(recipe, dpo_config(solar.dpo))
-    found = model_of(path, recipe, base)
-    devices = devices_of(path, gpus, gpu_gigabytes)
-    setup = setup_of(recipe, path, devices.gpus)
-    notes = [f"{key}: {recipe[key]!r} changes the memory, and is not counted" for key in not_counted(recipe)]
+    recipe = read_recipe(path)
+    found = model_of(recipe, base)
+    devices = devices_of(recipe, gpus, gpu_gigabytes)
+    setup = setup_of(recipe, devices.gpus)
+    notes = [f"{key}: {getattr(recipe, key)!r} changes the memory, and is not counted" for key in not_counted(recipe)]
     if found.model.model_type not in COUNTED_TYPES:
         notes.append(f"a layer of {found.model.model_type} is taken for one of Llama with the same widths")
     return MemoryReport(str(path), found, devices, setup, memory_parts(found.model, setup), notes)

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 from solar_plugins.errors import ArgsError, CheckpointError
 from solar_plugins.memory.parameters import Model
-from solar_plugins.plugins.recipe_packs import base_of, read_recipe
-from solar_plugins.solar_block import parse_solar_block
+from solar_plugins.recipe import Recipe, read_recipe
 from solar_plugins.upscaling.architectures.surgery import base_depth, upscale_config
 from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, find_config
 from solar_plugins.upscaling.base_tensors import read_tensors
@@ -33,48 +32,46 @@ class FoundModel(NamedTuple):
     """Whether the base came out of the first recipe's own plan, so that it is used as it is."""
 
 
-def model_of(path: Path, recipe: Mapping[str, Any], base: str | None) -> FoundModel:
+def model_of(recipe: Recipe, base: str | None) -> FoundModel:
     """The model that the recipe trains.
 
     Where its ``base_model`` does not exist, a recipe beside it makes that: one whose ``output_dir`` it is, or a merge
     whose command writes it. So the chain is followed to its start.
 
     Args:
-        path: Where the recipe lies.
-        recipe: Its content.
+        recipe: The recipe, read from a file.
         base: A config.json, a directory or a hub id, in place of the ``base_model`` at the start of the chain.
 
     Raises:
         SolarError: The chain does not lead to a model whose parameters are known.
     """
+    assert recipe.path is not None
+    path = recipe.path
     stages = [path.name]
     while True:
-        name, revision = base_of(recipe)
-        solar = parse_solar_block(recipe)
-        grows = solar is not None and solar.init_args is not None
-        maker = None if grows or (Path(name) / CONFIG).is_file() else _maker(name, path.parent)
+        name, revision = recipe.base
+        maker = None if recipe.grows or (Path(name) / CONFIG).is_file() else _maker(name, path.parent)
         if maker is None:
             break
         stages.insert(0, str(maker.relative_to(path.parent)))
         if len(stages) > MAX_STAGES:
             raise ArgsError(f"{path}: the recipes before it form a circle: {' -> '.join(stages[:4])} -> ...")
         recipe = read_recipe(maker)
-        if "base_model" not in recipe:
+        if recipe.base_model is None:
             raise ArgsError(f"{maker}: a merge that names no base_model, so the chain to {path.name} ends here")
-    trusted = recipe.get("trust_remote_code") is True
     try:
-        config, checkpoint = find_config(base or name, None if base else revision, trust_remote_code=trusted)
+        config, checkpoint = find_config(base or name, None if base else revision, trust_remote_code=recipe.trusts_code)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}\n{path.name} begins with base_model: {name}; no recipe in {path.parent} makes it. Give the "
             "config.json of that model, or of one like it, with --base"
         ) from None
     stages.insert(0, base or name)
-    if solar is None or not grows:
+    if recipe.solar is None or not recipe.grows:
         return FoundModel(_unchanged(config, checkpoint), tuple(stages))
-    if grown_by_recipe(config, base or name, solar.init):
+    if grown_by_recipe(config, base or name, recipe.solar.init):
         return FoundModel(_unchanged(config, checkpoint), tuple(stages), already_grown=True)
-    return FoundModel(_grown(config, checkpoint, plan_of(solar.init, base_depth(config))), tuple(stages))
+    return FoundModel(_grown(config, checkpoint, plan_of(recipe.solar.init, base_depth(config))), tuple(stages))
 
 
 def _grown(config: Mapping[str, Any], checkpoint: BaseCheckpoint | None, plan: LayerPlan) -> Model:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from solar_plugins.axolotl_adapter.precision import weight_precision
 from solar_plugins.errors import ArgsError
 from solar_plugins.memory.training_setup import (
     OPTIMIZERS,
@@ -19,6 +18,7 @@ from solar_plugins.memory.training_setup import (
     Sharding,
     TrainingSetup,
 )
+from solar_plugins.recipe import Recipe
 
 PAIRS_WITH_REFERENCE = ("dpo", "ipo", "kto")
 PAIRS = (*PAIRS_WITH_REFERENCE, "orpo", "simpo")
@@ -46,13 +46,13 @@ class Devices(NamedTuple):
     """Of each; None where nobody says."""
 
 
-def devices_of(path: Path, gpus: int | None, gpu_gigabytes: float | None) -> Devices:
+def devices_of(recipe: Recipe, gpus: int | None, gpu_gigabytes: float | None) -> Devices:
     """How many GPUs, and how large: from the options, else from ``WORLD_SIZE`` and from the recipe's head.
 
     Raises:
         ArgsError: ``WORLD_SIZE`` is no positive whole number.
     """
-    head = re.match(r"(?:#.*\n)*", path.read_text(encoding="utf-8"))
+    head = re.match(r"(?:#.*\n)*", recipe.text)
     said = re.search(r"^# needs: +(\d+) x (\d+) GB GPU", head[0] if head else "", re.MULTILINE)
     memory = gpu_gigabytes or (float(said[2]) if said else None)
     memory_bytes = round(memory * 1e9) if memory else None
@@ -68,23 +68,21 @@ def devices_of(path: Path, gpus: int | None, gpu_gigabytes: float | None) -> Dev
     return Devices(1, "nothing said otherwise", memory_bytes)
 
 
-def setup_of(recipe: Mapping[str, Any], path: Path, gpus: int) -> TrainingSetup:
+def setup_of(recipe: Recipe, gpus: int) -> TrainingSetup:
     """How the recipe trains on so many GPUs.
 
     Args:
-        recipe: As Axolotl would read it, with named settings filled in.
-        path: Where it lies; the DeepSpeed file is looked for in the working directory, then above the recipe.
+        recipe: The recipe. Its DeepSpeed file is looked for in the working directory, then above the recipe.
         gpus: All of them.
 
     Raises:
         ArgsError: A key has a value that cannot be counted, or a file is missing.
     """
     adapter, method = _adapter(recipe), _method(recipe)
-    sharding, deepspeed = _sharding(recipe, path)
-    half = weight_precision(recipe) != "fp32"
-    zero = deepspeed.get("zero_optimization", {})
-    fsdp = _block(recipe, "fsdp_config")
-    attention = recipe.get("attn_implementation") or ("flash" if recipe.get("flash_attention") else None)
+    sharding, deepspeed = _sharding(recipe)
+    half = recipe.weight_precision != "fp32"
+    zero, fsdp = deepspeed.get("zero_optimization", {}), recipe.fsdp_config or {}
+    attention = recipe.attn_implementation or ("flash" if recipe.flash_attention else None)
     return TrainingSetup(
         gpus=gpus,
         shards=_shards(recipe, sharding, gpus),
@@ -92,26 +90,26 @@ def setup_of(recipe: Mapping[str, Any], path: Path, gpus: int) -> TrainingSetup:
         half=half,
         wide_ends=half and sharding == "none" and adapter is None and attention in (None, "sdpa", "eager"),
         optimizer=_optimizer(recipe),
-        micro_batch_size=_whole(recipe, "micro_batch_size", 1),
-        sequence_tokens=_whole(recipe, "sequence_len", None),
+        micro_batch_size=_positive("micro_batch_size", recipe.micro_batch_size or 1),
+        sequence_tokens=recipe.sequence_tokens,
         sequences=2 if method in PAIRS else 1,
-        checkpointing=bool(recipe.get("gradient_checkpointing") or fsdp.get("activation_checkpointing")),
-        offload_activations=bool(recipe.get("activation_offloading"))
-        or str(recipe.get("gradient_checkpointing")).startswith("offload"),
-        full_logits=not any(recipe.get(key) for key in FUSED_LOSSES),
+        checkpointing=bool(recipe.gradient_checkpointing or fsdp.get("activation_checkpointing")),
+        offload_activations=bool(recipe.activation_offloading)
+        or str(recipe.gradient_checkpointing).startswith("offload"),
+        full_logits=not any(getattr(recipe, key) for key in FUSED_LOSSES),
         adapter=adapter,
-        unfrozen=tuple(_texts(recipe, "unfrozen_parameters")),
-        reference=method in PAIRS_WITH_REFERENCE and adapter is None and not recipe.get("precompute_ref_log_probs"),
+        unfrozen=tuple(recipe.unfrozen_parameters or ()),
+        reference=method in PAIRS_WITH_REFERENCE and adapter is None and not recipe.precompute_ref_log_probs,
         offload_optimizer=_offloads(zero, "offload_optimizer"),
         offload_weights=_offloads(zero, "offload_param") or fsdp.get("offload_params") is True,
         buffers=_buffers(deepspeed),
     )
 
 
-def not_counted(recipe: Mapping[str, Any]) -> list[str]:
+def not_counted(recipe: Recipe) -> list[str]:
     """Keys of the recipe whose effect on memory is not counted."""
-    found = [key for key in NOT_COUNTED if _is_set(recipe.get(key))]
-    return [*found, *(["attn_implementation"] if recipe.get("attn_implementation") == "eager" else [])]
+    found = [key for key in NOT_COUNTED if _is_set(getattr(recipe, key))]
+    return [*found, *(["attn_implementation"] if recipe.attn_implementation == "eager" else [])]
 
 
 def _is_set(value: Any) -> bool:
@@ -119,15 +117,15 @@ def _is_set(value: Any) -> bool:
     return bool(value) and (type(value) is not int or value > 1)
 
 
-def _method(recipe: Mapping[str, Any]) -> str | None:
-    method = recipe.get("rl")
+def _method(recipe: Recipe) -> str | None:
+    method = recipe.rl
     if method is not None and method not in PAIRS:
         raise ArgsError(f"rl: {method!r}; the memory of this training is not known here, only of {', '.join(PAIRS)}")
     return method
 
 
-def _optimizer(recipe: Mapping[str, Any]) -> Optimizer:
-    name = str(recipe.get("optimizer") or "adamw_torch_fused")  # Axolotl's default
+def _optimizer(recipe: Recipe) -> Optimizer:
+    name = str(recipe.optimizer)
     if name not in OPTIMIZERS:
         raise ArgsError(
             f"optimizer: {name!r}; what it keeps for each parameter is not known here. Known: {', '.join(OPTIMIZERS)}"
@@ -135,29 +133,31 @@ def _optimizer(recipe: Mapping[str, Any]) -> Optimizer:
     return OPTIMIZERS[name]
 
 
-def _adapter(recipe: Mapping[str, Any]) -> Adapter | None:
-    kind = recipe.get("adapter")
+def _adapter(recipe: Recipe) -> Adapter | None:
+    kind = recipe.adapter
     if not kind:
         return None
     if kind not in ("lora", "qlora"):
         raise ArgsError(f"adapter: {kind!r}; the memory of this adapter is not known here, only of lora and qlora")
-    targets = tuple(_texts(recipe, "lora_target_modules"))
+    targets = recipe.lora_target_modules
+    if isinstance(targets, str):
+        raise ArgsError(f"lora_target_modules: {targets!r:.200}; expected a list of names")
     return Adapter(
-        rank=_whole(recipe, "lora_r", None),
-        targets=None if recipe.get("lora_target_linear") or not targets else targets,
-        dropout=float(recipe.get("lora_dropout") or 0),
-        bits=4 if recipe.get("load_in_4bit") else 8 if recipe.get("load_in_8bit") else 16,
-        copied=tuple(_texts(recipe, "lora_modules_to_save")),
+        rank=_positive("lora_r", recipe.lora_r),
+        targets=None if recipe.lora_target_linear or not targets else tuple(targets),
+        dropout=recipe.lora_dropout or 0.0,
+        bits=4 if recipe.load_in_4bit else 8 if recipe.load_in_8bit else 16,
+        copied=tuple(recipe.lora_modules_to_save or ()),
     )
 
 
-def _sharding(recipe: Mapping[str, Any], path: Path) -> tuple[Sharding, Mapping[str, Any]]:
+def _sharding(recipe: Recipe) -> tuple[Sharding, Mapping[str, Any]]:
     """What is divided, and the content of the DeepSpeed file."""
-    if recipe.get("fsdp_config"):
+    if recipe.fsdp_config:
         return "fsdp2", {}
-    if not recipe.get("deepspeed"):
+    if not recipe.deepspeed:
         return "none", {}
-    config = _deepspeed_config(recipe["deepspeed"], path)
+    config = _deepspeed_config(recipe.deepspeed, recipe.path)
     stage = config.get("zero_optimization", {}).get("stage")
     stages: dict[Any, Sharding] = {1: "zero1", 2: "zero2", 3: "zero3"}
     if stage not in stages:
@@ -165,13 +165,16 @@ def _sharding(recipe: Mapping[str, Any], path: Path) -> tuple[Sharding, Mapping[
     return stages[stage], config
 
 
-def _deepspeed_config(value: Any, path: Path) -> Mapping[str, Any]:
+def _deepspeed_config(value: str | Mapping[str, Any], recipe_path: Path | None) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return value
-    places = [Path(str(value)), *(folder / str(value) for folder in path.absolute().parents)]
+    above = recipe_path.absolute().parents if recipe_path else ()
+    places = [Path(value), *(folder / value for folder in above)]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        raise ArgsError(f"deepspeed: {value} is no file here, nor above {path}; give the path of a DeepSpeed JSON")
+        raise ArgsError(
+            f"deepspeed: {value} is no file here, nor above {recipe_path}; give the path of a DeepSpeed JSON"
+        )
     try:
         config = json.loads(found.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -204,29 +207,14 @@ def _offloads(zero: Mapping[str, Any], key: str) -> bool:
     return isinstance(block, Mapping) and block.get("device", "none") != "none"
 
 
-def _shards(recipe: Mapping[str, Any], sharding: Sharding, gpus: int) -> int:
+def _shards(recipe: Recipe, sharding: Sharding, gpus: int) -> int:
     if sharding != "fsdp2":
         return gpus if sharding != "none" else 1
-    copies = _whole(recipe, "dp_replicate_size", 1)
-    return _whole(recipe, "dp_shard_size", max(1, gpus // copies))
+    copies = _positive("dp_replicate_size", recipe.dp_replicate_size or 1)
+    return _positive("dp_shard_size", recipe.dp_shard_size or max(1, gpus // copies))
 
 
-def _block(recipe: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = recipe.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _texts(recipe: Mapping[str, Any], key: str) -> list[str]:
-    value = recipe.get(key)
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise ArgsError(f"{key}: {value!r:.200}; expected a list of names")
-    return value
-
-
-def _whole(recipe: Mapping[str, Any], key: str, default: int | None) -> int:
-    value = recipe.get(key, default) if recipe.get(key) is not None else default
-    if type(value) is not int or value < 1:
+def _positive(key: str, value: int | None) -> int:
+    if value is None or value < 1:
         raise ArgsError(f"{key}: {value!r}; expected a positive whole number")
     return value

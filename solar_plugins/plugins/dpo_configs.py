@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,20 +36,19 @@ OTHER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
 """Keys of Axolotl's that say the same as another, or exclude it."""
 
 
-def fill_in(recipe: MutableMapping[str, Any], config: DPOConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Give a recipe the values of ``config`` that it does not set itself.
+def settings_for(recipe: Mapping[str, Any], config: DPOConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of ``config`` that a recipe does not set itself, and what it sets otherwise.
+
+    Args:
+        recipe: The recipe's keys.
+        config: Named settings.
 
     Returns:
-        What was filled in, and what the recipe says otherwise.
+        What is to be filled in, and what stays.
     """
-    filled: dict[str, Any] = {}
-    kept: dict[str, Any] = {}
-    for key, value in config.values.items():
-        own = _own_value(recipe, key)
-        if own is None:
-            recipe[key] = filled[key] = value
-        elif own[1] != value:
-            kept[own[0]] = own[1]
+    own = {key: _own_value(recipe, key) for key in config.values}
+    filled = {key: value for key, value in config.values.items() if own[key] is None}
+    kept = dict(said for key, value in config.values.items() if (said := own[key]) is not None and said[1] != value)
     return filled, kept
 
 

@@ -6,9 +6,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from solar_plugins.errors import ArgsError
 from solar_plugins.plugins.manager import registered
@@ -55,41 +52,6 @@ def recipe_summary(path: Path) -> str:
     """The first sentence of a recipe's head comment."""
     first = path.read_text(encoding="utf-8").split("\n", 1)[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
-
-
-def read_recipe(path: Path) -> Mapping[str, Any]:
-    """The content of a recipe.
-
-    Raises:
-        ArgsError: The file is missing, not YAML, or not a map.
-    """
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArgsError(f"{path}: the recipe cannot be read ({error.strerror}); give the path of a YAML file") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ArgsError(f"{path}: not valid YAML; {' '.join(str(error).split())}") from None
-    if not isinstance(recipe, Mapping):
-        raise ArgsError(
-            f"{path}: holds a {type(recipe).__name__}, expected a recipe (a map of keys such as base_model)"
-        )
-    return recipe
-
-
-REVISION_KEYS = ("revision_of_model", "model_revision")
-"""Axolotl's key for the base's revision, and its older name (``axolotl/utils/schemas/deprecated.py``)."""
-
-
-def base_of(recipe: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The base model that a recipe names, and the revision that it asks for.
-
-    Raises:
-        ArgsError: It names none.
-    """
-    base_model = recipe.get("base_model")
-    if not isinstance(base_model, str) or not base_model:
-        raise ArgsError(f"base_model: {base_model!r}; expected the model to up-scale, a directory or a hub id")
-    return base_model, next((str(recipe[key]) for key in REVISION_KEYS if recipe.get(key)), None)
 
 
 def copy_recipes(packs: Mapping[str, RecipePack], target: Path) -> list[Path]:

@@ -77,7 +77,7 @@ def _pair_figures(pairs: JudgedPairs, reference: MeasuredModel) -> dict[str, Any
 
 
 def _stage_figures(stage: Stage) -> dict[str, Any]:
-    recipe = {"path": str(stage.recipe_path), "text": stage.recipe_text} if stage.recipe_path else None
+    recipe = {"path": str(stage.recipe.path), "text": stage.recipe.text} if stage.recipe else None
     return {"loss_curve": _log_figures(stage.log) if stage.log else None, "recipe": recipe}
 
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from solar_plugins.errors import ArgsError, CheckpointError
+from solar_plugins.recipe import Recipe
 from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, grown_plan, read_config
 from solar_plugins.upscaling.layer_plan import LayerPlan
-
-# Axolotl's defaults (axolotl/utils/schemas).
-DEFAULT_OUTPUT_DIR = "./model-out"
-DEFAULT_SEQUENCE_LEN = 512
 
 NUM_PROMPTS, PROMPT_WORDS = 3, 12
 
 
-def held_out_path(recipe: Mapping[str, Any], option: Path | None) -> Path:
+def held_out_path(recipe: Recipe, option: Path | None) -> Path:
     """The file of held-out texts: the one given, else the first of the recipe's ``test_datasets``.
 
     Raises:
@@ -26,7 +22,7 @@ def held_out_path(recipe: Mapping[str, Any], option: Path | None) -> Path:
     """
     if option is not None:
         return option
-    entries = recipe.get("test_datasets")
+    entries = recipe.test_datasets
     first = entries[0] if isinstance(entries, list) and entries else None
     path = first.get("path") if isinstance(first, Mapping) else None
     if not isinstance(path, str) or not Path(path).is_file():
@@ -102,23 +98,6 @@ def checked_prompts(prompts: Sequence[str], texts: Sequence[str]) -> tuple[str, 
         if (half := _half_character(prompt)) is not None:
             raise ArgsError(f"prompt {number}: holds {half}, as UTF-8")
     return tuple(prompts) or tuple(" ".join(text.split()[:PROMPT_WORDS]) for text in texts[:NUM_PROMPTS])
-
-
-def sequence_tokens(recipe: Mapping[str, Any]) -> int:
-    """The recipe's ``sequence_len``, by which texts are cut.
-
-    Raises:
-        ArgsError: It is no whole number of at least 2.
-    """
-    length = recipe.get("sequence_len", DEFAULT_SEQUENCE_LEN)
-    if not isinstance(length, int) or isinstance(length, bool) or length < 2:
-        raise ArgsError(f"sequence_len: {length!r}; expected a whole number of tokens, at least 2, such as 2048")
-    return length
-
-
-def output_directory(recipe: Mapping[str, Any]) -> Path:
-    """Where the recipe's run writes."""
-    return Path(str(recipe.get("output_dir") or DEFAULT_OUTPUT_DIR)).expanduser()
 
 
 def trained_directory(output_dir: Path, recipe_path: Path) -> Path:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from solar_plugins.errors import ArgsError
 from solar_plugins.memory.common_setups import NOTE, SetupMemory, common_setups
 from solar_plugins.memory.parameters import Model
-from solar_plugins.plugins.recipe_packs import base_of, read_recipe
-from solar_plugins.solar_block import InitArgs, parse_solar_block
+from solar_plugins.recipe import read_recipe
+from solar_plugins.solar_block import InitArgs
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.architectures.surgery import base_depth, decoder_config, upscale_config
 from solar_plugins.upscaling.base_model import PROVENANCE_KEY, BaseCheckpoint, find_config
@@ -66,19 +66,14 @@ def plan_for_recipe(path: Path) -> PlanReport:
         SolarError: The recipe, its block or its base cannot be used.
     """
     recipe = read_recipe(path)
-    solar = parse_solar_block(recipe)
-    if solar is None:
+    if recipe.solar is None:
         raise ArgsError(f"{path}: has no `solar:` block, so there is nothing to plan; see recipes/solar_dus.yml")
-    name, revision = base_of(recipe)
-    trusted = recipe.get("trust_remote_code") is True
-    sequence_tokens = recipe.get("sequence_len")
-    if type(sequence_tokens) is not int or sequence_tokens < 1:
-        sequence_tokens = DEFAULT_SEQUENCE_TOKENS
-    base = _Base(name, revision, *find_config(name, revision, trust_remote_code=trusted))
-    plan = grown_by_recipe(base.config, name, solar.init)
+    (name, revision), init = recipe.base, recipe.solar.init
+    base = _Base(name, revision, *find_config(name, revision, trust_remote_code=recipe.trusts_code))
+    plan = grown_by_recipe(base.config, name, init)
     if plan is not None:
-        return _as_it_is(base, solar.init, plan, sequence_tokens)
-    return _to_be_grown(base, solar.init, "solar.init.", sequence_tokens)
+        return _as_it_is(base, init, plan, recipe.sequence_tokens)
+    return _to_be_grown(base, init, "solar.init.", recipe.sequence_tokens)
 
 
 def plan_for_base(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import solar_plugins
 from solar_plugins.errors import ArgsError, SolarError
@@ -24,7 +24,7 @@ from solar_plugins.evaluation.held_out import (
     require_known_tokens,
 )
 from solar_plugins.evaluation.measure import Task, hardware, load_tokenizer, measure_model, token_windows
-from solar_plugins.plugins.recipe_packs import base_of, read_recipe
+from solar_plugins.recipe import Recipe, read_recipe
 from solar_plugins.report import inputs
 from solar_plugins.report.content import Conditions, MeasuredSet, Report
 from solar_plugins.report.figures import to_json
@@ -32,7 +32,7 @@ from solar_plugins.report.page import render_page, require_jinja
 from solar_plugins.report.picture import require_matplotlib
 from solar_plugins.report.stages import Stage, check_tokenizer, find_stages
 from solar_plugins.report.terminal import show_report
-from solar_plugins.solar_block import SolarArgs, parse_solar_block
+from solar_plugins.solar_block import SolarArgs
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base, grown_plan
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.strategies import plan_of
@@ -68,18 +68,25 @@ def write_report(
     require_jinja()
     _check_output(output)
     recipe = read_recipe(recipe_path)
-    solar, base = _required_block(recipe, recipe_path), _required_base(recipe)
+    solar, base = _required_block(recipe), _required_base(recipe)
     plan = plan_of(solar.init, base.num_layers)
-    stages = find_stages(recipe_path, recipe, plan, later)
-    text_path, sequence_tokens = inputs.held_out_path(recipe, held_out), inputs.sequence_tokens(recipe)
+    stages = find_stages(recipe, plan, later)
+    text_path, sequence_tokens = inputs.held_out_path(recipe, held_out), recipe.sequence_tokens
     texts = inputs.read_texts(text_path)
     asked = inputs.checked_prompts(prompts, texts)
-    tokenizer = load_tokenizer(base.fetched)
+    tokenizer = load_tokenizer(base.fetched, trust_remote_code=recipe.trusts_code)
     read = partial(token_windows, texts=texts, sequence_tokens=sequence_tokens, num_tokens=_held_out_tokens())
     if not (windows := read(tokenizer)):
         raise ArgsError(f"{text_path}: the texts have no two tokens to predict one from the other; give longer ones")
     answers, pairs = _chat_sets(stages, tokenizer, read) if later else (None, None)
-    task = Task(windows, asked, tokenizer, MAX_NEW_TOKENS, pairs=pairs.pairs if pairs else ())
+    task = Task(
+        windows,
+        asked,
+        tokenizer,
+        MAX_NEW_TOKENS,
+        pairs=pairs.pairs if pairs else (),
+        trust_remote_code=recipe.trusts_code,
+    )
     if answers:
         questions = ask(asked) if prompts else answers.questions
         asked = tuple(question.shown for question in questions)
@@ -112,7 +119,8 @@ def _chat_sets(
     read: Callable[[PreTrainedTokenizerBase], list[list[int]]],
 ) -> tuple[HeldOutAnswers | None, HeldOutPairs | None]:
     """What later stages name of held-out answers and pairs, in tokens that every model knows."""
-    tokenizers = {stage.name: load_tokenizer(stage.directory) for stage in stages}
+    trusted = stages[0].recipe is not None and stages[0].recipe.trusts_code
+    tokenizers = {stage.name: load_tokenizer(stage.directory, trust_remote_code=trusted) for stage in stages}
     for stage in stages:
         check_tokenizer(stage, reference, tokenizers[stage.name], read)
     answers, pairs = held_out_answers(stages, tokenizers), held_out_pairs(stages, tokenizers)
@@ -141,19 +149,18 @@ def _check_output(output: Path) -> None:
         )
 
 
-def _required_block(recipe: Mapping[str, Any], recipe_path: Path) -> SolarArgs:
-    solar = parse_solar_block(recipe)
-    if solar is None or solar.init_args is None:
+def _required_block(recipe: Recipe) -> SolarArgs:
+    if recipe.solar is None or not recipe.grows:
         raise ArgsError(
-            f"{recipe_path}: has no solar: block with init, so there is no base to compare with; give the recipe that "
+            f"{recipe.path}: has no solar: block with init, so there is no base to compare with; give the recipe that "
             "up-scales, and later stages after it"
         )
-    return solar
+    return recipe.solar
 
 
-def _required_base(recipe: Mapping[str, Any]) -> BaseCheckpoint:
-    name, revision = base_of(recipe)
-    base = find_base(name, revision)
+def _required_base(recipe: Recipe) -> BaseCheckpoint:
+    name = recipe.base.name
+    base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code)
     if (plan := grown_plan(base.config)) is not None:
         raise ArgsError(
             f"base_model: {name} was up-scaled already ({plan}); the report compares with the base before that: name it"

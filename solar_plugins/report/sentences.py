@@ -9,6 +9,7 @@ from typing import Any
 
 from solar_plugins.evaluation.loss import Loss, difference
 from solar_plugins.evaluation.measure import MeasuredModel
+from solar_plugins.recipe import DatasetKey
 from solar_plugins.report.content import Report
 from solar_plugins.report.stages import Stage
 from solar_plugins.report.training_log import MANY_POINTS, TrainingLog
@@ -247,15 +248,19 @@ def _also_trained_on(report: Report) -> Iterator[str]:
     conditions = report.conditions
     held_out: list[tuple[str, str | None]] = [(os.path.normpath(conditions.held_out), None)]
     for measured in filter(None, (conditions.answers, conditions.pairs)):
-        held_out += map(_path_and_part, report.stage(measured.stage).entries("test_datasets"))
+        held_out += map(_path_and_part, _entries(report.stage(measured.stage), "test_datasets"))
     for path, part in dict.fromkeys(held_out):
         if names := [stage.name for stage in report.stages if _trains_on(stage, path, part)]:
             yield f"What is new to the models in {path}: {_joined(names)} trained on it. Its figures are not held-out."
 
 
 def _trains_on(stage: Stage, path: str, part: str | None) -> bool:
-    entries = [entry for key in ("datasets", "pretraining_dataset") for entry in stage.entries(key)]
+    entries = [*_entries(stage, "datasets"), *_entries(stage, "pretraining_dataset")]
     return any(found == path and part in (None, its) for found, its in map(_path_and_part, entries))
+
+
+def _entries(stage: Stage, key: DatasetKey) -> list[Mapping[str, Any]]:
+    return [entry for _, entry in stage.recipe.entries(key)] if stage.recipe else []
 
 
 def _path_and_part(entry: Mapping[str, Any]) -> tuple[str, str]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from solar_plugins.axolotl_adapter.recipe_checks import TYPE_PREFIX
 from solar_plugins.errors import ArgsError, CheckpointError, PluginError
-from solar_plugins.plugins.dpo_configs import dpo_config, fill_in
-from solar_plugins.plugins.recipe_packs import read_recipe
-from solar_plugins.report.inputs import holds_model, is_adapter, output_directory, require_plan, trained_directory
+from solar_plugins.recipe import TYPE_PREFIX, Recipe, read_recipe, read_yaml
+from solar_plugins.report.inputs import holds_model, is_adapter, require_plan, trained_directory
 from solar_plugins.report.training_log import TrainingLog, read_training_log
-from solar_plugins.solar_block import parse_solar_block
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
 if TYPE_CHECKING:
@@ -21,9 +18,6 @@ if TYPE_CHECKING:
 
 NAMES = ("base", "up-scaled", "trained")
 """What the base, the up-scaled and, in a report on one recipe, the trained model are called."""
-
-OTHER_START = ("dpo_use_weighting", "dpo_loss_weights", "lora_model_dir")
-"""Axolotl's keys with which DPO's loss is scaled, or training begins with an adapter that the reference has not."""
 
 RECIPE_PREFIX = "solar_"
 RECIPE_SUFFIXES = (".yml", ".yaml")
@@ -36,31 +30,31 @@ class Stage:
     Args:
         name: The model's name in the report.
         directory: Of the whole model.
-        recipe_path: The Axolotl recipe; None for a merged model, which is given by its folder.
-        recipe_text: Its text.
-        recipe: Its content, with the settings that ``solar.dpo`` names filled in.
+        recipe: The Axolotl recipe; None for a merged model, which is given by its folder.
         log: What the Trainer logged, if the run kept that.
         began_with: The earlier stage that its ``base_model`` is, if that is in the report.
     """
 
     name: str
     directory: Path
-    recipe_path: Path | None = None
-    recipe_text: str = ""
-    recipe: Mapping[str, Any] | None = None
+    recipe: Recipe | None = None
     log: TrainingLog | None = None
     began_with: str | None = None
 
     @property
+    def recipe_path(self) -> Path | None:
+        """Where the recipe lies."""
+        return self.recipe.path if self.recipe else None
+
+    @property
     def method(self) -> str | None:
         """``rl`` of the recipe: the method of preference training."""
-        return self.recipe.get("rl") if self.recipe else None
+        return self.recipe.rl if self.recipe else None
 
     @property
     def steps(self) -> int | None:
         """Optimizer steps that its model has; None where the log ends before, or a better model in between is kept."""
-        recipe = self.recipe or {}
-        keeps_best = recipe.get("load_best_model_at_end") or recipe.get("early_stopping_patience")
+        keeps_best = self.recipe and (self.recipe.load_best_model_at_end or self.recipe.early_stopping_patience)
         if self.log is None or keeps_best or self.log.last_step < self.log.planned_steps:
             return None
         return self.log.last_step
@@ -68,38 +62,35 @@ class Stage:
     @property
     def starts_at_ln_2(self) -> bool:
         """Whether the loss is DPO's own, unweighted, and model and reference are the same at first: then it is ln 2."""
-        recipe = self.recipe or {}
-        own = recipe.get("dpo_loss_type") in (None, "sigmoid", ["sigmoid"])
-        return self.method == "dpo" and own and not any(map(recipe.get, OTHER_START))
+        recipe = self.recipe
+        if recipe is None or recipe.rl != "dpo":
+            return False
+        own = recipe.dpo_loss_type in (None, "sigmoid", ["sigmoid"])
+        # DPO's loss is scaled, or training begins with an adapter that the reference has not.
+        return own and not (recipe.dpo_use_weighting or recipe.dpo_loss_weights or recipe.lora_model_dir)
 
     @property
     def uses_chat_format(self) -> bool:
         """Whether it trains on SOLAR's chat format, or on another one."""
-        kinds = [str(entry.get("type")) for entry in self.entries("datasets")]
-        formatted = any(kind.startswith((TYPE_PREFIX, "chat_template")) for kind in kinds)
-        return formatted or bool((self.recipe or {}).get("chat_template"))
-
-    def entries(self, key: str) -> list[Mapping[str, Any]]:
-        """The data sets that its recipe lists under a key such as ``datasets``."""
-        entries = (self.recipe or {}).get(key)
-        return [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
+        if self.recipe is None:
+            return False
+        kinds = [str(entry.get("type")) for _, entry in self.recipe.entries("datasets")]
+        return any(kind.startswith((TYPE_PREFIX, "chat_template")) for kind in kinds) or bool(self.recipe.chat_template)
 
 
-def find_stages(
-    recipe_path: Path, recipe: Mapping[str, Any], plan: LayerPlan, later: Sequence[Path]
-) -> tuple[Stage, ...]:
+def find_stages(recipe: Recipe, plan: LayerPlan, later: Sequence[Path]) -> tuple[Stage, ...]:
     """The stages of a report, in order.
 
     Args:
-        recipe_path: The recipe that up-scales.
-        recipe: Its content.
+        recipe: The recipe that up-scales, read from a file.
         plan: What it makes of its base.
         later: Of each later stage the Axolotl recipe, or the folder of a merged model.
 
     Raises:
         SolarError: A stage was not trained, is not of this plan, or cannot be told from another by its name.
     """
-    directory = trained_directory(output_directory(recipe), recipe_path)
+    assert recipe.path is not None
+    directory = trained_directory(recipe.output_directory, recipe.path)
     require_plan(
         directory,
         plan,
@@ -107,15 +98,15 @@ def find_stages(
         f"but this recipe's plan is {plan}; it comes from another recipe. Train this one, or give the recipe that was "
         "trained",
     )
-    name = _stage_name(recipe_path) if later else NAMES[2]
-    stages = [_trained_stage(name, directory, recipe_path, recipe)]
+    name = _stage_name(recipe.path) if later else NAMES[2]
+    stages = [_trained_stage(name, directory, recipe)]
     for argument in later:
         stage = _later_stage(argument)
         require_plan(
             stage.directory,
             plan,
             f"{argument}: output_dir: {stage.directory}" if stage.recipe_path else str(argument),
-            f"but {recipe_path}, the first stage, makes {plan}; all stages of a report come from one up-scaled model. "
+            f"but {recipe.path}, the first stage, makes {plan}; all stages of a report come from one up-scaled model. "
             "Give the stages that were trained from it",
         )
         stages.append(stage)
@@ -124,7 +115,9 @@ def find_stages(
 
 
 def _began_with(stage: Stage, earlier: Sequence[Stage]) -> str | None:
-    base = Path(str((stage.recipe or {}).get("base_model"))).expanduser().resolve()
+    if stage.recipe is None:
+        return None
+    base = Path(str(stage.recipe.base_model)).expanduser().resolve()
     return next((other.name for other in earlier if other.directory.resolve() == base), None)
 
 
@@ -140,17 +133,24 @@ def _later_stage(argument: Path) -> Stage:
             f"{argument}: neither a recipe nor a folder; expected a later stage's Axolotl recipe, or the folder of a "
             "merged model"
         )
-    recipe = read_recipe(argument)
-    if "merge_method" in recipe:
-        raise ArgsError(
-            f"{argument}: a recipe for mergekit, which does not say where its model is; give the folder into which "
-            f"mergekit-yaml {argument} FOLDER wrote it"
-        )
+    recipe = _read_later(argument)
     try:
-        directory = trained_directory(output_directory(recipe), argument)
+        directory = trained_directory(recipe.output_directory, argument)
     except CheckpointError as error:
         raise CheckpointError(f"{argument}: {error}") from None
-    return _trained_stage(_stage_name(argument), directory, argument, _completed(argument, recipe))
+    return _trained_stage(_stage_name(argument), directory, recipe)
+
+
+def _read_later(path: Path) -> Recipe:
+    if "merge_method" in read_yaml(path):
+        raise ArgsError(
+            f"{path}: a recipe for mergekit, which does not say where its model is; give the folder into which "
+            f"mergekit-yaml {path} FOLDER wrote it"
+        )
+    try:
+        return read_recipe(path)
+    except (ArgsError, PluginError) as error:
+        raise type(error)(f"{path}: {error}") from None
 
 
 def _merged_stage(directory: Path) -> Stage:
@@ -164,23 +164,8 @@ def _merged_stage(directory: Path) -> Stage:
     return Stage(directory.resolve().name, directory)
 
 
-def _trained_stage(name: str, directory: Path, recipe_path: Path, recipe: Mapping[str, Any]) -> Stage:
-    log = read_training_log(output_directory(recipe))
-    return Stage(name, directory, recipe_path, recipe_path.read_text(encoding="utf-8"), recipe, log)
-
-
-def _completed(path: Path, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The recipe with its named DPO settings, as training sees it."""
-    completed = dict(recipe)
-    try:
-        solar = parse_solar_block(recipe)
-        if solar is not None and solar.dpo is not None:
-            fill_in(completed, dpo_config(solar.dpo))
-    except PluginError as error:
-        raise PluginError(f"{path}: solar.dpo: {error}") from None
-    except ArgsError as error:
-        raise ArgsError(f"{path}: {error}") from None
-    return completed
+def _trained_stage(name: str, directory: Path, recipe: Recipe) -> Stage:
+    return Stage(name, directory, recipe, read_training_log(recipe.output_directory))
 
 
 def _refuse_equals(stages: Sequence[Stage]) -> None:

@@ -7,7 +7,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from solar_plugins.plugins.recipe_packs import read_recipe, recipe_directory
+from solar_plugins.plugins.recipe_packs import recipe_directory
+from solar_plugins.recipe import read_yaml
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ def two_models(tmp_path_factory, sentencepiece_tokenizer):
 
 def merge(run, folder, recipe, models, weights=None):
     """The shipped recipe with other models, and other weights if they are given; what comes out."""
-    content = dict(read_recipe(recipe_directory() / "mergekit" / recipe))
+    content = dict(read_yaml(recipe_directory() / "mergekit" / recipe))
     renamed = dict(zip([entry["model"] for entry in content["models"]], map(str, models), strict=True))
     content["models"] = [entry | {"model": renamed[entry["model"]]} for entry in content["models"]]
     content["base_model"] = renamed[content["base_model"]]

@@ -4,8 +4,8 @@ import pytest
 import torch
 import yaml
 
-from solar_plugins.plugins.recipe_packs import read_recipe, recipe_directory
-from solar_plugins.solar_block import parse_solar_block
+from solar_plugins.plugins.recipe_packs import recipe_directory
+from solar_plugins.recipe import read_recipe
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
@@ -72,13 +72,13 @@ def test_the_patterns_of_the_recipe_name_the_new_layers_of_its_plan_and_nothing_
     from transformers import MistralConfig, MistralForCausalLM
 
     recipe = read_recipe(recipe_directory() / "block_expansion.yml")
-    plan = plan_of(parse_solar_block(recipe).init, 32)
+    plan = plan_of(recipe.solar.init, 32)
     new = {i for i, layer in enumerate(plan.layers) if layer.initialization == "identity"}
     assert new == {4, 9, 14, 19, 24, 29, 34, 39}
     sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
     with torch.device("meta"):
         model = MistralForCausalLM(MistralConfig(num_hidden_layers=len(plan), num_key_value_heads=2, **sizes))
-    freeze_layers_except(model, recipe["unfrozen_parameters"])
+    freeze_layers_except(model, recipe.unfrozen_parameters)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {f"model.layers.{i}.{name}" for i in new for name, _ in model.model.layers[0].named_parameters()}
 

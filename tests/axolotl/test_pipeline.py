@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from solar_plugins.plugins.recipe_packs import read_recipe, recipe_directory
+from solar_plugins.plugins.recipe_packs import recipe_directory
+from solar_plugins.recipe import read_yaml
 
 SMALL = recipe_directory() / "smollm2"
 
@@ -107,8 +108,8 @@ def tensors(directory, load_file):
     [("sft", "dus"), ("dpo", "sft"), ("sdpo_1", "sft"), ("sdpo_2", "sdpo_1")],
 )
 def test_a_stage_starts_from_the_one_before_and_make_knows_it(recipe, start):
-    content = read_recipe(SMALL / f"solar_{recipe}.yml")
-    assert content["base_model"] == read_recipe(SMALL / f"solar_{start}.yml")["output_dir"]
+    content = read_yaml(SMALL / f"solar_{recipe}.yml")
+    assert content["base_model"] == read_yaml(SMALL / f"solar_{start}.yml")["output_dir"]
     makefile = (Path(__file__).parents[2] / "Makefile").read_text()
     assert f"$(DEMO)/{recipe}/.trained: $(DEMO)/{start}/.trained" in makefile
     assert content["output_dir"] == f"runs/smollm2/{recipe}", "the pattern rule of the Makefile counts on it"
@@ -116,6 +117,6 @@ def test_a_stage_starts_from_the_one_before_and_make_knows_it(recipe, start):
 
 def test_dpo_and_stepwise_dpo_see_the_same_pairs():
     def sets(recipe):
-        return read_recipe(SMALL / f"solar_{recipe}.yml")["datasets"]
+        return read_yaml(SMALL / f"solar_{recipe}.yml")["datasets"]
 
     assert sets("dpo") == sets("sdpo_1") + sets("sdpo_2")

@@ -3,12 +3,12 @@
 import pytest
 from launchers import SHARDING, evidence, torchrun
 
-from solar_plugins.axolotl_adapter.precision import lost_steps, weight_precision
+from solar_plugins.axolotl_adapter.precision import lost_steps
 from solar_plugins.memory.parameters import held_tensors
 from solar_plugins.memory.parts import memory_parts
 from solar_plugins.memory.recipe_model import model_of
 from solar_plugins.memory.recipe_setup import setup_of
-from solar_plugins.plugins.recipe_packs import read_recipe
+from solar_plugins.recipe import read_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
@@ -37,8 +37,8 @@ def test_bf16(sharding, make_training_folder, monkeypatch):
 
     monkeypatch.chdir(folder)
     recipe = read_recipe(folder / "recipe.yml")
-    setup = setup_of(recipe, folder / "recipe.yml", RANKS)
-    model = model_of(folder / "recipe.yml", recipe, None).model
+    setup = setup_of(recipe, RANKS)
+    model = model_of(recipe, None).model
     expected = dict(zip(model.shapes, [tensor.weight_bytes for tensor in held_tensors(model, setup)], strict=True))
     parts = {part.name: part.num_bytes for part in memory_parts(model, setup)}
     for seen in evidence(folder, RANKS):
@@ -55,7 +55,7 @@ def test_bf16(sharding, make_training_folder, monkeypatch):
             assert num_bytes(seen["gradients"]) == parts["gradients"]
         assert {dtype for name, (dtype, _) in weights.items() if "_proj" in name} == {"bfloat16"}
 
-    assert weight_precision(recipe) == "bf16"
+    assert recipe.weight_precision == "bf16"
     assert (lost_steps(recipe) is not None) == (sharding != "zero3")
     assert said.count("trains bf16 weights without fp32 copies") == (sharding != "zero3"), "by one of the two ranks"
 

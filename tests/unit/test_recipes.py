@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from solar_plugins.axolotl_adapter.recipe_checks import check_recipe
+from solar_plugins.axolotl_adapter.recipe_checks import changes, check_recipe
 from solar_plugins.data.mixture_args import read_mixture
 from solar_plugins.errors import ArgsError
 from solar_plugins.memory.memory_report import memory_of_recipe
-from solar_plugins.plugins.recipe_packs import base_of, read_recipe, recipe_directory, recipe_files
+from solar_plugins.plugins.recipe_packs import recipe_directory, recipe_files
+from solar_plugins.recipe import parse_recipe, read_recipe, read_yaml
 
 RECIPES = sorted(recipe_directory().rglob("*.yml"))
 HEAD_FIELDS = ("needs", "time", "before", "run", "after", "paper", "ours")
@@ -91,7 +92,9 @@ def test_axolotl_accepts_it_and_drops_none_of_its_keys(path, monkeypatch):
 
     PluginManager.get_instance().register("solar_plugins.SolarPlugin")
     recipe = yaml.safe_load(path.read_text())
-    check_recipe(recipe, (recipe.get("solar") or {}).get("dpo"))  # as our plugin does before the schema
+    parsed = parse_recipe(recipe)
+    check_recipe(parsed)
+    recipe |= changes(parsed)  # as our plugin does before the schema
     gpu = {"bf16": True, "fp8": False, "tf32": True, "n_gpu": 8, "compute_capability": "sm_90"}
     validated = validate_config(DictDefault(recipe), capabilities=gpu, env_capabilities={"torch_version": "2.14.1"})
     assert dropped_keys(recipe, validated.to_dict()) == []
@@ -125,7 +128,7 @@ def test_a_key_that_axolotl_drops_would_be_seen():
 
 @training_recipes
 def test_what_every_training_recipe_says(path):
-    recipe = read_recipe(path)
+    recipe = read_yaml(path)
     assert "solar_plugins.SolarPlugin" in recipe["plugins"]
     assert isinstance(recipe["seed"], int), "Axolotl has no default seed"
     assert recipe["dataset_prepared_path"], "the shared cache of prepared data ignores what it depends on"
@@ -140,7 +143,7 @@ def test_what_every_training_recipe_says(path):
 def test_the_global_batch_in_the_head_is_the_one_that_runs(path):
     head = "\n".join(head_of(path))
     match = re.search(r"global_batch: (\d+) sequences x (\d+) tokens", head)
-    recipe = read_recipe(path)
+    recipe = read_yaml(path)
     gpus = re.search(r"needs:\s+(\d+) x", head)
     devices = int(gpus[1]) if gpus else 1
     assert int(match[1]) == devices * recipe["micro_batch_size"] * recipe["gradient_accumulation_steps"]
@@ -149,7 +152,7 @@ def test_the_global_batch_in_the_head_is_the_one_that_runs(path):
 
 @training_recipes
 def test_files_that_it_names_are_shipped(path):
-    deepspeed = read_recipe(path).get("deepspeed")
+    deepspeed = read_yaml(path).get("deepspeed")
     if deepspeed:
         assert (recipe_directory().parent / deepspeed).is_file()
 
@@ -171,7 +174,7 @@ def test_the_memory_in_the_head_is_the_estimate_and_fits(path, mistral_config):
 @training_recipes
 def test_a_packed_stream_is_tokenized_in_one_process(path):
     """Else the first batch fails with Axolotl 0.21: "daemonic processes are not allowed to have children"."""
-    recipe = read_recipe(path)
+    recipe = read_yaml(path)
     if recipe.get("streaming") and recipe.get("sample_packing"):
         assert recipe["dataset_num_proc"] == 1
 
@@ -182,7 +185,7 @@ def test_why_the_fsdp2_recipe_rounds_stochastically():
     import torch
     from torchao.optim import AdamW8bit
 
-    recipe = read_recipe(recipe_directory() / "solar_dus_fsdp2.yml")
+    recipe = read_yaml(recipe_directory() / "solar_dus_fsdp2.yml")
     assert (recipe["optimizer"], recipe["optim_args"]) == ("adamw_torch_8bit", {"bf16_stochastic_round": True})
     torch.manual_seed(0)
     start = (torch.randn(512, 512) * 0.02).bfloat16()
@@ -208,7 +211,7 @@ def test_the_lm_eval_plugin_knows_every_key_of_an_evaluation(path):
     from axolotl.integrations.lm_eval.args import LMEvalArgs
     from axolotl.utils.schemas.config import AxolotlInputConfig
 
-    recipe = read_recipe(path)
+    recipe = read_yaml(path)
     assert recipe["plugins"] == ["axolotl.integrations.lm_eval.LMEvalPlugin"]
     assert not recipe.keys() - LMEvalArgs.model_fields.keys() - AxolotlInputConfig.model_fields.keys()
     LMEvalArgs.model_validate(recipe, extra="ignore")
@@ -229,7 +232,7 @@ mixture_recipes = pytest.mark.parametrize("path", [path for path in RECIPES if i
 @mixture_recipes
 def test_a_mixture_is_checked_and_makes_the_files_that_the_next_recipe_reads(path):
     mixture = read_mixture(path)
-    recipe = read_recipe(
+    recipe = read_yaml(
         recipe_directory() / re.search(r"^# after: +recipes/(\S+?\.yml)", path.read_text(), re.MULTILINE)[1]
     )
     assert [data["path"] for data in recipe["datasets"]] == [f"{mixture.output}/{name}.jsonl" for name in mixture.sets]
@@ -265,7 +268,8 @@ def test_files_that_are_no_recipe(tmp_path, content, message):
         read_recipe(tmp_path / "r.yml")
 
 
-def test_base_of_reads_either_key_of_the_revision():
-    assert base_of({"base_model": "b", "revision_of_model": "main"}) == ("b", "main")
-    assert base_of({"base_model": "b", "model_revision": "abc"}) == ("b", "abc")
-    assert base_of({"base_model": "b"}) == ("b", None)
+@pytest.mark.parametrize("path", [path for path in RECIPES if is_training(path)], ids=name)
+def test_every_training_recipe_is_parsed(path):
+    recipe = read_recipe(path)
+    assert (recipe.path, recipe.text) == (path, path.read_text())
+    assert "solar" not in read_yaml(path) or recipe.solar is not None

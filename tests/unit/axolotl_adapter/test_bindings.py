@@ -9,6 +9,7 @@ from solar_plugins.axolotl_adapter.bindings import bind
 from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet, check_recipe
 from solar_plugins.data.formatters.base import SFTFormatter
 from solar_plugins.errors import DataError, PluginError
+from solar_plugins.recipe import parse_recipe
 
 SET = {"path": "rows.jsonl", "type": "solar_plugins.alpaca"}
 
@@ -30,7 +31,7 @@ def test_axolotls_loader_finds_a_bound_formatter_and_gets_ids_and_labels(tokeniz
     from datasets import Dataset
 
     cfg = DictDefault({"datasets": [SET], "sequence_len": 64, "base_model": "base"})
-    (found,) = check_recipe(cfg, None)
+    (found,) = check_recipe(parse_recipe(cfg))
     bind(found)
     bind(found)  # Axolotl may call `register` again.
     rows = Dataset.from_list([{"instruction": "u", "output": "good"}])
@@ -44,7 +45,7 @@ def test_a_preference_set_is_refused_in_words(caplog):
     from axolotl.prompt_strategies.dpo import load
 
     recipe = {"datasets": [SET | {"type": "solar_plugins.math_pairs"}], "rl": "dpo", "sequence_len": 64}
-    bind(*check_recipe(recipe, None))
+    bind(*check_recipe(parse_recipe(recipe)))
     assert load("solar_plugins.math_pairs", {}, dataset_idx=0) is None, "Axolotl stops on None in its next line"
     with pytest.raises(DataError, match="does not ask plugins for data, so the preference sets of solar_plugins"):
         solar_plugins.math_pairs({}, dataset_idx=0)

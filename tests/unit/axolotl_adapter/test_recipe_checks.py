@@ -2,9 +2,10 @@ import logging
 
 import pytest
 
-from solar_plugins.axolotl_adapter.recipe_checks import check_recipe, formatted_sets
+from solar_plugins.axolotl_adapter.recipe_checks import changes, check_recipe, formatted_sets, log_named_settings
 from solar_plugins.data.template import template_text
 from solar_plugins.errors import ArgsError, PluginError
+from solar_plugins.recipe import parse_recipe
 
 SFT = {"sequence_len": 64, "datasets": [{"path": "a.jsonl", "type": "solar_plugins.alpaca"}]}
 DPO = {"sequence_len": 64, "rl": "dpo", "datasets": [{"path": "b.jsonl", "type": "solar_plugins.orca_dpo_pairs"}]}
@@ -21,7 +22,7 @@ def test_sets_of_ours_are_found_among_others():
             {"path": "hub/set", "name": "one", "data_files": ["t.jsonl"], "type": "solar_plugins.metamath"}
         ],
     }
-    found = check_recipe(recipe, None)
+    found = check_recipe(parse_recipe(recipe))
     assert [(one.key, one.number, one.formatter.name) for one in found] == [
         ("datasets", 1, "alpaca"),
         ("test_datasets", 0, "metamath"),
@@ -31,21 +32,24 @@ def test_sets_of_ours_are_found_among_others():
 
 @pytest.mark.parametrize("recipe", [{}, {"datasets": None}, {"datasets": "x"}, {"datasets": [{"path": "x"}, None]}])
 def test_a_recipe_of_others_is_left_alone(recipe):
-    before = dict(recipe)
-    assert check_recipe(recipe, None) == []
-    assert recipe == before
+    parsed = parse_recipe(recipe)
+    assert check_recipe(parsed) == []
+    assert changes(parsed) == {}
 
 
 def test_the_template_by_its_name():
     for recipe in ({"chat_template": "solar"}, SFT | {"chat_template": "solar"}):
-        check_recipe(recipe, None)
-        assert (recipe["chat_template"], recipe["chat_template_jinja"]) == ("jinja", template_text())
-        check_recipe(recipe, None)  # Axolotl may call `register` again, with what it left.
+        parsed = parse_recipe(recipe)
+        check_recipe(parsed)
+        assert changes(parsed) == {"chat_template": "jinja", "chat_template_jinja": template_text()}
+        again = parse_recipe(recipe | changes(parsed))  # Axolotl may call `register` again, with what it left.
+        check_recipe(again)
+        assert changes(again) == {}
 
 
 def test_the_template_as_a_file(tmp_path):
     (tmp_path / "copy.jinja").write_text(template_text() + "\n")
-    check_recipe(SFT | {"chat_template": "jinja", "chat_template_jinja": str(tmp_path / "copy.jinja")}, None)
+    check_recipe(parse_recipe(SFT | {"chat_template": "jinja", "chat_template_jinja": str(tmp_path / "copy.jinja")}))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +63,9 @@ def test_the_template_as_a_file(tmp_path):
     ],
 )
 def test_each_method_that_trains_on_pairs(method, needs):
-    assert [one.formatter.name for one in check_recipe(DPO | {"rl": method} | needs, None)] == ["orca_dpo_pairs"]
+    assert [one.formatter.name for one in check_recipe(parse_recipe(DPO | {"rl": method} | needs))] == [
+        "orca_dpo_pairs"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +98,7 @@ def test_each_method_that_trains_on_pairs(method, needs):
             PluginError,
             "datasets[0].type: 'orca' is not a registered preference formatter; known: math_pairs, orca_dpo_pairs",
         ),
-        (entry(SFT, type="solar_plugins.solar_block"), PluginError, "'data' is not a registered SFT formatter"),
+        (entry(SFT, type="solar_plugins.data"), PluginError, "'data' is not a registered SFT formatter"),
         (entry(SFT, field_messages="x"), ArgsError, "datasets[0].field_messages: has no effect on type: solar_plugins"),
         (
             entry(DPO, name="x"),
@@ -108,7 +114,7 @@ def test_each_method_that_trains_on_pairs(method, needs):
             "skip_prepare_dataset: True hands the raw rows to the trainer",
         ),
         (SFT | {"processor_type": "AutoProcessor"}, ArgsError, "processor_type: 'AutoProcessor' is for pictures"),
-        (SFT | {"sequence_len": None}, ArgsError, "sequence_len: None; datasets[0].type: solar_plugins.alpaca has to"),
+        (SFT | {"sequence_len": None}, ArgsError, "sequence_len: None is not allowed; expected a valid integer"),
         (DPO | {"sample_packing": True}, ArgsError, "sample_packing: pairs are compared one by one, so rl: dpo cannot"),
         (DPO | {"rl": "kto"}, ArgsError, "remove_unused_columns: None; rl: kto needs the column that says whether"),
         (DPO | {"rl": "simpo"}, ArgsError, "simpo_gamma: None; rl: simpo needs the margin between chosen and rejected"),
@@ -132,19 +138,21 @@ def test_each_method_that_trains_on_pairs(method, needs):
 )
 def test_what_is_refused_at_once(recipe, kind, words):
     with pytest.raises(kind) as error:
-        check_recipe(dict(recipe), None)
+        check_recipe(parse_recipe(recipe))
     assert words in str(error.value)
 
 
 def test_keys_that_are_off_are_no_reason_to_refuse():
-    check_recipe(entry(SFT, roles_to_train=None, drop_system_message=False) | {"streaming": False}, None)
+    check_recipe(parse_recipe(entry(SFT, roles_to_train=None, drop_system_message=False) | {"streaming": False}))
 
 
 def test_a_named_setting_is_filled_in_first_and_the_log_says_so(caplog):
     caplog.set_level(logging.INFO, logger="axolotl.solar_plugins.formatters")
-    recipe = {"datasets": DPO["datasets"], "learning_rate": 1e-6}
-    assert len(check_recipe(recipe, "zephyr_2024_01")) == 1, "rl and sequence_len come from the setting"
-    assert (recipe["rl"], recipe["rl_beta"], recipe["learning_rate"]) == ("dpo", 0.01, 1e-6)
+    recipe = parse_recipe({"datasets": DPO["datasets"], "learning_rate": 1e-6, "solar": {"dpo": "zephyr_2024_01"}})
+    assert len(check_recipe(recipe)) == 1, "rl and sequence_len come from the setting"
+    filled = changes(recipe)
+    assert (filled["rl"], filled["rl_beta"], "learning_rate" in filled) == ("dpo", 0.01, False)
+    log_named_settings(recipe)
     said = "\n".join(caplog.messages)
     assert "solar.dpo: zephyr_2024_01 filled in rl: dpo, rl_beta: 0.01, lr_scheduler: cosine" in said
     assert "the recipe's own learning_rate: 1e-06 stay" in said
@@ -155,8 +163,8 @@ def test_an_unknown_setting():
     with pytest.raises(
         PluginError, match=r"solar.dpo: 'zephyr' is not a registered DPO setting; known: sdpo, zephyr_2023"
     ):
-        check_recipe(dict(DPO), "zephyr")
+        parse_recipe(DPO | {"solar": {"dpo": "zephyr"}})
 
 
 def test_formatted_sets_judges_nothing_else():
-    assert len(list(formatted_sets(SFT | {"streaming": True}))) == 1
+    assert len(list(formatted_sets(parse_recipe(SFT | {"streaming": True})))) == 1

@@ -1,11 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from solar_plugins.data.encoder import IGNORED_LABEL
 from solar_plugins.errors import ArgsError, CheckpointError, DataError
 from solar_plugins.evaluation.held_out import Question, ask, held_out_answers, held_out_pairs, require_known_tokens
-from solar_plugins.plugins.recipe_packs import read_recipe
+from solar_plugins.recipe import read_recipe
 from solar_plugins.report.stages import Stage
 
 END = 1
@@ -15,9 +16,15 @@ END = 1
 def stages(trained_chain, tmp_path):
     """The stages as `find_stages` gives them, as far as they matter here."""
     recipes = {path.stem.removeprefix("solar_"): path for path in trained_chain[:3]}
-    found = [Stage(name, tmp_path, path, "", dict(read_recipe(path))) for name, path in recipes.items()]
-    found[2].recipe["rl"] = "dpo"
+    found = [Stage(name, tmp_path, read_recipe(path)) for name, path in recipes.items()]
     return [*found, Stage("mean", tmp_path / "mean")]
+
+
+def with_keys(stages, place, **keys):
+    """The stages, one of them with other keys in its recipe."""
+    changed = list(stages)
+    changed[place] = replace(changed[place], recipe=changed[place].recipe.model_copy(update=keys))
+    return changed
 
 
 @pytest.fixture
@@ -26,7 +33,7 @@ def tokenizers(stages, tokenizer):
 
 
 def rows_of(stage, number=0):
-    return stage.recipe["test_datasets"][number]["path"]
+    return stage.recipe.test_datasets[number]["path"]
 
 
 def write(path, rows):
@@ -67,9 +74,8 @@ def test_questions_are_the_first_instructions_that_fit(stages, tokenizers):
 
 def test_all_sets_of_the_stage_count(stages, tokenizers, tmp_path):
     write(tmp_path / "more.jsonl", [{"query": "1 + 1?", "response": "2"}])
-    stages[1].recipe["test_datasets"].append(
-        {"path": str(tmp_path / "more.jsonl"), "ds_type": "json", "split": "train", "type": "solar_plugins.metamath"}
-    )
+    more = {"path": str(tmp_path / "more.jsonl"), "ds_type": "json", "split": "train", "type": "solar_plugins.metamath"}
+    stages = with_keys(stages, 1, test_datasets=[*stages[1].recipe.test_datasets, more])
 
     found = held_out_answers(stages, tokenizers)
 
@@ -80,7 +86,7 @@ def test_all_sets_of_the_stage_count(stages, tokenizers, tmp_path):
 def test_where_axolotl_truncates_answers_lose_their_end(stages, tokenizers, tokenizer):
     write(rows_of(stages[1]), [{"instruction": "Why?", "output": "Once upon a time."}])
     room = len(tokenizer("### User:\nWhy?\n\n### Assistant:\n")["input_ids"]) + 2
-    stages[1].recipe.update(excess_length_strategy="truncate", sequence_len=room)
+    stages = with_keys(stages, 1, excess_length_strategy="truncate", sequence_len=room)
 
     [(ids, labels)] = held_out_answers(stages, tokenizers).answers
 
@@ -90,7 +96,7 @@ def test_where_axolotl_truncates_answers_lose_their_end(stages, tokenizers, toke
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
 def test_pairs_are_those_of_the_first_stage_that_names_any(stages, tokenizers, tokenizer, method):
-    stages[2].recipe["rl"] = method
+    stages = with_keys(stages, 2, rl=method)
 
     found = held_out_pairs(stages, tokenizers)
 
@@ -118,8 +124,8 @@ def test_pairs_that_training_leaves_out_are_left_out(stages, tokenizers):
 
 
 def test_stages_that_name_no_such_sets_have_none(stages, tokenizers):
-    for stage in stages[1:3]:
-        del stage.recipe["test_datasets"]
+    for place in (1, 2):
+        stages = with_keys(stages, place, test_datasets=None)
 
     assert held_out_answers(stages, tokenizers) is held_out_pairs(stages, tokenizers) is None
 
@@ -137,7 +143,7 @@ def test_stages_that_name_no_such_sets_have_none(stages, tokenizers):
     ],
 )
 def test_a_set_that_cannot_be_read_is_named_with_its_recipe(stages, tokenizers, entry, error, message):
-    stages[1].recipe["test_datasets"][0] |= entry
+    stages = with_keys(stages, 1, test_datasets=[stages[1].recipe.test_datasets[0] | entry])
 
     with pytest.raises(error, match=message):
         held_out_answers(stages, tokenizers)

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from solar_plugins.evaluation.published import PUBLISHED_MODELS, PUBLISHED_STAGES, TASKS
-from solar_plugins.plugins.recipe_packs import read_recipe, recipe_directory
+from solar_plugins.plugins.recipe_packs import recipe_directory
+from solar_plugins.recipe import read_yaml
 
 RECIPE = recipe_directory() / "eval" / "solar_h6.yml"
 
@@ -73,7 +74,7 @@ def test_the_leaderboard_group_of_lm_eval_has_the_same_shots():
 
 
 def recipe_shots():
-    pairs = [entry.split(":") for entry in read_recipe(RECIPE)["lm_eval_tasks"]]
+    pairs = [entry.split(":") for entry in read_yaml(RECIPE)["lm_eval_tasks"]]
     return {name: int(shots) for name, shots in pairs}
 
 
@@ -90,7 +91,7 @@ def test_the_recipe_says_beside_each_task_which_metric_counts():
 def test_axolotl_gives_lm_eval_one_call_for_each_number_of_shots():
     from axolotl.integrations.lm_eval.cli import build_lm_eval_command
 
-    recipe = read_recipe(RECIPE)
+    recipe = read_yaml(RECIPE)
     calls = build_lm_eval_command(
         recipe["lm_eval_tasks"], bfloat16=recipe["bf16"], output_dir=recipe["output_dir"], model=recipe["lm_eval_model"]
     )

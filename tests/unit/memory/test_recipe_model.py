@@ -6,7 +6,8 @@ import yaml
 
 from solar_plugins.errors import ArgsError, CheckpointError
 from solar_plugins.memory.recipe_model import model_of
-from solar_plugins.plugins.recipe_packs import read_recipe, recipe_directory
+from solar_plugins.plugins.recipe_packs import recipe_directory
+from solar_plugins.recipe import read_recipe
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
@@ -21,7 +22,7 @@ def write(path, **recipe):
 
 
 def found(path, base=None):
-    return model_of(path, read_recipe(path), base)
+    return model_of(read_recipe(path), base)
 
 
 @pytest.mark.parametrize(

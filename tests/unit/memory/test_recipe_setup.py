@@ -5,13 +5,14 @@ import pytest
 from solar_plugins.errors import ArgsError
 from solar_plugins.memory.recipe_setup import devices_of, not_counted, setup_of
 from solar_plugins.memory.training_setup import Adapter, DeepSpeedBuffers
-from solar_plugins.plugins.recipe_packs import read_recipe, recipe_directory
+from solar_plugins.plugins.recipe_packs import recipe_directory
+from solar_plugins.recipe import parse_recipe, read_recipe
 
 HEAD = "# What it does.\n#\n# needs:   {}; 22 GB disk\n# run:     x\n\nbase_model: b\n"
 
 
 def setup(tmp_path, gpus=1, **recipe):
-    return setup_of({"sequence_len": 8} | recipe, tmp_path / "r.yml", gpus)
+    return setup_of(parse_recipe({"sequence_len": 8} | recipe, tmp_path / "r.yml"), gpus)
 
 
 @pytest.fixture(autouse=True)
@@ -32,15 +33,16 @@ def test_how_many_gpus(tmp_path, monkeypatch, needs, gpus, world, expected):
     if world:
         monkeypatch.setenv("WORLD_SIZE", world)
     (tmp_path / "r.yml").write_text(HEAD.format(needs))
-    assert devices_of(tmp_path / "r.yml", gpus, None) == expected
-    assert devices_of(tmp_path / "r.yml", gpus, 141).memory_bytes == 141_000_000_000
+    recipe = read_recipe(tmp_path / "r.yml")
+    assert devices_of(recipe, gpus, None) == expected
+    assert devices_of(recipe, gpus, 141).memory_bytes == 141_000_000_000
 
 
 def test_a_world_size_that_is_none(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "many")
     (tmp_path / "r.yml").write_text(HEAD.format("no GPU"))
     with pytest.raises(ArgsError, match="WORLD_SIZE: 'many' in the environment; expected a positive whole number"):
-        devices_of(tmp_path / "r.yml", None, None)
+        devices_of(read_recipe(tmp_path / "r.yml"), None, None)
 
 
 def test_defaults_are_axolotls(tmp_path):
@@ -56,7 +58,7 @@ def test_defaults_are_axolotls(tmp_path):
 
 def test_the_recipe_of_solar():
     path = recipe_directory() / "solar_dus.yml"
-    found = setup_of(read_recipe(path), path, 8)
+    found = setup_of(read_recipe(path), 8)
     assert (found.sharding, found.shards, found.half, found.checkpointing) == ("zero3", 8, True, True)
     assert (found.micro_batch_size, found.sequence_tokens, found.optimizer.name) == (4, 4096, "adamw_torch_fused")
     assert found.buffers == DeepSpeedBuffers(reduce_bucket=None, overlap=True)
@@ -104,9 +106,9 @@ def test_a_deepspeed_file_is_found_here_or_above_the_recipe(tmp_path, monkeypatc
     (tmp_path / "recipes" / "deepspeed" / "z.json").write_text(json.dumps(config))
     recipe = {"sequence_len": 8, "deepspeed": "recipes/deepspeed/z.json"}
     monkeypatch.chdir(tmp_path)
-    here = setup_of(recipe, tmp_path / "r.yml", 4)
+    here = setup_of(parse_recipe(recipe, tmp_path / "r.yml"), 4)
     monkeypatch.chdir("/")
-    assert setup_of(recipe, tmp_path / "recipes" / "r.yml", 4) == here
+    assert setup_of(parse_recipe(recipe, tmp_path / "recipes" / "r.yml"), 4) == here
     assert (here.sharding, here.shards, here.offload_optimizer, here.offload_weights) == ("zero2", 4, True, False)
     assert here.buffers == DeepSpeedBuffers(reduce_bucket=5_000_000, gradient_bytes=4)
 
@@ -114,15 +116,16 @@ def test_a_deepspeed_file_is_found_here_or_above_the_recipe(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ({"sequence_len": None}, "sequence_len: None; expected a positive whole number"),
-        ({"micro_batch_size": "4"}, "micro_batch_size: '4'; expected a positive whole number"),
+        ({"sequence_len": None}, "sequence_len: None is not allowed; expected a valid integer"),
+        ({"micro_batch_size": -1}, "micro_batch_size: -1; expected a positive whole number"),
         ({"optimizer": "adamww"}, "optimizer: 'adamww'; what it keeps for each parameter is not known here"),
         ({"adapter": "mixlora"}, "adapter: 'mixlora'; the memory of this adapter is not known here"),
         ({"adapter": "lora"}, "lora_r: None; expected a positive whole number"),
         ({"rl": "grpo"}, "rl: 'grpo'; the memory of this training is not known here, only of dpo,"),
         ({"deepspeed": "nowhere.json"}, "deepspeed: nowhere.json is no file here, nor above"),
         ({"deepspeed": {"zero_optimization": {"stage": 0}}}, "zero_optimization.stage is 0; expected 1, 2 or 3"),
-        ({"unfrozen_parameters": "all"}, "unfrozen_parameters: 'all'; expected a list of names"),
+        ({"unfrozen_parameters": "all"}, "unfrozen_parameters: 'all' is not allowed; expected a valid list"),
+        ({"adapter": "lora", "lora_target_modules": "all-linear"}, "lora_target_modules: 'all-linear'; expected"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_counted(tmp_path, recipe, message):
@@ -145,4 +148,4 @@ def test_keys_that_are_not_counted_are_named():
         "relora": False,
         "attn_implementation": "eager",
     }
-    assert not_counted(recipe) == ["tensor_parallel_size", "fp8", "attn_implementation"]
+    assert not_counted(parse_recipe(recipe)) == ["tensor_parallel_size", "fp8", "attn_implementation"]

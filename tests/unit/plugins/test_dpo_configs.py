@@ -2,7 +2,7 @@
 
 import pytest
 
-from solar_plugins.plugins.dpo_configs import DPOConfig, dpo_config, fill_in
+from solar_plugins.plugins.dpo_configs import DPOConfig, dpo_config, settings_for
 
 CONFIG = DPOConfig(name="x", values={"rl": "dpo", "rl_beta": 0.1, "warmup_ratio": 0.1}, global_batch=8, source="here")
 
@@ -41,15 +41,13 @@ def test_axolotl_knows_every_key_and_accepts_every_value(name):
 
 
 def test_an_empty_recipe_gets_everything():
-    recipe = {}
-    assert fill_in(recipe, CONFIG) == (dict(CONFIG.values), {})
-    assert recipe == CONFIG.values
+    assert settings_for({}, CONFIG) == (dict(CONFIG.values), {})
 
 
 def test_the_recipes_own_values_win():
     recipe = {"rl": "ipo", "rl_beta": 0.1}
-    assert fill_in(recipe, CONFIG) == ({"warmup_ratio": 0.1}, {"rl": "ipo"})
-    assert recipe == {"rl": "ipo", "rl_beta": 0.1, "warmup_ratio": 0.1}
+    assert settings_for(recipe, CONFIG) == ({"warmup_ratio": 0.1}, {"rl": "ipo"})
+    assert recipe == {"rl": "ipo", "rl_beta": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -57,15 +55,12 @@ def test_the_recipes_own_values_win():
     [({"dpo_beta": 0.2}, "rl_beta"), ({"trl": {"beta": 0.2}}, "rl_beta"), ({"warmup_steps": 5}, "warmup_ratio")],
 )
 def test_other_spellings_of_the_same_win_too(own, left_out):
-    recipe = dict(own)
-    _, kept = fill_in(recipe, CONFIG)
-    assert left_out not in recipe
+    filled, kept = settings_for(own, CONFIG)
+    assert left_out not in filled
     assert list(kept.values()) == [0.2 if left_out == "rl_beta" else 5]
 
 
 def test_it_can_be_done_twice():
     recipe = {"rl_beta": 0.3}
-    fill_in(recipe, CONFIG)
-    before = dict(recipe)
-    assert fill_in(recipe, CONFIG) == ({}, {"rl_beta": 0.3})
-    assert recipe == before
+    filled, _ = settings_for(recipe, CONFIG)
+    assert settings_for(recipe | filled, CONFIG) == ({}, {"rl_beta": 0.3})

@@ -10,6 +10,7 @@ from trained_models import *  # noqa: F403  fixtures
 from solar_plugins.evaluation.chat_measures import JudgedPairs
 from solar_plugins.evaluation.loss import Loss
 from solar_plugins.evaluation.measure import Hardware, MeasuredModel
+from solar_plugins.recipe import parse_recipe
 from solar_plugins.report.content import Conditions, MeasuredSet, Report
 from solar_plugins.report.stages import Stage
 from solar_plugins.report.training_log import LogPoint, Series, TrainingLog
@@ -37,9 +38,9 @@ def report():
             Stage(
                 name="trained",
                 directory=Path("runs/tiny"),
-                recipe_path=Path("recipes/tiny.yml"),
-                recipe_text="base_model: lab/tiny  # <i>not a tag</i>\n",
-                recipe={"base_model": "lab/tiny"},
+                recipe=parse_recipe(
+                    {"base_model": "lab/tiny"}, Path("recipes/tiny.yml"), "base_model: lab/tiny  # <i>not a tag</i>\n"
+                ),
                 log=TrainingLog(
                     loss=Series(
                         train=tuple(LogPoint(step, 2.6 + math.exp(-step / 10)) for step in range(1, 41)),
@@ -87,7 +88,7 @@ def chain_report(report):
             accuracies=Series(tuple(LogPoint(step, float(reward > 0)) for step, reward in enumerate(rewards, 1)), ()),
         )
         path = Path(f"recipes/solar_{name}.yml")
-        return Stage(name, Path(f"runs/{name}"), path, f"# {name} <i>recipe</i>\n", recipe, log)
+        return Stage(name, Path(f"runs/{name}"), parse_recipe(recipe, path, f"# {name} <i>recipe</i>\n"), log)
 
     answers = MeasuredSet("sft", ("test_datasets[0] (a.jsonl) as alpaca: 5 rows read, 3 kept, 2 dropped",), 3)
     pairs = MeasuredSet("dpo", ("test_datasets[0] (p.jsonl) as orca_dpo_pairs: 6 rows read, 6 kept, 0 dropped",), 6)

@@ -19,7 +19,7 @@ def test_the_json_holds_the_raw_figures(report):
     assert figures["plan"] == report.plan.to_dict()
     assert figures["loss_curve"]["train"][0] == [1, pytest.approx(2.6 + math.exp(-0.1))]
     assert figures["conditions"]["hardware"] == {"device": "cpu", "dtype": "float32"}
-    assert figures["recipe"] == {"path": "recipes/tiny.yml", "text": report.stages[0].recipe_text}
+    assert figures["recipe"] == {"path": "recipes/tiny.yml", "text": report.stages[0].recipe.text}
 
 
 def test_what_is_no_finite_number_is_null_in_the_json(report):

@@ -1,19 +1,15 @@
-import importlib.util
 import json
 import os
-import re
-from pathlib import Path
 
 import pytest
 
 from solar_plugins.errors import ArgsError, CheckpointError
-from solar_plugins.report import inputs
+from solar_plugins.recipe import parse_recipe
 from solar_plugins.report.inputs import (
     checked_prompts,
     held_out_path,
     read_texts,
     require_plan,
-    sequence_tokens,
     trained_directory,
 )
 from solar_plugins.upscaling.layer_plan import LayerPlan
@@ -23,7 +19,7 @@ PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
 
 def test_the_option_goes_before_the_recipe(tmp_path):
     (tmp_path / "a.jsonl").touch()
-    recipe = {"test_datasets": [{"path": str(tmp_path / "a.jsonl")}, {"path": "other"}]}
+    recipe = parse_recipe({"test_datasets": [{"path": str(tmp_path / "a.jsonl")}, {"path": "other"}]})
 
     assert held_out_path(recipe, None) == tmp_path / "a.jsonl"
     assert held_out_path(recipe, tmp_path / "b.jsonl") == tmp_path / "b.jsonl"
@@ -40,7 +36,7 @@ def test_the_option_goes_before_the_recipe(tmp_path):
 )
 def test_a_recipe_without_a_file_of_held_out_text_is_told_how_to_give_one(recipe, found):
     with pytest.raises(ArgsError, match=f"{found}.*--held-out FILE.jsonl"):
-        held_out_path(recipe, None)
+        held_out_path(parse_recipe(recipe), None)
 
 
 def test_texts_are_read_in_order_and_blank_lines_passed_over(tmp_path):
@@ -102,26 +98,6 @@ def test_a_blank_prompt_is_refused():
 def test_a_prompt_that_was_no_utf_8_is_refused():
     with pytest.raises(ArgsError, match=r"prompt 1: holds '\\udcff', half of"):
         checked_prompts([b"caf\xff".decode("utf-8", "surrogateescape")], [])
-
-
-@pytest.mark.parametrize("length", [1, 0, "2048", True, 2.5])
-def test_an_impossible_sequence_length_is_refused(length):
-    with pytest.raises(ArgsError, match=f"sequence_len: {length!r}; expected"):
-        sequence_tokens({"sequence_len": length})
-
-
-@pytest.mark.parametrize(
-    ("module", "field", "default"),
-    [("config", "sequence_len", sequence_tokens({})), ("model", "output_dir", inputs.DEFAULT_OUTPUT_DIR)],
-)
-def test_defaults_are_those_of_axolotl(module, field, default):
-    # Read, not imported: that takes a quarter of a minute.
-    package = Path(importlib.util.find_spec("axolotl").submodule_search_locations[0])
-    source = (package / "utils" / "schemas" / f"{module}.py").read_text()
-
-    assert re.search(rf"^    {field}: \w+ = Field\(\s+default=(.+),$", source, re.MULTILINE)[1].strip('"') == str(
-        default
-    )
 
 
 def write_model(directory, num_layers, **config):

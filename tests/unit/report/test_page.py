@@ -9,6 +9,7 @@ import pytest
 from solar_plugins.errors import SolarError
 from solar_plugins.evaluation.chat_measures import JudgedPairs
 from solar_plugins.evaluation.loss import Loss
+from solar_plugins.recipe import parse_recipe
 from solar_plugins.report.page import loss_dots, render_page, require_jinja, stage_charts
 
 
@@ -182,7 +183,7 @@ def test_a_loss_is_drawn_with_ln_2_where_it_is_dpos_own(chain_report):
     loss, margin, accuracy = stage_charts(dpo)
     assert loss.level == (math.log(2), "ln 2")
     assert margin.level is accuracy.level is None
-    assert stage_charts(replace(dpo, recipe={"rl": "orpo"}))[0].level is None
+    assert stage_charts(replace(dpo, recipe=parse_recipe({"rl": "orpo"})))[0].level is None
     [alone] = stage_charts(chain_report.stages[1])
     assert (alone.quantity, alone.level) == ("loss", None)
     assert stage_charts(chain_report.stages[3]) == []

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from solar_plugins.errors import ArgsError, CheckpointError
-from solar_plugins.report.plan_report import DEFAULT_SEQUENCE_TOKENS, as_json, as_text, plan_for_base, plan_for_recipe
+from solar_plugins.report.plan_report import as_json, as_text, plan_for_base, plan_for_recipe
 from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import write_checkpoint
@@ -24,7 +24,7 @@ def test_a_recipe_gives_base_revision_and_sequence_length(base, tmp_path):
     report = plan_for_recipe(path)
     assert (report.base, report.revision, report.sequence_tokens, len(report.plan)) == (str(base), "v1", 64, 12)
     path = write(tmp_path / "r.yml", base_model=str(base), solar=SOLAR)
-    assert plan_for_recipe(path).sequence_tokens == DEFAULT_SEQUENCE_TOKENS
+    assert plan_for_recipe(path).sequence_tokens == 512, "Axolotl's default"
 
 
 def test_sizes_before_and_after(base):
@@ -37,7 +37,10 @@ def test_sizes_before_and_after(base):
     [
         ({"base_model": "x"}, "r.yml: has no `solar:` block"),
         ({"solar": {"init": {"strategy": "dus"}}}, "base_model: None; expected the model"),
-        ({"solar": {"init": {"strategy": "dus"}}, "base_model": ["x"]}, r"base_model: \['x'\]; expected the model"),
+        (
+            {"solar": {"init": {"strategy": "dus"}}, "base_model": ["x"]},
+            r"base_model: \['x'\] is not allowed; expected a valid string",
+        ),
     ],
 )
 def test_recipes_that_cannot_be_planned(tmp_path, recipe, message):

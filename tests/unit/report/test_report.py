@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,33 @@ def test_a_recipe_that_cannot_be_reported_on(trained_recipe, tmp_path, keys, err
 
     with pytest.raises(error, match=message):
         write_report(trained_recipe, held_out=None, prompts=[], output=tmp_path / "r.html")
+
+
+OWN_CODE = """\
+from transformers import LlamaForCausalLM
+
+class MineForCausalLM(LlamaForCausalLM):
+    pass
+"""
+
+
+def test_a_base_with_code_of_its_own_is_measured_where_the_recipe_trusts_it(
+    trained_recipe, base_directory, tmp_path, few_new_tokens, monkeypatch
+):
+    """The report refused it, and told the user to set the key that was set."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    own = Path(shutil.copytree(base_directory, tmp_path / "own"))
+    (own / "modeling_mine.py").write_text(OWN_CODE)
+    config = json.loads((own / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}
+    (own / "config.json").write_text(json.dumps(config))
+    change(trained_recipe, base_model=str(own))
+    with pytest.raises(CheckpointError, match="auto_map names code that comes with the checkpoint"):
+        write_report(trained_recipe, held_out=None, prompts=["The wolf"], output=tmp_path / "r.html")
+
+    change(trained_recipe, trust_remote_code=True)
+    report = write_report(trained_recipe, held_out=None, prompts=["The wolf"], output=tmp_path / "r.html")
+    assert [model.num_layers for model in report.models] == [4, 6, 6]
 
 
 @pytest.mark.usefixtures("nothing_measured")

@@ -5,6 +5,7 @@ import pytest
 
 from solar_plugins.evaluation.chat_measures import JudgedPairs
 from solar_plugins.evaluation.loss import Loss
+from solar_plugins.recipe import parse_recipe
 from solar_plugins.report.sentences import (
     curve_note,
     curves_note,
@@ -119,7 +120,7 @@ def test_several_broken_models_are_listed(report):
 )
 def test_the_headline_names_no_steps_that_the_model_may_not_have(report, log, recipe):
     [stage] = report.stages
-    other = replace(stage, log=replace(stage.log, **log), recipe=stage.recipe | recipe)
+    other = replace(stage, log=replace(stage.log, **log), recipe=stage.recipe.model_copy(update=recipe))
 
     assert "40 steps of training" in headline(report)
     assert ". Training lowered it " in headline(replace(report, stages=(other,)))
@@ -198,7 +199,7 @@ def test_the_first_loss_of_dpo_stands_beside_ln_2(chain_report):
     assert first_loss(dpo).startswith("The first loss is 0.6931.")
     assert first_loss(dpo).endswith("ln 2 = 0.6931.")
     assert first_loss(every_ten).startswith("The first logged loss, the mean of 10 steps, is 0.6800.")
-    assert first_loss(replace(dpo, recipe={"rl": "orpo"})) == first_loss(chain_report.stages[1]) == ""
+    assert first_loss(replace(dpo, recipe=parse_recipe({"rl": "orpo"}))) == first_loss(chain_report.stages[1]) == ""
     assert first_loss(replace(dpo, log=None)) == ""
 
 
@@ -213,7 +214,7 @@ def test_a_stage_says_what_is_wrong_with_its_log(chain_report):
 
 def test_the_table_says_who_was_never_trained_on_the_format(chain_report):
     assert "base, up-scaled and dus were not trained on that format here." in table_note(chain_report)
-    untold = tuple(replace(stage, recipe={}) for stage in chain_report.stages)
+    untold = tuple(replace(stage, recipe=parse_recipe({})) for stage in chain_report.stages)
     assert "not trained" not in table_note(replace(chain_report, stages=untold))
     plain = replace(chain_report.conditions, answers=None, pairs=None)
     assert "chat format" not in table_note(replace(chain_report, conditions=plain))
@@ -241,7 +242,7 @@ def test_stages_are_compared_with_the_model_that_they_began_with(chain_report):
     assert "sft left the loss on held-out answers at 2.000" in headline(odd)
 
 
-@pytest.mark.parametrize("changes", [{"began_with": None}, {"recipe": {"rl": "orpo"}}])
+@pytest.mark.parametrize("changes", [{"began_with": None}, {"recipe": parse_recipe({"rl": "orpo"})}])
 def test_no_share_is_called_reward_accuracy_that_may_not_be_one(chain_report, changes):
     assert "for dpo the reward accuracy of DPO" in table_note(chain_report)
     assert "reward accuracy" not in table_note(with_stage(chain_report, 2, **changes))
@@ -249,7 +250,7 @@ def test_no_share_is_called_reward_accuracy_that_may_not_be_one(chain_report, ch
 
 def test_a_reward_without_a_reference_is_not_explained_by_one(chain_report):
     gained = "over the model that the stage began with"
-    orpo = with_stage(chain_report, 2, recipe={"rl": "orpo"})
+    orpo = with_stage(chain_report, 2, recipe=parse_recipe({"rl": "orpo"}))
     both = replace(orpo, stages=(*orpo.stages, replace(chain_report.stages[2], name="later")))
 
     assert gained in curves_note(chain_report)
@@ -280,13 +281,19 @@ def test_the_note_on_curves_speaks_of_those_that_are_there(chain_report):
 
 def test_a_file_that_was_trained_on_is_not_called_held_out(chain_report):
     pairs = {"path": "p.jsonl", "split": "train"}
-    trained = with_stage(chain_report, 2, recipe={"rl": "dpo", "datasets": [pairs], "test_datasets": [pairs]})
+    trained = with_stage(
+        chain_report, 2, recipe=parse_recipe({"rl": "dpo", "datasets": [pairs], "test_datasets": [pairs]})
+    )
     other_part = with_stage(
         chain_report,
         2,
-        recipe={"datasets": [pairs | {"split": "train[9:]"}, pairs | {"name": "x"}], "test_datasets": [pairs]},
+        recipe=parse_recipe(
+            {"datasets": [pairs | {"split": "train[9:]"}, pairs | {"name": "x"}], "test_datasets": [pairs]}
+        ),
     )
-    text = with_stage(chain_report, 0, recipe={"pretraining_dataset": [{"path": "./data/held_out.jsonl"}]})
+    text = with_stage(
+        chain_report, 0, recipe=parse_recipe({"pretraining_dataset": [{"path": "./data/held_out.jsonl"}]})
+    )
 
     assert limits(trained)[1] == (
         "What is new to the models in p.jsonl: dpo trained on it. Its figures are not held-out."

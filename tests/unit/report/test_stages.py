@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from solar_plugins.errors import ArgsError, CheckpointError, PluginError
-from solar_plugins.plugins.recipe_packs import read_recipe, recipe_directory
+from solar_plugins.plugins.recipe_packs import recipe_directory
+from solar_plugins.recipe import parse_recipe, read_recipe, read_yaml
 from solar_plugins.report.stages import Stage, check_tokenizer, find_stages
 from solar_plugins.report.training_log import LogPoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
@@ -15,7 +16,11 @@ PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
 
 def found(chain, plan=PLAN):
     recipe, *later = chain
-    return find_stages(recipe, read_recipe(recipe), plan, later)
+    return find_stages(read_recipe(recipe), plan, later)
+
+
+def parsed(recipe):
+    return None if recipe is None else parse_recipe(recipe)
 
 
 def change(path, **keys):
@@ -35,7 +40,7 @@ def test_stages_are_called_as_their_recipes_and_folders(trained_chain, tmp_path)
 
     assert [stage.name for stage in stages] == ["recipe", "sft", "dpo", "mean"]
     assert [stage.directory.name for stage in stages] == ["trained", "sft", "dpo", "mean"]
-    assert stages[1].recipe_text == (tmp_path / "solar_sft.yml").read_text()
+    assert stages[1].recipe.text == (tmp_path / "solar_sft.yml").read_text()
     assert stages[1].log is None
     assert stages[2].log.margins.held_out == (LogPoint(2, 0.01),)
     assert (stages[3].recipe_path, stages[3].recipe, stages[3].log) == (None, None, None)
@@ -59,7 +64,7 @@ def test_a_folder_may_be_given_with_a_point(trained_chain, tmp_path, monkeypatch
 def test_named_settings_say_the_method(trained_chain):
     dpo = found(trained_chain)[2]
 
-    assert "rl" not in read_recipe(trained_chain[2])
+    assert "rl" not in read_yaml(trained_chain[2])
     assert (dpo.method, dpo.starts_at_ln_2) == ("dpo", True)
 
 
@@ -80,7 +85,7 @@ def test_named_settings_say_the_method(trained_chain):
     ],
 )
 def test_the_first_loss_is_known_of_dpo_alone(recipe, starts):
-    assert Stage("x", Path("x"), recipe=recipe).starts_at_ln_2 is starts
+    assert Stage("x", Path("x"), recipe=parsed(recipe)).starts_at_ln_2 is starts
 
 
 @pytest.mark.parametrize(
@@ -96,7 +101,7 @@ def test_the_first_loss_is_known_of_dpo_alone(recipe, starts):
     ],
 )
 def test_whether_a_stage_trains_on_a_chat_format(recipe, uses):
-    assert Stage("x", Path("x"), recipe=recipe).uses_chat_format is uses
+    assert Stage("x", Path("x"), recipe=parsed(recipe)).uses_chat_format is uses
 
 
 def test_a_stage_that_was_not_trained_is_named(trained_chain, tmp_path):
