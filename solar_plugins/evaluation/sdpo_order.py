@@ -123,7 +123,7 @@ def order_sets(
     found = [find_file(path, formatter) for path in files]
     from solar_plugins.data.encoder import make_encoder
     from solar_plugins.data.template import renders_as_solar
-    from solar_plugins.evaluation.measure import hardware, load_model, load_tokenizer
+    from solar_plugins.evaluation.models import hardware, load_model, load_tokenizer
 
     if not (model / "config.json").is_file():
         raise CheckpointError(

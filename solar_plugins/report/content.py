@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 
 from solar_plugins.evaluation.log_probabilities import share_standard_error
 from solar_plugins.evaluation.loss import Loss, difference
-from solar_plugins.evaluation.measure import Hardware, MeasuredModel
+from solar_plugins.evaluation.measure import MeasuredModel
+from solar_plugins.evaluation.models import Hardware
 from solar_plugins.report.stages import Stage
 from solar_plugins.upscaling.layer_plan import LayerPlan
 

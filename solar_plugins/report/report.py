@@ -23,9 +23,10 @@ from solar_plugins.evaluation.held_out import (
     held_out_pairs,
     require_known_tokens,
 )
-from solar_plugins.evaluation.measure import Task, hardware, load_tokenizer, measure_model, token_windows
+from solar_plugins.evaluation.held_out_texts import checked_prompts, held_out_path, read_texts
+from solar_plugins.evaluation.measure import Task, measure_model, token_windows
+from solar_plugins.evaluation.models import hardware, load_tokenizer
 from solar_plugins.recipe import Recipe, read_recipe
-from solar_plugins.report import inputs
 from solar_plugins.report.content import Conditions, MeasuredSet, Report
 from solar_plugins.report.figures import to_json
 from solar_plugins.report.page import render_page, require_jinja
@@ -71,9 +72,9 @@ def write_report(
     solar, base = _required_block(recipe), _required_base(recipe)
     plan = plan_of(solar.init, base.num_layers)
     stages = find_stages(recipe, plan, later)
-    text_path, sequence_tokens = inputs.held_out_path(recipe, held_out), recipe.sequence_tokens
-    texts = inputs.read_texts(text_path)
-    asked = inputs.checked_prompts(prompts, texts)
+    text_path, sequence_tokens = held_out_path(recipe, held_out), recipe.sequence_tokens
+    texts = read_texts(text_path)
+    asked = checked_prompts(prompts, texts)
     tokenizer = load_tokenizer(base.fetched, trust_remote_code=recipe.trusts_code)
     read = partial(token_windows, texts=texts, sequence_tokens=sequence_tokens, num_tokens=_held_out_tokens())
     if not (windows := read(tokenizer)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from solar_plugins.errors import ArgsError, CheckpointError, PluginError
 from solar_plugins.recipe import TYPE_PREFIX, Recipe, read_recipe, read_yaml
-from solar_plugins.report.inputs import holds_model, is_adapter, require_plan, trained_directory
+from solar_plugins.report.trained_models import holds_model, is_adapter, require_plan, trained_directory
 from solar_plugins.report.training_log import TrainingLog, read_training_log
 from solar_plugins.upscaling.layer_plan import LayerPlan
 

@@ -28,6 +28,6 @@ def tiny_chat_model(tmp_path_factory, sentencepiece_tokenizer):
 @pytest.fixture(scope="session")
 def encoder(tiny_chat_model):
     from solar_plugins.data.encoder import make_encoder
-    from solar_plugins.evaluation.measure import load_tokenizer
+    from solar_plugins.evaluation.models import load_tokenizer
 
     return make_encoder(load_tokenizer(tiny_chat_model), "model")

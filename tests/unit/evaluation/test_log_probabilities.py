@@ -6,7 +6,7 @@ import pytest
 from solar_plugins.data.encoder import Encoded
 from solar_plugins.data.template import Example
 from solar_plugins.evaluation.log_probabilities import AnswerScore, answer_scores, batches
-from solar_plugins.evaluation.measure import load_model
+from solar_plugins.evaluation.models import load_model
 
 EXAMPLES = [
     Example("### User:\nTwo and two?\n\n### Assistant:\n", "Four."),

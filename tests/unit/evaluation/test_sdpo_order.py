@@ -8,7 +8,7 @@ from solar_plugins.cli import solar
 from solar_plugins.data.template import Example
 from solar_plugins.errors import CheckpointError, DataError
 from solar_plugins.evaluation.log_probabilities import AnswerScore, answer_scores
-from solar_plugins.evaluation.measure import load_model
+from solar_plugins.evaluation.models import load_model
 from solar_plugins.evaluation.preference_files import PLAIN, PreferenceFile
 from solar_plugins.evaluation.sdpo_order import SetShare, order_sets
 

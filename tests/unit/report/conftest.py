@@ -9,7 +9,8 @@ from trained_models import *  # noqa: F403  fixtures
 
 from solar_plugins.evaluation.chat_measures import JudgedPairs
 from solar_plugins.evaluation.loss import Loss
-from solar_plugins.evaluation.measure import Hardware, MeasuredModel
+from solar_plugins.evaluation.measure import MeasuredModel
+from solar_plugins.evaluation.models import Hardware
 from solar_plugins.recipe import parse_recipe
 from solar_plugins.report.content import Conditions, MeasuredSet, Report
 from solar_plugins.report.stages import Stage

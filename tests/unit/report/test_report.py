@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from solar_plugins.errors import ArgsError, CheckpointError, DataError, SolarError
-from solar_plugins.evaluation.measure import continuation, held_out_loss, load_model, load_tokenizer, token_windows
+from solar_plugins.evaluation.measure import continuation, held_out_loss, token_windows
+from solar_plugins.evaluation.models import load_model, load_tokenizer
 from solar_plugins.report import report as report_module
 from solar_plugins.report.report import write_report
 

@@ -1,4 +1,4 @@
-"""What a report needs, found from the recipe: held-out texts, prompts, sequence length, the trained model."""
+"""Held-out texts, and the prompts that models continue."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from solar_plugins.errors import ArgsError, CheckpointError
+from solar_plugins.errors import ArgsError
 from solar_plugins.recipe import Recipe
-from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, grown_plan, read_config
-from solar_plugins.upscaling.layer_plan import LayerPlan
 
 NUM_PROMPTS, PROMPT_WORDS = 3, 12
 
@@ -98,67 +96,3 @@ def checked_prompts(prompts: Sequence[str], texts: Sequence[str]) -> tuple[str, 
         if (half := _half_character(prompt)) is not None:
             raise ArgsError(f"prompt {number}: holds {half}, as UTF-8")
     return tuple(prompts) or tuple(" ".join(text.split()[:PROMPT_WORDS]) for text in texts[:NUM_PROMPTS])
-
-
-def trained_directory(output_dir: Path, recipe_path: Path) -> Path:
-    """The directory of the whole model that a recipe trained: its ``output_dir``, or after LoRA the merged one in it.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    train = f"accelerate launch -m axolotl.cli.train {recipe_path}"
-    directory = output_dir
-    if is_adapter(output_dir):
-        directory, train = output_dir / "merged", f"axolotl merge-lora {recipe_path}"
-    if holds_model(directory):
-        return directory
-    if directory == output_dir:
-        raise CheckpointError(
-            f"output_dir: {output_dir} holds no trained model (config.json and model*.safetensors)"
-            f"{_interrupted(output_dir)}; train first:\n  {train}"
-        )
-    raise CheckpointError(
-        f"output_dir: {output_dir} holds a LoRA adapter, and the report measures whole models; merge it "
-        f"first:\n  {train}"
-    )
-
-
-def is_adapter(directory: Path) -> bool:
-    """Whether a LoRA adapter lies in it."""
-    return (directory / "adapter_config.json").is_file()
-
-
-def holds_model(directory: Path) -> bool:
-    """Whether a whole model lies in it. Axolotl writes the config before the first step, so that is not enough."""
-    return (directory / CONFIG).is_file() and any(directory.glob("model*.safetensors"))
-
-
-def _interrupted(output_dir: Path) -> str:
-    checkpoints = sorted(output_dir.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime_ns)
-    if not checkpoints:
-        return ""
-    return (
-        f", but {checkpoints[-1].name}: its run was interrupted, or is still going on. To go on from there, set "
-        "auto_resume_from_checkpoints: true"
-    )
-
-
-def require_plan(directory: Path, plan: LayerPlan, where: str, expected: str) -> None:
-    """Nothing, if a directory holds a model that was up-scaled by ``plan``, with weights that are not damaged.
-
-    Args:
-        directory: Of a whole model.
-        plan: The plan.
-        where: What to call the directory in the error.
-        expected: How to go on after what was found: what was expected, and what to do.
-
-    Raises:
-        CheckpointError: It does not.
-    """
-    found = BaseCheckpoint(str(directory), directory, read_config(directory / CONFIG))
-    recorded = grown_plan(found.config)
-    if found.num_layers != len(plan) or recorded not in (None, plan):
-        raise CheckpointError(
-            f"{where} holds a model of {found.num_layers} layers{f' ({recorded})' if recorded else ''}, {expected}"
-        )
-    _ = found.tensors  # Reads the headers, so that damaged weights are found before anything is measured.
