@@ -90,10 +90,11 @@ gpu-check-data: $(INSTALLED)  ## the small model and the text that gpu-check nee
 architectures: $(INSTALLED)  ## compare every decoder of transformers with its modules, and write docs/architectures.md anew
 	SOLAR_WRITE_DOCS=1 $(BIN)/python -m pytest tests/unit/decoders
 
-lint: $(INSTALLED)  ## ruff and mypy
+lint: $(INSTALLED)  ## ruff, mypy and the directions of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 fix: $(INSTALLED)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

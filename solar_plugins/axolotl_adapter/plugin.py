@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import axolotl
 from axolotl.integrations.base import BasePlugin
 from axolotl.utils.logging import get_logger
 
@@ -17,6 +19,7 @@ from solar_plugins.axolotl_adapter.datasets import use_ready_sets
 from solar_plugins.axolotl_adapter.precision import lost_steps
 from solar_plugins.axolotl_adapter.ranks import ready_together
 from solar_plugins.axolotl_adapter.recipe_checks import changes, check_recipe, log_named_settings
+from solar_plugins.axolotl_adapter.tried_versions import untried
 from solar_plugins.errors import ArgsError, CheckpointError, DataError, SolarError
 from solar_plugins.logs import speaks_for_node
 from solar_plugins.recipe import REVISION_KEYS, Recipe, concerns_us, parse_recipe
@@ -50,6 +53,8 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
         with _errors_as_paragraphs():
             if not concerns_us(cfg):
                 return
+            if speaks_for_node():
+                _warn_of_untried_axolotl()
             recipe = parse_recipe(cfg)
             log_named_settings(recipe)
             for found in check_recipe(recipe):
@@ -86,6 +91,12 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
     def get_input_args(self) -> str:
         """The schema of the ``solar:`` block, which Axolotl merges into its own."""
         return "solar_plugins.solar_block.SolarPluginArgs"
+
+
+@cache  # Axolotl may register a plugin more than once.
+def _warn_of_untried_axolotl() -> None:
+    if warning := untried(axolotl.__version__):
+        LOG.warning("%s", warning)
 
 
 def _warn_of_lost_steps(recipe: Recipe) -> None:

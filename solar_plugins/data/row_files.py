@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from solar_plugins.errors import DataError
+from solar_plugins.extras import require
 
 BLOCK_BYTES = 2_000_000
 """Read at once, and sent to a process at once."""
@@ -38,6 +39,7 @@ def read_blocks(path: str) -> Iterator[Block]:
 
     Raises:
         DataError: The file is missing, damaged, or of a kind that is not known.
+        SolarError: What reads such a file is not installed.
     """
     blocks = _reader(path)
     try:
@@ -58,6 +60,7 @@ def require_readable(path: str) -> tuple[int, int]:
 
     Raises:
         DataError: It is missing, or of no known kind.
+        SolarError: What reads such a file is not installed.
     """
     if not path.endswith(".txt"):
         _reader(path)
@@ -76,6 +79,8 @@ def require_readable(path: str) -> tuple[int, int]:
 def _reader(path: str) -> Callable[[str], Iterator[Block]]:
     for ending, reader in READERS.items():
         if path.endswith(ending):
+            if reader is _parquet_blocks:
+                require("reading a .parquet file")
             return reader
     raise DataError(f"{path}: unknown kind of file; expected a name that ends in {', '.join(READERS)}")
 

@@ -14,6 +14,7 @@ from solar_plugins.data.row_encoder import PROBLEM_COLUMN, RowReader
 from solar_plugins.data.template import Example, render
 from solar_plugins.errors import CheckpointError, SolarError
 from solar_plugins.evaluation.preference_files import EncodedPair
+from solar_plugins.extras import require
 from solar_plugins.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def _encoder(stage: Stage, tokenizers: Tokenizers) -> Encoder:
 
 
 def _read(stage: Stage, sets: Sequence[FormattedSet], encoder: Encoder) -> Iterator[_Rows]:
+    require("solar report on test_datasets of type solar_plugins.*")
     from solar_plugins.axolotl_adapter.datasets import expanded, judged, load_rows, make_reader
     from solar_plugins.data.prepared_datasets import read_set
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from solar_plugins.errors import CheckpointError, DataError
 from solar_plugins.evaluation.log_probabilities import AnswerScore, pair_scores, share_standard_error
 from solar_plugins.evaluation.preference_files import PairReader, PreferenceFile, RowCounts, drawn_rows, find_file
+from solar_plugins.extras import require
 from solar_plugins.text import aligned, printable
 
 if TYPE_CHECKING:
@@ -115,7 +116,9 @@ def order_sets(
     Raises:
         DataError: A file cannot be used.
         CheckpointError: The model cannot be used.
+        SolarError: torch or transformers is not installed.
     """
+    require("solar sdpo-order")
     places = [path.resolve() for path in files]
     twice = [path for number, path in enumerate(files) if places[number] in places[:number]]
     if twice:

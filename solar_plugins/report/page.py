@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from solar_plugins.errors import SolarError
 from solar_plugins.evaluation.loss import Loss
 from solar_plugins.report import content, sentences
 from solar_plugins.report.content import Report, Role
@@ -34,20 +33,6 @@ class Picture(NamedTuple):
 
     svg: str
     shows: str
-
-
-def require_jinja() -> None:
-    """Nothing, if jinja2 can be imported.
-
-    Raises:
-        SolarError: It is not installed.
-    """
-    try:
-        import jinja2  # noqa: F401
-    except ImportError:
-        raise SolarError(
-            "jinja2 is not installed, and the page is made with it; run pip install 'solar_plugins[report]'"
-        ) from None
 
 
 def render_page(report: Report) -> str:

@@ -35,20 +35,6 @@ POINTS_PER_INCH = 72
 PNG_DOTS_PER_INCH = 220
 
 
-def require_matplotlib() -> None:
-    """Nothing, if matplotlib can be imported.
-
-    Raises:
-        SolarError: It is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise SolarError(
-            "matplotlib is not installed, and pictures are drawn with it; run pip install 'solar_plugins[report]'"
-        ) from None
-
-
 def new_sheet(width_points: float, height_points: float) -> tuple[Figure, Axes]:
     """An empty picture, and axes over all of it that count in points from the lower left corner."""
     from matplotlib.figure import Figure

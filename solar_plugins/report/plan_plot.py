@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from solar_plugins.extras import require
 from solar_plugins.report.picture import (
     DARK_ON_COLOR,
     INK,
@@ -15,7 +16,6 @@ from solar_plugins.report.picture import (
     check_picture_path,
     depth_colors,
     new_sheet,
-    require_matplotlib,
     save_picture,
 )
 from solar_plugins.report.plan_layout import (
@@ -47,7 +47,7 @@ def draw_plan(plan: LayerPlan, path: Path) -> None:
         SolarError: The suffix is another one, the file cannot be written, or matplotlib is not installed.
     """
     check_picture_path(path)
-    require_matplotlib()
+    require("solar plan --plot")
     save_picture(plan_figure(plan), path)
 
 

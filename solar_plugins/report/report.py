@@ -6,10 +6,11 @@ import json
 import os
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +27,11 @@ from solar_plugins.evaluation.held_out import (
 from solar_plugins.evaluation.held_out_texts import checked_prompts, held_out_path, read_texts
 from solar_plugins.evaluation.measure import Task, measure_model, token_windows
 from solar_plugins.evaluation.models import hardware, load_tokenizer
+from solar_plugins.extras import require
 from solar_plugins.recipe import Recipe, read_recipe
 from solar_plugins.report.content import Conditions, MeasuredSet, Report
 from solar_plugins.report.figures import to_json
-from solar_plugins.report.page import render_page, require_jinja
-from solar_plugins.report.picture import require_matplotlib
+from solar_plugins.report.page import render_page
 from solar_plugins.report.stages import Stage, check_tokenizer, find_stages
 from solar_plugins.report.terminal import show_report
 from solar_plugins.solar_block import SolarArgs
@@ -65,8 +66,7 @@ def write_report(
     Raises:
         SolarError: A recipe, the texts, a model or the output cannot be used.
     """
-    require_matplotlib()
-    require_jinja()
+    require("solar report")
     _check_output(output)
     recipe = read_recipe(recipe_path)
     solar, base = _required_block(recipe), _required_base(recipe)
@@ -184,7 +184,8 @@ def _conditions(text_path: Path, num_texts: int, sequence_tokens: int) -> Condit
 def _versions() -> dict[str, str]:
     versions = {"solar_plugins": solar_plugins.__version__}
     for package in ("axolotl", "transformers", "torch"):
-        versions[package] = version(package)
+        with suppress(PackageNotFoundError):  # Measuring needs no Axolotl.
+            versions[package] = version(package)
     return versions | {"python": platform.python_version()}
 
 

@@ -260,9 +260,7 @@ def _refuse_adapter(directory: Path) -> None:
 
 
 def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
-    from httpx import HTTPError  # the hub's library lets its transport's errors through
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import constants, errors, snapshot_download
 
     try:
         # Said once more: for a whole commit hash the hub's library asks the network even with HF_HUB_OFFLINE=1.
@@ -276,9 +274,14 @@ def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
                 local_files_only=offline,
             )
         )
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise CheckpointError(f"base_model: {name!r} is neither a directory here nor a hub id ({error})") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, OSError) as error:
+    except (
+        errors.LocalEntryNotFoundError,
+        errors.HfHubHTTPError,
+        errors.HTTPError,  # type: ignore[attr-defined]  # the transport's own: httpx's, or httpx2's since version 2
+        OSError,
+    ) as error:
         at = f" at revision {revision!r}" if revision else ""
         raise CheckpointError(
             f"base_model: {name!r}{at} is no directory here and cannot be fetched from the hub "

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import axolotl
 import pytest
 from axolotl.utils.dict import DictDefault
 
 from solar_plugins import SolarPlugin
-from solar_plugins.axolotl_adapter.plugin import _show_solar_error
+from solar_plugins.axolotl_adapter.plugin import _show_solar_error, _warn_of_untried_axolotl
+from solar_plugins.axolotl_adapter.tried_versions import TRIED_AXOLOTL
 from solar_plugins.errors import ArgsError, SolarError
 
 DUS = {"init": {"strategy": "dus", "drop_layers": 2}}
@@ -94,6 +96,47 @@ def test_a_recipe_without_a_base(tmp_path, value):
 def test_a_name_that_no_file_system_takes(tmp_path):
     with pytest.raises(SolarError, match=r"base_model: .*(cannot be read|neither a directory here)"):
         registered(recipe("./" + "x" * 300, tmp_path))
+
+
+@pytest.fixture
+def other_axolotl(monkeypatch):
+    """An Axolotl of a version that nobody tried, which this process has not warned of yet."""
+    monkeypatch.setattr(axolotl, "__version__", "0.99.1")
+    _warn_of_untried_axolotl.cache_clear()
+    yield "0.99.1"
+    _warn_of_untried_axolotl.cache_clear()
+
+
+def warnings_of(caplog, version):
+    return [record.message for record in caplog.records if version in record.message]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"solar": None, "datasets": [{"path": "x", "type": "solar_plugins.alpaca"}], "sequence_len": 8}]
+)
+def test_an_untried_axolotl_is_named_once_and_used(base, tmp_path, caplog, other_axolotl, changes):
+    cfg = {key: value for key, value in recipe(base, tmp_path, **changes).items() if value is not None}
+    registered(DictDefault(cfg))
+    registered(DictDefault(cfg))
+    [warning] = warnings_of(caplog, other_axolotl)
+    assert f"tried with Axolotl {TRIED_AXOLOTL} and meets {other_axolotl}" in warning
+
+
+def test_one_rank_of_a_node_names_it(base, tmp_path, caplog, other_axolotl, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    registered(recipe(base, tmp_path))
+    assert warnings_of(caplog, other_axolotl) == []
+
+
+def test_a_recipe_that_is_not_ours_gets_no_warning(caplog, other_axolotl):
+    registered(DictDefault({"base_model": "some/model"}))
+    assert warnings_of(caplog, other_axolotl) == []
+
+
+def test_the_installed_axolotl_was_tried(base, tmp_path, caplog):
+    _warn_of_untried_axolotl.cache_clear()
+    registered(recipe(base, tmp_path))
+    assert "was tried with Axolotl" not in caplog.text
 
 
 def test_the_schema_is_ours():

@@ -1,16 +1,14 @@
 import math
 import re
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from solar_plugins.errors import SolarError
 from solar_plugins.evaluation.chat_measures import JudgedPairs
 from solar_plugins.evaluation.loss import Loss
 from solar_plugins.recipe import parse_recipe
-from solar_plugins.report.page import loss_dots, render_page, require_jinja, stage_charts
+from solar_plugins.report.page import loss_dots, render_page, stage_charts
 
 
 class Elements(HTMLParser):
@@ -128,13 +126,6 @@ def test_a_run_without_a_log_gives_a_page_without_a_curve(report):
 
     assert "No loss curve" in page
     assert "optimizer step" not in page
-
-
-def test_a_missing_jinja_is_explained(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-
-    with pytest.raises(SolarError, match=r"jinja2 is not installed.*pip install 'solar_plugins\[report\]'"):
-        require_jinja()
 
 
 def test_the_page_of_a_chain_says_it_all(chain_report):

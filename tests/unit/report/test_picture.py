@@ -11,7 +11,6 @@ from solar_plugins.report.picture import (
     depth_colors,
     inline_svg,
     new_sheet,
-    require_matplotlib,
     save_picture,
 )
 
@@ -59,13 +58,6 @@ def test_other_suffixes_are_refused(tmp_path, name):
 def test_a_folder_that_is_not_there_is_explained(tmp_path, figure):
     with pytest.raises(SolarError, match=r"absent/plan.png: the picture cannot be written \(No such file"):
         save_picture(figure, tmp_path / "absent" / "plan.png")
-
-
-def test_a_missing_matplotlib_is_explained(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-
-    with pytest.raises(SolarError, match=r"matplotlib is not installed.*pip install 'solar_plugins\[report\]'"):
-        require_matplotlib()
 
 
 def test_drawing_leaves_matplotlib_as_it_was(tmp_path):

@@ -148,7 +148,7 @@ def test_an_output_that_cannot_be_written_is_found_at_once(trained_recipe, tmp_p
 def test_a_missing_package_is_found_at_once(trained_recipe, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
 
-    with pytest.raises(SolarError, match=f"{package} is not installed"):
+    with pytest.raises(SolarError, match=f"solar report needs {package}, not installed"):
         write_report(trained_recipe, held_out=None, prompts=[], output=tmp_path / "r.html")
 
 
