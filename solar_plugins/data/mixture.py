@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +19,7 @@ from solar_plugins.data.mixture_report import (
     SetReport,
     finished_report,
     foreign_files,
+    read_report,
     write_report,
 )
 from solar_plugins.data.row_checks import BlockVerdict, Dropped, Reason, RowRules
@@ -28,6 +27,10 @@ from solar_plugins.data.row_files import Block, read_blocks, require_readable
 from solar_plugins.data.sampling import choose_rows, rows_with_shares
 from solar_plugins.data.scan import Scanner, default_processes
 from solar_plugins.errors import DataError
+from solar_plugins.storage.directories import write_directory
+from solar_plugins.storage.files import write_errors_explained
+from solar_plugins.storage.lock import sole_writer
+from solar_plugins.storage.partials import remove_left_overs
 
 
 class Judged(NamedTuple):
@@ -57,19 +60,27 @@ def make_mixture(mixture: Path, processes: int | None = None) -> tuple[MixtureRe
     """
     args = read_mixture(mixture)
     state = _input_state(args)
-    output = Path(args.output)
-    found = finished_report(output, args, state)
-    if found is not None:
+    named, output = Path(args.output), Path(args.output).resolve()  # a link to a folder stays a link
+    if (found := finished_report(output, args, state)) is not None:
+        remove_left_overs(output)
         return found, False
-    _refuse_foreign(output, state)
     if processes is None:
         processes = default_processes(sum(state[path][0] for one in args.sets.values() for path in one.path))
-    with _whole_or_absent(output) as partial:
-        report = _make(partial, args, state, processes)
+
+    def fill(folder: Path) -> None:
+        report = _make(folder, args, state, processes)
         if _input_state(args) != state:
             raise DataError(f"{mixture}: an input changed while it was read; nothing was written. Run again")
-        write_report(partial / REPORT, report)
-    return report, True
+        write_report(folder / REPORT, report)
+
+    def is_finished(folder: Path) -> bool:
+        return finished_report(folder, args, state) is not None
+
+    with write_errors_explained(named, "mixture", "name another folder as output", DataError), sole_writer(output):
+        _refuse_foreign(named, state)
+        made = not is_finished(output) and write_directory(output, fill, is_finished, replace=True)
+        report = read_report(output)
+    return report, made
 
 
 def _input_state(args: MixtureArgs) -> dict[str, tuple[int, int]]:
@@ -168,8 +179,6 @@ def _write_set(target: Path, name: str, args: SetArgs, state: dict[str, tuple[in
                 file.writelines(line.strip() + b"\n" for line, stays in zip(block.lines, stay, strict=False) if stays)
                 at += len(block.lines)
                 advance(block, None)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _as_line(name: str, dropped: Dropped) -> str:
@@ -217,32 +226,3 @@ def _refuse_foreign(output: Path, inputs: Iterable[str]) -> None:
             f"output: {output} is there and holds what no mixture of ours wrote ({', '.join(others[:3])}); expected a "
             "new folder or one that `solar mix` made. Move it away, or name another"
         )
-
-
-@contextmanager
-def _whole_or_absent(output: Path) -> Iterator[Path]:
-    """A folder beside ``output`` to fill, which takes its place if nothing was raised."""
-    output = output.resolve()  # a link to a folder stays a link
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial, old = (output.parent / f".{output.name}.{word}-{os.getpid()}" for word in ("partial", "old"))
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        partial.mkdir()
-        yield partial
-        if output.exists():
-            output.rename(old)
-        try:
-            partial.rename(output)
-        except OSError:
-            if old.exists():
-                old.rename(output)
-            raise
-    except OSError as error:
-        raise DataError(
-            f"{output}: could not be written ({error.strerror or error}, {error.filename or partial}); nothing half-"
-            "written is left there. Make room, give write permission, or name another folder as output"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

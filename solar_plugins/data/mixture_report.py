@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +12,8 @@ from typing import Any
 
 from solar_plugins.data.mixture_args import MixtureArgs
 from solar_plugins.data.row_checks import Reason
+from solar_plugins.errors import DataError
+from solar_plugins.storage.untrusted import read_json_object
 
 REPORT = "report.json"
 DROPPED = "dropped.jsonl"
@@ -55,25 +56,37 @@ class MixtureReport:
 
 
 def write_report(path: Path, report: MixtureReport) -> None:
-    """Write the report, and have it on the disk before the folder gets its name."""
-    with path.open("w", encoding="utf-8") as file:
-        json.dump({"format_version": FORMAT_VERSION, **dataclasses.asdict(report)}, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Write the report, which marks a folder as whole."""
+    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(report)}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_report(output: Path) -> MixtureReport:
+    """The report of a mixture's folder.
+
+    Raises:
+        DataError: It is damaged, or another version of this package wrote it.
+        OSError: It cannot be read.
+    """
+    path, fix = output / REPORT, "make the mixture again"
+    found = read_json_object(path, error=DataError, fix=fix)
+    version = found.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise DataError(f"{path}: format_version is {version!r:.50}, expected {FORMAT_VERSION}; {fix}")
+    try:
+        found["inputs"] = {path: tuple(state) for path, state in found["inputs"].items()}
+        found["sets"] = {name: SetReport(**one) for name, one in found["sets"].items()}
+        return MixtureReport(**found)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: damaged ({type(error).__name__}: {error}); {fix}") from None
 
 
 def finished_report(output: Path, args: MixtureArgs, inputs: dict[str, tuple[int, int]]) -> MixtureReport | None:
     """The report of a folder that was made from the same options and files and is whole, else None."""
     try:
-        found = json.loads((output / REPORT).read_text(encoding="utf-8"))
-        if found.pop("format_version") != FORMAT_VERSION:
-            return None
-        found["inputs"] = {path: tuple(state) for path, state in found["inputs"].items()}
-        found["sets"] = {name: SetReport(**one) for name, one in found["sets"].items()}
-        report = MixtureReport(**found)
+        report = read_report(output)
         whole = all((output / f"{name}.jsonl").stat().st_size == one.file_bytes for name, one in report.sets.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, DataError):
         return None
     same = report.mixture == args.model_dump(mode="json") and report.inputs == inputs
     return report if same and whole and (output / DROPPED).is_file() else None
@@ -86,8 +99,7 @@ def foreign_files(output: Path) -> list[str]:
     if not output.is_dir():
         return [output.name]
     try:
-        sets = json.loads((output / REPORT).read_text(encoding="utf-8"))["sets"]
-        ours = {REPORT, DROPPED, *(f"{name}.jsonl" for name in sets)}
+        ours = {REPORT, DROPPED, *(f"{name}.jsonl" for name in read_json_object(output / REPORT)["sets"])}
     except (OSError, ValueError, KeyError, TypeError):
         ours = set()
     return sorted(path.name for path in output.iterdir() if path.name not in ours)

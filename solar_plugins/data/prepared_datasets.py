@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +23,13 @@ from solar_plugins.data.formatters import base, preference, sft
 from solar_plugins.data.formatters.base import SFTFormatter
 from solar_plugins.data.row_encoder import PROBLEM_COLUMN, ROW_COLUMN, TOO_LONG, RowReader
 from solar_plugins.data.row_tally import RowReport
-from solar_plugins.storage.lock import new_partial_path, sole_writer
+from solar_plugins.errors import DataError
+from solar_plugins.storage.directories import ensure_directory
+from solar_plugins.storage.files import write_errors_explained
+from solar_plugins.storage.untrusted import read_json_object
 
 REPORT_FILE = "solar_rows.json"
+REPAIR = "remove the folder, and it is made again"
 SMALL_SET = 2_000
 """Rows below which one process is faster than several."""
 
@@ -47,29 +50,52 @@ def prepared_set(dataset: Any, reader: RowReader, where: str, directory: Path, n
         where: What to call it in words.
         directory: Where ready sets lie.
         num_proc: Processes that may work.
+
+    Raises:
+        DataError: It cannot be written.
     """
     path = directory / fingerprint(dataset, reader)
-    if not path.is_dir():
-        with sole_writer(path):
-            if not path.is_dir():
-                _write(dataset, reader, where, path, num_proc)
-    return PreparedSet(path, RowReport.from_json((path / REPORT_FILE).read_text(encoding="utf-8"), where))
+
+    def fill(folder: Path) -> None:
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        ready, report = read_set(dataset, reader, where, num_proc, scratch)
+        ready.save_to_disk(str(folder))
+        shutil.rmtree(scratch)
+        (folder / REPORT_FILE).write_text(report.to_json(), encoding="utf-8")
+
+    what, otherwise = "prepared dataset", "choose another place with dataset_prepared_path"
+    with write_errors_explained(path, what, otherwise, DataError):
+        ensure_directory(path, fill, is_finished, what=what)
+    return PreparedSet(path, read_report(path, where))
 
 
-def _write(dataset: Any, reader: RowReader, where: str, path: Path, num_proc: int | None) -> None:
-    partial = new_partial_path(path)
-    partial.mkdir()
+def is_finished(path: Path) -> bool:
+    """Whether a ready set is there: its report is written last.
+
+    Raises:
+        OSError: It cannot be read, which says nothing about it.
+    """
     try:
-        ready, report = read_set(dataset, reader, where, num_proc, partial)
-        ready.save_to_disk(str(partial / "set"))
-        (partial / "set" / REPORT_FILE).write_text(report.to_json(), encoding="utf-8")
-        try:
-            os.rename(partial / "set", path)
-        except OSError:
-            if not path.is_dir():  # Another computer, which the lock did not reach, was faster.
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        read_report(path, "")
+    except (DataError, FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def read_report(path: Path, where: str) -> RowReport:
+    """The report of a ready set that this recipe calls ``where``.
+
+    Raises:
+        DataError: It is damaged.
+        OSError: It cannot be read.
+    """
+    file = path / REPORT_FILE
+    fields = read_json_object(file, error=DataError, fix=REPAIR)
+    try:
+        return RowReport.from_dict(fields, where)
+    except TypeError as error:
+        raise DataError(f"{file}: holds other fields than the report of a dataset ({error}); {REPAIR}") from None
 
 
 def read_set(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -135,7 +135,10 @@ class RowReport:
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> Self:
-        """The report that a file keeps, of a set that this recipe calls ``where``."""
-        fields: dict[str, Any] = json.loads(text)
-        return cls(**(fields | {"where": where}))
+    def from_dict(cls, fields: Mapping[str, Any], where: str) -> Self:
+        """The report that a file keeps, of a set that this recipe calls ``where``.
+
+        Raises:
+            TypeError: The fields are not those of a report.
+        """
+        return cls(**{**fields, "where": where})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from solar_plugins.errors import EvaluationError
 from solar_plugins.evaluation.published import TASKS, Task
+from solar_plugins.storage.untrusted import read_json_object
 
 RESULT_FILES = "results_*.json"
 """How lm_eval names its files (lm_eval/loggers/evaluation_tracker.py)."""
@@ -99,29 +99,19 @@ def read_scores(files: Iterable[Path]) -> list[ModelScores]:
 
 
 def _read(file: Path) -> Mapping[str, Any]:
+    fix = (
+        f"give the file {RESULT_FILES} that lm_eval writes below --output_path, not one of its samples_*.jsonl or a "
+        "recipe"
+    )
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json_object(file, error=EvaluationError, fix=fix)
     except OSError as error:
-        raise EvaluationError(
-            f"{file}: cannot be read ({error.strerror}); give a result file of lm_eval, or a folder with such files"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise EvaluationError(
-            f"{file}: is not JSON ({' '.join(str(error).split())[:100]}); expected a file that lm_eval wrote, "
-            f"named {RESULT_FILES}"
-        ) from None
-    if not isinstance(content, Mapping) or not isinstance(content.get("results"), Mapping):
-        raise EvaluationError(
-            f"{file}: results: {_kind(content)}, expected a map from task to scores; give the file {RESULT_FILES} that "
-            "lm_eval writes below --output_path, not one of its samples_*.jsonl or a recipe"
-        )
+        raise EvaluationError(f"{file}: cannot be read ({error.strerror}); {fix}") from None
+    results = content.get("results")
+    if not isinstance(results, Mapping):
+        found = f"is {type(results).__name__}" if "results" in content else "missing"
+        raise EvaluationError(f"{file}: results: {found}, expected a map from task to scores; {fix}")
     return content
-
-
-def _kind(content: Any) -> str:
-    if not isinstance(content, Mapping):
-        return f"the file holds a {type(content).__name__}"
-    return f"is {type(content['results']).__name__}" if "results" in content else "missing"
 
 
 def _scores_of(content: Mapping[str, Any], file: Path) -> dict[Task, Score]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from solar_plugins.memory.training_setup import (
     TrainingSetup,
 )
 from solar_plugins.recipe import Recipe
+from solar_plugins.storage.untrusted import read_json_object
 
 PAIRS_WITH_REFERENCE = ("dpo", "ipo", "kto")
 PAIRS = (*PAIRS_WITH_REFERENCE, "orpo", "simpo")
@@ -175,12 +175,10 @@ def _deepspeed_config(value: str | Mapping[str, Any], recipe_path: Path | None) 
         raise ArgsError(
             f"deepspeed: {value} is no file here, nor above {recipe_path}; give the path of a DeepSpeed JSON"
         )
-    try:
-        config = json.loads(found.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArgsError(f"deepspeed: {found}: not valid JSON; {error}") from None
-    if not isinstance(config, Mapping) or not isinstance(config.get("zero_optimization", {}), Mapping):
-        raise ArgsError(f"deepspeed: {found}: expected an object with an object zero_optimization")
+    fix = "give a DeepSpeed JSON such as recipes/deepspeed/zero3_bf16.json"
+    config = read_json_object(found, error=lambda text: ArgsError(f"deepspeed: {text}"), fix=fix)
+    if not isinstance(zero := config.get("zero_optimization", {}), Mapping):
+        raise ArgsError(f"deepspeed: {found}: zero_optimization is {zero!r:.50}, expected an object; {fix}")
     return config
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from solar_plugins.errors import ArgsError
 from solar_plugins.plugins.manager import registered
 from solar_plugins.plugins.markers import hookimpl
+from solar_plugins.storage.files import write_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,5 +77,5 @@ def copy_recipes(packs: Mapping[str, RecipePack], target: Path) -> list[Path]:
             )
     for source, copy in moves:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, copy)
+        write_file(copy, source.read_bytes())  # Half a recipe would be refused as somebody else's by the next copy.
     return [copy for _, copy in moves]

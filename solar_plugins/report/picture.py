@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from solar_plugins.errors import SolarError
+from solar_plugins.storage.files import write_errors_explained, write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,13 +54,9 @@ def save_picture(figure: Figure, path: Path) -> None:
     """
     check_picture_path(path)
     picture = _rendered(figure, "svg" if path.suffix.lower() == ".svg" else "png", transparent=False)
-    try:
-        path.write_bytes(picture)
-    except OSError as error:
-        raise SolarError(
-            f"{path}: the picture cannot be written ({error.strerror}); give a file in a folder that exists and that "
-            "you may write to"
-        ) from None
+    otherwise = "give a file in a folder that exists and that you may write to"
+    with write_errors_explained(path, "picture", otherwise, SolarError):
+        write_file(path, picture)
 
 
 def check_picture_path(path: Path) -> None:

@@ -35,6 +35,7 @@ from solar_plugins.report.page import render_page
 from solar_plugins.report.stages import Stage, check_tokenizer, find_stages
 from solar_plugins.report.terminal import show_report
 from solar_plugins.solar_block import SolarArgs
+from solar_plugins.storage.files import write_errors_explained, write_file
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base, grown_plan
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.strategies import plan_of
@@ -190,14 +191,6 @@ def _versions() -> dict[str, str]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write beside the final name and rename: a report is there whole, or the one before it still is."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with write_errors_explained(path, "report", "give another output", SolarError):
         # A file name need not be UTF-8; its odd bytes must not cost the report.
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise SolarError(
-            f"{path}: the report cannot be written ({error.strerror}); make room, or give another output"
-        ) from None
+        write_file(path, text.encode(errors="backslashreplace"))

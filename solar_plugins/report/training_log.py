@@ -13,6 +13,7 @@ from solar_plugins.errors import SolarError
 from solar_plugins.storage.untrusted import read_json_object
 
 STATE_FILE = "trainer_state.json"
+REPAIR = "restore the file, or remove it to have the report without that loss curve"
 
 LOSS, MARGINS, ACCURACIES = "loss", "rewards/margins", "rewards/accuracies"
 LOGGED = tuple(prefix + key for key in (LOSS, MARGINS, ACCURACIES) for prefix in ("", "eval_"))
@@ -96,7 +97,7 @@ def read_training_log(output_dir: Path) -> TrainingLog | None:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    state = read_json_object(path)
+    state = read_json_object(path, error=SolarError, fix=REPAIR)
     history = state.get("log_history")
     if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
         raise _damaged(path, "log_history", history, "the Trainer's list of log entries")
@@ -121,10 +122,7 @@ def _is_step(value: Any) -> bool:
 
 
 def _damaged(path: Path, what: str, found: object, expected: str) -> SolarError:
-    return SolarError(
-        f"{path}: {what} is {found!r:.60}, expected {expected}; restore the file, or remove it to have the report "
-        "without that loss curve"
-    )
+    return SolarError(f"{path}: {what} is {found!r:.60}, expected {expected}; {REPAIR}")
 
 
 def training_log(state: Mapping[str, Any]) -> TrainingLog:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from solar_plugins.errors import CheckpointError
+from solar_plugins.errors import CheckpointError, SolarError
 
 MAX_JSON_BYTES = 25_000_000
 """Four times the largest safetensors header or index that is known: 150,000 tensors of a mixture of 384 experts."""
@@ -18,20 +19,38 @@ MAX_JSON_VALUES = 1_000_000
 MAX_NAME_LENGTH = 500
 
 
-def read_json_object(path: Path, *, strict: bool = False) -> dict[str, Any]:
-    """The JSON object in a file; ``strict`` as for `parse_json_object`.
+RESTORE = "restore or download it again"
+
+
+def read_json_object(
+    path: Path, *, strict: bool = False, error: Callable[[str], SolarError] = CheckpointError, fix: str = RESTORE
+) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        path: The file.
+        strict: As for `parse_json_object`.
+        error: The class of errors that the caller's user expects.
+        fix: What that user can do about a file that is refused.
 
     Raises:
-        CheckpointError: The file is too large, not JSON, or not an object.
+        SolarError: An ``error``: it is no regular file, too large, not JSON, or not an object.
         OSError: It cannot be read.
     """
-    num_bytes = require_file(path)
+    num_bytes = require_file(path, error=error, fix=fix)
     if num_bytes > MAX_JSON_BYTES:
-        raise CheckpointError(f"{path}: {num_bytes:,} bytes; a file of this kind has at most {MAX_JSON_BYTES:,}")
-    return parse_json_object(path, path.read_bytes(), strict=strict)
+        raise error(f"{path}: {num_bytes:,} bytes; a file of this kind has at most {MAX_JSON_BYTES:,}; {fix}")
+    return parse_json_object(path, path.read_bytes(), strict=strict, error=error, fix=fix)
 
 
-def parse_json_object(path: Path, text: bytes, *, strict: bool = False) -> dict[str, Any]:
+def parse_json_object(
+    path: Path,
+    text: bytes,
+    *,
+    strict: bool = False,
+    error: Callable[[str], SolarError] = CheckpointError,
+    fix: str = RESTORE,
+) -> dict[str, Any]:
     """The JSON object ``text`` that was read from ``path``.
 
     Args:
@@ -39,25 +58,25 @@ def parse_json_object(path: Path, text: bytes, *, strict: bool = False) -> dict[
         text: At most `MAX_JSON_BYTES`.
         strict: Refuse what the reference reader of safetensors refuses: a name twice in one object, ``NaN`` and
             ``Infinity``. The configs of state-space models really hold ``Infinity``.
+        error: As for `read_json_object`.
+        fix: As for `read_json_object`.
 
     Raises:
-        CheckpointError: Not UTF-8, not JSON, too many values, or not an object.
+        SolarError: An ``error``: not UTF-8, not JSON, too many values, or not an object.
     """
     # Counted before it is parsed: 25 MB of "{},{},..." would become more than a gigabyte of objects.
     values = sum(text.count(mark) for mark in (b",", b"[", b"{"))
     if values > MAX_JSON_VALUES:
-        raise CheckpointError(
-            f"{path}: about {values:,} JSON values, expected at most {MAX_JSON_VALUES:,}; no known model has so many"
-        )
+        raise error(f"{path}: about {values:,} JSON values, expected at most {MAX_JSON_VALUES:,}; {fix}")
     checks: dict[str, Any] = (
         {"object_pairs_hook": _refuse_duplicates, "parse_constant": _refuse_constant} if strict else {}
     )
     try:
         data = json.loads(text.decode(), **checks)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error!s:.200}); restore or download it again") from None
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{path}: not valid JSON ({problem!s:.200}); {fix}") from None
     if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: holds a {type(data).__name__}, expected an object")
+        raise error(f"{path}: holds a {type(data).__name__}, expected a JSON object; {fix}")
     return data
 
 
@@ -83,17 +102,17 @@ def is_plain_file_name(name: object) -> bool:
     )
 
 
-def require_file(path: Path) -> int:
+def require_file(path: Path, *, error: Callable[[str], SolarError] = CheckpointError, fix: str = RESTORE) -> int:
     """The size of a regular file. Opening a FIFO would wait for ever, and reading a device might never end.
 
     Raises:
-        CheckpointError: It is something else.
+        SolarError: An ``error``: it is something else.
         OSError: It is not there.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         kind = "directory" if stat.S_ISDIR(status.st_mode) else "pipe, socket or device"
-        raise CheckpointError(f"{path}: a {kind}, expected a file; put the model's file in its place")
+        raise error(f"{path}: a {kind}, expected a file; {fix}")
     return status.st_size
 
 

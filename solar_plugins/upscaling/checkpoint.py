@@ -1,25 +1,27 @@
-"""Up-scaled checkpoint directories: made once, whole or not at all, and found again.
+"""Up-scaled checkpoint directories: made once, whole or not at all (`storage/directories.py`), and found again.
 
-A directory is written beside its final name and renamed when it is whole. Its marker (`marker.py`) is written last; a
-directory whose marker does not fit is never used.
+A checkpoint's marker (`marker.py`) is written last; a directory whose marker does not fit is never used.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.logs import logger, speaks_for_node
 from solar_plugins.plugins.manager import announce
-from solar_plugins.storage.lock import new_partial_path, partial_directories, remove_left_overs, sole_writer
+from solar_plugins.storage.directories import ensure_directory, write_directory
+from solar_plugins.storage.files import write_errors_explained
+from solar_plugins.storage.lock import sole_writer
+from solar_plugins.storage.partials import partials_of
 from solar_plugins.storage.safetensors import PlannedTensor, Shard, plan_shards, shard_index, write_shard
 from solar_plugins.storage.untrusted import require_inside
 from solar_plugins.text import format_bytes
@@ -33,6 +35,8 @@ from solar_plugins.upscaling.model_card import model_card
 from solar_plugins.upscaling.tensor_names import tensor_copies
 
 LOG = logger("checkpoint")
+
+WHAT = "up-scaled checkpoint"
 
 MAX_SHARD_BYTES = 5_000_000_000
 MAX_CARD_CHARACTERS = 1_000_000
@@ -67,25 +71,17 @@ def ensure_checkpoint(base: BaseCheckpoint, plan: LayerPlan, cache_dir: str | Pa
     cache = Path(cache_dir) if cache_dir else default_cache_dir()
     directory = Path(os.path.expanduser(cache)).absolute() / cache_name(base, plan)
     with _os_errors_explained(directory):
-        if is_finished(directory, base, plan):
-            _say_found(directory, plan)
-            remove_left_overs(directory)
-            return directory
-        with sole_writer(directory):
-            if not is_finished(directory, base, plan) and directory.exists():
-                _remove_damaged(directory, base, plan)
-            if is_finished(directory, base, plan):
-                _say_found(directory, plan)
-                return directory
-            written = _write_beside_and_rename(base, plan, directory)
+        written = ensure_directory(
+            directory,
+            fill=partial(_fill, base, plan, directory),
+            is_finished=partial(is_finished, base=base, plan=plan),
+            what=WHAT,
+        )
     if written:
         announce("checkpoint_written", path=directory, plan=plan, base=base)
-    return directory
-
-
-def _say_found(directory: Path, plan: LayerPlan) -> None:
-    if speaks_for_node():
+    elif speaks_for_node():
         LOG.info("up-scaled checkpoint found: %s (%s)", directory, plan)
+    return directory
 
 
 def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> bool:
@@ -103,7 +99,9 @@ def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> 
                 f"{directory}: exists and is not this base up-scaled by this plan; nothing was changed. Remove it, or "
                 "give another name"
             )
-        written = _write_beside_and_rename(base, plan, directory)
+        written = write_directory(
+            directory, partial(_fill, base, plan, directory), partial(is_finished, base=base, plan=plan)
+        )
     if written:
         announce("checkpoint_written", path=directory, plan=plan, base=base)
     return written
@@ -140,58 +138,31 @@ def planned_shards(base: BaseCheckpoint, plan: LayerPlan) -> list[Shard]:
     return plan_shards((PlannedTensor(copy.name, stored[copy.source], copy.zeroed) for copy in copies), MAX_SHARD_BYTES)
 
 
-def _remove_damaged(directory: Path, base: BaseCheckpoint, plan: LayerPlan) -> None:
-    LOG.warning("%s is damaged (its marker does not fit); it is made again", directory)
-    aside = new_partial_path(directory)
-    directory.rename(aside)
-    # Where locks do not reach other computers, one of them may have mended it since we looked.
-    if is_finished(aside, base, plan):
-        with suppress(OSError):
-            aside.rename(directory)
-    shutil.rmtree(aside, ignore_errors=True)
+def _os_errors_explained(directory: Path) -> AbstractContextManager[None]:
+    return write_errors_explained(directory, WHAT, "choose another place with solar.cache_dir", CheckpointError)
 
 
-def _write_beside_and_rename(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> bool:
-    """Make the checkpoint. False if another computer, which the lock did not reach, was faster."""
+def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -> None:
+    """Write into ``directory`` what will stand at ``final``."""
     config, shards = upscale_config(base.config, plan), planned_shards(base, plan)
     require_expected_parameters(shards, base.config, plan)
     total_bytes = sum(shard.data_bytes for shard in shards)
-    _require_space(directory, total_bytes)
-    LOG.info("up-scaling %s: %s, %s, into %s", base.name, plan, format_bytes(total_bytes), directory)
-    partial = new_partial_path(directory)
-    try:
-        partial.mkdir()
-        _fill(partial, base, plan, config, shards)
-        try:
-            partial.rename(directory)
-        except OSError:
-            if not is_finished(directory, base, plan):
-                raise
-            LOG.info("another process finished %s first; its copy is used", directory)
-            return False
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    _sync(directory.parent)
-    return True
-
-
-def _fill(directory: Path, base: BaseCheckpoint, plan: LayerPlan, config: dict[str, Any], shards: list[Shard]) -> None:
+    _require_space(total_bytes, final, directory)
+    LOG.info("up-scaling %s: %s, %s, into %s", base.name, plan, format_bytes(total_bytes), final)
     state = base.state()
-    with progress(sum(shard.data_bytes for shard in shards), "up-scaling") as advance:
+    with progress(total_bytes, "up-scaling") as advance:
         for shard in shards:
             write_shard(shard, directory, advance)
     if len(shards) > 1:
         _write_json(directory / INDEX, shard_index(shards))
     for path in base.companions:
         shutil.copyfile(path, directory / path.name)
-        _sync(directory / path.name)
     _write_json(directory / CONFIG, config | provenance(base.public_name, base.revision, plan))
-    _write_text(directory / "README.md", _card(base, plan))
+    (directory / "README.md").write_text(_card(base, plan), encoding="utf-8")
     _refuse_changed(base, state)
     files = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
     marker = Marker(base.public_name, base.revision, base.identity, plan, files)
     _write_json(directory / MARKER, marker.to_dict())
-    _sync(directory)
 
 
 def provenance(base_name: str, base_revision: str | None, plan: LayerPlan) -> dict[str, Any]:
@@ -219,30 +190,17 @@ def _refuse_changed(base: BaseCheckpoint, before: dict[Path, tuple[int, ...]]) -
 
 
 def _write_json(path: Path, content: object) -> None:
-    _write_text(path, json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Flush a file, or the names in a directory, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _require_space(directory: Path, needed_bytes: int) -> None:
-    free_bytes = shutil.disk_usage(directory.parent).free
+def _require_space(needed_bytes: int, final: Path, directory: Path) -> None:
+    free_bytes = shutil.disk_usage(directory).free
     if free_bytes < needed_bytes:
-        others = "".join(f", remove {path.name} if its writer is dead" for path in partial_directories(directory))
+        others = [path.name for path in partials_of(final) if path != directory]
         raise CheckpointError(
-            f"{directory.parent}: {format_bytes(free_bytes)} free, but the up-scaled checkpoint needs "
-            f"{format_bytes(needed_bytes)}; make room{others}, or choose another disk with solar.cache_dir"
+            f"{final.parent}: {format_bytes(free_bytes)} free, but the {WHAT} needs {format_bytes(needed_bytes)}; make "
+            f"room{''.join(f', remove {name} if its writer is dead' for name in others)}, or choose another disk with "
+            "solar.cache_dir"
         )
 
 
@@ -253,22 +211,3 @@ def progress(total_bytes: int, title: str) -> Iterator[Callable[[int], object]]:
 
     with tqdm(total=total_bytes, desc=title, unit="B", unit_scale=True, unit_divisor=1000, mininterval=0.5) as bar:
         yield bar.update
-
-
-FIXES = {
-    errno.EIO: "A disk or file system failed (see dmesg): mend it and run again",
-    errno.ESTALE: "The file server lost the file: run again",
-}
-
-
-@contextmanager
-def _os_errors_explained(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"{directory}: the up-scaled checkpoint could not be written "
-            f"({error.strerror or error}{f', {error.filename}' if error.filename else ''}); nothing half-written will "
-            f"be taken for it. {FIXES.get(error.errno or 0, 'Make room or give write permission')}, or choose another "
-            "place with solar.cache_dir"
-        ) from None

@@ -228,7 +228,7 @@ def test_a_full_disk(folder, monkeypatch):
         raise OSError(28, "No space left on device", "made")
 
     monkeypatch.setattr(mixture_module, "write_report", full)
-    with pytest.raises(DataError, match=r"made/mix: could not be written \(No space left"):
+    with pytest.raises(DataError, match=r"made/mix: the mixture could not be written \(No space left"):
         make_mixture(folder / "mix.yml")
     assert content(folder / "made/mix") == before
     assert [path.name for path in (folder / "made").iterdir()] == ["mix"]

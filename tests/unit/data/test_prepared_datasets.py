@@ -9,6 +9,7 @@ from solar_plugins.data.formatters import preference_formatters, sft_formatters
 from solar_plugins.data.formatters.base import SFTFormatter, single_turn
 from solar_plugins.data.prepared_datasets import fingerprint, prepared_set, read_set
 from solar_plugins.data.row_encoder import RowReader
+from solar_plugins.errors import DataError
 
 BAD = {3: {"output": ""}, 4: {"instruction": None}, 2105: {"output": "</s>"}, 2300: {"output": "word " * 99}}
 
@@ -117,13 +118,13 @@ def test_a_file_that_changed_is_read_again(reader, tmp_path):
 
 def test_nothing_is_left_of_a_set_whose_making_failed(dataset, reader, tmp_path, monkeypatch):
     def full_disk(self):
-        raise OSError("no space left")
+        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(prepared_sets.RowReport, "to_json", full_disk)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(DataError, match=r"the prepared dataset could not be written \(No space left on device\)"):
             prepared_set(dataset, reader, "here", tmp_path / "ready", None)
-    assert [path.name for path in (tmp_path / "ready").iterdir() if path.suffix != ".lock"] == []
+    assert list((tmp_path / "ready").iterdir()) == []
     assert prepared_set(dataset, reader, "here", tmp_path / "ready", None).report.rows_read == 2400
 
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from solar_plugins.data.row_tally import RowReport
@@ -41,7 +43,7 @@ def test_many_kinds_are_summed_up():
 
 def test_it_survives_its_file_and_takes_the_name_of_the_recipe_that_asks():
     found = report(bad=[(3, "output is empty")], too_long=[4])
-    again = RowReport.from_json(found.to_json(), "datasets[7] (b.jsonl)")
+    again = RowReport.from_dict(json.loads(found.to_json()), "datasets[7] (b.jsonl)")
     assert again.words(9) == found.words(9).replace("datasets[0] (a.jsonl)", "datasets[7] (b.jsonl)")
 
 

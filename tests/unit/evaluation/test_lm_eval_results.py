@@ -71,9 +71,9 @@ def changed(path, value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("not json", "is not JSON (Expecting value"),
-        ("[" * 100_000, "is not JSON ("),
-        ("[]", "results: the file holds a list, expected a map from task to scores"),
+        ("not json", "not valid JSON (Expecting value"),
+        ("[" * 100_000, "not valid JSON ("),
+        ("[]", "holds a list, expected a JSON object; give the file results_*.json"),
         ('{"base_model": "x"}', "results: missing, expected a map"),
         ('{"results": 3}', "results: is int, expected a map"),
         ('{"results": {"mmlu_pro": {}, "bbh": {}}}', "results: holds bbh, mmlu_pro; expected at least one of arc_chal"),

@@ -133,7 +133,9 @@ def test_what_cannot_be_counted(tmp_path, recipe, message):
         setup(tmp_path, **recipe)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "z.json: not valid JSON"), ("[]", "z.json: expected an object")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "z.json: not valid JSON"), ("[]", "z.json: holds a list, expected")]
+)
 def test_a_deepspeed_file_that_is_none(tmp_path, text, message):
     (tmp_path / "z.json").write_text(text)
     with pytest.raises(ArgsError, match=message):

@@ -56,7 +56,7 @@ def test_other_suffixes_are_refused(tmp_path, name):
 
 
 def test_a_folder_that_is_not_there_is_explained(tmp_path, figure):
-    with pytest.raises(SolarError, match=r"absent/plan.png: the picture cannot be written \(No such file"):
+    with pytest.raises(SolarError, match=r"absent/plan.png: the picture could not be written \(No such file"):
         save_picture(figure, tmp_path / "absent" / "plan.png")
 
 

@@ -163,7 +163,7 @@ def test_a_report_that_cannot_be_finished_leaves_the_one_before(trained_recipe, 
     made_up = {model.name: model for model in report.models}
     monkeypatch.setattr(report_module, "measure_model", lambda name, directory, task: made_up[name])
     monkeypatch.setattr(Path, "replace", no_space)
-    with pytest.raises(SolarError, match=r"r.json: the report cannot be written \(No space left on device\)"):
+    with pytest.raises(SolarError, match=r"r.json: the report could not be written \(No space left on device"):
         write_report(trained_recipe, held_out=None, prompts=["x", "y"], output=output)
 
     assert [path.name for path in output.parent.iterdir()] == ["r.html"]

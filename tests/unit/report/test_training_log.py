@@ -94,7 +94,7 @@ def test_a_run_without_a_log_has_no_curve(tmp_path):
     ("content", "message"),
     [
         ("{", "not valid JSON"),
-        ("[]", "expected an object"),
+        ("[]", "expected a JSON object"),
         ('{"log_history": [1]}', r"log_history is \[1\], expected"),
         ('{"log_history": [{"step": "x", "loss": 1.0}]}', r"step of log_history\[0\] is 'x', expected a number"),
         ('{"log_history": [{"step": NaN, "loss": 1.0}]}', r"step of log_history\[0\] is nan, expected a number"),

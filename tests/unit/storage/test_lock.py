@@ -13,13 +13,9 @@ import pytest
 from filelock import FileLock, Timeout
 
 from solar_plugins.storage import lock as writer_lock
-from solar_plugins.storage.lock import (
-    STALE_SECONDS,
-    new_partial_path,
-    partial_directories,
-    remove_left_overs,
-    sole_writer,
-)
+from solar_plugins.storage import partials
+from solar_plugins.storage.lock import sole_writer
+from solar_plugins.storage.partials import partials_of
 
 
 @pytest.fixture
@@ -32,7 +28,8 @@ def target(tmp_path):
 def lines(monkeypatch):
     """The messages so far; the list grows."""
     found = []
-    monkeypatch.setattr(writer_lock.LOG, "info", lambda text, *values: found.append(text % values))
+    for module in (writer_lock, partials):
+        monkeypatch.setattr(module.LOG, "info", lambda text, *values: found.append(text % values))
     return found
 
 
@@ -80,7 +77,8 @@ def test_only_one_at_a_time_although_each_removes_the_lock_file(target):
 HOLD = """
 import sys, time
 from pathlib import Path
-from solar_plugins.storage.lock import new_partial_path, sole_writer
+from solar_plugins.storage.lock import sole_writer
+from solar_plugins.storage.partials import new_partial_path
 target = Path(sys.argv[1])
 with sole_writer(target):
     partial = new_partial_path(target)
@@ -113,7 +111,7 @@ def test_who_waits_says_for_whom_and_takes_over_from_the_dead(target, holder, li
     thread = threading.Thread(target=kill_after_two_messages)
     thread.start()
     with sole_writer(target):
-        assert partial_directories(target) == []
+        assert partials_of(target) == []
     thread.join()
     assert lines[0].startswith(f"waiting for process {holder.pid} on {socket.gethostname()}, at work since 20")
     assert (
@@ -159,59 +157,6 @@ def test_removing_the_lock_of_a_dead_node_ends_the_wait(target, holder, monkeypa
         assert json.loads(lock_of(target).read_text())["pid"] == os.getpid()
     assert holder.poll() is None
     assert holder.partial.is_dir(), "it lives"
-
-
-def test_only_the_partials_of_the_dead_are_removed(target, holder):
-    mine = new_partial_path(target)
-    mine.mkdir()
-    kernel, pid, start, token = mine.name.rpartition(".partial-")[2].split("-")
-    other_kernel = target.parent / mine.name.replace(kernel, "0123abcd")
-    reused_pid = target.parent / mine.name.replace(f"-{start}-", f"-{int(start) - 1}-")
-    dead_pid = target.parent / mine.name.replace(f"-{pid}-", "-4194305-")
-    old_style = target.parent / f".{target.name}.partial-ab_12345"
-    not_ours = target.parent / f".{target.name}.partial-{kernel}-{pid}-{start}-{token}.lock"
-    for path in (other_kernel, reused_pid, dead_pid, old_style, not_ours):
-        path.mkdir()
-    expected = {mine, other_kernel, reused_pid, dead_pid, old_style, holder.partial}
-    assert set(partial_directories(target)) == expected
-    remove_left_overs(target)
-    assert set(partial_directories(target)) == expected - {reused_pid, dead_pid}
-    holder.kill()
-    while holder.partial.exists():  # Not reaped yet: a zombie counts as dead.
-        remove_left_overs(target)
-    assert set(partial_directories(target)) == {mine, other_kernel, old_style}
-    assert not_ours.is_dir()
-
-
-def test_another_nodes_partial_is_removed_when_nothing_in_it_changed_for_long(target):
-    target.parent.mkdir()
-    partial = target.parent / f".{target.name}.partial-0123abcd-1-1-01234567"
-    partial.mkdir()
-    (partial / "data").write_text("x")
-    now = time.time()
-    old = now - STALE_SECONDS - 1
-    os.utime(partial, (old, old))
-    remove_left_overs(target, now)
-    assert partial.is_dir(), "its file is new"
-    os.utime(partial / "data", (old, old))
-    remove_left_overs(target, now - 2)
-    assert partial.is_dir(), "not yet old enough"
-    remove_left_overs(target)
-    assert partial.is_dir(), "without the server's clock nobody knows"
-    remove_left_overs(target, now)
-    assert not partial.exists()
-
-
-def test_another_users_process_is_alive_even_if_proc_hides_it(target, monkeypatch):
-    def not_permitted(pid, signal):
-        raise PermissionError
-
-    partial = new_partial_path(target)
-    partial.mkdir(parents=True)
-    monkeypatch.setattr(writer_lock.os, "kill", not_permitted)
-    monkeypatch.setattr(writer_lock, "_process_start", lambda pid: None)
-    remove_left_overs(target)
-    assert partial.is_dir()
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

@@ -34,7 +34,7 @@ def test_json_objects_are_read():
         (b'{"a": "\xff"}', "not valid JSON .'utf-8' codec"),
         ('{"a": 1}'.encode("utf-16"), "not valid JSON"),
         (b'\xef\xbb\xbf{"a": 1}', "not valid JSON"),
-        (b"[]", "holds a list, expected an object"),
+        (b"[]", "holds a list, expected a JSON object"),
         (b"", "not valid JSON"),
         (b'{"a": "\n"}', "not valid JSON"),
     ],

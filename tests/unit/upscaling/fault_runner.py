@@ -1,13 +1,11 @@
 """Runs the writer many times in forked processes, each with one fault, and prints what came out as JSON.
 
 A program of its own, so that it forks fast: ``python fault_runner.py MODE FOLDER``. Faults strike at the k-th
-operation on a file, for every k. Operations are seen through Python's profile hook, at each call of a C function, so
-it does not matter by which of them the writer moves its bytes.
+operation on a file, for every k (`faults.py`).
 """
 
 import collections
 import errno
-import hashlib
 import itertools
 import json
 import logging
@@ -16,11 +14,12 @@ import shutil
 import signal
 import struct
 import sys
-import threading
 import time
 from pathlib import Path
 
-from solar_plugins.errors import CheckpointError
+from faults import READING, WRITING, content, in_child, strike, times
+
+from solar_plugins.storage import directories, partials
 from solar_plugins.storage import lock as writer_lock
 from solar_plugins.upscaling import checkpoint
 from solar_plugins.upscaling.base_model import find_base
@@ -29,13 +28,6 @@ from solar_plugins.upscaling.checkpoint import cache_name, ensure_checkpoint, is
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 
 PLAN = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(0, "identity"), PlannedLayer(1)))
-
-READING = {"pread", "preadv", "read", "readinto", "readall", "stat", "lstat", "fstat", "listdir", "scandir", "flock"}
-WRITING = {
-    *("open", "pwrite", "pwritev", "write", "writev", "writelines", "flush", "close", "fsync", "fdatasync", "truncate"),
-    *("ftruncate", "posix_fallocate", "copy_file_range", "sendfile", "splice", "rename", "replace", "mkdir", "rmdir"),
-    *("unlink", "remove", "link", "symlink", "chmod", "fchmod", "utime", "ioctl"),
-}
 
 
 def make_base(directory, layers=2, hidden=8, vocabulary=16):
@@ -63,58 +55,6 @@ def make_base(directory, layers=2, hidden=8, vocabulary=16):
     for name in ("tokenizer.json", "LICENSE", "README.md"):
         (directory / name).write_text(name * 10)
     return directory
-
-
-def content(directory):
-    """Name and hash of every file of a directory."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(directory.iterdir())}
-
-
-def times(directory):
-    return {path.name: path.stat().st_mtime_ns for path in sorted(directory.iterdir())}
-
-
-def strike(at, fault, names):
-    """Call ``fault`` just before the ``at``-th operation of this process whose name is one of ``names``."""
-    numbers = itertools.count(1)
-
-    def profile(frame, event, function):
-        if event != "c_call" or function.__name__ not in names:
-            return
-        owner = getattr(function, "__self__", None)
-        if owner in (sys.stdout, sys.stderr):
-            return
-        on_files = function.__module__ in ("posix", "_io", "io", "fcntl") or type(owner).__module__ in ("_io", "posix")
-        if on_files and next(numbers) == at:
-            fault(function.__name__)
-
-    threading.setprofile(profile)
-    sys.setprofile(profile)
-
-
-def in_child(work):
-    """Exit status of ``work`` in a forked process (negative for a signal), and the text of its error.
-
-    0: done. 3: `CheckpointError`. 4: anything else.
-    """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 4
-        try:
-            work()
-            status = 0
-        except CheckpointError as error:
-            status = 3
-            os.write(writer, str(error).encode())
-        except BaseException as error:
-            os.write(writer, repr(error).encode())
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with open(reader, "rb") as file:
-        text = file.read().decode()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
 
 
 class Trial:
@@ -301,14 +241,15 @@ class Crowd:
     def victim(self):
         return int(self.lines("writes ")[0].split()[1])
 
-    def slow_fill(self, directory, *arguments):
+    def slow_fill(self, *arguments):
+        directory = arguments[-1]
         self.say(f"writes {os.getpid()}")
         (directory / "begun").write_bytes(b"x" * 100_000)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and (not self.all_there() or (self.die and self.victim() == os.getpid())):
             time.sleep(0.02)
         (directory / "begun").unlink()
-        self.real_fill(directory, *arguments)
+        self.real_fill(*arguments)
 
     def write(self, *arguments):
         placed = self.real_write(*arguments)
@@ -320,12 +261,12 @@ class Crowd:
         logger.setLevel(logging.INFO)
         logger.addHandler(logging.FileHandler(self.log))
         writer_lock.FIRST_MESSAGE_SECONDS = 0.1
-        self.real_fill, self.real_write = checkpoint._fill, checkpoint._write_beside_and_rename
-        checkpoint._fill, checkpoint._write_beside_and_rename = self.slow_fill, self.write
+        self.real_fill, self.real_write = checkpoint._fill, directories.write_directory
+        checkpoint._fill, directories.write_directory = self.slow_fill, self.write
         if group:  # Another node: other locks, another kernel's process numbers.
             real_lock = writer_lock.FileLock
             writer_lock.FileLock = lambda path, **options: real_lock(f"{path}.node{group}", **options)
-            writer_lock._this_kernel = lambda: f"0000000{group}"
+            partials._this_kernel = lambda: f"0000000{group}"
             writer_lock.socket.gethostname = lambda: f"node{group}"
         try:
             self.trial.run()

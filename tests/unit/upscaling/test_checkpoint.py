@@ -345,7 +345,7 @@ def test_a_checkpoint_that_cannot_be_read_is_an_error_and_stays(base, tmp_path, 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "read_marker", fail)
         with pytest.raises(
-            CheckpointError, match=rf"Input/output error, .*{MARKER}.*; nothing half-written .*see dmesg"
+            CheckpointError, match=rf"Input/output error, .*{MARKER}.*; a partial one is never used.*see dmesg"
         ):
             ensure_checkpoint(found, DUS, tmp_path / "cache")
     assert {path.name: path.stat().st_ino for path in directory.iterdir()} == before
@@ -356,16 +356,18 @@ def test_a_checkpoint_that_another_node_mended_just_now_is_not_removed(base, tmp
     directory = ensure_checkpoint(found, DUS, tmp_path / "cache")
     inode = directory.stat().st_ino
     damaged = iter([True, True])  # When it was looked for, and once more with the lock.
-    monkeypatch.setattr(checkpoint, "is_finished", lambda *args: not next(damaged, False) and is_finished(*args))
+    monkeypatch.setattr(
+        checkpoint, "is_finished", lambda *args, **named: not next(damaged, False) and is_finished(*args, **named)
+    )
     assert ensure_checkpoint(found, DUS, tmp_path / "cache") == directory
     assert directory.stat().st_ino == inode
     assert list(directory.parent.iterdir()) == [directory]
 
 
 def test_upscale_takes_what_another_node_finished_first(base, tmp_path, monkeypatch):
-    def finish_first(directory, *args):
+    def finish_first(*args):
         shutil.copytree(made, tmp_path / "out")
-        real_fill(directory, *args)
+        real_fill(*args)
 
     found, real_fill = find_base(str(base)), checkpoint._fill
     made = ensure_checkpoint(found, DUS, tmp_path / "cache")

@@ -38,7 +38,7 @@ def attempts(folder, run):
     """What the runner reports of a mode."""
 
     def run_mode(mode):
-        result = run("python", RUNNER, mode, folder)
+        result = run("python", RUNNER, mode, folder, env={"PYTHONPATH": str(RUNNER.parents[1])})
         assert result.returncode == 0, result.stderr[-2000:]
         report = json.loads(result.stdout)
         print({key: value for key, value in report.items() if key != "waiting"})
@@ -161,7 +161,7 @@ def test_a_disk_that_is_really_full(folder, monkeypatch):
         with pytest.raises(CheckpointError, match=r"MB free, but the up-scaled checkpoint needs 4\.\d+ MB"):
             ensure_checkpoint(base, plan, disk / "cache")
         with monkeypatch.context() as patched:
-            patched.setattr(checkpoint, "_require_space", lambda directory, needed: None)
+            patched.setattr(checkpoint, "_require_space", lambda *_: None)
             with pytest.raises(CheckpointError, match=r"could not be written .No space left on device.*Make room"):
                 ensure_checkpoint(base, plan, disk / "cache")
         assert list((disk / "cache").iterdir()) == []
