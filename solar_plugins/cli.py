@@ -194,7 +194,7 @@ def mergekit(recipe: Path) -> None:
             f"base_model: {report.base} was up-scaled by this plan already; name the base that it came from"
         )
     model = f"{report.base}@{report.revision}" if report.revision else report.base
-    merge = passthrough_merge(model, report.config, report.plan)
+    merge = passthrough_merge(model, report.decoder, report.plan)
     click.echo(f"# {report.plan}\n{yaml.safe_dump(merge, sort_keys=False)}", nl=False)
 
 

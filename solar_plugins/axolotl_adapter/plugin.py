@@ -157,7 +157,7 @@ def _is_grown_already(base: BaseCheckpoint, solar: SolarArgs) -> bool:
     Raises:
         ArgsError: It was up-scaled, but by another plan: then nobody can say what the recipe means.
     """
-    plan = grown_by_recipe(base.config, base.name, solar.init)
+    plan = grown_by_recipe(base.decoder, base.name, solar.init)
     if plan is None:
         return False
     LOG.warning("%s was up-scaled by this plan already (%s); used as it is, NOT up-scaled again", base.name, plan)

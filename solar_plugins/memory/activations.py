@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from solar_plugins.upscaling.estimates import DecoderWidths, Shape
+from solar_plugins.upscaling.decoder import DecoderWidths
+from solar_plugins.upscaling.estimates import Shape
 
 FP32 = 4
 

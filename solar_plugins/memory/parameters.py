@@ -9,7 +9,8 @@ from math import prod
 from typing import NamedTuple
 
 from solar_plugins.memory.training_setup import Adapter, TrainingSetup
-from solar_plugins.upscaling.estimates import DecoderWidths, Shape
+from solar_plugins.upscaling.decoder import DecoderWidths
+from solar_plugins.upscaling.estimates import Shape
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Of an element in 4 bits: a block of 64 has a scale in 8 bits, 256 scales have one in fp32 (arXiv:2305.14314)."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from solar_plugins.errors import ArgsError, CheckpointError
 from solar_plugins.memory.parameters import Model
 from solar_plugins.recipe import Recipe, read_recipe
-from solar_plugins.upscaling.architectures.surgery import base_depth, upscale_config
-from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, find_config
-from solar_plugins.upscaling.base_tensors import read_tensors
+from solar_plugins.upscaling.base_model import CONFIG, FoundConfig, find_config
 from solar_plugins.upscaling.checkpoint import planned_shards
-from solar_plugins.upscaling.estimates import Shape, decoder_widths, shapes_from_config, shapes_from_shards
+from solar_plugins.upscaling.decoder import Decoder
+from solar_plugins.upscaling.estimates import Shape, shapes_from_config, shapes_from_shards
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.regrowth import grown_by_recipe
 from solar_plugins.upscaling.strategies import plan_of
+from solar_plugins.upscaling.upscaled_config import upscale_config
 
 MAX_STAGES = 20
 
@@ -60,7 +60,7 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
         if recipe.base_model is None:
             raise ArgsError(f"{maker}: a merge that names no base_model, so the chain to {path.name} ends here")
     try:
-        config, checkpoint = find_config(base or name, None if base else revision, trust_remote_code=recipe.trusts_code)
+        found = find_config(base or name, None if base else revision, trust_remote_code=recipe.trusts_code)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}\n{path.name} begins with base_model: {name}; no recipe in {path.parent} makes it. Give the "
@@ -68,37 +68,37 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
         ) from None
     stages.insert(0, base or name)
     if recipe.solar is None or not recipe.grows:
-        return FoundModel(_unchanged(config, checkpoint), tuple(stages))
-    if grown_by_recipe(config, base or name, recipe.solar.init):
-        return FoundModel(_unchanged(config, checkpoint), tuple(stages), already_grown=True)
-    return FoundModel(_grown(config, checkpoint, plan_of(recipe.solar.init, base_depth(config))), tuple(stages))
+        return FoundModel(_unchanged(found), tuple(stages))
+    if grown_by_recipe(found.decoder, base or name, recipe.solar.init):
+        return FoundModel(_unchanged(found), tuple(stages), already_grown=True)
+    return FoundModel(_grown(found, plan_of(recipe.solar.init, found.decoder.num_layers)), tuple(stages))
 
 
-def _grown(config: Mapping[str, Any], checkpoint: BaseCheckpoint | None, plan: LayerPlan) -> Model:
-    upscale_config(config, plan)  # Refuses what the plan would make of the config.
-    shapes = shapes_from_shards(planned_shards(checkpoint, plan)) if checkpoint else None
-    return _model(config, shapes, len(plan))
+def _grown(base: FoundConfig, plan: LayerPlan) -> Model:
+    upscale_config(base.decoder, plan)  # Refuses what the plan would make of the config.
+    shapes = shapes_from_shards(planned_shards(base.checkpoint, plan)) if base.checkpoint else None
+    return _model(base.decoder, shapes, len(plan))
 
 
-def _unchanged(config: Mapping[str, Any], checkpoint: BaseCheckpoint | None) -> Model:
-    tensors = read_tensors(checkpoint.directory) if checkpoint else None
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()} if tensors else None
-    return _model(config, shapes, base_depth(config))
+def _unchanged(base: FoundConfig) -> Model:
+    tensors = base.checkpoint.tensors if base.checkpoint else {}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return _model(base.decoder, shapes, base.decoder.num_layers)
 
 
-def _model(config: Mapping[str, Any], shapes: Mapping[str, Shape] | None, num_layers: int) -> Model:
-    if config.get("quantization_config"):
+def _model(decoder: Decoder, shapes: Mapping[str, Shape] | None, num_layers: int) -> Model:
+    if decoder.quantization is not None:
         raise CheckpointError(
             "config.json: quantization_config; the weights are packed, and how wide they are in training is not known "
             "here. Give the config of the model before it was quantised, with --base"
         )
-    found = shapes or shapes_from_config(config, num_layers)
+    found = shapes or shapes_from_config(decoder, num_layers)
     if found is None:
         raise CheckpointError(
-            f"config.json alone does not tell the parameters for model_type {config['model_type']!r}; give the folder "
+            f"config.json alone does not tell the parameters for model_type {decoder.model_type!r}; give the folder "
             "with its weights"
         )
-    return Model(found, decoder_widths(config), num_layers, str(config["model_type"]))
+    return Model(found, decoder.widths, num_layers, decoder.model_type)
 
 
 def _maker(name: str, folder: Path) -> Path | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from solar_plugins.errors import ArgsError
 from solar_plugins.memory.common_setups import NOTE, SetupMemory, common_setups
@@ -13,21 +12,20 @@ from solar_plugins.memory.parameters import Model
 from solar_plugins.recipe import read_recipe
 from solar_plugins.solar_block import InitArgs
 from solar_plugins.text import format_bytes
-from solar_plugins.upscaling.architectures.surgery import base_depth, decoder_config, upscale_config
-from solar_plugins.upscaling.base_model import PROVENANCE_KEY, BaseCheckpoint, find_config
+from solar_plugins.upscaling.base_model import PROVENANCE_KEY, FoundConfig, find_config
 from solar_plugins.upscaling.checkpoint import planned_shards
+from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.estimates import (
     ModelSize,
-    decoder_widths,
     shapes_from_config,
     shapes_from_shards,
     size_from_config,
     size_from_shards,
-    stored_dtype,
 )
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.regrowth import grown_by_recipe
 from solar_plugins.upscaling.strategies import plan_of
+from solar_plugins.upscaling.upscaled_config import upscale_config
 
 DEFAULT_SEQUENCE_TOKENS = 4096
 
@@ -38,7 +36,8 @@ class PlanReport:
 
     base: str
     revision: str | None
-    config: Mapping[str, Any]
+    decoder: Decoder
+    """Of the base."""
     init: InitArgs
     plan: LayerPlan
     size: ModelSize | None
@@ -52,13 +51,6 @@ class PlanReport:
     """Whether ``base`` came out of this very plan, so that the recipe uses it as it is."""
 
 
-class _Base(NamedTuple):
-    name: str
-    revision: str | None
-    config: Mapping[str, Any]
-    checkpoint: BaseCheckpoint | None
-
-
 def plan_for_recipe(path: Path) -> PlanReport:
     """The plan of a recipe's ``solar:`` block. A base that came out of that plan is reported as it is.
 
@@ -68,9 +60,8 @@ def plan_for_recipe(path: Path) -> PlanReport:
     recipe = read_recipe(path)
     if recipe.solar is None:
         raise ArgsError(f"{path}: has no `solar:` block, so there is nothing to plan; see recipes/solar_dus.yml")
-    (name, revision), init = recipe.base, recipe.solar.init
-    base = _Base(name, revision, *find_config(name, revision, trust_remote_code=recipe.trusts_code))
-    plan = grown_by_recipe(base.config, name, init)
+    init, base = recipe.solar.init, find_config(*recipe.base, trust_remote_code=recipe.trusts_code)
+    plan = grown_by_recipe(base.decoder, base.name, init)
     if plan is not None:
         return _as_it_is(base, init, plan, recipe.sequence_tokens)
     return _to_be_grown(base, init, "solar.init.", recipe.sequence_tokens)
@@ -98,27 +89,27 @@ def plan_for_base(
         SolarError: The base or the arguments cannot be used.
     """
     found = find_config(base, revision, trust_remote_code=trust_remote_code)
-    return _to_be_grown(_Base(base, revision, *found), init, where, sequence_tokens)
+    return _to_be_grown(found, init, where, sequence_tokens)
 
 
-def _to_be_grown(base: _Base, init: InitArgs, where: str, sequence_tokens: int) -> PlanReport:
-    plan = plan_of(init, base_depth(base.config), where)
-    upscale_config(base.config, plan)  # Refuses here, not first after a download, what would become of the config.
+def _to_be_grown(base: FoundConfig, init: InitArgs, where: str, sequence_tokens: int) -> PlanReport:
+    plan = plan_of(init, base.decoder.num_layers, where)
+    upscale_config(base.decoder, plan)  # Refuses here, not first after a download, what would become of the config.
     size, base_size = (_size(base, made) for made in (plan, _unchanged(plan.base_layers)))
     memory = _memory(base, plan, sequence_tokens)
-    return PlanReport(base.name, base.revision, base.config, init, plan, size, base_size, sequence_tokens, memory)
+    return PlanReport(base.name, base.revision, base.decoder, init, plan, size, base_size, sequence_tokens, memory)
 
 
-def _as_it_is(base: _Base, init: InitArgs, plan: LayerPlan, sequence_tokens: int) -> PlanReport:
+def _as_it_is(base: FoundConfig, init: InitArgs, plan: LayerPlan, sequence_tokens: int) -> PlanReport:
     made = _unchanged(len(plan))
     return PlanReport(
         base=base.name,
         revision=base.revision,
-        config=base.config,
+        decoder=base.decoder,
         init=init,
         plan=plan,
         size=_size(base, made),
-        base_size=size_from_config(base.config, plan.base_layers),
+        base_size=size_from_config(base.decoder, plan.base_layers),
         sequence_tokens=sequence_tokens,
         memory=_memory(base, made, sequence_tokens),
         already_grown=True,
@@ -129,25 +120,25 @@ def _unchanged(num_layers: int) -> LayerPlan:
     return LayerPlan.from_sources(num_layers, range(num_layers))
 
 
-def _size(base: _Base, plan: LayerPlan) -> ModelSize | None:
+def _size(base: FoundConfig, plan: LayerPlan) -> ModelSize | None:
     if base.checkpoint:
-        return size_from_shards(planned_shards(base.checkpoint, plan), base.config)
-    return size_from_config(base.config, len(plan))
+        return size_from_shards(planned_shards(base.checkpoint, plan), base.decoder)
+    return size_from_config(base.decoder, len(plan))
 
 
 WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
 
 
-def _memory(base: _Base, plan: LayerPlan, sequence_tokens: int) -> list[SetupMemory]:
+def _memory(base: FoundConfig, plan: LayerPlan, sequence_tokens: int) -> list[SetupMemory]:
     """Of training the model that the plan makes, where that can be estimated."""
-    config = base.config
-    if config.get("quantization_config") or not all(decoder_config(config).get(key) for key in WIDTHS):
+    decoder = base.decoder
+    if decoder.quantization is not None or not all(decoder.text_config.get(key) for key in WIDTHS):
         return []
     from_files = shapes_from_shards(planned_shards(base.checkpoint, plan)) if base.checkpoint else None
-    shapes = from_files or shapes_from_config(config, len(plan))
+    shapes = from_files or shapes_from_config(decoder, len(plan))
     if not shapes:
         return []
-    return common_setups(Model(shapes, decoder_widths(config), len(plan), str(config["model_type"])), sequence_tokens)
+    return common_setups(Model(shapes, decoder.widths, len(plan), decoder.model_type), sequence_tokens)
 
 
 def as_json(report: PlanReport) -> dict[str, Any]:
@@ -169,7 +160,7 @@ def as_json(report: PlanReport) -> dict[str, Any]:
         "seams": [seam._asdict() | {"distance": seam.distance} for seam in plan.seams()],
         "base_parameters": report.base_size.parameters if report.base_size else None,
         "parameters": report.size.parameters if report.size else None,
-        "dtype": stored_dtype(report.config),
+        "dtype": report.decoder.dtype,
         "checkpoint_bytes": report.size.checkpoint_bytes if report.size else None,
         "sequence_tokens": report.sequence_tokens,
         "memory": [estimate._asdict() for estimate in report.memory],
@@ -195,7 +186,7 @@ def _growth_lines(report: PlanReport) -> list[str]:
         return [
             f"up-scaled   by this plan already; used as it is, with its {len(report.plan)} layers, NOT up-scaled again"
         ]
-    if PROVENANCE_KEY in report.config:
+    if PROVENANCE_KEY in report.decoder.config:
         return ["up-scaled   already before, as its config.json says; this plan up-scales it once more"]
     return []
 
@@ -203,13 +194,13 @@ def _growth_lines(report: PlanReport) -> list[str]:
 def _size_lines(report: PlanReport) -> list[str]:
     if report.size is None:
         return [
-            f"parameters  config.json alone does not tell for model_type {report.config['model_type']!r}; give the "
+            f"parameters  config.json alone does not tell for model_type {report.decoder.model_type!r}; give the "
             "folder with its weights"
         ]
     before = f"{report.base_size.parameters:,} -> " if report.base_size else ""
     return [
         f"parameters  {before}{report.size.parameters:,}",
-        f"checkpoint  {format_bytes(report.size.checkpoint_bytes)} in {stored_dtype(report.config)}",
+        f"checkpoint  {format_bytes(report.size.checkpoint_bytes)} in {report.decoder.dtype}",
     ]
 
 

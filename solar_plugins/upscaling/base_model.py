@@ -14,8 +14,8 @@ from typing import Any
 from solar_plugins.errors import CheckpointError, SolarError
 from solar_plugins.storage.safetensors import StoredTensor
 from solar_plugins.storage.untrusted import read_json_object, require_inside
-from solar_plugins.upscaling.architectures.surgery import base_depth
 from solar_plugins.upscaling.base_tensors import INDEX, SINGLE_FILE, read_tensors
+from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
 CONFIG = "config.json"
@@ -62,10 +62,19 @@ class BaseCheckpoint:
     config: Mapping[str, Any]
     revision: str | None = None
 
+    @cached_property
+    def decoder(self) -> Decoder:
+        """What its config says of the decoder.
+
+        Raises:
+            CheckpointError: The architecture is not supported, or the config contradicts itself.
+        """
+        return Decoder.of(self.config)
+
     @property
     def num_layers(self) -> int:
         """Its depth."""
-        return base_depth(self.config)
+        return self.decoder.num_layers
 
     @property
     def public_name(self) -> str:
@@ -143,6 +152,28 @@ class BaseCheckpoint:
         return f"directory:{digest.hexdigest()}"
 
 
+@dataclass(frozen=True)
+class FoundConfig:
+    """A base of which nothing but the config.json need be here.
+
+    Args:
+        name: As the user wrote it: a directory, a config.json or a hub id.
+        revision: As the user wrote it.
+        config: The content of its config.json.
+        checkpoint: The base itself, if its weights are here already.
+    """
+
+    name: str
+    revision: str | None
+    config: Mapping[str, Any]
+    checkpoint: BaseCheckpoint | None = None
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """As `BaseCheckpoint.decoder`."""
+        return self.checkpoint.decoder if self.checkpoint else Decoder.of(self.config)
+
+
 SAMPLE_BYTES = 65_536
 
 
@@ -189,9 +220,7 @@ def _trusted(config: dict[str, Any], trust_remote_code: bool) -> dict[str, Any]:
     return config
 
 
-def find_config(
-    name: str, revision: str | None = None, *, trust_remote_code: bool = False
-) -> tuple[Mapping[str, Any], BaseCheckpoint | None]:
+def find_config(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> FoundConfig:
     """The config of a base, and the base itself if its weights are here already. Fetches at most config.json.
 
     Args:
@@ -204,13 +233,14 @@ def find_config(
     """
     path = Path(os.path.expanduser(name))
     if path.is_file():
-        return _trusted(read_config(path), trust_remote_code), None
+        return FoundConfig(name, revision, _trusted(read_config(path), trust_remote_code))
     if path.is_dir():
         config = _trusted(read_config(path / CONFIG), trust_remote_code)
         has_weights = (path / SINGLE_FILE).is_file() or (path / INDEX).is_file()
-        return config, BaseCheckpoint(name, path, config) if has_weights else None
+        return FoundConfig(name, revision, config, BaseCheckpoint(name, path, config) if has_weights else None)
     _refuse_missing_path(name)
-    return _trusted(read_config(_fetch(name, revision, [CONFIG]) / CONFIG), trust_remote_code), None
+    config = _trusted(read_config(_fetch(name, revision, [CONFIG]) / CONFIG), trust_remote_code)
+    return FoundConfig(name, revision, config)
 
 
 def grown_plan(config: Mapping[str, Any]) -> LayerPlan | None:

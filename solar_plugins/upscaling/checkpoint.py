@@ -25,7 +25,6 @@ from solar_plugins.storage.partials import partials_of
 from solar_plugins.storage.safetensors import PlannedTensor, Shard, plan_shards, shard_index, write_shard
 from solar_plugins.storage.untrusted import require_inside
 from solar_plugins.text import format_bytes
-from solar_plugins.upscaling.architectures.surgery import upscale_config
 from solar_plugins.upscaling.base_model import CONFIG, PROVENANCE_KEY, BaseCheckpoint
 from solar_plugins.upscaling.base_tensors import INDEX
 from solar_plugins.upscaling.estimates import require_expected_parameters
@@ -33,6 +32,7 @@ from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import FORMAT_VERSION, MARKER, Marker, read_marker
 from solar_plugins.upscaling.model_card import model_card
 from solar_plugins.upscaling.tensor_names import tensor_copies
+from solar_plugins.upscaling.upscaled_config import upscale_config
 
 LOG = logger("checkpoint")
 
@@ -134,7 +134,7 @@ def planned_shards(base: BaseCheckpoint, plan: LayerPlan) -> list[Shard]:
         CheckpointError: The base's tensors do not fit its config.
     """
     stored = base.tensors
-    copies = tensor_copies(stored, base.config, plan)
+    copies = tensor_copies(stored, base.decoder, plan)
     return plan_shards((PlannedTensor(copy.name, stored[copy.source], copy.zeroed) for copy in copies), MAX_SHARD_BYTES)
 
 
@@ -144,8 +144,8 @@ def _os_errors_explained(directory: Path) -> AbstractContextManager[None]:
 
 def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -> None:
     """Write into ``directory`` what will stand at ``final``."""
-    config, shards = upscale_config(base.config, plan), planned_shards(base, plan)
-    require_expected_parameters(shards, base.config, plan)
+    config, shards = upscale_config(base.decoder, plan), planned_shards(base, plan)
+    require_expected_parameters(shards, base.decoder, plan)
     total_bytes = sum(shard.data_bytes for shard in shards)
     _require_space(total_bytes, final, directory)
     LOG.info("up-scaling %s: %s, %s, into %s", base.name, plan, format_bytes(total_bytes), final)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from solar_plugins.errors import ArgsError
 from solar_plugins.solar_block import InitArgs
-from solar_plugins.upscaling.architectures.surgery import base_depth
 from solar_plugins.upscaling.base_model import grown_plan
+from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.strategies import plan_of
 
 
-def grown_by_recipe(config: Mapping[str, Any], name: str, init: InitArgs) -> LayerPlan | None:
+def grown_by_recipe(decoder: Decoder, name: str, init: InitArgs) -> LayerPlan | None:
     """The recipe's plan, if this model was up-scaled by it already and is to be used as it is; None if it never was.
 
     As with ``axolotl inference recipe.yml --base-model=./trained``: to grow that once more is not what is meant.
 
     Args:
-        config: The content of the config.json of the recipe's ``base_model``.
+        decoder: Of the recipe's ``base_model``.
         name: What to call that model in an error.
         init: ``solar.init`` of the recipe.
 
@@ -28,7 +25,7 @@ def grown_by_recipe(config: Mapping[str, Any], name: str, init: InitArgs) -> Lay
             depth that its record says.
         CheckpointError: The record of its up-scaling cannot be read.
     """
-    plan = grown_plan(config)
+    plan = grown_plan(decoder.config)
     if plan is None:
         return None
     if plan_of(init, plan.base_layers) != plan:
@@ -37,9 +34,9 @@ def grown_by_recipe(config: Mapping[str, Any], name: str, init: InitArgs) -> Lay
             "it as it is, remove the solar: block; to up-scale it once more, run `solar upscale` and name its result "
             "as base_model, without a solar: block"
         )
-    if base_depth(config) != len(plan):
+    if decoder.num_layers != len(plan):
         raise ArgsError(
-            f"base_model: {name} has {base_depth(config)} layers, but its own record says {plan}; restore its "
+            f"base_model: {name} has {decoder.num_layers} layers, but its own record says {plan}; restore its "
             "config.json"
         )
     return plan

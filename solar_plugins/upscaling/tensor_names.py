@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.architectures.surgery import (
-    architecture_of,
-    base_depth,
-    decoder_config,
-    layer_kinds,
-    residual_writers,
-)
-from solar_plugins.upscaling.architectures.table import Architecture
+from solar_plugins.upscaling.decoder import PREDICTION_LAYER_KEYS, Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 
 
@@ -38,51 +31,46 @@ class LayerNames(NamedTuple):
     """Those of further layers, by number: multi-token-prediction layers stored past the last one."""
 
 
-def layer_names(names: Iterable[str], config: Mapping[str, Any]) -> LayerNames:
+def layer_names(names: Iterable[str], decoder: Decoder) -> LayerNames:
     """The tensor names of each base layer.
 
     Raises:
         CheckpointError: A layer has no tensors, or other ones than another layer of its kind; or there are tensors for
             layers past the last one and the config does not announce them.
     """
-    architecture, num_layers = architecture_of(config), base_depth(config)
-    text = decoder_config(config)
-    by_prefix = _numbered(names, architecture)
+    architecture, num_layers, announced = decoder.architecture, decoder.num_layers, decoder.num_prediction_layers
+    by_prefix = _numbered(names, decoder)
     if len(by_prefix) != 1:
         spelled = ", ".join(sorted(by_prefix)) or "none"
         raise CheckpointError(
             f"the tensors of the decoder layers should be called {' or '.join(architecture.prefixes)}<number>...., for "
-            f"model_type {config['model_type']!r}; found: {spelled}. The checkpoint is incomplete, or its config "
+            f"model_type {decoder.model_type!r}; found: {spelled}. The checkpoint is incomplete, or its config "
             "belongs to another model"
         )
     [(prefix, numbered)] = by_prefix.items()
     extra = sorted(index for index in numbered if index >= num_layers)
-    announced = next((text[key] for key in EXTRA_LAYER_KEYS if isinstance(text.get(key), int)), 0)
     if extra and extra != list(range(num_layers, num_layers + announced)):
         raise CheckpointError(
             f"tensor {numbered[extra[0]][0]!r:.200} belongs to layer {extra[0]}, but the config says "
             f"{architecture.depth_key}: {num_layers} and announces {announced} prediction layers after them "
-            f"({' or '.join(EXTRA_LAYER_KEYS)}); the config belongs to another model"
+            f"({' or '.join(PREDICTION_LAYER_KEYS)}); the config belongs to another model"
         )
     layers = [numbered.get(index, []) for index in range(num_layers)]
     # Which modules are quantised may differ from layer to layer, and with it what is stored of a module.
-    part = _module if config.get("quantization_config") else str
-    _check_same_parts(prefix, layers, layer_kinds(config), part)
-    _check_stored_with(prefix, layers, architecture)
+    part = str if decoder.quantization is None else _module
+    _check_same_parts(prefix, layers, decoder.layer_kinds, part)
+    _check_stored_with(prefix, layers, decoder)
     return LayerNames(prefix, layers, {index: numbered[index] for index in extra})
 
 
-def layer_tensors(names: Iterable[str], config: Mapping[str, Any]) -> dict[int, list[str]]:
+def layer_tensors(names: Iterable[str], decoder: Decoder) -> dict[int, list[str]]:
     """The tensor names of each numbered layer of the decoder, whatever the config's depth; empty if there are none."""
-    return next(iter(_numbered(names, architecture_of(config)).values()), {})
+    return next(iter(_numbered(names, decoder).values()), {})
 
 
-EXTRA_LAYER_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
-"""Config keys that announce prediction layers stored past the last decoder layer."""
-
-
-def _numbered(names: Iterable[str], architecture: Architecture) -> dict[str, dict[int, list[str]]]:
+def _numbered(names: Iterable[str], decoder: Decoder) -> dict[str, dict[int, list[str]]]:
     """Tensor names by the spelling of the prefix and by layer."""
+    architecture = decoder.architecture
     pattern = re.compile(rf"((?:[^.]+\.)*?{re.escape(architecture.stack)}\.)(0|[1-9][0-9]{{0,5}})\..+")
     found: dict[str, dict[int, list[str]]] = {}
     for name in names:
@@ -99,9 +87,9 @@ def _module(name: str) -> str:
 
 
 def _check_same_parts(
-    prefix: str, layers: list[list[str]], kinds: list[tuple[Any, ...]], part: Callable[[str], str]
+    prefix: str, layers: list[list[str]], kinds: Sequence[tuple[str, ...]], part: Callable[[str], str]
 ) -> None:
-    firsts: dict[tuple[Any, ...], tuple[int, set[str]]] = {}
+    firsts: dict[tuple[str, ...], tuple[int, set[str]]] = {}
     for index, (layer, kind) in enumerate(zip(layers, kinds, strict=True)):
         parts = {part(name.removeprefix(f"{prefix}{index}.")) for name in layer}
         first, expected = firsts.setdefault(kind, (index, parts))
@@ -114,9 +102,9 @@ def _check_same_parts(
             )
 
 
-def _check_stored_with(prefix: str, layers: list[list[str]], architecture: Architecture) -> None:
+def _check_stored_with(prefix: str, layers: list[list[str]], decoder: Decoder) -> None:
     for index, layer in enumerate(layers):
-        for first, second in architecture.stored_with.items():
+        for first, second in decoder.architecture.stored_with.items():
             if f"{prefix}{index}.{first}" in layer and f"{prefix}{index}.{second}" not in layer:
                 raise CheckpointError(
                     f"tensor {prefix}{index}.{second} is not stored, so the model would derive it from the layer's new "
@@ -124,14 +112,14 @@ def _check_stored_with(prefix: str, layers: list[list[str]], architecture: Archi
                 )
 
 
-def tensor_copies(names: Iterable[str], config: Mapping[str, Any], plan: LayerPlan) -> list[TensorCopy]:
+def tensor_copies(names: Iterable[str], decoder: Decoder, plan: LayerPlan) -> list[TensorCopy]:
     """Every tensor of the deeper model: those outside the layers once, then the layers in the plan's order.
 
     Prediction layers stored past the last layer stay there, with the numbers that follow the new last layer.
 
     Args:
         names: The base's tensor names, in the order they are stored, which is kept inside each layer.
-        config: The base's config.
+        decoder: The base's.
         plan: What becomes of its layers.
 
     Raises:
@@ -139,18 +127,18 @@ def tensor_copies(names: Iterable[str], config: Mapping[str, Any], plan: LayerPl
 
     Example:
         >>> names = ["model.norm.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"]
-        >>> config = {"model_type": "llama", "num_hidden_layers": 2}
-        >>> [copy.source for copy in tensor_copies(names, config, LayerPlan.from_sources(2, [0, 1, 1]))][2:]
+        >>> decoder = Decoder.of({"model_type": "llama", "num_hidden_layers": 2})
+        >>> [copy.source for copy in tensor_copies(names, decoder, LayerPlan.from_sources(2, [0, 1, 1]))][2:]
         ['model.layers.1.mlp.up_proj.weight', 'model.layers.1.mlp.up_proj.weight']
     """
     names = list(names)
-    found = layer_names(names, config)
+    found = layer_names(names, decoder)
     in_layers = {name for group in (*found.layers, *found.after.values()) for name in group}
     copies = [TensorCopy(name, name) for name in names if name not in in_layers]
     for position, layer in enumerate(plan.layers):
         prefix = f"{found.prefix}{layer.source}."
         rests = [name.removeprefix(prefix) for name in found.layers[layer.source]]
-        zeroed = _zeroed_modules(layer, rests, config)
+        zeroed = _zeroed_modules(layer, rests, decoder)
         copies += [
             TensorCopy(f"{found.prefix}{position}.{rest}", prefix + rest, rest.rpartition(".")[0] in zeroed)
             for rest in rests
@@ -161,10 +149,10 @@ def tensor_copies(names: Iterable[str], config: Mapping[str, Any], plan: LayerPl
     return copies
 
 
-def _zeroed_modules(layer: PlannedLayer, rests: list[str], config: Mapping[str, Any]) -> tuple[str, ...]:
+def _zeroed_modules(layer: PlannedLayer, rests: list[str], decoder: Decoder) -> tuple[str, ...]:
     if layer.initialization == "copy":
         return ()
-    modules = residual_writers(config)
+    modules = decoder.residual_writers
     missing = [module for module in modules if f"{module}.weight" not in rests]
     if missing:
         raise CheckpointError(

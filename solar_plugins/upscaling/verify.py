@@ -17,12 +17,12 @@ from solar_plugins.errors import CheckpointError
 from solar_plugins.storage.safetensors import PlannedTensor, Shard, read_header, shard_header, shard_index
 from solar_plugins.storage.untrusted import read_json_object, require_file
 from solar_plugins.text import format_bytes
-from solar_plugins.upscaling.architectures.surgery import upscale_config
 from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, find_base
 from solar_plugins.upscaling.base_tensors import INDEX
 from solar_plugins.upscaling.checkpoint import planned_shards, progress, provenance
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import MARKER, Marker, read_marker
+from solar_plugins.upscaling.upscaled_config import upscale_config
 
 READ_THREADS = 2
 BUFFER_BYTES = 1 << 20
@@ -102,7 +102,7 @@ def _differences(
     names = {path.name for path in directory.iterdir() if not path.name.startswith(".")} - {MARKER}
     sizes = {name: require_file(directory / name) if name in marker.files else 0 for name in sorted(names)}
     yield directory, files_difference(marker.files, sizes)
-    config = upscale_config(base.config, marker.plan)
+    config = upscale_config(base.decoder, marker.plan)
     config |= provenance(marker.base_name, marker.base_revision, marker.plan)
     yield directory / CONFIG, values_difference(config, read_json_object(directory / CONFIG))
     planned = {shard.filename for shard in shards} | {path.name for path in base.companions} | {CONFIG, "README.md"}

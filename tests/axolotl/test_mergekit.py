@@ -24,7 +24,7 @@ def tensor_bytes(directory):
 def merge(run, folder, source, plan):
     """mergekit's own result for the plan, and ours."""
     base = find_base(str(source))
-    (folder / "merge.yml").write_text(yaml.safe_dump(passthrough_merge(str(source), base.config, plan)))
+    (folder / "merge.yml").write_text(yaml.safe_dump(passthrough_merge(str(source), base.decoder, plan)))
     merged = run("mergekit-yaml", folder / "merge.yml", folder / "merged", "--out-shard-size", "40K")
     assert merged.returncode == 0, merged.stderr
     return folder / "merged", ensure_checkpoint(base, plan, folder / "cache")

@@ -110,7 +110,7 @@ def test_training_changes_every_tensor_of_the_new_layers_and_no_other(training_f
 def test_the_exported_merge_makes_the_same_model(made_bases, kind, tmp_path, run):
     """mergekit multiplies by zero, which leaves -0.0 where a weight was negative; all else must be equal to the bit."""
     base, written = find_base(str(made_bases / kind)), ("o_proj.weight", "down_proj.weight")
-    merge = passthrough_merge(str(made_bases / kind), base.config, EXPANDED)
+    merge = passthrough_merge(str(made_bases / kind), base.decoder, EXPANDED)
     (tmp_path / "merge.yml").write_text(yaml.safe_dump(merge))
     merged = run("mergekit-yaml", tmp_path / "merge.yml", tmp_path / "merged")
     assert merged.returncode == 0, merged.stderr

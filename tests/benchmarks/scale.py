@@ -28,7 +28,8 @@ from solar_plugins.memory.training_setup import TrainingSetup
 from solar_plugins.storage.lock import LONG_WAIT_POLL_SECONDS, POLL_SECONDS
 from solar_plugins.storage.safetensors import COPY_THREADS
 from solar_plugins.text import format_bytes
-from solar_plugins.upscaling.estimates import decoder_widths, shapes_from_config, size_from_config
+from solar_plugins.upscaling.decoder import Decoder
+from solar_plugins.upscaling.estimates import shapes_from_config, size_from_config
 
 DOCS = REPOSITORY / "docs"
 PROCESSES = (8, 32, 64, 128)
@@ -48,36 +49,36 @@ class Base(NamedTuple):
     """A published model, and the depth that depth up-scaling gives it."""
 
     name: str
-    config: dict[str, Any]
+    decoder: Decoder
     drop_layers: int
 
     @property
     def depth(self) -> int:
-        return 2 * (self.config["num_hidden_layers"] - self.drop_layers)
+        return 2 * (self.decoder.num_layers - self.drop_layers)
 
     @property
     def base_bytes(self) -> int:
-        return ELEMENT_BYTES * self.parameters(self.config["num_hidden_layers"])
+        return ELEMENT_BYTES * self.parameters(self.decoder.num_layers)
 
     @property
     def result_bytes(self) -> int:
         return ELEMENT_BYTES * self.parameters(self.depth)
 
     def parameters(self, num_layers: int) -> int:
-        size = size_from_config(self.config, num_layers)
+        size = size_from_config(self.decoder, num_layers)
         assert size is not None
         return size.parameters
 
     def model(self) -> Model:
-        shapes = shapes_from_config(self.config, self.depth)
+        shapes = shapes_from_config(self.decoder, self.depth)
         assert shapes is not None
-        return Model(shapes, decoder_widths(self.config), self.depth, "llama")
+        return Model(shapes, self.decoder.widths, self.depth, "llama")
 
 
 def _base(name: str, layers: int, hidden: int, inner: int, heads: int, vocabulary: int, drop_layers: int) -> Base:
     widths = {"hidden_size": hidden, "intermediate_size": inner, "vocab_size": vocabulary, "num_hidden_layers": layers}
     config = {"model_type": "llama", "num_attention_heads": heads, "num_key_value_heads": 8, **widths}
-    return Base(name, config, drop_layers)
+    return Base(name, Decoder.of(config), drop_layers)
 
 
 BASES = (
@@ -190,7 +191,7 @@ def _seconds(times: Sequence[float]) -> str:
 def size_table() -> str:
     lines = ["| base | layers | parameters | bytes | up-scaled | parameters | bytes |", "|---|---|---|---|---|---|---|"]
     for base in BASES:
-        before, after = base.config["num_hidden_layers"], base.depth
+        before, after = base.decoder.num_layers, base.depth
         cells = [
             base.name, f"{before}", f"{base.parameters(before):,}", format_bytes(base.base_bytes),
             f"{after} (m = {base.drop_layers})", f"{base.parameters(after):,}", format_bytes(base.result_bytes),

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.estimates import shapes_from_config
 
 DEVIATION = 0.02
@@ -59,7 +60,8 @@ def make_random_base(directory: Path, config: dict[str, object], seed: int = 0) 
     """Write config, tokenizer and weights; the checksum of each group of tensors comes back."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    shapes = shapes_from_config(config, config["num_hidden_layers"])
+    decoder = Decoder.of(config)
+    shapes = shapes_from_config(decoder, decoder.num_layers)
     groups: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
         groups.setdefault(group_of(name), {})[name] = shape

@@ -29,9 +29,10 @@ def test_the_random_base_has_the_size_of_mistral_7b():
     """7,241,732,096 parameters: the index of mistralai/Mistral-7B-v0.1 says 14,483,464,192 bytes in bfloat16."""
     from math import prod
 
+    from solar_plugins.upscaling.decoder import Decoder
     from solar_plugins.upscaling.estimates import shapes_from_config
 
-    assert 2 * sum(map(prod, shapes_from_config(MISTRAL_7B, 32).values())) == 14_483_464_192
+    assert 2 * sum(map(prod, shapes_from_config(Decoder.of(MISTRAL_7B), 32).values())) == 14_483_464_192
 
 
 def full_size_recipes(folder):

@@ -2,6 +2,8 @@
 
 Only types that the tests compare with the real, rearranged modules stand here (`docs/architectures.md` is what they
 found). The rows follow the configuration and modeling files of transformers 5.20.
+
+To add an architecture: one row in `ARCHITECTURES`, and a tiny model in the tests.
 """
 
 from __future__ import annotations
@@ -281,3 +283,19 @@ REFUSED: Mapping[str, str] = {
     "zamba2": _SHARED_BLOCK,
 }
 """Model types that are refused, and why."""
+
+POSITIONAL_KEYS = frozenset(
+    {
+        "attn_layer_period",
+        "cross_attention_layers",
+        "expert_layer_period",
+        "full_attention_interval",
+        "interleave_moe_layer_step",
+        "moe_layer_freq",
+        "moe_layer_start_index",
+        "no_rope_layer_interval",
+        "num_kv_shared_layers",
+        "sliding_window_pattern",
+    }
+)
+"""Keys by which known types make layers differ, beyond those that the rows name one by one."""

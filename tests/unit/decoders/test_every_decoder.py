@@ -19,6 +19,7 @@ from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.architectures.table import ARCHITECTURES, COMPOSITES, REFUSED
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import write_checkpoint
+from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
 pytestmark = pytest.mark.slow
@@ -123,11 +124,9 @@ def test_equal_to_the_rearranged_modules_or_refused(name, tmp_path):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_with_its_reason(name):
-    from solar_plugins.upscaling.architectures.surgery import base_depth
-
     assert name in EVERY_TYPE, "transformers does not know it any more: remove it"
     with pytest.raises(CheckpointError, match="cannot be up-scaled"):
-        base_depth({"model_type": name, "num_hidden_layers": NUM_LAYERS})
+        Decoder.of({"model_type": name, "num_hidden_layers": NUM_LAYERS})
 
 
 def table():

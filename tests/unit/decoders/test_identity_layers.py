@@ -9,7 +9,7 @@ from tiny_models import compare, load, logits, make_base
 from transformers import logging
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.architectures import surgery as architecture
+from solar_plugins.upscaling import decoder
 from solar_plugins.upscaling.architectures.table import ARCHITECTURES, COMPOSITES
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import write_checkpoint
@@ -25,7 +25,7 @@ TOKENS = torch.randint(3, 100, (2, 12), generator=torch.Generator().manual_seed(
 
 def writers(model_type, **changes):
     try:
-        return architecture.architecture_of(tiny_config(model_type, **changes).to_dict()).residual_writers
+        return decoder.Decoder.of(tiny_config(model_type, **changes).to_dict()).architecture.residual_writers
     except CheckpointError:  # a variant that is refused altogether
         return ()
 
@@ -100,7 +100,7 @@ def test_a_norm_behind_the_projection_makes_the_same_model_but_one_that_blows_up
     with pytest.raises(CheckpointError, match=f"identity layers are not tested for model_type '{model_type}'"):
         expanded(tmp_path / "base", tmp_path / "expanded")
     row = ARCHITECTURES[model_type]._replace(residual_writers=("self_attn.o_proj", "mlp.down_proj"))
-    monkeypatch.setattr(architecture, "ARCHITECTURES", {**ARCHITECTURES, model_type: row})
+    monkeypatch.setattr(decoder, "ARCHITECTURES", {**ARCHITECTURES, model_type: row})
     model = expanded(tmp_path / "base", tmp_path / "expanded")
     assert torch.equal(logits(model, TOKENS), logits(load(tmp_path / "base"), TOKENS))
     assert relative_gradient(model, *written_in(model, model_type)) > 10 * LARGEST_GRADIENT
@@ -110,7 +110,7 @@ def test_a_norm_behind_the_projection_makes_the_same_model_but_one_that_blows_up
 def test_the_exported_merge_makes_the_same_model(model_type, tmp_path, run):
     make_base(model_type, {}, tmp_path / "base")
     ours = expanded(tmp_path / "base", tmp_path / "expanded")
-    merge = passthrough_merge(str(tmp_path / "base"), find_base(str(tmp_path / "base")).config, PLAN)
+    merge = passthrough_merge(str(tmp_path / "base"), find_base(str(tmp_path / "base")).decoder, PLAN)
     (tmp_path / "merge.yml").write_text(yaml.safe_dump(merge))
     merged = run("mergekit-yaml", tmp_path / "merge.yml", tmp_path / "merged")
     assert merged.returncode == 0, merged.stderr

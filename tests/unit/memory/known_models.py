@@ -1,7 +1,8 @@
 """Configs of which the sizes are known."""
 
 from solar_plugins.memory.parameters import Model
-from solar_plugins.upscaling.estimates import decoder_widths, shapes_from_config
+from solar_plugins.upscaling.decoder import Decoder
+from solar_plugins.upscaling.estimates import shapes_from_config
 
 MISTRAL = {
     "model_type": "mistral",
@@ -32,4 +33,5 @@ SMALL = {
 
 
 def model_from(config, num_layers):
-    return Model(shapes_from_config(config, num_layers), decoder_widths(config), num_layers, config["model_type"])
+    decoder = Decoder.of({"num_hidden_layers": num_layers} | config)
+    return Model(shapes_from_config(decoder, num_layers), decoder.widths, num_layers, decoder.model_type)

@@ -6,10 +6,10 @@ from known_models import MISTRAL, SMALL
 from torch.autograd.graph import saved_tensors_hooks
 
 from solar_plugins.memory import activations
-from solar_plugins.upscaling.estimates import decoder_widths
+from solar_plugins.upscaling.decoder import Decoder
 
 BATCH, TOKENS = 2, 256
-WIDTHS = decoder_widths(SMALL)
+WIDTHS = Decoder.of(SMALL | {"num_hidden_layers": 1}).widths
 
 
 def saved_bytes(num_layers, dtype, checkpointing, wrap=None):
@@ -71,7 +71,7 @@ def test_an_adapted_layer_keeps_what_the_formula_says():
 
 def test_mistral_by_hand():
     """Bytes of a token: norms 16 x 4096, attention 4 x (4096 + 1024), MLP 8 x 14336, fp32 factors 4 x (32 + 2)."""
-    assert activations.trained_layer(decoder_widths(MISTRAL), 2) == 65_536 + 20_480 + 114_688 + 136
+    assert activations.trained_layer(Decoder.of(MISTRAL).widths, 2) == 65_536 + 20_480 + 114_688 + 136
 
 
 def test_pairs_take_what_trl_takes(live_peak):

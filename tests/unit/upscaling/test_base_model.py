@@ -112,12 +112,14 @@ def test_a_missing_directory_is_never_asked_of_the_hub(name):
 
 
 def test_config_alone_suffices_for_planning(base, tmp_path):
-    config, checkpoint = find_config(str(base / "config.json"))
-    assert config["num_hidden_layers"] == 8
-    assert checkpoint is None
+    found = find_config(str(base / "config.json"))
+    assert found.decoder.num_layers == 8
+    assert found.checkpoint is None
+    with_weights = find_config(str(base))
+    assert with_weights.decoder is with_weights.checkpoint.decoder
     for path in base.glob("*.safetensors"):
         path.unlink()
-    assert find_config(str(base))[1] is None
+    assert find_config(str(base)).checkpoint is None
 
 
 def test_a_lora_adapter_is_refused_with_advice(base):

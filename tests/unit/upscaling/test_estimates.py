@@ -1,11 +1,10 @@
 import pytest
 
-from solar_plugins.errors import CheckpointError
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint, planned_shards
+from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.estimates import (
-    decoder_widths,
     shapes_from_config,
     shapes_from_shards,
     size_from_config,
@@ -18,6 +17,7 @@ MISTRAL = {
     "vocab_size": 32000,
     "hidden_size": 4096,
     "intermediate_size": 14336,
+    "num_hidden_layers": 32,
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
     "torch_dtype": "bfloat16",
@@ -27,6 +27,7 @@ TINY_SOLAR = {
     "vocab_size": 32000,
     "hidden_size": 1024,
     "intermediate_size": 4096,
+    "num_hidden_layers": 12,
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
 }
@@ -34,25 +35,25 @@ TINY_SOLAR = {
 
 def test_solar_has_its_published_parameters():
     """solar.md section 1."""
-    assert size_from_config(MISTRAL, 48).parameters == 10_731_524_096
-    assert size_from_config(MISTRAL, 48).checkpoint_bytes == 2 * 10_731_524_096
+    assert size_from_config(Decoder.of(MISTRAL), 48).parameters == 10_731_524_096
+    assert size_from_config(Decoder.of(MISTRAL), 48).checkpoint_bytes == 2 * 10_731_524_096
 
 
 def test_bielik_has_its_published_parameters():
     """solar.md section 1: 50 layers, vocabulary 32128."""
-    assert size_from_config(MISTRAL | {"vocab_size": 32128}, 50).parameters == 11_168_796_672
+    assert size_from_config(Decoder.of(MISTRAL | {"vocab_size": 32128}), 50).parameters == 11_168_796_672
 
 
 def test_tiny_solar_has_its_published_parameters():
     """solar.md section 1: 12 layers, then 16."""
-    assert size_from_config(TINY_SOLAR, 12).parameters == 248_013_824
-    assert size_from_config(TINY_SOLAR, 16).parameters == 308_839_424
+    assert size_from_config(Decoder.of(TINY_SOLAR), 12).parameters == 248_013_824
+    assert size_from_config(Decoder.of(TINY_SOLAR), 16).parameters == 308_839_424
 
 
 def test_config_and_tensors_agree(any_base):
     base = find_base(str(any_base))
     plan = LayerPlan.from_sources(8, [*range(6), *range(2, 8)])
-    assert size_from_config(base.config, 12) == size_from_shards(planned_shards(base, plan), base.config)
+    assert size_from_config(base.decoder, 12) == size_from_shards(planned_shards(base, plan), base.decoder)
 
 
 def test_parameters_are_those_of_the_loaded_model(any_base, tmp_path):
@@ -61,25 +62,7 @@ def test_parameters_are_those_of_the_loaded_model(any_base, tmp_path):
     base = find_base(str(any_base))
     plan = LayerPlan.from_sources(8, [*range(6), *range(2, 8)])
     model = AutoModelForCausalLM.from_pretrained(ensure_checkpoint(base, plan, tmp_path))
-    assert size_from_config(base.config, 12).parameters == model.num_parameters()
-
-
-@pytest.mark.parametrize(("key", "value"), [("num_key_value_heads", "8"), ("head_dim", -1), ("vocab_size", 1.5)])
-def test_a_width_that_is_no_width(key, value):
-    with pytest.raises(CheckpointError, match=f"{key} is {value!r}; expected a positive whole number"):
-        size_from_config(MISTRAL | {key: value}, 2)
-
-
-def test_widths_that_say_null_have_the_defaults_of_transformers():
-    explicit = size_from_config(TINY_SOLAR | {"head_dim": 32}, 2)
-    assert size_from_config(TINY_SOLAR | {"head_dim": None}, 2) == explicit
-    full = size_from_config(TINY_SOLAR | {"num_key_value_heads": 32}, 2)
-    assert size_from_config(TINY_SOLAR | {"num_key_value_heads": None}, 2) == full
-
-
-def test_a_width_that_is_missing():
-    with pytest.raises(CheckpointError, match="hidden_size is None; expected a positive whole number"):
-        size_from_config({"model_type": "llama", "num_hidden_layers": 2}, 2)
+    assert size_from_config(base.decoder, 12).parameters == model.num_parameters()
 
 
 def test_shapes_are_those_of_the_loaded_model(any_base):
@@ -87,8 +70,8 @@ def test_shapes_are_those_of_the_loaded_model(any_base):
 
     base = find_base(str(any_base))
     model = AutoModelForCausalLM.from_pretrained(any_base)
-    assert shapes_from_config(base.config, 8) == {name: tuple(w.shape) for name, w in model.named_parameters()}
-    assert shapes_from_config(base.config, 8) == shapes_from_shards(planned_shards(base, unchanged(8)))
+    assert shapes_from_config(base.decoder, 8) == {name: tuple(w.shape) for name, w in model.named_parameters()}
+    assert shapes_from_config(base.decoder, 8) == shapes_from_shards(planned_shards(base, unchanged(8)))
 
 
 def unchanged(num_layers):
@@ -96,12 +79,8 @@ def unchanged(num_layers):
 
 
 def test_shapes_of_what_only_the_tensors_tell():
-    assert shapes_from_config(MISTRAL | {"model_type": "qwen2"}, 2) is None
-    assert shapes_from_config(MISTRAL | {"quantization_config": {"quant_method": "gptq"}}, 2) is None
-
-
-def test_widths_of_mistral():
-    assert decoder_widths(MISTRAL) == (4096, 14336, 4096, 1024, 32, 32000)
+    assert shapes_from_config(Decoder.of(MISTRAL | {"model_type": "qwen2"}), 2) is None
+    assert shapes_from_config(Decoder.of(MISTRAL | {"quantization_config": {"quant_method": "gptq"}}), 2) is None
 
 
 @pytest.mark.parametrize(

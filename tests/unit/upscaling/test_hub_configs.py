@@ -6,9 +6,10 @@ Only the keys that say something about layers are kept. transformers' own config
 import pytest
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.architectures.surgery import base_depth, upscale_config
 from solar_plugins.upscaling.architectures.table import ARCHITECTURES
+from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.upscaled_config import upscale_config
 
 LFM2 = ["conv", "conv", "full_attention"] * 3 + ["conv", "full_attention"] * 3 + ["conv"]
 PUBLISHED = {
@@ -132,12 +133,12 @@ def read(config):
 @pytest.mark.parametrize("drop", [4, 8])
 def test_transformers_reads_the_deeper_config_as_the_plan_says(name, drop):
     raw = PUBLISHED[name]
-    depth = base_depth(raw)
+    depth = Decoder.of(raw).num_layers
     if 2 * drop >= depth:
         drop = 2
     plan = LayerPlan.from_sources(depth, [*range(depth - drop), *range(drop, depth)])
     before = read(raw)
-    after = read(upscale_config(raw, plan))
+    after = read(upscale_config(Decoder.of(raw), plan))
     lists = {key for key, value in before.items() if isinstance(value, list) and len(value) == depth}
     for key in lists - {"attention_types", "moe_layers"}:  # these say the layers in another way
         assert after[key] == [before[key][source] for source in plan.sources], key
@@ -157,8 +158,10 @@ def test_transformers_reads_the_deeper_config_as_the_plan_says(name, drop):
 def test_fields_that_are_no_lists_are_right_too():
     def deeper(name, drop):
         raw = PUBLISHED[name]
-        depth = base_depth(raw)
-        return upscale_config(raw, LayerPlan.from_sources(depth, [*range(depth - drop), *range(drop, depth)]))
+        depth = Decoder.of(raw).num_layers
+        return upscale_config(
+            Decoder.of(raw), LayerPlan.from_sources(depth, [*range(depth - drop), *range(drop, depth)])
+        )
 
     assert deeper("qwen2.5-7b", 7)["max_window_layers"] == 42
     assert deeper("qwen1.5-0.5b", 6)["max_window_layers"] == 33
@@ -176,7 +179,7 @@ def test_a_config_that_says_nothing_but_its_depth_is_read_right_or_refused(model
     raw = {"model_type": model_type, row.depth_key: 12, **{key: 12 for key in row.more_depth_keys if key[0] == "n"}}
     sources = [*range(9), *range(4, 12)]
     try:
-        upscaled = upscale_config(raw, LayerPlan.from_sources(12, sources))
+        upscaled = upscale_config(Decoder.of(raw), LayerPlan.from_sources(12, sources))
         before = read(raw)
     except (CheckpointError, ValueError):
         return  # refused by us, or no config by itself

@@ -4,10 +4,11 @@ import yaml
 from solar_plugins.errors import CheckpointError
 from solar_plugins.plugins.recipe_packs import recipe_directory
 from solar_plugins.upscaling.architectures.table import ARCHITECTURES
+from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 from solar_plugins.upscaling.mergekit import MERGEKIT_TYPES, passthrough_merge
 
-MISTRAL = {"model_type": "mistral", "torch_dtype": "bfloat16"}
+MISTRAL = Decoder.of({"model_type": "mistral", "num_hidden_layers": 32, "torch_dtype": "bfloat16"})
 
 
 @pytest.mark.parametrize(
@@ -41,8 +42,8 @@ def test_identity_layers_scale_what_writes_to_the_residual_stream():
 def test_a_filter_that_two_modules_share_stands_there_once():
     """GPT-2's are attn.c_proj and mlp.c_proj; mergekit takes the first filter that is a part of the tensor's name."""
     plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity")))
-    config = {"model_type": "gpt2", "dtype": "float32"}
-    (source,) = passthrough_merge("b", config, plan)["slices"][1]["sources"]
+    decoder = Decoder.of({"model_type": "gpt2", "n_layer": 2, "dtype": "float32"})
+    (source,) = passthrough_merge("b", decoder, plan)["slices"][1]["sources"]
     assert source["parameters"]["scale"] == [{"filter": "c_proj", "value": 0.0}, {"value": 1.0}]
 
 
@@ -52,7 +53,7 @@ UNTESTED = sorted(name for name in MERGEKIT_TYPES if not ARCHITECTURES[name].res
 @pytest.mark.parametrize("model_type", UNTESTED)
 def test_identity_layers_are_never_exported_as_plain_copies(model_type):
     """Of these types nobody tested which modules write to the residual stream."""
-    config = {"model_type": model_type, "dtype": "bfloat16"}
-    passthrough_merge("b", config, LayerPlan.from_sources(2, [0, 1, 1]))
+    decoder = Decoder.of({"model_type": model_type, ARCHITECTURES[model_type].depth_key: 2, "dtype": "bfloat16"})
+    passthrough_merge("b", decoder, LayerPlan.from_sources(2, [0, 1, 1]))
     with pytest.raises(CheckpointError, match=f"identity layers are not tested for model_type '{model_type}'"):
-        passthrough_merge("b", config, LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity"))))
+        passthrough_merge("b", decoder, LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity"))))

@@ -1,11 +1,16 @@
 import pytest
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.architectures.table import ARCHITECTURES
+from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
-from solar_plugins.upscaling.quantization import check_quantization, reordered_quantization
+from solar_plugins.upscaling.quantization import reordered_quantization
 
 PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
+
+
+def reordered(quantization, plan=PLAN):
+    config = {"model_type": "llama", "num_hidden_layers": plan.base_layers, "quantization_config": quantization}
+    return reordered_quantization(Decoder.of(config), plan)
 
 
 @pytest.mark.parametrize(
@@ -27,13 +32,13 @@ PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
 )
 def test_exclusion_lists_follow_the_plan(name, expected):
     quantization = {"quant_method": "fp8", "modules_to_not_convert": [name], "bits": 8}
-    found = reordered_quantization(quantization, ARCHITECTURES["llama"], PLAN)
-    assert found == {"quant_method": "fp8", "modules_to_not_convert": expected, "bits": 8}
+    assert reordered(quantization) == {"quant_method": "fp8", "modules_to_not_convert": expected, "bits": 8}
 
 
 def test_keys_and_nested_lists_follow_too():
     quantization = {"dynamic": {"model.layers.1.mlp": {"bits": 8}}, "groups": [{"targets": ["model.layers.2"]}]}
-    assert reordered_quantization(quantization, ARCHITECTURES["llama"], PLAN) == {
+    assert reordered({"quant_method": "gptq"} | quantization) == {
+        "quant_method": "gptq",
         "dynamic": {"model.layers.1.mlp": {"bits": 8}, "model.layers.3.mlp": {"bits": 8}},
         "groups": [{"targets": ["model.layers.2", "model.layers.4"]}],
     }
@@ -42,16 +47,18 @@ def test_keys_and_nested_lists_follow_too():
 @pytest.mark.parametrize("name", [r"re:.*layers\.[0-3]\.mlp", r"model.layers.(1|2).mlp"])
 def test_a_pattern_over_several_layers_is_refused(name):
     with pytest.raises(CheckpointError, match="several layers in one pattern"):
-        reordered_quantization({"ignore": [name]}, ARCHITECTURES["llama"], PLAN)
+        reordered({"quant_method": "compressed-tensors", "ignore": [name]})
 
 
-@pytest.mark.parametrize("quantization", [{"quant_method": "new"}, {"bits": 4}, [4], "4bit"])
+@pytest.mark.parametrize(
+    "quantization", [{"quant_method": "new"}, {"quant_method": ["gptq"]}, {"bits": 4}, [4], "4bit"]
+)
 def test_unknown_methods_are_refused(quantization):
     with pytest.raises(CheckpointError, match=r"quant_method is .*unquantised base"):
-        check_quantization({"quantization_config": quantization}, PLAN)
+        reordered(quantization)
 
 
 def test_identity_layers_need_real_zeros():
     plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity")))
     with pytest.raises(CheckpointError, match="identity layers, whose weights must be zero"):
-        check_quantization({"quantization_config": {"quant_method": "gptq"}}, plan)
+        reordered({"quant_method": "gptq"}, plan)

@@ -2,6 +2,7 @@ import pytest
 
 from solar_plugins.errors import ArgsError
 from solar_plugins.solar_block import InitArgs
+from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.regrowth import grown_by_recipe
 from solar_plugins.upscaling.strategies import plan_of
 
@@ -11,9 +12,9 @@ def test_whether_a_model_came_out_of_a_recipes_own_plan():
     plan = plan_of(init, 4)
     config = {"model_type": "llama", "num_hidden_layers": 6}
     grown = config | {"solar_plugins": {"plan": plan.to_dict()}}
-    assert grown_by_recipe(config, "m", init) is None
-    assert grown_by_recipe(grown, "m", init) == plan
+    assert grown_by_recipe(Decoder.of(config), "m", init) is None
+    assert grown_by_recipe(Decoder.of(grown), "m", init) == plan
     with pytest.raises(ArgsError, match=r"base_model: m was up-scaled already .4 -> 6 layers.*another plan"):
-        grown_by_recipe(grown, "m", InitArgs(strategy="dus", drop_layers=2))
+        grown_by_recipe(Decoder.of(grown), "m", InitArgs(strategy="dus", drop_layers=2))
     with pytest.raises(ArgsError, match=r"base_model: m has 4 layers, but its own record says 4 -> 6 layers"):
-        grown_by_recipe(grown | {"num_hidden_layers": 4}, "m", init)
+        grown_by_recipe(Decoder.of(grown | {"num_hidden_layers": 4}), "m", init)

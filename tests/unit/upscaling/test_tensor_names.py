@@ -1,6 +1,7 @@
 import pytest
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 from solar_plugins.upscaling.tensor_names import layer_tensors, tensor_copies
 
@@ -19,7 +20,7 @@ PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
 
 
 def test_tensors_follow_the_plan():
-    copies = {copy.name: copy for copy in tensor_copies(NAMES, CONFIG, PLAN)}
+    copies = {copy.name: copy for copy in tensor_copies(NAMES, Decoder.of(CONFIG), PLAN)}
     assert len(copies) == 3 + 6 * 3
     assert copies["lm_head.weight"].source == "lm_head.weight"
     assert copies["model.layers.3.self_attn.q_proj.weight"].source == "model.layers.1.self_attn.q_proj.weight"
@@ -29,32 +30,35 @@ def test_tensors_follow_the_plan():
 
 def test_identity_zeroes_what_writes_to_the_residual_stream_and_nothing_else():
     plan = LayerPlan(4, (*(PlannedLayer(i) for i in range(4)), PlannedLayer(3, "identity")))
-    zeroed = [copy.name for copy in tensor_copies(NAMES, CONFIG, plan) if copy.zeroed]
+    zeroed = [copy.name for copy in tensor_copies(NAMES, Decoder.of(CONFIG), plan) if copy.zeroed]
     assert zeroed == ["model.layers.4.mlp.down_proj.weight", "model.layers.4.self_attn.o_proj.weight"]
 
 
 def test_identity_needs_the_tensors_that_it_zeroes():
     names = [name for name in NAMES if "o_proj" not in name]
     with pytest.raises(CheckpointError, match=r"layer 3 has no self_attn.o_proj.weight"):
-        tensor_copies(names, CONFIG, LayerPlan(4, (PlannedLayer(3, "identity"),)))
+        tensor_copies(names, Decoder.of(CONFIG), LayerPlan(4, (PlannedLayer(3, "identity"),)))
 
 
 def test_identity_is_refused_where_it_is_not_tested():
     with pytest.raises(CheckpointError, match="identity layers are not tested for model_type 'olmo2'"):
-        tensor_copies(NAMES, CONFIG | {"model_type": "olmo2"}, LayerPlan(4, (PlannedLayer(3, "identity"),)))
+        tensor_copies(NAMES, Decoder.of(CONFIG | {"model_type": "olmo2"}), LayerPlan(4, (PlannedLayer(3, "identity"),)))
 
 
 @pytest.mark.parametrize("change", [lambda n: n.removeprefix("model."), lambda n: f"base.{n}"])
 def test_checkpoints_whose_names_lack_or_carry_a_prefix(change):
     names = [change(name) for name in NAMES]
-    copies = {copy.name: copy.source for copy in tensor_copies(names, CONFIG, PLAN)}
+    copies = {copy.name: copy.source for copy in tensor_copies(names, Decoder.of(CONFIG), PLAN)}
     assert len(copies) == 3 + 6 * 3
     assert copies[change("model.layers.4.mlp.down_proj.weight")] == change("model.layers.2.mlp.down_proj.weight")
 
 
 def test_prediction_layers_stay_behind_the_last_layer():
     names = [*NAMES, "model.layers.4.eh_proj.weight", "model.layers.5.eh_proj.weight"]
-    copies = {copy.name: copy.source for copy in tensor_copies(names, CONFIG | {"num_nextn_predict_layers": 2}, PLAN)}
+    copies = {
+        copy.name: copy.source
+        for copy in tensor_copies(names, Decoder.of(CONFIG | {"num_nextn_predict_layers": 2}), PLAN)
+    }
     assert copies["model.layers.6.eh_proj.weight"] == "model.layers.4.eh_proj.weight"
     assert copies["model.layers.7.eh_proj.weight"] == "model.layers.5.eh_proj.weight"
     assert len(copies) == 3 + 6 * 3 + 2
@@ -66,11 +70,11 @@ def test_layers_of_different_kinds_may_hold_different_tensors():
         *NAMES,
         *(f"model.layers.{i}.mlp.experts.{e}.up_proj.weight" for i in (1, 2, 3) for e in range(2)),
     ]
-    copies = {copy.name: copy.source for copy in tensor_copies(names, config, PLAN)}
+    copies = {copy.name: copy.source for copy in tensor_copies(names, Decoder.of(config), PLAN)}
     assert copies["model.layers.3.mlp.experts.1.up_proj.weight"] == "model.layers.1.mlp.experts.1.up_proj.weight"
     incomplete = [name for name in names if name != "model.layers.2.mlp.experts.1.up_proj.weight"]
     with pytest.raises(CheckpointError, match="layer 2 does not hold the same tensors as layer 1"):
-        tensor_copies(incomplete, config, PLAN)
+        tensor_copies(incomplete, Decoder.of(config), PLAN)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +93,7 @@ def test_all_parts_of_a_quantised_module_follow_and_layers_may_be_kept_in_full(m
     quantised = [f"model.layers.{index}.{module}.{part}" for index in (0, 2, 3) for part in parts]
     copies = {
         copy.name: copy.source
-        for copy in tensor_copies([*NAMES, *quantised, f"model.layers.1.{module}.weight"], config, PLAN)
+        for copy in tensor_copies([*NAMES, *quantised, f"model.layers.1.{module}.weight"], Decoder.of(config), PLAN)
     }
     for part in parts:
         assert copies[f"model.layers.4.{module}.{part}"] == f"model.layers.2.{module}.{part}"
@@ -104,7 +108,7 @@ def test_a_model_of_more_than_text_grows_its_decoder_only():
     }
     vision = [f"model.vision_tower.encoder.layers.{i}.mlp.weight" for i in range(4)]
     names = [name.replace("model.layers", "model.language_model.layers") for name in NAMES] + vision
-    copies = {copy.name: copy.source for copy in tensor_copies(names, config, PLAN)}
+    copies = {copy.name: copy.source for copy in tensor_copies(names, Decoder.of(config), PLAN)}
     assert copies["model.language_model.layers.5.mlp.down_proj.weight"] == (
         "model.language_model.layers.3.mlp.down_proj.weight"
     )
@@ -115,7 +119,7 @@ def test_a_decay_that_is_not_stored_would_be_derived_anew():
     config = {"model_type": "minimax", "num_hidden_layers": 2, "layer_types": ["linear_attention"] * 2}
     names = [f"model.layers.{i}.self_attn.qkv_proj.weight" for i in range(2)]
     with pytest.raises(CheckpointError, match=r"layers.0.self_attn.slope_rate is not stored"):
-        tensor_copies(names, config, LayerPlan.from_sources(2, [0, 1, 1]))
+        tensor_copies(names, Decoder.of(config), LayerPlan.from_sources(2, [0, 1, 1]))
 
 
 @pytest.mark.parametrize(
@@ -130,10 +134,10 @@ def test_a_decay_that_is_not_stored_would_be_derived_anew():
 )
 def test_names_that_do_not_fit_the_config(names, message):
     with pytest.raises(CheckpointError, match=message):
-        tensor_copies(names, CONFIG, PLAN)
+        tensor_copies(names, Decoder.of(CONFIG), PLAN)
 
 
 def test_tensors_by_layer():
-    assert layer_tensors(["model.layers.7.a", "model.norm", "model.layers.7.b"], CONFIG) == {
+    assert layer_tensors(["model.layers.7.a", "model.norm", "model.layers.7.b"], Decoder.of(CONFIG)) == {
         7: ["model.layers.7.a", "model.layers.7.b"]
     }

@@ -2,8 +2,7 @@ import re
 
 import pytest
 
-from solar_plugins.upscaling.architectures.surgery import POSITIONAL_KEYS
-from solar_plugins.upscaling.architectures.table import ARCHITECTURES, COMPOSITES, REFUSED
+from solar_plugins.upscaling.architectures.table import ARCHITECTURES, COMPOSITES, POSITIONAL_KEYS, REFUSED
 
 POSITIONAL_WORDS = re.compile(
     r"layer|block_type|period|interval|freq|pattern|_step|idx|indices|offset|replace|every|per_"

@@ -1,0 +1,221 @@
+"""What a config.json says of the decoder: architecture, depth, kinds of layers, widths. Pure.
+
+`Decoder.of` is the one place where a config is looked up. Whatever needs one of these facts takes the `Decoder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+from solar_plugins.errors import CheckpointError
+from solar_plugins.upscaling.architectures.layer_fields import Config, LayerField, layer_overrides, optional_list
+from solar_plugins.upscaling.architectures.table import (
+    ARCHITECTURES,
+    COMPOSITES,
+    POSITIONAL_KEYS,
+    REFUSED,
+    Architecture,
+)
+from solar_plugins.upscaling.layer_plan import MAX_LAYERS
+
+PREDICTION_LAYER_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
+"""Config keys that announce prediction layers stored past the last decoder layer."""
+
+
+class DecoderWidths(NamedTuple):
+    """The widths of a Llama-type decoder, in elements."""
+
+    hidden: int
+    intermediate: int
+    """Of the gated MLP."""
+    queries: int
+    """Rows of the query projection: heads times width of a head."""
+    keys: int
+    """Rows of the key projection, and of the value projection."""
+    heads: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The decoder that a config describes, of a model type that depth up-scaling supports. Made by `Decoder.of`.
+
+    Args:
+        config: The whole config.json.
+        text_config: What of it describes the decoder: the whole, or ``text_config`` for a model of more than text.
+        architecture: The row for its model type, with this model's spelling of the tensor names.
+        num_layers: Its depth.
+    """
+
+    config: Config
+    text_config: Config
+    architecture: Architecture
+    num_layers: int
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """The decoder of a config.json.
+
+        Raises:
+            CheckpointError: The model type is refused or unknown, the config holds something that copying layers would
+                get wrong, or the depth is missing, contradictory or not a positive whole number.
+
+        Example:
+            >>> decoder = Decoder.of({"model_type": "llama", "num_hidden_layers": 32})
+            >>> decoder.num_layers, decoder.architecture.layers_prefix
+            (32, 'model.layers.')
+        """
+        prefixes = _composite_prefixes(config)
+        text_config = _nested_config(config) if prefixes else config
+        architecture = _architecture(text_config)
+        if prefixes:
+            architecture = architecture._replace(layers_prefix=prefixes[0], other_prefixes=prefixes[1:])
+        return cls(config, text_config, architecture, _depth(text_config, architecture))
+
+    @property
+    def model_type(self) -> str:
+        """The model type of the whole model."""
+        return str(self.config["model_type"])
+
+    @property
+    def quantization(self) -> Any:
+        """The ``quantization_config`` as it stands there, not checked; None if the weights are not quantised."""
+        return self.config.get("quantization_config") or None
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the weights as the config states it; transformers takes float32 where it says nothing."""
+        parts = (self.config, self.text_config)
+        return str(next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), "float32"))
+
+    @property
+    def num_prediction_layers(self) -> int:
+        """How many prediction layers the config announces past the last decoder layer."""
+        said = (self.text_config.get(key) for key in PREDICTION_LAYER_KEYS)
+        return next((number for number in said if isinstance(number, int)), 0)
+
+    @property
+    def fields(self) -> tuple[LayerField, ...]:
+        """The config fields whose value depends on a layer's position."""
+        own = self.architecture.fields
+        # transformers writes layer_types for any type that has been given some.
+        spare = () if any(field.key == "layer_types" for field in own) else (optional_list("layer_types"),)
+        return (*own, *spare, layer_overrides())
+
+    @cached_property
+    def layer_kinds(self) -> list[tuple[str, ...]]:
+        """For each layer, what its config says of it: layers of one kind have the same tensors.
+
+        Raises:
+            CheckpointError: A per-layer field is malformed.
+        """
+        columns = [[repr(value) for value in field.read(self.text_config, self.num_layers)] for field in self.fields]
+        return list(zip(*columns, strict=True))
+
+    @property
+    def residual_writers(self) -> tuple[str, ...]:
+        """The modules of a layer that an identity layer has as zero, such as ``self_attn.o_proj``.
+
+        Raises:
+            CheckpointError: Which they are is not tested for this model type.
+        """
+        modules = self.architecture.residual_writers
+        if not modules:
+            raise CheckpointError(
+                f"identity layers are not tested for model_type {self.model_type!r}; use a strategy that only copies"
+            )
+        return modules
+
+    @cached_property
+    def widths(self) -> DecoderWidths:
+        """The widths that the config states.
+
+        Raises:
+            CheckpointError: One is missing, or not a positive whole number.
+        """
+        text = self.text_config
+        hidden, heads = _width(text, "hidden_size"), _width(text, "num_attention_heads")
+        head_dim = _width(text, "head_dim", default=hidden // heads)
+        key_value_heads = _width(text, "num_key_value_heads", default=heads)
+        return DecoderWidths(
+            hidden=hidden,
+            intermediate=_width(text, "intermediate_size"),
+            queries=heads * head_dim,
+            keys=key_value_heads * head_dim,
+            heads=heads,
+            vocabulary=_width(text, "vocab_size"),
+        )
+
+
+def _composite_prefixes(config: Config) -> tuple[str, ...]:
+    """How a model of more than text spells its decoder's layers; empty for a model of text alone."""
+    model_type = config.get("model_type")
+    return COMPOSITES.get(model_type, ()) if isinstance(model_type, str) else ()
+
+
+def _nested_config(config: Config) -> Config:
+    text = config.get("text_config")
+    if not isinstance(text, Mapping) or _composite_prefixes(text):
+        raise CheckpointError(
+            f"config.json: text_config is {text!r:.200}; a {config['model_type']} model has its decoder's config there"
+        )
+    return text
+
+
+def _architecture(text_config: Config) -> Architecture:
+    model_type = text_config.get("model_type")
+    if isinstance(model_type, str) and model_type in REFUSED:
+        raise CheckpointError(f"config.json: model_type {model_type!r} cannot be up-scaled: {REFUSED[model_type]}")
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        if isinstance(model_type, str) and text_config.get("auto_map"):
+            return _own_code_architecture(text_config)
+        raise CheckpointError(
+            f"config.json: model_type {model_type!r} is not known here; {len(ARCHITECTURES)} types are, "
+            "docs/architectures.md lists them. A per-layer field that nobody tested could give a wrong model in "
+            "silence, so it is refused"
+        )
+    row = ARCHITECTURES[model_type]
+    for key, reason in row.must_be_unset.items():
+        if text_config.get(key):
+            raise CheckpointError(f"config.json: {key} is {text_config[key]!r:.200}; such a model is refused: {reason}")
+    return row
+
+
+def _own_code_architecture(config: Config) -> Architecture:
+    """The usual layout, for a model type that only the checkpoint's own, trusted code knows."""
+    said = (field.key.split() for row in ARCHITECTURES.values() for field in row.fields)
+    by_position = {word for words in said for word in words} | POSITIONAL_KEYS
+    odd = sorted(key for key in by_position & config.keys() if config[key] not in (None, [], 0))
+    if odd:
+        raise CheckpointError(
+            f"config.json: model_type {config['model_type']!r} is known only to the checkpoint's own code, and "
+            f"{odd[0]} ({config[odd[0]]!r:.80}) makes its layers differ; how is not known here, so it is refused"
+        )
+    return Architecture()
+
+
+def _depth(text_config: Config, row: Architecture) -> int:
+    said = {key: text_config[key] for key in (row.depth_key, *row.more_depth_keys) if text_config.get(key) is not None}
+    depths = {
+        key: len(value) if key in row.more_depth_keys and isinstance(value, (list, str)) else value
+        for key, value in said.items()
+    }
+    depth = next(iter(depths.values()), None)
+    if type(depth) is not int or not 1 <= depth <= MAX_LAYERS:
+        raise CheckpointError(
+            f"config.json: {row.depth_key} is {said.get(row.depth_key)!r:.200}; expected the number of decoder layers, "
+            "such as 32"
+        )
+    if len(set(depths.values())) > 1:
+        raise CheckpointError(f"config.json: the depth is not clear: {depths}; make these keys agree")
+    return depth
+
+
+def _width(config: Config, key: str, default: int | None = None) -> int:
+    value = default if config.get(key) is None else config[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CheckpointError(f"config.json: {key} is {value!r}; expected a positive whole number")
+    return value

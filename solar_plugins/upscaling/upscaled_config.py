@@ -1,0 +1,50 @@
+"""The config.json of the deeper model. Pure."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from solar_plugins.errors import CheckpointError
+from solar_plugins.upscaling.architectures.layer_fields import reordered_fields
+from solar_plugins.upscaling.decoder import Decoder
+from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.quantization import reordered_quantization
+
+NOT_PER_LAYER = frozenset({"architectures", "eos_token_id", "time_step_limit", "mlp_multipliers", "ssm_multipliers"})
+"""Config lists that are not per layer, whatever their length."""
+
+
+def upscale_config(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
+    """The deeper model's config: the new depth, and every per-layer property in the order of the plan.
+
+    Raises:
+        CheckpointError: The base's depth is not the plan's, a per-layer property cannot follow the plan, or there is
+            a list as long as the base is deep under a key that is not known to be per-layer: copying it unchanged or
+            re-ordering it might both be wrong.
+    """
+    row, text = decoder.architecture, decoder.text_config
+    if decoder.num_layers != plan.base_layers:
+        raise CheckpointError(
+            f"config.json: {row.depth_key} is {decoder.num_layers}, the plan is for {plan.base_layers}"
+        )
+    _check_unknown_lists(decoder)
+    changes = reordered_fields(text, decoder.fields, plan)
+    changes |= {key: len(plan) for key in (row.depth_key, *row.more_depth_keys) if type(text.get(key)) is int}
+    whole = {**text, **changes}
+    upscaled = whole if text is decoder.config else {**decoder.config, "text_config": whole}
+    if any(layer.initialization == "identity" for layer in plan.layers):
+        _ = decoder.residual_writers  # Refuses here already, and not first when the weights are there.
+    if decoder.quantization is not None:
+        upscaled["quantization_config"] = reordered_quantization(decoder, plan)
+    return deepcopy(upscaled)
+
+
+def _check_unknown_lists(decoder: Decoder) -> None:
+    known = NOT_PER_LAYER.union(*(field.key.split() for field in decoder.fields))
+    for key, value in decoder.text_config.items():
+        if key not in known and isinstance(value, list) and len(value) == decoder.num_layers > 1:
+            raise CheckpointError(
+                f"config.json: {key} has {len(value)} entries, as many as the base has layers, but is not known to be "
+                "per layer. Refused: either guess could give a wrong model in silence"
+            )

@@ -1,0 +1,176 @@
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from solar_plugins.errors import CheckpointError
+from solar_plugins.report.plan_report import plan_for_base
+from solar_plugins.solar_block import InitArgs
+from solar_plugins.upscaling.base_model import find_base
+from solar_plugins.upscaling.checkpoint import ensure_checkpoint
+from solar_plugins.upscaling.decoder import Decoder
+from solar_plugins.upscaling.strategies import plan_of
+from solar_plugins.upscaling.verify import verify_checkpoint
+
+CONFIG = {"model_type": "llama", "num_hidden_layers": 4, "hidden_size": 32}
+MISTRAL = {
+    "model_type": "mistral",
+    "num_hidden_layers": 32,
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
+GEMMA3 = {
+    "model_type": "gemma3",
+    "text_config": MISTRAL | {"model_type": "gemma3_text", "num_hidden_layers": 6, "torch_dtype": "bfloat16"},
+    "vision_config": {"num_hidden_layers": 27},
+}
+INIT = InitArgs(strategy="dus", drop_layers=2)
+
+
+@pytest.fixture
+def bound(monkeypatch):
+    """The configs that were looked up, in order."""
+    seen, of = [], Decoder.of
+    monkeypatch.setattr(Decoder, "of", lambda config: seen.append(config) or of(config))
+    return seen
+
+
+def test_a_first_run_looks_its_config_up_once_and_a_later_one_too(bound, base, tmp_path):
+    """One base, one config: plan, new config, tensor names and parameter count take the same decoder."""
+    for _ in range(2):
+        found = find_base(str(base))
+        ensure_checkpoint(found, plan_of(INIT, found.num_layers), tmp_path / "cache")
+        assert bound == [found.config]
+        bound.clear()
+
+
+def test_planning_and_verifying_look_the_config_up_once(bound, base, tmp_path):
+    plan_for_base(str(base), None, INIT)
+    assert len(bound) == 1
+    found = find_base(str(base))
+    directory = ensure_checkpoint(found, plan_of(INIT, found.num_layers), tmp_path / "cache")
+    bound.clear()
+    verify_checkpoint(directory, str(base))
+    assert len(bound) == 1
+
+
+def test_finding_a_base_looks_nothing_up(bound, base):
+    """An error of the model type belongs to planning, after a record of an earlier upscaling has been read."""
+    (base / "config.json").write_text('{"model_type": "zamba2"}')
+    found = find_base(str(base))
+    assert bound == []
+    with pytest.raises(CheckpointError, match="'zamba2' cannot be up-scaled"):
+        _ = found.decoder
+
+
+def test_it_is_frozen():
+    with pytest.raises(FrozenInstanceError):
+        Decoder.of(CONFIG).num_layers = 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "llama7"}, "model_type 'llama7' is not known here; .*docs/architectures.md"),
+        ({"model_type": None}, "model_type None is not known"),
+        ({"model_type": ["llama"]}, "is not known"),
+        ({"model_type": "zamba2"}, "cannot be up-scaled: one transformer block is shared"),
+        ({"model_type": "gemma3"}, "text_config is None"),
+        ({"model_type": "gemma3", "text_config": GEMMA3}, "a gemma3 model has its decoder's config there"),
+        ({"model_type": "gemma3", "text_config": CONFIG | {"model_type": ["gemma3"]}}, r"\['gemma3'\] is not known"),
+        ({"model_type": "gemma3", "text_config": CONFIG | {"model_type": "zamba"}}, "'zamba' cannot be up-scaled"),
+        ({"num_hidden_layers": "4"}, "num_hidden_layers is '4'; expected the number"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers is 1000000000000; expected the number"),
+        ({"num_hidden_layers": True}, "num_hidden_layers is True"),
+        ({"model_type": "xlstm", "num_blocks": 5}, "the depth is not clear"),
+        (
+            {"model_type": "gemma4_text", "num_kv_shared_layers": 2},
+            "num_kv_shared_layers is 2; such a model is refused",
+        ),
+        ({"model_type": "gpt2", "n_layer": 4, "scale_attn_by_inverse_layer_idx": True}, "scaled by a layer's position"),
+    ],
+)
+def test_configs_that_are_refused(change, message):
+    with pytest.raises(CheckpointError, match=message):
+        Decoder.of(CONFIG | change)
+
+
+def test_a_type_that_only_its_own_code_knows():
+    config = {"model_type": "mine", "num_hidden_layers": 4, "auto_map": {"AutoModelForCausalLM": "modeling.Mine"}}
+    assert Decoder.of(config).architecture.layers_prefix == "model.layers."
+    with pytest.raises(CheckpointError, match=r"first_k_dense_replace \(1\) makes its layers differ"):
+        Decoder.of(config | {"first_k_dense_replace": 1})
+    with pytest.raises(CheckpointError, match="expected the number of decoder layers"):
+        Decoder.of({key: value for key, value in config.items() if key != "num_hidden_layers"})
+
+
+def test_of_a_model_of_more_than_text_it_is_the_text_part():
+    decoder = Decoder.of(GEMMA3)
+    assert (decoder.model_type, decoder.num_layers, decoder.dtype) == ("gemma3", 6, "bfloat16")
+    assert decoder.text_config is GEMMA3["text_config"]
+    assert decoder.widths == Decoder.of(MISTRAL).widths
+    assert decoder.architecture.is_prefix("model.language_model.layers.")
+    assert not decoder.architecture.is_prefix("model.vision_tower.encoder.layers.")
+
+
+def test_layer_kinds_tell_dense_layers_from_others():
+    kinds = Decoder.of(CONFIG | {"model_type": "deepseek_v3", "first_k_dense_replace": 2}).layer_kinds
+    assert kinds[0] == kinds[1] != kinds[2] == kinds[3]
+
+
+def test_layer_types_count_for_every_model_type():
+    """transformers writes them for any type that has been given some."""
+    kinds = Decoder.of(CONFIG | {"layer_types": ["a", "b", "a", "b"]}).layer_kinds
+    assert kinds[0] == kinds[2] != kinds[1] == kinds[3]
+
+
+def test_residual_writers_are_known_or_refused():
+    assert Decoder.of(CONFIG | {"model_type": "phi"}).residual_writers == ("self_attn.dense", "mlp.fc2")
+    with pytest.raises(CheckpointError, match="identity layers are not tested for model_type 'gemma2'"):
+        _ = Decoder.of(CONFIG | {"model_type": "gemma2"}).residual_writers
+
+
+def test_widths_of_mistral():
+    assert Decoder.of(MISTRAL).widths == (4096, 14336, 4096, 1024, 32, 32000)
+
+
+@pytest.mark.parametrize(("key", "value"), [("num_key_value_heads", "8"), ("head_dim", -1), ("vocab_size", 1.5)])
+def test_a_width_that_is_no_width(key, value):
+    decoder = Decoder.of(MISTRAL | {key: value})
+    with pytest.raises(CheckpointError, match=f"{key} is {value!r}; expected a positive whole number"):
+        _ = decoder.widths
+
+
+def test_widths_that_say_null_have_the_defaults_of_transformers():
+    assert Decoder.of(MISTRAL | {"head_dim": None}).widths == Decoder.of(MISTRAL | {"head_dim": 128}).widths
+    all_heads = Decoder.of(MISTRAL | {"num_key_value_heads": 32}).widths
+    assert Decoder.of(MISTRAL | {"num_key_value_heads": None}).widths == all_heads
+
+
+def test_a_width_that_is_missing():
+    with pytest.raises(CheckpointError, match="hidden_size is None; expected a positive whole number"):
+        _ = Decoder.of({"model_type": "llama", "num_hidden_layers": 2}).widths
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, "float32"),
+        ({"torch_dtype": "float16"}, "float16"),
+        ({"dtype": "bfloat16", "torch_dtype": "float16"}, "bfloat16"),
+    ],
+)
+def test_dtype_is_the_stated_one(change, expected):
+    """transformers 5 writes `dtype`, before that it was `torch_dtype`; without either it loads float32."""
+    assert Decoder.of(CONFIG | change).dtype == expected
+
+
+def test_what_else_the_config_announces():
+    assert Decoder.of(CONFIG | {"num_nextn_predict_layers": 2}).num_prediction_layers == 2
+    assert Decoder.of(CONFIG | {"num_mtp_layers": 1}).num_prediction_layers == 1
+    assert Decoder.of(CONFIG).num_prediction_layers == 0
+    assert Decoder.of(CONFIG | {"quantization_config": {}}).quantization is None
+    assert Decoder.of(CONFIG | {"quantization_config": {"bits": 4}}).quantization == {"bits": 4}
