@@ -26,7 +26,7 @@ from solar_plugins.recipe import REVISION_KEYS, Recipe, concerns_us, parse_recip
 from solar_plugins.solar_block import SolarArgs
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
-from solar_plugins.upscaling.regrowth import grown_by_recipe
+from solar_plugins.upscaling.provenance import grown_by_recipe
 from solar_plugins.upscaling.strategies import plan_of
 
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".

@@ -36,8 +36,9 @@ from solar_plugins.report.stages import Stage, check_tokenizer, find_stages
 from solar_plugins.report.terminal import show_report
 from solar_plugins.solar_block import SolarArgs
 from solar_plugins.storage.files import write_errors_explained, write_file
-from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base, grown_plan
+from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
+from solar_plugins.upscaling.provenance import grown_plan
 from solar_plugins.upscaling.strategies import plan_of
 
 if TYPE_CHECKING:

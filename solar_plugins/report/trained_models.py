@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, grown_plan, read_config
+from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, read_config
 from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.provenance import grown_plan
 
 
 def trained_directory(output_dir: Path, recipe_path: Path) -> Path:

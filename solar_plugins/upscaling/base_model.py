@@ -5,22 +5,20 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from solar_plugins.errors import CheckpointError, SolarError
-from solar_plugins.storage.safetensors import StoredTensor
-from solar_plugins.storage.untrusted import read_json_object, require_inside
-from solar_plugins.upscaling.base_tensors import INDEX, SINGLE_FILE, read_tensors
+from solar_plugins.errors import CheckpointError
+from solar_plugins.storage.safetensors import StoredTensor, read_header
+from solar_plugins.storage.untrusted import is_plain_file_name, read_json_object, require_inside
 from solar_plugins.upscaling.decoder import Decoder
-from solar_plugins.upscaling.layer_plan import LayerPlan
 
 CONFIG = "config.json"
-PROVENANCE_KEY = "solar_plugins"
-"""Our record in an up-scaled model's config.json. It survives training, LoRA merging and upload."""
+INDEX = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
 
 COMPANIONS = (
     "generation_config.json",
@@ -111,7 +109,7 @@ class BaseCheckpoint:
         Raises:
             CheckpointError: There are no safetensors files, one is damaged, or the index and the files disagree.
         """
-        return read_tensors(self.fetched)
+        return _read_tensors(self.fetched)
 
     @property
     def files(self) -> list[Path]:
@@ -243,23 +241,6 @@ def find_config(name: str, revision: str | None = None, *, trust_remote_code: bo
     return FoundConfig(name, revision, config)
 
 
-def grown_plan(config: Mapping[str, Any]) -> LayerPlan | None:
-    """The plan by which this model was up-scaled before, from our record in its config, or None.
-
-    Raises:
-        CheckpointError: There is a record, but it cannot be read.
-    """
-    record = config.get(PROVENANCE_KEY)
-    if record is None:
-        return None
-    try:
-        return LayerPlan.from_dict(record["plan"])
-    except (SolarError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"config.json: the record {PROVENANCE_KEY!r} cannot be read ({error}); restore or remove it"
-        ) from None
-
-
 def read_config(path: Path) -> dict[str, Any]:
     """The content of a model's config.json.
 
@@ -269,6 +250,68 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise CheckpointError(f"{path}: missing; a base model has a config.json beside its weights")
     return read_json_object(path)
+
+
+def _read_tensors(directory: Path) -> dict[str, StoredTensor]:
+    """Of one safetensors file, or of an index and its shards; both are checked before they are used."""
+    if (directory / INDEX).is_file() and (directory / SINGLE_FILE).is_file():
+        raise CheckpointError(
+            f"{directory}: holds both {SINGLE_FILE} and {INDEX}; transformers reads the first and mergekit the second, "
+            "so nobody can say which weights are meant. Remove the one that is stale"
+        )
+    if (directory / INDEX).is_file():
+        return _read_indexed(directory)
+    if (directory / SINGLE_FILE).is_file():
+        return _read_own_header(directory / SINGLE_FILE)
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
+    if pickles:
+        raise CheckpointError(
+            f"{directory}: the weights are pickles ({pickles[0]}), which can run code when they are read; expected "
+            "safetensors. Convert them once: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)"
+        )
+    raise CheckpointError(f"{directory}: no weights; expected {SINGLE_FILE} or {INDEX} with its shards")
+
+
+def _read_own_header(path: Path) -> dict[str, StoredTensor]:
+    require_inside(path, path.parent)
+    return read_header(path)
+
+
+def _read_indexed(directory: Path) -> dict[str, StoredTensor]:
+    require_inside(directory / INDEX, directory)
+    weight_map = read_json_object(directory / INDEX, strict=True).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(
+            f"{directory / INDEX}: weight_map is not a map from tensor names to file names; download it again"
+        )
+    stored: dict[str, StoredTensor] = {}
+    for filename in _shard_names(directory, weight_map):
+        for name, tensor in _read_own_header(directory / filename).items():
+            if weight_map.get(name) != filename:
+                raise CheckpointError(
+                    f"{directory / INDEX}: tensor {name!r:.200} lies in {filename}, but the index says "
+                    f"{weight_map.get(name)!r}; shards and index are of different versions. Download them again"
+                )
+            stored[name] = tensor
+    absent = sorted(weight_map.keys() - stored.keys())
+    if absent:
+        raise CheckpointError(
+            f"{directory / INDEX}: tensor {absent[0]!r:.200} should be in {weight_map[absent[0]]}, but is not; "
+            "download it again"
+        )
+    return stored
+
+
+def _shard_names(directory: Path, weight_map: Mapping[str, str]) -> Iterator[str]:
+    for filename in dict.fromkeys(weight_map.values()):
+        if not is_plain_file_name(filename):
+            raise CheckpointError(
+                f"{directory / INDEX}: names the shard {filename!r:.200}, which is no plain file name in this folder; "
+                "refused"
+            )
+        if not (directory / filename).exists():
+            raise CheckpointError(f"{directory / INDEX}: names the shard {filename}, which is missing; download it")
+        yield filename
 
 
 def _refuse_missing_path(name: str) -> None:

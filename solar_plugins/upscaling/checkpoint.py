@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.logs import logger, speaks_for_node
@@ -25,12 +24,12 @@ from solar_plugins.storage.partials import partials_of
 from solar_plugins.storage.safetensors import PlannedTensor, Shard, plan_shards, shard_index, write_shard
 from solar_plugins.storage.untrusted import require_inside
 from solar_plugins.text import format_bytes
-from solar_plugins.upscaling.base_model import CONFIG, PROVENANCE_KEY, BaseCheckpoint
-from solar_plugins.upscaling.base_tensors import INDEX
+from solar_plugins.upscaling.base_model import CONFIG, INDEX, BaseCheckpoint
 from solar_plugins.upscaling.estimates import require_expected_parameters
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import FORMAT_VERSION, MARKER, Marker, read_marker
 from solar_plugins.upscaling.model_card import model_card
+from solar_plugins.upscaling.provenance import provenance
 from solar_plugins.upscaling.tensor_names import tensor_copies
 from solar_plugins.upscaling.upscaled_config import upscale_config
 
@@ -163,11 +162,6 @@ def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -
     files = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
     marker = Marker(base.public_name, base.revision, base.identity, plan, files)
     _write_json(directory / MARKER, marker.to_dict())
-
-
-def provenance(base_name: str, base_revision: str | None, plan: LayerPlan) -> dict[str, Any]:
-    """Our record in the config, which says where the model comes from."""
-    return {PROVENANCE_KEY: {"base_model": base_name, "base_revision": base_revision, "plan": plan.to_dict()}}
 
 
 def _card(base: BaseCheckpoint, plan: LayerPlan) -> str:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError, SolarError
 from solar_plugins.storage.untrusted import is_plain_file_name, read_json_object
-from solar_plugins.upscaling.base_model import CONFIG, PROVENANCE_KEY
+from solar_plugins.upscaling.base_model import CONFIG
 from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.provenance import PROVENANCE_KEY
 
 MARKER = "solar_plan.json"
 FORMAT_VERSION = 1

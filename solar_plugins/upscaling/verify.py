@@ -17,11 +17,11 @@ from solar_plugins.errors import CheckpointError
 from solar_plugins.storage.safetensors import PlannedTensor, Shard, read_header, shard_header, shard_index
 from solar_plugins.storage.untrusted import read_json_object, require_file
 from solar_plugins.text import format_bytes
-from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, find_base
-from solar_plugins.upscaling.base_tensors import INDEX
-from solar_plugins.upscaling.checkpoint import planned_shards, progress, provenance
+from solar_plugins.upscaling.base_model import CONFIG, INDEX, BaseCheckpoint, find_base
+from solar_plugins.upscaling.checkpoint import planned_shards, progress
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import MARKER, Marker, read_marker
+from solar_plugins.upscaling.provenance import provenance
 from solar_plugins.upscaling.upscaled_config import upscale_config
 
 READ_THREADS = 2

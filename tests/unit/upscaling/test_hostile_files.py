@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.storage.safetensors import read_header
-from solar_plugins.upscaling.base_model import find_base
-from solar_plugins.upscaling.base_tensors import INDEX
+from solar_plugins.upscaling.base_model import INDEX, find_base
 
 LIMIT = 25_000_000
 

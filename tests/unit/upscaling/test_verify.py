@@ -11,8 +11,7 @@ from click.testing import CliRunner
 from solar_plugins.cli import solar
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling import checkpoint, verify
-from solar_plugins.upscaling.base_model import find_base
-from solar_plugins.upscaling.base_tensors import INDEX
+from solar_plugins.upscaling.base_model import INDEX, find_base
 from solar_plugins.upscaling.checkpoint import MARKER, ensure_checkpoint, is_finished
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 from solar_plugins.upscaling.verify import (

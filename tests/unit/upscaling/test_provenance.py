@@ -1,9 +1,10 @@
 import pytest
 
-from solar_plugins.errors import ArgsError
+from solar_plugins.errors import ArgsError, CheckpointError
 from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.decoder import Decoder
-from solar_plugins.upscaling.regrowth import grown_by_recipe
+from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.provenance import grown_by_recipe, grown_plan
 from solar_plugins.upscaling.strategies import plan_of
 
 
@@ -18,3 +19,12 @@ def test_whether_a_model_came_out_of_a_recipes_own_plan():
         grown_by_recipe(Decoder.of(grown), "m", InitArgs(strategy="dus", drop_layers=2))
     with pytest.raises(ArgsError, match=r"base_model: m has 4 layers, but its own record says 4 -> 6 layers"):
         grown_by_recipe(Decoder.of(grown | {"num_hidden_layers": 4}), "m", init)
+
+
+def test_a_record_of_growth_is_read_and_a_broken_one_refused():
+    plan = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
+    assert grown_plan({}) is None
+    assert grown_plan({"solar_plugins": {"plan": plan.to_dict()}}) == plan
+    for broken in ({}, {"plan": 3}, "x", {"plan": {"base_layers": 4, "ranges": []}}):
+        with pytest.raises(CheckpointError, match="the record 'solar_plugins' cannot be read"):
+            grown_plan({"solar_plugins": broken})

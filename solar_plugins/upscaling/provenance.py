@@ -1,13 +1,43 @@
-"""Whether the base of a recipe came out of that recipe already. Pure."""
+"""Our record in an upscaled model's config.json: what it was made from, and by which plan. Pure.
+
+The record survives training, LoRA merging and upload, so it tells whether a recipe's base came out of that very recipe.
+"""
 
 from __future__ import annotations
 
-from solar_plugins.errors import ArgsError
+from collections.abc import Mapping
+from typing import Any
+
+from solar_plugins.errors import ArgsError, CheckpointError, SolarError
 from solar_plugins.solar_block import InitArgs
-from solar_plugins.upscaling.base_model import grown_plan
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.strategies import plan_of
+
+PROVENANCE_KEY = "solar_plugins"
+"""Where the record stands in the config."""
+
+
+def provenance(base_name: str, base_revision: str | None, plan: LayerPlan) -> dict[str, Any]:
+    """Our record in the config, which says where the model comes from."""
+    return {PROVENANCE_KEY: {"base_model": base_name, "base_revision": base_revision, "plan": plan.to_dict()}}
+
+
+def grown_plan(config: Mapping[str, Any]) -> LayerPlan | None:
+    """The plan by which this model was up-scaled before, from our record in its config, or None.
+
+    Raises:
+        CheckpointError: There is a record, but it cannot be read.
+    """
+    record = config.get(PROVENANCE_KEY)
+    if record is None:
+        return None
+    try:
+        return LayerPlan.from_dict(record["plan"])
+    except (SolarError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"config.json: the record {PROVENANCE_KEY!r} cannot be read ({error}); restore or remove it"
+        ) from None
 
 
 def grown_by_recipe(decoder: Decoder, name: str, init: InitArgs) -> LayerPlan | None:
