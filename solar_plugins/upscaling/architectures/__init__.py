@@ -1,1 +1,1 @@
-"""How each model type lays out its config and its tensors."""
+"""Data about model types: how each lays out its config and its tensors."""

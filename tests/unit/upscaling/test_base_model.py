@@ -129,7 +129,9 @@ def test_a_lora_adapter_is_refused_with_advice(base):
         find_base(str(base))
 
 
-@pytest.mark.parametrize(("content", "message"), [("{", "not valid JSON"), ("[]", "holds a list, expected an object")])
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "not valid JSON"), ("[]", "holds a list, expected a JSON object")]
+)
 def test_a_config_that_is_no_object(base, content, message):
     (base / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match=message):

@@ -5,9 +5,10 @@ import pytest
 from solar_plugins.errors import CheckpointError
 from solar_plugins.report.plan_report import plan_for_base
 from solar_plugins.solar_block import InitArgs
-from solar_plugins.upscaling.base_model import find_base
+from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.decoder import Decoder
+from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.strategies import plan_of
 from solar_plugins.upscaling.verify import verify_checkpoint
 
@@ -56,13 +57,15 @@ def test_planning_and_verifying_look_the_config_up_once(bound, base, tmp_path):
     assert len(bound) == 1
 
 
-def test_finding_a_base_looks_nothing_up(bound, base):
-    """An error of the model type belongs to planning, after a record of an earlier upscaling has been read."""
-    (base / "config.json").write_text('{"model_type": "zamba2"}')
-    found = find_base(str(base))
-    assert bound == []
+def test_an_unsupported_type_is_refused_before_anything_is_fetched_or_written(tmp_path, monkeypatch):
+    def fetch(*arguments):
+        raise AssertionError("the weights are fetched")
+
+    monkeypatch.setattr("solar_plugins.upscaling.base_model._fetch", fetch)
+    base = BaseCheckpoint("someone/model", tmp_path, {"model_type": "zamba2"}, revision="0" * 40)
     with pytest.raises(CheckpointError, match="'zamba2' cannot be up-scaled"):
-        _ = found.decoder
+        ensure_checkpoint(base, LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3]), tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("upscaled-*"))
 
 
 def test_it_is_frozen():
