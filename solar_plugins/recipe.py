@@ -43,7 +43,7 @@ class AxolotlKeys(BaseModel):
     Keys whose value Axolotl's own plugins define, or of which only the truth counts, are not typed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     base_model: str | None = None
     base_model_config: str | None = None

@@ -15,7 +15,7 @@ from solar_plugins.plugins.manager import names
 class InitArgs(BaseModel):
     """``solar.init``: a strategy's name, and beside it that strategy's own arguments."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
     strategy: str = Field(description="a registered initialisation strategy, such as dus")
 
@@ -23,7 +23,7 @@ class InitArgs(BaseModel):
 class DataArgs(BaseModel):
     """``solar.data``: what to do with rows of ``type: solar_plugins.<formatter>`` that cannot be used."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     bad_rows: Literal["drop", "stop"] = Field(
         default="drop", description="leave bad rows out, or stop at the first set with one"
@@ -36,7 +36,7 @@ class DataArgs(BaseModel):
 class SolarArgs(BaseModel):
     """The ``solar:`` block."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, defer_build=True)
 
     init_args: InitArgs | None = Field(
         None, alias="init", description="how to up-scale the base; without it the base is used as it is"
@@ -72,6 +72,8 @@ KEYS = tuple(sorted(field.alias or name for name, field in SolarArgs.model_field
 
 class SolarPluginArgs(BaseModel):
     """What the plugin adds to Axolotl's own schema."""
+
+    model_config = ConfigDict(defer_build=True)
 
     solar: SolarArgs | None = None
 

@@ -11,11 +11,11 @@ from solar_plugins.errors import ArgsError, CheckpointError
 from solar_plugins.memory.parameters import Model
 from solar_plugins.recipe import Recipe, read_recipe
 from solar_plugins.upscaling.base_model import CONFIG, FoundConfig, find_config
-from solar_plugins.upscaling.checkpoint import planned_shards
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.estimates import Shape, shapes_from_config, shapes_from_shards
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.provenance import grown_by_recipe
+from solar_plugins.upscaling.shards import planned_shards
 from solar_plugins.upscaling.strategies import plan_of
 from solar_plugins.upscaling.upscaled_config import upscale_config
 

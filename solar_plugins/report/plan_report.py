@@ -13,7 +13,6 @@ from solar_plugins.recipe import read_recipe
 from solar_plugins.solar_block import InitArgs
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.base_model import FoundConfig, find_config
-from solar_plugins.upscaling.checkpoint import planned_shards
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.estimates import (
     ModelSize,
@@ -24,6 +23,7 @@ from solar_plugins.upscaling.estimates import (
 )
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.provenance import PROVENANCE_KEY, grown_by_recipe
+from solar_plugins.upscaling.shards import planned_shards
 from solar_plugins.upscaling.strategies import plan_of
 from solar_plugins.upscaling.upscaled_config import upscale_config
 

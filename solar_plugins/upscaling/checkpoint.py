@@ -21,7 +21,7 @@ from solar_plugins.storage.directories import ensure_directory, write_directory
 from solar_plugins.storage.files import write_errors_explained
 from solar_plugins.storage.lock import sole_writer
 from solar_plugins.storage.partials import partials_of
-from solar_plugins.storage.safetensors import PlannedTensor, Shard, plan_shards, shard_index, write_shard
+from solar_plugins.storage.safetensors import shard_index, write_shard
 from solar_plugins.storage.untrusted import require_inside
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.base_model import CONFIG, INDEX, BaseCheckpoint
@@ -30,14 +30,13 @@ from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import FORMAT_VERSION, MARKER, Marker, read_marker
 from solar_plugins.upscaling.model_card import model_card
 from solar_plugins.upscaling.provenance import provenance
-from solar_plugins.upscaling.tensor_names import tensor_copies
+from solar_plugins.upscaling.shards import planned_shards
 from solar_plugins.upscaling.upscaled_config import upscale_config
 
 LOG = logger("checkpoint")
 
 WHAT = "up-scaled checkpoint"
 
-MAX_SHARD_BYTES = 5_000_000_000
 MAX_CARD_CHARACTERS = 1_000_000
 
 
@@ -124,17 +123,6 @@ def is_finished(directory: Path, base: BaseCheckpoint, plan: LayerPlan) -> bool:
         )
     except (CheckpointError, FileNotFoundError, NotADirectoryError):
         return False
-
-
-def planned_shards(base: BaseCheckpoint, plan: LayerPlan) -> list[Shard]:
-    """The files of tensors that the up-scaled checkpoint will have.
-
-    Raises:
-        CheckpointError: The base's tensors do not fit its config.
-    """
-    stored = base.tensors
-    copies = tensor_copies(stored, base.decoder, plan)
-    return plan_shards((PlannedTensor(copy.name, stored[copy.source], copy.zeroed) for copy in copies), MAX_SHARD_BYTES)
 
 
 def _os_errors_explained(directory: Path) -> AbstractContextManager[None]:

@@ -18,10 +18,11 @@ from solar_plugins.storage.safetensors import PlannedTensor, Shard, read_header,
 from solar_plugins.storage.untrusted import read_json_object, require_file
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.base_model import CONFIG, INDEX, BaseCheckpoint, find_base
-from solar_plugins.upscaling.checkpoint import planned_shards, progress
+from solar_plugins.upscaling.checkpoint import progress
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import MARKER, Marker, read_marker
 from solar_plugins.upscaling.provenance import provenance
+from solar_plugins.upscaling.shards import planned_shards
 from solar_plugins.upscaling.upscaled_config import upscale_config
 
 READ_THREADS = 2

@@ -15,7 +15,7 @@ from solar_plugins.upscaling.layer_plan import MAX_LAYERS, LayerPlan
 class StrategyArgs(BaseModel):
     """The arguments of a strategy: its keys in ``solar.init``, its options on the command line."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 @dataclass(frozen=True, slots=True)

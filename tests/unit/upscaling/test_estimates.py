@@ -2,7 +2,7 @@ import pytest
 
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.base_model import find_base
-from solar_plugins.upscaling.checkpoint import ensure_checkpoint, planned_shards
+from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.estimates import (
     shapes_from_config,
@@ -11,6 +11,7 @@ from solar_plugins.upscaling.estimates import (
     size_from_shards,
 )
 from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.shards import planned_shards
 
 MISTRAL = {
     "model_type": "mistral",
