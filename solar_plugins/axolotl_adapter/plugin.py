@@ -24,10 +24,9 @@ from solar_plugins.errors import ArgsError, CheckpointError, DataError, SolarErr
 from solar_plugins.logs import speaks_for_node
 from solar_plugins.recipe import REVISION_KEYS, Recipe, concerns_us, parse_recipe
 from solar_plugins.solar_block import SolarArgs
-from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
+from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
-from solar_plugins.upscaling.provenance import grown_by_recipe
-from solar_plugins.upscaling.strategies import plan_of
+from solar_plugins.upscaling.provenance import growth_of
 
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".
 LOG = get_logger("axolotl.solar_plugins.plugin")
@@ -129,9 +128,11 @@ def _up_scale_base(cfg: MutableMapping[str, Any], recipe: Recipe, solar: SolarAr
 def _upscaled_checkpoint(recipe: Recipe, solar: SolarArgs) -> Path | None:
     """The checkpoint that is to take the base's place; None where that was up-scaled by this recipe already."""
     base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code)
-    if _is_grown_already(base, solar):
+    plan, already_grown = growth_of(base.decoder, base.name, solar.init)
+    if already_grown:
+        LOG.warning("%s was up-scaled by this plan already (%s); used as it is, NOT up-scaled again", base.name, plan)
         return None
-    return ensure_checkpoint(base, plan_of(solar.init, base.num_layers), solar.cache_dir)
+    return ensure_checkpoint(base, plan, solar.cache_dir)
 
 
 @contextmanager
@@ -149,16 +150,3 @@ def _show_solar_error(kind: type[BaseException], error: BaseException, trace: Tr
         print(f"\nsolar_plugins: {error}\n", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
-
-
-def _is_grown_already(base: BaseCheckpoint, solar: SolarArgs) -> bool:
-    """Whether ``base`` came out of this very recipe, as with ``axolotl inference recipe.yml --base-model=./trained``.
-
-    Raises:
-        ArgsError: It was up-scaled, but by another plan: then nobody can say what the recipe means.
-    """
-    plan = grown_by_recipe(base.decoder, base.name, solar.init)
-    if plan is None:
-        return False
-    LOG.warning("%s was up-scaled by this plan already (%s); used as it is, NOT up-scaled again", base.name, plan)
-    return True

@@ -14,9 +14,8 @@ from solar_plugins.upscaling.base_model import CONFIG, FoundConfig, find_config
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.estimates import Shape, shapes_from_config, shapes_from_shards
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.provenance import grown_by_recipe
+from solar_plugins.upscaling.provenance import growth_of
 from solar_plugins.upscaling.shards import planned_shards
-from solar_plugins.upscaling.strategies import plan_of
 from solar_plugins.upscaling.upscaled_config import upscale_config
 
 MAX_STAGES = 20
@@ -69,9 +68,8 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
     stages.insert(0, base or name)
     if recipe.solar is None or not recipe.grows:
         return FoundModel(_unchanged(found), tuple(stages))
-    if grown_by_recipe(found.decoder, base or name, recipe.solar.init):
-        return FoundModel(_unchanged(found), tuple(stages), already_grown=True)
-    return FoundModel(_grown(found, plan_of(recipe.solar.init, found.decoder.num_layers)), tuple(stages))
+    plan, already_grown = growth_of(found.decoder, base or name, recipe.solar.init)
+    return FoundModel(_unchanged(found) if already_grown else _grown(found, plan), tuple(stages), already_grown)
 
 
 def _grown(base: FoundConfig, plan: LayerPlan) -> Model:

@@ -22,7 +22,7 @@ from solar_plugins.upscaling.estimates import (
     size_from_shards,
 )
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.provenance import PROVENANCE_KEY, grown_by_recipe
+from solar_plugins.upscaling.provenance import PROVENANCE_KEY, growth_of
 from solar_plugins.upscaling.shards import planned_shards
 from solar_plugins.upscaling.strategies import plan_of
 from solar_plugins.upscaling.upscaled_config import upscale_config
@@ -61,10 +61,9 @@ def plan_for_recipe(path: Path) -> PlanReport:
     if recipe.solar is None:
         raise ArgsError(f"{path}: has no `solar:` block, so there is nothing to plan; see recipes/solar_dus.yml")
     init, base = recipe.solar.init, find_config(*recipe.base, trust_remote_code=recipe.trusts_code)
-    plan = grown_by_recipe(base.decoder, base.name, init)
-    if plan is not None:
-        return _as_it_is(base, init, plan, recipe.sequence_tokens)
-    return _to_be_grown(base, init, "solar.init.", recipe.sequence_tokens)
+    plan, already_grown = growth_of(base.decoder, base.name, init)
+    make = _as_it_is if already_grown else _to_be_grown
+    return make(base, init, plan, recipe.sequence_tokens)
 
 
 def plan_for_base(
@@ -89,11 +88,10 @@ def plan_for_base(
         SolarError: The base or the arguments cannot be used.
     """
     found = find_config(base, revision, trust_remote_code=trust_remote_code)
-    return _to_be_grown(found, init, where, sequence_tokens)
+    return _to_be_grown(found, init, plan_of(init, found.decoder.num_layers, where), sequence_tokens)
 
 
-def _to_be_grown(base: FoundConfig, init: InitArgs, where: str, sequence_tokens: int) -> PlanReport:
-    plan = plan_of(init, base.decoder.num_layers, where)
+def _to_be_grown(base: FoundConfig, init: InitArgs, plan: LayerPlan, sequence_tokens: int) -> PlanReport:
     upscale_config(base.decoder, plan)  # Refuses here, not first after a download, what would become of the config.
     size, base_size = (_size(base, made) for made in (plan, _unchanged(plan.base_layers)))
     memory = _memory(base, plan, sequence_tokens)

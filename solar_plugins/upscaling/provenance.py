@@ -6,7 +6,7 @@ The record survives training, LoRA merging and upload, so it tells whether a rec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from solar_plugins.errors import ArgsError, CheckpointError, SolarError
 from solar_plugins.solar_block import InitArgs
@@ -40,10 +40,19 @@ def grown_plan(config: Mapping[str, Any]) -> LayerPlan | None:
         ) from None
 
 
-def grown_by_recipe(decoder: Decoder, name: str, init: InitArgs) -> LayerPlan | None:
-    """The recipe's plan, if this model was up-scaled by it already and is to be used as it is; None if it never was.
+class Growth(NamedTuple):
+    """What a recipe's ``solar.init`` means for its base."""
 
-    As with ``axolotl inference recipe.yml --base-model=./trained``: to grow that once more is not what is meant.
+    plan: LayerPlan
+    already_grown: bool
+    """Whether the base came out of this very plan, so that it is used as it is."""
+
+
+def growth_of(decoder: Decoder, name: str, init: InitArgs) -> Growth:
+    """What ``solar.init`` means for a base: how it is upscaled, or that the recipe has upscaled it already.
+
+    With ``axolotl inference recipe.yml --base-model=./trained`` the base is the recipe's own result; to grow that once
+    more is not what is meant.
 
     Args:
         decoder: Of the recipe's ``base_model``.
@@ -51,13 +60,13 @@ def grown_by_recipe(decoder: Decoder, name: str, init: InitArgs) -> LayerPlan | 
         init: ``solar.init`` of the recipe.
 
     Raises:
-        ArgsError: It was up-scaled by another plan, so that nobody can say what the recipe means; or it has not the
-            depth that its record says.
-        CheckpointError: The record of its up-scaling cannot be read.
+        ArgsError: The plan is impossible. Or the base was upscaled by another plan, so that nobody can say what the
+            recipe means; or it has not the depth that its record says.
+        CheckpointError: The record of its upscaling cannot be read.
     """
     plan = grown_plan(decoder.config)
     if plan is None:
-        return None
+        return Growth(plan_of(init, decoder.num_layers), already_grown=False)
     if plan_of(init, plan.base_layers) != plan:
         raise ArgsError(
             f"base_model: {name} was up-scaled already ({plan}), and solar.init asks for another plan. To train "
@@ -69,4 +78,4 @@ def grown_by_recipe(decoder: Decoder, name: str, init: InitArgs) -> LayerPlan | 
             f"base_model: {name} has {decoder.num_layers} layers, but its own record says {plan}; restore its "
             "config.json"
         )
-    return plan
+    return Growth(plan, already_grown=True)

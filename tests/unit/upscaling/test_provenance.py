@@ -4,7 +4,7 @@ from solar_plugins.errors import ArgsError, CheckpointError
 from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.provenance import grown_by_recipe, grown_plan
+from solar_plugins.upscaling.provenance import grown_plan, growth_of
 from solar_plugins.upscaling.strategies import plan_of
 
 
@@ -13,12 +13,12 @@ def test_whether_a_model_came_out_of_a_recipes_own_plan():
     plan = plan_of(init, 4)
     config = {"model_type": "llama", "num_hidden_layers": 6}
     grown = config | {"solar_plugins": {"plan": plan.to_dict()}}
-    assert grown_by_recipe(Decoder.of(config), "m", init) is None
-    assert grown_by_recipe(Decoder.of(grown), "m", init) == plan
+    assert growth_of(Decoder.of(config), "m", init) == (plan_of(init, 6), False)
+    assert growth_of(Decoder.of(grown), "m", init) == (plan, True)
     with pytest.raises(ArgsError, match=r"base_model: m was up-scaled already .4 -> 6 layers.*another plan"):
-        grown_by_recipe(Decoder.of(grown), "m", InitArgs(strategy="dus", drop_layers=2))
+        growth_of(Decoder.of(grown), "m", InitArgs(strategy="dus", drop_layers=2))
     with pytest.raises(ArgsError, match=r"base_model: m has 4 layers, but its own record says 4 -> 6 layers"):
-        grown_by_recipe(Decoder.of(grown | {"num_hidden_layers": 4}), "m", init)
+        growth_of(Decoder.of(grown | {"num_hidden_layers": 4}), "m", init)
 
 
 def test_a_record_of_growth_is_read_and_a_broken_one_refused():
