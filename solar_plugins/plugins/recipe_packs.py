@@ -60,8 +60,13 @@ def copy_recipes(packs: Mapping[str, RecipePack], target: Path) -> list[Path]:
     Ours go to its top, so that ``recipes/deepspeed/zero3.json`` in a recipe is right after a copy to ``recipes``.
 
     Raises:
-        ArgsError: The target is no folder, or a file is there already with other content; nothing is copied then.
+        ArgsError: The target is no folder or is called as a recipe, or a file is there already with other content; nothing is copied then.
     """
+    if target.suffix in (".yml", ".yaml"):
+        raise ArgsError(
+            f"{target}: names a recipe, but all recipes are copied, because they name each other; give the name of a "
+            "folder, such as recipes"
+        )
     if target.exists() and not target.is_dir():
         raise ArgsError(f"{target}: is a file, not a folder; give the name of a folder for the recipes")
     moves = [

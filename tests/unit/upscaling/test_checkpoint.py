@@ -255,6 +255,16 @@ def test_upscale_writes_where_it_is_told_and_never_over_anything(base, tmp_path)
     assert write_checkpoint(found, DUS, tmp_path / "empty") is True
 
 
+def test_the_base_itself_is_no_place_for_the_result(base, tmp_path):
+    before = sorted(base.rglob("*"))
+    (tmp_path / "link").symlink_to(base)
+    for place in (base, base / "deeper", tmp_path / "link" / "deeper", base / "a" / ".." / "b"):
+        with pytest.raises(CheckpointError, match="lies in the base's own folder, .* give a folder beside it"):
+            write_checkpoint(find_base(str(base)), DUS, place)
+    assert sorted(base.rglob("*")) == before
+    assert write_checkpoint(find_base(str(base)), DUS, tmp_path / "base-12") is True
+
+
 def test_a_place_where_nothing_can_be_made_is_an_error_and_no_endless_wait(base):
     with pytest.raises(CheckpointError, match="/proc/out: the up-scaled checkpoint could not be written"):
         write_checkpoint(find_base(str(base)), DUS, Path("/proc/out"))
