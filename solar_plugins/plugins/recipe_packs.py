@@ -60,7 +60,8 @@ def copy_recipes(packs: Mapping[str, RecipePack], target: Path) -> list[Path]:
     Ours go to its top, so that ``recipes/deepspeed/zero3.json`` in a recipe is right after a copy to ``recipes``.
 
     Raises:
-        ArgsError: The target is no folder or is called as a recipe, or a file is there already with other content; nothing is copied then.
+        ArgsError: The target is no folder or is called as a recipe, or a file is there already with other content;
+            nothing is copied then.
     """
     if target.suffix in (".yml", ".yaml"):
         raise ArgsError(

@@ -91,7 +91,8 @@ def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> 
     directory = Path(os.path.expanduser(directory)).absolute()
     if directory.resolve().is_relative_to(base.directory.resolve()):
         raise CheckpointError(
-            f"{directory}: lies in the base's own folder, {base.directory}, which stays as it is; give a folder beside it"
+            f"{directory}: lies in the base's own folder, {base.directory}, which stays as it is; give a folder "
+            "beside it"
         )
     with _os_errors_explained(directory), sole_writer(directory):
         if is_finished(directory, base, plan):

@@ -259,7 +259,7 @@ def test_the_base_itself_is_no_place_for_the_result(base, tmp_path):
     before = sorted(base.rglob("*"))
     (tmp_path / "link").symlink_to(base)
     for place in (base, base / "deeper", tmp_path / "link" / "deeper", base / "a" / ".." / "b"):
-        with pytest.raises(CheckpointError, match="lies in the base's own folder, .* give a folder beside it"):
+        with pytest.raises(CheckpointError, match=r"lies in the base's own folder, .* give a folder beside it"):
             write_checkpoint(find_base(str(base)), DUS, place)
     assert sorted(base.rglob("*")) == before
     assert write_checkpoint(find_base(str(base)), DUS, tmp_path / "base-12") is True
