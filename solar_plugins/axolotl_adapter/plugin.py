@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import MutableMapping, Sequence
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import axolotl
@@ -16,11 +13,12 @@ from axolotl.utils.logging import get_logger
 
 from solar_plugins.axolotl_adapter.bindings import bind
 from solar_plugins.axolotl_adapter.datasets import use_ready_sets
+from solar_plugins.axolotl_adapter.excepthook import errors_as_paragraphs
 from solar_plugins.axolotl_adapter.precision import lost_steps
 from solar_plugins.axolotl_adapter.ranks import ready_together
 from solar_plugins.axolotl_adapter.recipe_checks import changes, check_recipe, log_named_settings
 from solar_plugins.axolotl_adapter.tried_versions import untried
-from solar_plugins.errors import ArgsError, CheckpointError, DataError, SolarError
+from solar_plugins.errors import ArgsError, CheckpointError, DataError
 from solar_plugins.logs import speaks_for_node
 from solar_plugins.recipe import REVISION_KEYS, Recipe, concerns_us, parse_recipe
 from solar_plugins.solar_block import SolarArgs
@@ -49,7 +47,7 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
         Raises:
             SolarError: The block or the base cannot be used.
         """
-        with _errors_as_paragraphs():
+        with errors_as_paragraphs():
             if not concerns_us(cfg):
                 return
             if speaks_for_node():
@@ -71,7 +69,7 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
         Raises:
             SolarError: A set or the tokenizer cannot be used.
         """
-        with _errors_as_paragraphs():
+        with errors_as_paragraphs():
             try:
                 self._row_lines = use_ready_sets(cfg)
             except OSError as error:
@@ -133,20 +131,3 @@ def _upscaled_checkpoint(recipe: Recipe, solar: SolarArgs) -> Path | None:
         LOG.warning("%s was up-scaled by this plan already (%s); used as it is, NOT up-scaled again", base.name, plan)
         return None
     return ensure_checkpoint(base, plan, solar.cache_dir)
-
-
-@contextmanager
-def _errors_as_paragraphs() -> Iterator[None]:
-    try:
-        yield
-    except SolarError:
-        sys.excepthook = _show_solar_error
-        raise
-
-
-def _show_solar_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Python's last word on an exception; for ours only the paragraph, because the stack is Axolotl's."""
-    if isinstance(error, SolarError):
-        print(f"\nsolar_plugins: {error}\n", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)

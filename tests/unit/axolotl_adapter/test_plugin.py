@@ -10,7 +10,7 @@ import pytest
 from axolotl.utils.dict import DictDefault
 
 from solar_plugins import SolarPlugin
-from solar_plugins.axolotl_adapter.plugin import _show_solar_error, _warn_of_untried_axolotl
+from solar_plugins.axolotl_adapter.plugin import _warn_of_untried_axolotl
 from solar_plugins.axolotl_adapter.tried_versions import TRIED_AXOLOTL
 from solar_plugins.errors import ArgsError, SolarError
 
@@ -141,17 +141,6 @@ def test_the_installed_axolotl_was_tried(base, tmp_path, caplog):
 
 def test_the_schema_is_ours():
     assert SolarPlugin().get_input_args() == "solar_plugins.solar_block.SolarPluginArgs"
-
-
-def test_an_error_of_ours_is_shown_as_its_paragraph_and_any_other_with_its_traceback(capsys):
-    for error in (SolarError("solar.init: wrong"), KeyError("bug")):
-        try:
-            raise error
-        except Exception as raised:
-            _show_solar_error(type(raised), raised, raised.__traceback__)
-    shown = capsys.readouterr().err
-    assert shown.startswith("\nsolar_plugins: solar.init: wrong\n\nTraceback")
-    assert "KeyError: 'bug'" in shown
 
 
 def test_importing_the_package_loads_neither_torch_nor_axolotl():

@@ -1,0 +1,68 @@
+"""Errors of ours end a run as a paragraph, and the hooks of other packages stay."""
+
+import sys
+
+import pytest
+
+from solar_plugins.axolotl_adapter.excepthook import errors_as_paragraphs
+from solar_plugins.errors import ArgsError, SolarError
+
+
+@pytest.fixture(autouse=True)
+def others(monkeypatch):
+    """The errors that another package's hook has seen, which was there first."""
+    seen = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: seen.append(error))
+    return seen
+
+
+def fail(error):
+    with pytest.raises(type(error)), errors_as_paragraphs():
+        raise error
+
+
+def end_with(error):
+    sys.excepthook(type(error), error, None)
+
+
+def test_an_error_of_ours_is_shown_as_its_paragraph_and_any_other_goes_to_the_hook_before(others, capsys):
+    fail(ArgsError("solar.init: wrong"))
+    bug = KeyError("bug")
+    end_with(ArgsError("solar.init: wrong"))
+    end_with(bug)
+    assert capsys.readouterr().err == "\nsolar_plugins: solar.init: wrong\n\n"
+    assert others == [bug]
+
+
+@pytest.mark.parametrize("error", [KeyError("bug"), SystemExit(1), KeyboardInterrupt()])
+def test_nothing_is_installed_for_other_errors(error):
+    before = sys.excepthook
+    fail(error)
+    with errors_as_paragraphs():
+        pass
+    assert sys.excepthook is before
+
+
+def test_a_second_failure_installs_nothing_more():
+    """`register` may run, and fail, more than once in a process, as in a sweep or a notebook."""
+    fail(SolarError("first"))
+    installed = sys.excepthook
+    fail(SolarError("second"))
+    assert sys.excepthook is installed
+
+
+def test_a_hook_that_another_package_chained_to_ours_stays(others, capsys):
+    fail(SolarError("first"))
+    ours, later = sys.excepthook, []
+
+    def chained(kind, error, trace):
+        later.append(error)
+        ours(kind, error, trace)
+
+    sys.excepthook = chained
+    fail(SolarError("second"))
+    bug = KeyError("bug")
+    end_with(SolarError("second"))
+    end_with(bug)
+    assert capsys.readouterr().err == "\nsolar_plugins: second\n\n", "once"
+    assert (later, others) == ([bug], [bug])
