@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
@@ -69,6 +70,9 @@ class SolarArgs(BaseModel):
 
 KEYS = tuple(sorted(field.alias or name for name, field in SolarArgs.model_fields.items()))
 
+PART_OF_BLOCK = re.compile(rf"solar[_-](?:{'|'.join(KEYS)})(?![a-z])")
+"""A key at the top of a recipe that means one inside the block, as Axolotl reads ``--solar-init-drop-layers``."""
+
 
 class SolarPluginArgs(BaseModel):
     """What the plugin adds to Axolotl's own schema."""
@@ -81,15 +85,14 @@ class SolarPluginArgs(BaseModel):
 def parse_solar_block(recipe: Mapping[str, Any]) -> SolarArgs | None:
     """The checked ``solar:`` block of a recipe, or None where it has none.
 
-    ``recipe`` is the whole recipe as Axolotl read it, command-line overrides included.
+    ``recipe`` is the whole recipe, with all keys of the block in their places.
 
     Raises:
         ArgsError: The block is empty, has an unknown or missing key or a value of the wrong type, or a key of the
-            recipe looks like a misspelt ``solar:``. Axolotl would drop that one in silence.
+            recipe looks like a misspelt ``solar:`` or a part of it. Axolotl would drop that one in silence.
     """
-    _refuse_stray_overrides(recipe)
+    _refuse_misspelt(recipe)
     if "solar" not in recipe:
-        _refuse_misspelt(recipe)
         return None
     block = recipe["solar"]
     if not isinstance(block, Mapping):
@@ -97,39 +100,32 @@ def parse_solar_block(recipe: Mapping[str, Any]) -> SolarArgs | None:
             f"solar: {block!r} is no block; expected for example\n  solar:\n    init: {{strategy: dus, drop_layers: 8}}"
         )
     try:
-        return SolarArgs.model_validate(expand_overrides(block))
+        return SolarArgs.model_validate(block)
     except ValidationError as error:
         raise ArgsError(render(error, "solar.", KEYS)) from None
 
 
-def expand_overrides(block: Mapping[str, Any]) -> dict[str, Any]:
-    """The block with Axolotl's command-line spelling of deeper keys put in place.
+def command_line_spelling(key: str) -> str:
+    """How an option of Axolotl's command line has to be written that sets a key of the block.
 
-    Axolotl turns ``--solar__init__drop_layers=6`` into ``solar: {init__drop_layers: 6}``: it splits at the first double
-    underscore only (``axolotl/cli/config.py``, ``load_cfg``).
+    >>> command_line_spelling("solar.init.drop_layers"), command_line_spelling("solar_init_drop_layers")
+    ('--solar__init__drop_layers', '--solar__init__drop_layers')
     """
-    plain = {key: value for key, value in block.items() if "__" not in str(key)}
-    for key, value in block.items():
-        if "__" in str(key):
-            outer, inner = str(key).split("__", 1)
-            nested = plain.get(outer)
-            plain[outer] = expand_overrides({**(nested if isinstance(nested, Mapping) else {}), inner: value})
-    return plain
-
-
-def _refuse_stray_overrides(recipe: Mapping[str, Any]) -> None:
-    for key in map(str, recipe):
-        if key.startswith("solar__"):
-            raise ArgsError(
-                f"{key}: this spelling is for a command line only; as a key of a recipe or a sweep Axolotl would drop "
-                "it in silence. Give the whole `solar:` block there"
-            )
+    name = re.sub(r"^solar_+", "solar__", key.replace(".", "__").replace("-", "_"))
+    return "--" + re.sub(rf"^(solar__(?:{'|'.join(KEYS)}))_+", r"\1__", name)
 
 
 def _refuse_misspelt(recipe: Mapping[str, Any]) -> None:
-    if "solar_plugins.SolarPlugin" not in str(recipe.get("plugins")):
-        return  # Another recipe of another package; its keys are not ours to judge.
+    """Refuse keys that mean the block or a part of it. What another package's keys mean is not ours to judge."""
+    has_block, lists_us = "solar" in recipe, "solar_plugins.SolarPlugin" in str(recipe.get("plugins"))
     for key in map(str, recipe):
+        if key.startswith(("solar__", "solar.")) or ((has_block or lists_us) and PART_OF_BLOCK.match(key)):
+            raise ArgsError(
+                f"{key}: unknown key, which Axolotl would drop in silence. Give the whole `solar:` block in a recipe "
+                f"or a sweep, and {command_line_spelling(key)} on a command line"
+            )
+        if has_block or not lists_us:
+            continue
         if key.lower().startswith("solar") or difflib.get_close_matches(key, ["solar"], cutoff=0.8):
             raise ArgsError(f"{key}: unknown key, which Axolotl would drop in silence; did you mean `solar:`?")
 

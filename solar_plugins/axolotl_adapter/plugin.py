@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import MutableMapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from axolotl.utils.logging import get_logger
 from solar_plugins.axolotl_adapter.bindings import bind
 from solar_plugins.axolotl_adapter.datasets import use_ready_sets
 from solar_plugins.axolotl_adapter.excepthook import errors_as_paragraphs
+from solar_plugins.axolotl_adapter.overrides import refuse_lost_options, with_overrides
 from solar_plugins.axolotl_adapter.precision import lost_steps
 from solar_plugins.axolotl_adapter.ranks import ready_together
 from solar_plugins.axolotl_adapter.recipe_checks import changes, check_recipe, log_named_settings
@@ -48,19 +50,22 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
             SolarError: The block or the base cannot be used.
         """
         with errors_as_paragraphs():
+            refuse_lost_options(sys.argv)
             if not concerns_us(cfg):
                 return
             if speaks_for_node():
                 _warn_of_untried_axolotl()
-            recipe = parse_recipe(cfg)
+            recipe = parse_recipe(with_overrides(cfg))
             log_named_settings(recipe)
             for found in check_recipe(recipe):
                 bind(found)
             cfg.update(changes(recipe))
-            if recipe.solar is not None and speaks_for_node():
+            if recipe.solar is None:
+                return
+            cfg["solar"] = recipe.solar.model_dump(exclude_none=True)
+            if speaks_for_node():
                 _warn_of_lost_steps(recipe)
-            if recipe.solar is not None and recipe.grows:
-                cfg["solar"] = recipe.solar.model_dump(exclude_none=True)
+            if recipe.grows:
                 _up_scale_base(cfg, recipe, recipe.solar)
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:

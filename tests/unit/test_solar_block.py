@@ -4,7 +4,7 @@ from pydantic import Field
 from solar_plugins.errors import ArgsError, PluginError
 from solar_plugins.plugins import manager as registry
 from solar_plugins.plugins.markers import hookimpl
-from solar_plugins.solar_block import InitArgs, SolarPluginArgs, expand_overrides, parse_solar_block
+from solar_plugins.solar_block import InitArgs, SolarPluginArgs, parse_solar_block
 from solar_plugins.upscaling.strategies import plan_of
 from solar_plugins.upscaling.strategies.base import InitStrategy, StrategyArgs
 
@@ -106,18 +106,24 @@ def test_a_misspelt_block_is_refused_where_the_recipe_lists_the_plugin(key):
     assert parse_solar_block({key: GOOD}) is None, "a recipe of another plugin is not ours to judge"
 
 
-def test_a_sweep_over_one_key_of_the_block_is_refused():
-    """Axolotl writes a sweep's key to the top of the recipe and drops it; every run would train the same model."""
-    with pytest.raises(ArgsError, match="solar__init__drop_layers: this spelling is for a command line only"):
-        parse_solar_block({"solar": GOOD, "solar__init__drop_layers": 2})
+@pytest.mark.parametrize(
+    ("key", "spelling"),
+    [
+        ("solar__init__drop_layers", "--solar__init__drop_layers"),
+        ("solar.init.drop_layers", "--solar__init__drop_layers"),
+        ("solar_init_drop_layers", "--solar__init__drop_layers"),
+        ("solar-cache_dir", "--solar__cache_dir"),
+        ("solar.data.max_bad_share", "--solar__data__max_bad_share"),
+    ],
+)
+def test_a_part_of_the_block_at_the_top_of_a_recipe_or_a_sweep_is_refused(key, spelling):
+    """Axolotl drops such a key, so every run of a sweep over it would train the same model."""
+    with pytest.raises(ArgsError, match=f"{key}: unknown key.* whole `solar:` block .* and {spelling} on a command"):
+        parse_solar_block({"solar": GOOD, key: 2})
 
 
-def test_command_line_overrides_of_axolotl_are_put_in_place():
-    """axolotl/cli/config.py splits `--solar__init__drop_layers` at the first double underscore only."""
-    block = GOOD | {"init__drop_layers": 6, "cache_dir": "x"}
-    assert expand_overrides(block) == {"init": {"strategy": "dus", "drop_layers": 6}, "cache_dir": "x"}
-    assert GOOD == {"init": {"strategy": "dus", "drop_layers": 8}}
-    assert len(plan({"init__strategy": "slices", "init__slices": "0:24,8:32"})) == 48
+def test_a_key_of_another_package_beside_the_block_stays():
+    assert parse_solar_block({"solar": GOOD, "solar_initial_charge": 2, "solarized": True}) is not None
 
 
 class NoArgs(StrategyArgs):

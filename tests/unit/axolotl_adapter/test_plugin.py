@@ -50,13 +50,6 @@ def test_the_revision_is_cleared_once_the_base_is_local(base, tmp_path):
     assert "model_revision" not in cfg
 
 
-def test_overrides_of_the_command_line_count(base, tmp_path):
-    cfg = recipe(base, tmp_path)
-    cfg["solar"]["init__drop_layers"] = 3
-    assert json.loads((Path(registered(cfg)["base_model"]) / "config.json").read_text())["num_hidden_layers"] == 10
-    assert cfg["solar"]["init"] == {"strategy": "dus", "drop_layers": 3}
-
-
 def test_a_model_that_came_out_of_this_recipe_is_used_as_it_is(base, tmp_path):
     """`axolotl inference recipe.yml --base-model=./trained` must not answer with the untrained model."""
     trained = registered(recipe(base, tmp_path))["base_model"]
