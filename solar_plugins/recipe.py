@@ -6,6 +6,7 @@ the plugin take nothing else.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
@@ -23,7 +24,9 @@ TYPE_PREFIX = "solar_plugins."
 TEMPLATE_NAME = "solar"
 """``chat_template: solar``."""
 REVISION_KEYS = ("revision_of_model", "model_revision")
-"""Axolotl's key for the base's revision, and its older name (``axolotl/utils/schemas/deprecated.py``)."""
+"""Axolotl's key for the base's revision, and its other name (``axolotl/utils/schemas/deprecated.py``)."""
+CONFIG_OVERRIDE_KEYS = ("overrides_of_model_config", "model_config")
+"""Axolotl's key for changes of the base's config, and its other name."""
 
 type DatasetKey = Literal["datasets", "test_datasets", "pretraining_dataset"]
 
@@ -237,11 +240,13 @@ def parse_recipe(content: Mapping[str, Any], path: Path | None = None, text: str
     solar = parse_solar_block(content)
     keys = {str(key): value.value if isinstance(value, Enum) else value for key, value in content.items()}
     revision = next((str(keys[key]) for key in REVISION_KEYS if keys.get(key)), None)
+    overrides = dict(ChainMap(*(keys[key] for key in CONFIG_OVERRIDE_KEYS if _is_map(keys.get(key)))))
     config = _named_settings(solar.dpo) if solar is not None and solar.dpo is not None else None
     filled_in, kept = settings_for(content, config) if config else ({}, {})
+    renamed = {"revision_of_model": revision, "overrides_of_model_config": overrides or None}
     ours = {"path": path, "text": text, "solar": solar, "named_settings": config, "kept": kept, "filled_in": filled_in}
     try:
-        return Recipe.model_validate(keys | filled_in | {"revision_of_model": revision} | ours)
+        return Recipe.model_validate(keys | filled_in | renamed | ours)
     except ValidationError as error:
         raise ArgsError(_wrong_values(error)) from None
 

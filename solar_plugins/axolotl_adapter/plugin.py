@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from solar_plugins.recipe import REVISION_KEYS, Recipe, concerns_us, parse_recip
 from solar_plugins.solar_block import SolarArgs
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
+from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.provenance import growth_of
 
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".
@@ -131,8 +132,20 @@ def _up_scale_base(cfg: MutableMapping[str, Any], recipe: Recipe, solar: SolarAr
 def _upscaled_checkpoint(recipe: Recipe, solar: SolarArgs) -> Path | None:
     """The checkpoint that is to take the base's place; None where that was up-scaled by this recipe already."""
     base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code)
+    _refuse_other_layers(recipe, base.decoder)
     plan, already_grown = growth_of(base.decoder, base.name, solar.init)
     if already_grown:
         LOG.warning("%s was up-scaled by this plan already (%s); used as it is, NOT up-scaled again", base.name, plan)
         return None
     return ensure_checkpoint(base, plan, solar.cache_dir)
+
+
+def _refuse_other_layers(recipe: Recipe, decoder: Decoder) -> None:
+    """Axolotl sets these keys on the config that it loads the weights with; layers too many are random then."""
+    changed = recipe.overrides_of_model_config
+    for key in changed if isinstance(changed, Mapping) else ():
+        if key in decoder.layer_keys:
+            raise ArgsError(
+                f"overrides_of_model_config: {key}: {changed[key]!r:.80} would give the up-scaled weights other layers "
+                "than the plan's; remove the key, the up-scaled checkpoint brings its own config"
+            )

@@ -24,6 +24,9 @@ from solar_plugins.upscaling.layer_plan import MAX_LAYERS
 PREDICTION_LAYER_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
 """Config keys that announce prediction layers stored past the last decoder layer."""
 
+DEPTH_KEYS = frozenset({"num_hidden_layers", "num_layers", "n_layer", "n_layers"})
+"""Names that configs of transformers translate into their own key for the depth (``attribute_map``)."""
+
 
 class DecoderWidths(NamedTuple):
     """The widths of a Llama-type decoder, in elements."""
@@ -104,6 +107,14 @@ class Decoder:
         # transformers writes layer_types for any type that has been given some.
         spare = () if any(field.key == "layer_types" for field in own) else (optional_list("layer_types"),)
         return (*own, *spare, layer_overrides())
+
+    @property
+    def layer_keys(self) -> frozenset[str]:
+        """The config keys that say how many decoder layers there are, or how they differ, under any of their names."""
+        row = self.architecture
+        by_position = (word for field in self.fields for word in field.key.split())
+        nested = () if self.text_config is self.config else ("text_config",)
+        return DEPTH_KEYS | {row.depth_key, *row.more_depth_keys, *by_position, *nested} | POSITIONAL_KEYS
 
     @cached_property
     def layer_kinds(self) -> list[tuple[str, ...]]:

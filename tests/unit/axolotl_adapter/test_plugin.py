@@ -80,6 +80,18 @@ def test_another_models_config_is_refused(base, tmp_path):
     assert "base_model_config" not in registered(recipe(base, tmp_path, base_model_config=str(base)))
 
 
+@pytest.mark.parametrize("name", ["overrides_of_model_config", "model_config"])
+@pytest.mark.parametrize("key", ["num_hidden_layers", "num_layers", "layer_types", "per_layer_config"])
+def test_other_layers_than_the_plans_are_refused(base, tmp_path, name, key):
+    """Axolotl would load the up-scaled weights into a model of that depth, and begin with random layers."""
+    message = f"overrides_of_model_config: {key}: 16 would give the up-scaled weights other layers than the plan's"
+    with pytest.raises(ArgsError, match=message):
+        registered(recipe(base, tmp_path, **{name: {key: 16}}))
+    trained = registered(recipe(base, tmp_path, **{name: {"rope_theta": 5e5}}))["base_model"]
+    with pytest.raises(ArgsError, match=message):
+        registered(recipe(trained, tmp_path, **{name: {key: 16}}))
+
+
 @pytest.mark.parametrize("value", [None, 3, ""])
 def test_a_recipe_without_a_base(tmp_path, value):
     with pytest.raises(ArgsError, match=r"base_model: .*expected (the model to up-scale|a valid string)"):
