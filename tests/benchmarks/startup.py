@@ -1,15 +1,22 @@
-"""What the plugin adds to Axolotl's start: whole processes that load a recipe, and our own part timed inside one."""
+"""What the plugin adds to Axolotl's start, and how long `solar plan` takes to answer. Whole processes.
+
+    python tests/benchmarks/startup.py [ROUNDS]
+
+prints the second: `solar plan` beside the import of the libraries that it stands on, in turn in the same run.
+"""
 
 from __future__ import annotations
 
 import json
 import random
+import statistics
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from checkpoints import DROP_LAYERS, make_base
-from processes import run_process
+from processes import Usage, run_process
 
 RECIPE = """\
 base_model: base
@@ -95,3 +102,51 @@ def measure_startup(folder: Path, rounds: int) -> dict[str, Any]:
         run_process([sys.executable, "-c", INSIDE], log, folder, OFFLINE)
         inside.append(json.loads(log.read_text().splitlines()[-1]))
     return {"runs": runs, "inside": inside}
+
+
+LIBRARIES = "import pydantic, click, yaml, pluggy"
+MODEL = f"{LIBRARIES}\nclass Args(pydantic.BaseModel):\n    m: int\nArgs.model_validate({{'m': 8}})"
+CONFIG = {
+    "model_type": "llama",
+    "num_hidden_layers": 32,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "vocab_size": 32000,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
+
+
+def measure_plan(folder: Path, rounds: int) -> dict[str, list[Usage]]:
+    """The processes of each kind: the libraries, the libraries with one model of pydantic's, and `solar plan`."""
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    solar = Path(sys.executable).with_name("solar")
+    commands: dict[str, list[str | Path]] = {
+        LIBRARIES: [sys.executable, "-c", LIBRARIES],
+        "the same, and one pydantic model": [sys.executable, "-c", MODEL],
+        "solar plan": [solar, "plan", "--base", folder / "config.json", "--drop-layers", "8"],
+    }
+    for command in commands.values():  # fills the page cache
+        run_process(command, folder / "log")
+    usages: dict[str, list[Usage]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name in random.sample(list(commands), len(commands)):
+            usages[name].append(run_process(commands[name], folder / "log"))
+    return usages
+
+
+def plan_table(usages: dict[str, list[Usage]]) -> str:
+    """CPU seconds of each kind, and their ratio to those of the libraries in the same round: medians."""
+    lines = [f"{'median of whole processes':<40}{'CPU ms':>8}{'ratio':>8}"]
+    for name, runs in usages.items():
+        ratios = [
+            run.cpu_seconds / libraries.cpu_seconds for run, libraries in zip(runs, usages[LIBRARIES], strict=True)
+        ]
+        milliseconds = 1000 * statistics.median(run.cpu_seconds for run in runs)
+        lines.append(f"{name:<40}{milliseconds:>8.0f}{statistics.median(ratios):>8.2f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        print(plan_table(measure_plan(Path(temporary), int(sys.argv[1]) if len(sys.argv) > 1 else 15)))

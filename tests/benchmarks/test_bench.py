@@ -6,6 +6,8 @@ from checkpoints import differing_tensors, hidden_for, make_base, num_bytes, res
 from copy_methods import METHODS, copy, make_source
 from drawing import _apart
 from figures import OURS, Device, Run, bench_table, copy_rate, estimated_seconds, ratios, readme_table, spread
+from processes import Usage
+from startup import LIBRARIES, measure_plan, plan_table
 
 
 def run_of(tool, number, seconds, sync_seconds=0.0, cache="warm", size=1_000_000_000, cpu=1.0):
@@ -25,6 +27,17 @@ RUNS = [
 def test_ratios_are_taken_within_a_round():
     assert ratios(RUNS, "cp", 1_000_000_000, "warm") == (0.5, 0.25, 1.0)
     assert ratios(RUNS, "cp", 1_000_000_000, "warm", durable=True) == (2.0, 1.5, 4.0)
+
+
+def test_the_start_of_solar_plan_is_compared_within_a_round():
+    seconds = {LIBRARIES: (0.1, 0.2, 0.1), "solar plan": (0.3, 0.4, 0.1)}
+    usages = {name: [Usage(9.0, second, 1) for second in values] for name, values in seconds.items()}
+    assert [line.split()[-2:] for line in plan_table(usages).splitlines()[1:]] == [["100", "1.00"], ["300", "2.00"]]
+
+
+def test_every_process_of_that_comparison_runs(tmp_path):
+    """A process that fails is an error."""
+    assert [len(runs) for runs in measure_plan(tmp_path, 1).values()] == [1, 1, 1]
 
 
 def test_spread():
