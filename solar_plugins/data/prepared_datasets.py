@@ -67,7 +67,7 @@ def prepared_set(dataset: Any, reader: RowReader, where: str, directory: Path, n
     what, otherwise = "prepared dataset", "choose another place with dataset_prepared_path"
     with write_errors_explained(path, what, otherwise, DataError):
         ensure_directory(path, fill, is_finished, what=what)
-    return PreparedSet(path, read_report(path, where))
+        return PreparedSet(path, read_report(path, where))
 
 
 def is_finished(path: Path) -> bool:

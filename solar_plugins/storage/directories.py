@@ -82,27 +82,32 @@ def _place(partial: Path, directory: Path, is_finished: Callable[[Path], bool], 
         directory.rename(old)
     try:
         partial.rename(directory)
-        placed = True
     except BaseException as error:
         with suppress(OSError):
             old.rename(directory)
         if not isinstance(error, OSError) or not is_finished(directory):
             raise
         LOG.info("another process finished %s first; its copy is used", directory)
-        placed = False
-    else:
+        remove(old)
+        return False
+    try:
         sync(directory.parent)
-    remove(old)
-    return placed
+    finally:
+        remove(old)
+    return True
 
 
 def _remove_damaged(directory: Path, is_finished: Callable[[Path], bool]) -> None:
     aside = new_partial_path(directory)
     directory.rename(aside)
-    # Where locks do not reach other computers, one of them may have made it anew since we looked.
-    if is_finished(aside):
-        with suppress(OSError):
-            aside.rename(directory)
+    damaged = False
+    try:
+        # Where locks do not reach other computers, one of them may have made it anew since we looked.
+        damaged = not is_finished(aside)
+    finally:
+        if not damaged:
+            with suppress(OSError):
+                aside.rename(directory)
     remove(aside)
 
 

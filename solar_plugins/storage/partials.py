@@ -51,10 +51,10 @@ def remove_left_overs(target: Path, now: float | None = None) -> None:
 
 def remove(path: Path) -> None:
     """Remove a directory, file or link as far as possible; what is not there is no error."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

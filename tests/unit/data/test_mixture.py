@@ -1,4 +1,5 @@
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,19 @@ def test_a_changed_one_is_made_again(folder, change):
     assert made
     assert len(lines(folder / "made/mix/orca.jsonl")) == report.sets["orca"].rows_kept == 20
     assert [path.name for path in (folder / "made").iterdir()] == ["mix"], "nothing is left beside it"
+
+
+def test_of_two_at_once_one_does_the_work(folder):
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(make_mixture(folder / "mix.yml", 1))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (first, first_made), (second, second_made) = results
+    assert first == second
+    assert {first_made, second_made} == {True, False}
+    assert [path.name for path in (folder / "made").iterdir()] == ["mix"]
 
 
 def test_shares_are_kept_when_a_set_has_too_few(folder):

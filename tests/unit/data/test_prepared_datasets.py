@@ -128,6 +128,14 @@ def test_nothing_is_left_of_a_set_whose_making_failed(dataset, reader, tmp_path,
     assert prepared_set(dataset, reader, "here", tmp_path / "ready", None).report.rows_read == 2400
 
 
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"formatter": "alpaca", "rows": 3}'])
+def test_a_ready_set_whose_report_is_damaged_is_made_again(dataset, reader, tmp_path, damage):
+    first = prepared_set(dataset, reader, "here", tmp_path / "ready", None)
+    (first.path / prepared_sets.REPORT_FILE).write_text(damage)
+    assert prepared_set(dataset, reader, "here", tmp_path / "ready", None) == first
+    assert list((tmp_path / "ready").iterdir()) == [first.path]
+
+
 def test_of_many_at_once_one_does_the_work(dataset, reader, tmp_path, monkeypatch):
     calls, results = [], []
     monkeypatch.setattr(prepared_sets, "read_set", lambda *a, **k: (calls.append(1), read_set(*a, **k))[1])

@@ -62,14 +62,15 @@ def test_only_the_partials_of_the_dead_are_removed(target, writer):
 def test_another_nodes_partial_is_removed_when_nothing_in_it_changed_for_long(target):
     target.parent.mkdir()
     partial = target.parent / f".{target.name}.partial-0123abcd-1-1-01234567"
-    partial.mkdir()
-    (partial / "data").write_text("x")
+    (partial / "deep").mkdir(parents=True)
+    (partial / "deep" / "data").write_text("x")
     now = time.time()
     old = now - STALE_SECONDS - 1
-    os.utime(partial, (old, old))
+    for folder in (partial / "deep", partial):
+        os.utime(folder, (old, old))
     remove_left_overs(target, now)
     assert partial.is_dir(), "its file is new"
-    os.utime(partial / "data", (old, old))
+    os.utime(partial / "deep" / "data", (old, old))
     remove_left_overs(target, now - 2)
     assert partial.is_dir(), "not yet old enough"
     remove_left_overs(target)

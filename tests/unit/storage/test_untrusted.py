@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from solar_plugins.errors import CheckpointError
+from solar_plugins.errors import CheckpointError, DataError
 from solar_plugins.storage import untrusted as untrusted_files
 from solar_plugins.storage.untrusted import (
     is_plain_file_name,
@@ -59,6 +59,22 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", None)
     with pytest.raises(CheckpointError, match="25,000,001 bytes; a file of this kind has at most 25,000,000"):
         read_json_object(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("[1]", "holds a list, expected a JSON object"),
+        ("{", "not valid JSON"),
+        ("[" * 1_000_001, "about 1,000,001 JSON values"),
+        (None, "a directory, expected a file"),
+    ],
+)
+def test_each_caller_has_an_error_and_a_fix_of_its_own(tmp_path, content, found):
+    path = tmp_path / "x.json"
+    path.mkdir() if content is None else path.write_text(content)
+    with pytest.raises(DataError, match=rf"^here: {path}: {found}.*; ask Ann$"):
+        read_json_object(path, error=lambda text: DataError(f"here: {text}"), fix="ask Ann")
 
 
 def test_plain_names():
