@@ -15,8 +15,8 @@ from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.estimates import Shape, shapes_from_config, shapes_from_shards
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.provenance import growth_of
-from solar_plugins.upscaling.shards import planned_shards
 from solar_plugins.upscaling.upscaled_config import upscale_config
+from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
 MAX_STAGES = 20
 

@@ -23,9 +23,9 @@ from solar_plugins.upscaling.estimates import (
 )
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.provenance import PROVENANCE_KEY, growth_of
-from solar_plugins.upscaling.shards import planned_shards
 from solar_plugins.upscaling.strategies import plan_of
 from solar_plugins.upscaling.upscaled_config import upscale_config
+from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
 DEFAULT_SEQUENCE_TOKENS = 4096
 

@@ -30,8 +30,8 @@ from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import FORMAT_VERSION, MARKER, Marker, read_marker
 from solar_plugins.upscaling.model_card import model_card
 from solar_plugins.upscaling.provenance import provenance
-from solar_plugins.upscaling.shards import planned_shards
 from solar_plugins.upscaling.upscaled_config import upscale_config
+from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
 LOG = logger("checkpoint")
 

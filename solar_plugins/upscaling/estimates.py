@@ -10,7 +10,7 @@ from solar_plugins.errors import CheckpointError
 from solar_plugins.storage.safetensors import DTYPE_BITS, Shard
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.tensor_names import layer_tensors
+from solar_plugins.upscaling.upscaled_tensors import layer_tensors
 
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 

@@ -22,8 +22,8 @@ from solar_plugins.upscaling.checkpoint import progress
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import MARKER, Marker, read_marker
 from solar_plugins.upscaling.provenance import provenance
-from solar_plugins.upscaling.shards import planned_shards
 from solar_plugins.upscaling.upscaled_config import upscale_config
+from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
 READ_THREADS = 2
 BUFFER_BYTES = 1 << 20

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from solar_plugins.errors import CheckpointError
 from solar_plugins.plugins.manager import loaded_plugins
 from solar_plugins.storage import safetensors as safetensors_io
-from solar_plugins.upscaling import checkpoint, shards
+from solar_plugins.upscaling import checkpoint, upscaled_tensors
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import MARKER, ensure_checkpoint, is_finished, write_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
@@ -91,7 +91,7 @@ def test_half_the_depth_gives_the_base_back_byte_for_byte(base, tmp_path):
 
 
 def test_shards_and_index(sharded_base, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "MAX_SHARD_BYTES", 40_000)
+    monkeypatch.setattr(upscaled_tensors, "MAX_SHARD_BYTES", 40_000)
     directory = ensure_checkpoint(find_base(str(sharded_base)), DUS, tmp_path / "cache")
     assert len(list(directory.glob("model-*.safetensors"))) > 3
     load(directory)

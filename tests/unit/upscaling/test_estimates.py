@@ -11,7 +11,7 @@ from solar_plugins.upscaling.estimates import (
     size_from_shards,
 )
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.shards import planned_shards
+from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
 MISTRAL = {
     "model_type": "mistral",

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from solar_plugins.cli import solar
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling import shards, verify
+from solar_plugins.upscaling import upscaled_tensors, verify
 from solar_plugins.upscaling.base_model import INDEX, find_base
 from solar_plugins.upscaling.checkpoint import MARKER, ensure_checkpoint, is_finished
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
@@ -30,7 +30,7 @@ EXPANDED = LayerPlan(8, tuple(PlannedLayer(i, kind) for i in range(8) for kind i
 @pytest.fixture
 def made(sharded_base, tmp_path, monkeypatch):
     """A checkpoint in several shards, with companions, and its base."""
-    monkeypatch.setattr(shards, "MAX_SHARD_BYTES", 40_000)
+    monkeypatch.setattr(upscaled_tensors, "MAX_SHARD_BYTES", 40_000)
     (sharded_base / "tokenizer.json").write_text("{}" * 10)
     return ensure_checkpoint(find_base(str(sharded_base)), DUS, tmp_path / "cache"), sharded_base
 

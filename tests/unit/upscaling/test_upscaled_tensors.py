@@ -3,7 +3,7 @@ import pytest
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
-from solar_plugins.upscaling.tensor_names import layer_tensors, tensor_copies
+from solar_plugins.upscaling.upscaled_tensors import layer_tensors, tensor_copies
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 4, "hidden_size": 32}
 NAMES = [

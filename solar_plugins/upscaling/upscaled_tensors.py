@@ -1,4 +1,4 @@
-"""Depth surgery on the names of a model's tensors. Pure."""
+"""The tensors of the deeper model: which of the base's each is made from, and in which files they lie."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.storage.safetensors import PlannedTensor, Shard, plan_shards
+from solar_plugins.upscaling.base_model import BaseCheckpoint
 from solar_plugins.upscaling.decoder import PREDICTION_LAYER_KEYS, Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+
+MAX_SHARD_BYTES = 5_000_000_000
 
 
 class TensorCopy(NamedTuple):
@@ -160,3 +164,14 @@ def _zeroed_modules(layer: PlannedLayer, rests: list[str], decoder: Decoder) -> 
             "does not follow its model_type"
         )
     return modules
+
+
+def planned_shards(base: BaseCheckpoint, plan: LayerPlan) -> list[Shard]:
+    """The files of tensors that the upscaled checkpoint will have.
+
+    Raises:
+        CheckpointError: The base's tensors cannot be read, or do not fit its config.
+    """
+    stored = base.tensors
+    copies = tensor_copies(stored, base.decoder, plan)
+    return plan_shards((PlannedTensor(copy.name, stored[copy.source], copy.zeroed) for copy in copies), MAX_SHARD_BYTES)
