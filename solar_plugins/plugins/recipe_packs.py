@@ -9,7 +9,6 @@ from pathlib import Path
 from solar_plugins.errors import ArgsError
 from solar_plugins.plugins.manager import registered
 from solar_plugins.plugins.markers import hookimpl
-from solar_plugins.storage.files import write_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +62,10 @@ def copy_recipes(packs: Mapping[str, RecipePack], target: Path) -> list[Path]:
         ArgsError: The target is no folder or is called as a recipe, or a file is there already with other content;
             nothing is copied then.
     """
+    from solar_plugins.storage.files import (
+        write_file,
+    )  # Here, because `solar plan` imports this module and must start fast.
+
     if target.suffix in (".yml", ".yaml"):
         raise ArgsError(
             f"{target}: names a recipe, but all recipes are copied, because they name each other; give the name of a "

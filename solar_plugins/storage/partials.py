@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 import shutil
 from contextlib import suppress
 from functools import cache
@@ -27,7 +26,7 @@ STALE_SECONDS = 3600.0
 def new_partial_path(target: Path) -> Path:
     """A name beside ``target`` that tells whose it is: kernel and process namespace, process, its start."""
     owner = f"{_this_kernel()}-{os.getpid()}-{_process_start(os.getpid()) or 0}"
-    return target.parent / f".{target.name}.partial-{owner}-{secrets.token_hex(4)}"
+    return target.parent / f".{target.name}.partial-{owner}-{os.urandom(4).hex()}"
 
 
 def partials_of(target: Path) -> list[Path]:
@@ -87,7 +86,7 @@ def _this_kernel() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
         return hashlib.sha256(f"{boot}{os.stat('/proc/self/ns/pid').st_ino}".encode()).hexdigest()[:8]
     except OSError:
-        return secrets.token_hex(4)  # Nobody can tell whether we live.
+        return os.urandom(4).hex()  # Nobody can tell whether we live.
 
 
 def _process_start(pid: int) -> str | None:
