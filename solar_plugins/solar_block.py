@@ -74,14 +74,6 @@ PART_OF_BLOCK = re.compile(rf"solar[_-](?:{'|'.join(KEYS)})(?![a-z])")
 """A key at the top of a recipe that means one inside the block, as Axolotl reads ``--solar-init-drop-layers``."""
 
 
-class SolarPluginArgs(BaseModel):
-    """What the plugin adds to Axolotl's own schema."""
-
-    model_config = ConfigDict(defer_build=True)
-
-    solar: SolarArgs | None = None
-
-
 def parse_solar_block(recipe: Mapping[str, Any]) -> SolarArgs | None:
     """The checked ``solar:`` block of a recipe, or None where it has none.
 

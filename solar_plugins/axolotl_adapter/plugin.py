@@ -11,6 +11,7 @@ from typing import Any
 import axolotl
 from axolotl.integrations.base import BasePlugin
 from axolotl.utils.logging import get_logger
+from pydantic import BaseModel
 
 from solar_plugins.axolotl_adapter.bindings import bind
 from solar_plugins.axolotl_adapter.datasets import use_ready_sets
@@ -31,6 +32,12 @@ from solar_plugins.upscaling.provenance import growth_of
 
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".
 LOG = get_logger("axolotl.solar_plugins.plugin")
+
+
+class SolarPluginArgs(BaseModel):
+    """What the plugin adds to Axolotl's own schema."""
+
+    solar: SolarArgs | None = None
 
 
 class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
@@ -93,7 +100,7 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
 
     def get_input_args(self) -> str:
         """The schema of the ``solar:`` block, which Axolotl merges into its own."""
-        return "solar_plugins.solar_block.SolarPluginArgs"
+        return f"{SolarPluginArgs.__module__}.{SolarPluginArgs.__name__}"
 
 
 @cache  # Axolotl may register a plugin more than once.

@@ -22,7 +22,8 @@ PAIR_METHODS = ("dpo", "ipo", "orpo", "simpo", "kto")
 
 ENTRY_KEYS = {"path", "type", "split", "data_files", "revision", "ds_type"}
 SFT_ENTRY_KEYS = ENTRY_KEYS | {"name", "trust_remote_code", "weight", "shards", "shards_idx", "preprocess_shards"}
-"""Keys of a data set that have an effect. Under ``rl`` Axolotl drops the others in silence."""
+"""Keys of a data set that have an effect. Under ``rl`` Axolotl drops the others in silence, and mostly ``ds_type`` too;
+then the name of the file says what it holds."""
 
 
 class FormattedSet(NamedTuple):

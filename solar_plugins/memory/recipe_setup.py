@@ -88,7 +88,11 @@ def setup_of(recipe: Recipe, gpus: int) -> TrainingSetup:
         shards=_shards(recipe, sharding, gpus),
         sharding=sharding,
         half=half,
-        wide_ends=half and sharding == "none" and adapter is None and attention in (None, "sdpa", "eager"),
+        wide_ends=half
+        and sharding == "none"
+        and adapter is None
+        and attention in (None, "sdpa", "eager")
+        and not recipe.cut_cross_entropy,
         optimizer=_optimizer(recipe),
         micro_batch_size=_positive("micro_batch_size", recipe.micro_batch_size or 1),
         sequence_tokens=recipe.sequence_tokens,

@@ -1,67 +1,12 @@
-"""From YAML to a `Recipe`, with Axolotl's own names, defaults and types."""
+"""From YAML to a `Recipe`. That its names, defaults and types are Axolotl's is in axolotl_adapter/test_contract.py."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from solar_plugins.errors import ArgsError, PluginError
-from solar_plugins.recipe import AxolotlKeys, concerns_us, parse_recipe, read_recipe, read_yaml
-
-DEFINED_ELSEWHERE = {
-    "cut_cross_entropy": "axolotl.integrations.cut_cross_entropy.args.CutCrossEntropyArgs",
-    "liger_fused_linear_cross_entropy": "axolotl.integrations.liger.args.LigerArgs",
-    "expert_parallel_size": "axolotl.integrations.expert_parallel.args.ExpertParallelArgs",
-    "inference": None,
-}
-"""Keys of Axolotl's own plugins, and the one that its inference command sets, which no schema has."""
-NOT_REQUIRED = {"base_model": None}
-"""Axolotl requires it; a recipe without it is refused by us where the base is needed."""
-
-
-@pytest.mark.parametrize("name", AxolotlKeys.model_fields)
-def test_names_and_defaults_are_axolotls(name):
-    from importlib import import_module
-
-    from axolotl.utils.schemas.config import AxolotlInputConfig
-
-    ours, fields = AxolotlKeys.model_fields[name], AxolotlInputConfig.model_fields
-    if name in DEFINED_ELSEWHERE:
-        assert name not in fields
-        if DEFINED_ELSEWHERE[name] is None:
-            return
-        module, _, schema = DEFINED_ELSEWHERE[name].rpartition(".")
-        fields = getattr(import_module(module), schema).model_fields
-    if name in NOT_REQUIRED:
-        assert fields[name].is_required()
-        assert ours.default is NOT_REQUIRED[name]
-        return
-    # What Axolotl's plugins define may default to True once the plugin is listed; unlisted it is not there.
-    if name not in DEFINED_ELSEWHERE:
-        assert ours.default == fields[name].default
-
-
-SAMPLES = [None, True, False, 0, 3, 0.5, "3", "auto", "yes", "text", ["a"], {"a": 1}]
-
-
-TYPED = [name for name, field in AxolotlKeys.model_fields.items() if field.annotation is not Any]
-
-
-@pytest.mark.parametrize("name", TYPED)
-def test_what_axolotl_accepts_is_accepted_with_the_same_value(name):
-    """Of every typed key: a value that Axolotl's field takes is never refused here, and never read otherwise."""
-    from axolotl.utils.schemas.config import AxolotlInputConfig
-    from pydantic import TypeAdapter, ValidationError
-
-    theirs = TypeAdapter(AxolotlInputConfig.model_fields[name].annotation)
-    for sample in SAMPLES:
-        try:
-            expected = theirs.validate_python(sample)
-        except ValidationError:
-            continue
-        found = getattr(parse_recipe({name: sample}), name)
-        assert found in (getattr(expected, "value", expected), sample), f"{name}: {sample!r}"
+from solar_plugins.recipe import concerns_us, parse_recipe, read_recipe, read_yaml
 
 
 def test_a_recipe_without_a_sequence_length_is_read_in_one_way(tmp_path, base, monkeypatch):

@@ -4,7 +4,7 @@ from pydantic import Field
 from solar_plugins.errors import ArgsError, PluginError
 from solar_plugins.plugins import manager as registry
 from solar_plugins.plugins.markers import hookimpl
-from solar_plugins.solar_block import InitArgs, SolarPluginArgs, parse_solar_block
+from solar_plugins.solar_block import InitArgs, SolarArgs, parse_solar_block
 from solar_plugins.upscaling.strategies import plan_of
 from solar_plugins.upscaling.strategies.base import InitStrategy, StrategyArgs
 
@@ -29,7 +29,7 @@ def test_the_block_survives_axolotls_own_validation():
     """Axolotl validates what `register` left, and dumps it without None."""
     solar = parse_solar_block({"solar": GOOD})
     dumped = solar.model_dump(exclude_none=True)
-    assert SolarPluginArgs.model_validate({"solar": dumped}).solar == solar
+    assert SolarArgs.model_validate(dumped) == solar
     assert dumped == GOOD
 
 
@@ -37,7 +37,7 @@ def test_a_block_that_does_not_up_scale():
     solar = parse_solar_block({"solar": {"dpo": "sdpo", "data": {"bad_rows": "stop"}}})
     assert solar.init_args is None
     assert (solar.dpo, solar.data.bad_rows, solar.data.max_bad_share) == ("sdpo", "stop", 0.02)
-    assert SolarPluginArgs.model_validate({"solar": solar.model_dump(exclude_none=True)}).solar == solar
+    assert SolarArgs.model_validate(solar.model_dump(exclude_none=True)) == solar
 
 
 @pytest.mark.parametrize(

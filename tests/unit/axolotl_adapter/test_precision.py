@@ -3,42 +3,12 @@ import torch
 import yaml
 
 from solar_plugins.axolotl_adapter import plugin as axolotl_plugin
-from solar_plugins.axolotl_adapter.precision import CARRY_OVERS, DEFAULT_OPTIMIZER, lost_steps
+from solar_plugins.axolotl_adapter.precision import DEFAULT_OPTIMIZER, lost_steps
 from solar_plugins.plugins.recipe_packs import recipe_directory
 from solar_plugins.recipe import parse_recipe, read_recipe, read_yaml
 
 BF16 = {"bf16": True}
 FSDP2 = {"fsdp_version": 2, "fsdp_config": {"reshard_after_forward": True}}
-DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-
-
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        {}, {"bf16": True}, {"bf16": "auto"}, {"bf16": False}, {"bf16": None}, {"bf16": False, "bfloat16": True},
-        {"fp16": True}, {"fp16": True, "bf16": True}, {"fp16": True, "bf16": False}, {"float16": True},
-        {"bf16": False, "float16": True}, {"bf16": False, "load_in_8bit": True}, {"bf16": False, "fp16": False},
-    ],
-)  # fmt: skip
-def test_the_precision_of_weights_is_axolotls(recipe, monkeypatch):
-    import axolotl.utils.config
-    from axolotl.utils.dict import DictDefault
-    from axolotl.utils.schemas.config import AxolotlInputConfig
-
-    monkeypatch.setattr(axolotl.utils.config, "is_torch_bf16_gpu_available", lambda: True)
-    fields = AxolotlInputConfig.model_fields
-    defaults = {key: fields[key].default for key in ("bf16", "fp16", "bfloat16", "float16", "load_in_8bit")}
-    cfg = DictDefault(defaults | recipe)
-    axolotl.utils.config.resolve_dtype(cfg)
-    assert parse_recipe(recipe).weight_precision == DTYPES[cfg.torch_dtype]
-
-
-def test_names_of_optimizers_are_axolotls():
-    from axolotl.utils.schemas.enums import CustomSupportedOptimizers
-    from transformers.training_args import OptimizerNames
-
-    known = {optimizer.value for names in (CustomSupportedOptimizers, OptimizerNames) for optimizer in names}
-    assert set(CARRY_OVERS) <= known
 
 
 @pytest.mark.parametrize("where", [{}, FSDP2, {"ddp": True}, {"unfrozen_parameters": ["model.layers.4."]}])

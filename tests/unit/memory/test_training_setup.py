@@ -38,11 +38,3 @@ def test_eight_bits_are_those_that_torchao_stores():
 
     state = OptimState8bit.zeros((512, 256), block_size=256)
     assert state.codes.nbytes + state.scale.nbytes == EIGHT_BIT * 512 * 256
-
-
-def test_every_optimizer_is_one_of_axolotls():
-    from axolotl.utils.schemas.enums import CustomSupportedOptimizers
-    from transformers.training_args import OptimizerNames
-
-    known = {optimizer.value for kind in (OptimizerNames, CustomSupportedOptimizers) for optimizer in kind}
-    assert OPTIMIZERS.keys() <= known

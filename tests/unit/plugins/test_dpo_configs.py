@@ -30,16 +30,6 @@ def test_zephyr_of_january_2024():
     assert config.global_batch == 8 * 8 * 2, "devices x batch x accumulation"
 
 
-@pytest.mark.parametrize("name", ["zephyr_2023_11", "zephyr_2024_01", "sdpo"])
-def test_axolotl_knows_every_key_and_accepts_every_value(name):
-    from axolotl.utils.schemas.config import AxolotlInputConfig
-
-    values = dpo_config(name).values
-    recipe = {"base_model": "x", "micro_batch_size": 1, "gradient_accumulation_steps": 1, "datasets": [{"path": "p"}]}
-    checked = AxolotlInputConfig(**recipe, **values).model_dump()
-    assert {key: getattr(checked[key], "value", checked[key]) for key in values} == values
-
-
 def test_an_empty_recipe_gets_everything():
     assert settings_for({}, CONFIG) == (dict(CONFIG.values), {})
 

@@ -1,0 +1,982 @@
+"""What this package stands on in Axolotl and in what Axolotl pins: a new Axolotl is judged by this file.
+
+The id of a failing test names the files of ours that stand on the fact: look there. What can be run is run, in this
+process; source text is read only where a run takes minutes, and then the slow test that runs it is named. Facts that
+need fixtures of their own stand beside what they are for: Axolotl's freezing and TRL's losses in tests/unit/memory, its
+`type: chat_template` in data/test_encoder.py, its loaders over our datasets in test_datasets.py. What a real run does
+with all of it together is in tests/axolotl and tests/distributed.
+"""
+
+import ast
+import importlib
+import inspect
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import axolotl
+import pytest
+import torch
+import yaml
+from axolotl.utils.dict import DictDefault
+from pydantic import TypeAdapter, ValidationError
+
+import solar_plugins
+from solar_plugins import SolarPlugin
+from solar_plugins.recipe import AxolotlKeys, parse_recipe
+
+PACKAGE = Path(solar_plugins.__file__).parent
+INSTALLED = Path(axolotl.__file__).parent
+PINNED = ("axolotl", "accelerate", "datasets", "fire", "lm_eval", "peft", "torch", "transformers", "trl")
+UPSCALED = "upscaled-8-to-12-0123456789abcdef"
+"""What `upscaling/checkpoint.py` calls a checkpoint."""
+
+
+def source(thing):
+    return inspect.getsource(thing)
+
+
+NAMED = set()
+
+
+def stands_on(*files):
+    """A fixture that puts our files into the ids of a class's tests: where to look when one of them fails."""
+    NAMED.update(files)
+    return pytest.fixture(autouse=True, params=[" ".join(files)])(lambda self: None)
+
+
+class Stop(Exception):
+    """Ends a command of Axolotl's once it has shown what was asked."""
+
+
+# --- every import ---------------------------------------------------------------------------------------------------
+
+
+def imported_names():
+    """Every name that our modules import from Axolotl or its pins, at any depth: ``(our file, module, name)``."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            file = path.relative_to(PACKAGE).as_posix()
+            if isinstance(node, ast.ImportFrom) and not node.level and node.module.split(".")[0] in PINNED:
+                found |= {(file, node.module, alias.name) for alias in node.names}
+            elif isinstance(node, ast.Import):
+                found |= {(file, alias.name, "") for alias in node.names if alias.name.split(".")[0] in PINNED}
+    return sorted(found)
+
+
+IMPORTED = imported_names()
+
+
+@pytest.mark.parametrize(("file", "module", "name"), IMPORTED)
+def test_every_import(file, module, name):
+    imported = importlib.import_module(module)
+    assert not name or hasattr(imported, name), f"{file} imports {name} from {module}"
+
+
+def test_axolotl_itself_is_imported_in_its_room_only():
+    axolotls = [(file, module) for file, module, _ in IMPORTED if module.split(".")[0] == "axolotl"]
+    assert len(axolotls) >= 6
+    assert {Path(file).parts[0] for file, _ in axolotls} == {"axolotl_adapter"}
+
+
+def test_every_module_of_the_room_has_its_facts_here():
+    assert [file for file in sorted(NAMED) if not (PACKAGE / file).is_file()] == [], "files that are gone"
+    room = {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "axolotl_adapter").glob("*.py")}
+    of_their_own = {"axolotl_adapter/__init__.py", "axolotl_adapter/excepthook.py", "axolotl_adapter/tried_versions.py"}
+    assert room - of_their_own == {file for file in NAMED if file.startswith("axolotl_adapter/")}
+
+
+# --- the life of a run ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def life(made_bases, tmp_path_factory):
+    """`load_cfg` once, as on a command line: what `register` was given, what came out, and in which order."""
+    from axolotl.cli import config as command
+
+    folder = tmp_path_factory.mktemp("life")
+    upscaled = folder / UPSCALED
+    shutil.copytree(made_bases / "mistral", upscaled)
+    recipe = {
+        "base_model": "meta-llama/nowhere",
+        "plugins": ["solar_plugins.SolarPlugin"],
+        "solar": {"init": {"strategy": "dus", "drop_layers": 2}},
+        "learning_rte": 1,
+        "datasets": [{"path": "x.jsonl", "type": "completion"}],
+        "output_dir": str(folder / "out"),
+        "micro_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "num_epochs": 1,
+        "learning_rate": 1e-4,
+        "optimizer": "adamw_torch",
+        "bf16": False,
+    }
+    (folder / "recipe.yml").write_text(yaml.safe_dump(recipe))
+    seen = SimpleNamespace(order=[], upscaled=str(upscaled))
+
+    def register(self, cfg):
+        seen.order.append("register")
+        seen.cfg, seen.raw = cfg, cfg.to_dict()
+        seen.process_group = torch.distributed.is_initialized()
+        cfg["base_model"] = seen.upscaled
+        cfg["solar"] = {"init": {"strategy": "dus", "drop_layers": 3}}
+
+    get_input_args, environment = SolarPlugin.get_input_args, dict(os.environ)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SolarPlugin, "register", register)
+        patch.setattr(
+            SolarPlugin, "get_input_args", lambda self: seen.order.append("get_input_args") or get_input_args(self)
+        )
+        patch.setattr(command, "prepare_debug_log", lambda cfg: None)  # It takes hold of sys.stdout.
+        seen.result = command.load_cfg(str(folder / "recipe.yml"), solar__init__drop_layers=3, micro_batch_size=2)
+    os.environ.clear()
+    os.environ.update(environment)
+    return seen
+
+
+class TestThePluginsLife:
+    files = stands_on("axolotl_adapter/plugin.py", "__init__.py")
+
+    def test_register_comes_after_the_command_line_and_before_validation(self, life):
+        assert life.order[0] == "register"
+        assert life.order.count("register") == 1, "listed, and an entry point, but one instance"
+        assert "get_input_args" in life.order
+        assert life.raw["micro_batch_size"] == 2
+        assert "sequence_len" not in life.raw, "no default was filled in yet"
+        assert isinstance(life.cfg, DictDefault)
+
+    def test_no_process_group_exists_then(self, life):
+        assert life.process_group is False
+
+    def test_base_model_that_register_sets_is_the_one_that_counts(self, life):
+        assert life.result.base_model == life.upscaled
+        assert life.result.base_model_config == life.upscaled
+        assert life.result.tokenizer_config == life.upscaled
+        assert life.result.model_config_type == "mistral"
+
+    def test_validation_keeps_our_block_and_drops_what_nobody_knows(self, life):
+        assert life.result.solar == {"init": {"strategy": "dus", "drop_layers": 3}}
+        assert "learning_rte" not in life.result
+
+    def test_our_schema_is_merged_into_axolotls(self):
+        from axolotl.integrations.config import merge_input_args
+
+        for schema in merge_input_args():
+            assert "solar" in schema.model_fields
+        with pytest.raises(ValidationError, match=r"solar\.int\n.*Extra inputs are not permitted"):
+            validated(solar={"int": {}})
+
+    @pytest.mark.parametrize("hook", ["register", "load_datasets", "post_train", "get_input_args"])
+    def test_hooks_have_the_parameters_that_we_take(self, hook):
+        from axolotl.integrations.base import BasePlugin
+
+        ours, theirs = (inspect.signature(getattr(owner, hook)).parameters for owner in (SolarPlugin, BasePlugin))
+        assert [(name, one.default) for name, one in ours.items()] == [(n, one.default) for n, one in theirs.items()]
+        assert inspect.signature(BasePlugin).parameters == {}
+
+    def test_it_is_found_by_its_entry_point(self):
+        from axolotl.integrations.base import PLUGIN_ENTRY_POINT_GROUP, get_builtin_plugins, normalize_plugin_name
+
+        (ours,) = (point for point in entry_points(group=PLUGIN_ENTRY_POINT_GROUP) if point.name == "solar")
+        assert normalize_plugin_name(ours.value) == "solar_plugins.SolarPlugin", "as a recipe lists it"
+        assert "solar_plugins.SolarPlugin" in get_builtin_plugins()
+
+    def test_plugins_are_asked_for_data_before_axolotl_loads_any(self, monkeypatch):
+        import axolotl.cli.train as command
+        from axolotl.integrations.base import PluginManager
+
+        order = []
+        hook = lambda self, cfg, preprocess: order.append(f"load_datasets preprocess={preprocess}")  # noqa: E731
+        monkeypatch.setattr(PluginManager, "load_datasets", hook)
+        monkeypatch.setattr(PluginManager, "post_train_unload", lambda self, cfg: None)
+        for name in ("load_datasets", "load_preference_datasets"):
+            monkeypatch.setattr(command, name, lambda name=name, **_: order.append(f"Axolotl's {name}"))
+        monkeypatch.setattr(command, "train", lambda **_: order.append("train") or (None, None, None))
+        for method in (None, "dpo"):
+            command.do_train(DictDefault({"rl": method}), SimpleNamespace())
+        asked = "load_datasets preprocess=False"
+        assert order[:3] == [asked, "Axolotl's load_datasets", "train"], "None means: load them yourself"
+        assert order[3:] == [asked, "Axolotl's load_preference_datasets", "train"]
+
+    def test_preprocess_asks_too(self, monkeypatch):
+        import axolotl.cli.preprocess as command
+        from axolotl.integrations.base import PluginManager
+
+        order = []
+        monkeypatch.setattr(PluginManager, "load_datasets", lambda self, cfg, preprocess: order.append(preprocess))
+        monkeypatch.setattr(command, "load_datasets", lambda **_: order.append("Axolotl's"))
+        command.do_preprocess(DictDefault({"dataset_prepared_path": "p"}), SimpleNamespace(iterable=0, download=False))
+        assert order == [True, "Axolotl's"]
+
+    def test_post_train_is_called_twice(self):
+        """`post_train` says its lines once. Run in tests/axolotl/test_pipeline.py."""
+        import axolotl.train
+
+        assert source(axolotl.train).count(".post_train(cfg, ") == 2
+
+    def test_merge_lora_loads_the_recipe_twice(self, monkeypatch):
+        """So `register` has to be idempotent."""
+        import axolotl.cli.merge_lora as command
+
+        calls = []
+
+        def load_cfg(config, **_):
+            calls.append(config)
+            if len(calls) == 2:
+                raise Stop
+            return DictDefault({})
+
+        monkeypatch.setattr(command, "load_cfg", load_cfg)
+        with pytest.raises(Stop):
+            command.do_cli("recipe.yml")
+        assert calls == ["recipe.yml"] * 2
+
+    def test_inference_says_so_in_the_recipe(self, monkeypatch):
+        import axolotl.cli.inference as command
+
+        seen = {}
+
+        def load_cfg(config, **keys):
+            seen.update(keys)
+            raise Stop
+
+        monkeypatch.setattr(command, "load_cfg", load_cfg)
+        with pytest.raises(Stop):
+            command.do_cli("recipe.yml")
+        assert seen["inference"] is True
+
+    def test_a_config_that_base_model_config_names_would_win(self, made_bases):
+        """Why we refuse the key."""
+        from axolotl.loaders.utils import load_model_config
+
+        cfg = DictDefault(base_model=str(made_bases / "llama"), base_model_config=str(made_bases / "mistral"))
+        assert load_model_config(cfg).model_type == "mistral"
+
+    def test_overrides_of_model_config_are_set_on_the_config_of_the_weights(self, made_bases):
+        """Why we refuse those that name layers."""
+        from axolotl.loaders.utils import load_model_config
+
+        cfg = DictDefault(base_model=str(made_bases / "llama"), overrides_of_model_config={"num_hidden_layers": 12})
+        assert load_model_config(cfg).num_hidden_layers == 12
+
+    def test_the_revision_goes_with_base_model(self, monkeypatch):
+        """We take it away once `base_model` is a directory."""
+        from axolotl.loaders import utils
+
+        asked = {}
+
+        def from_pretrained(name, **keys):
+            asked.update(keys)
+            raise Stop
+
+        monkeypatch.setattr(utils.AutoConfig, "from_pretrained", from_pretrained)
+        with pytest.raises(Stop):
+            utils.load_model_config(DictDefault(base_model="b", revision_of_model="main", trust_remote_code="yes"))
+        assert asked == {"revision": "main", "trust_remote_code": False}, "and only `true` trusts code"
+
+
+class TestNamesOfCheckpoints:
+    files = stands_on("upscaling/checkpoint.py")
+
+    def test_no_word_in_ours_is_taken_for_a_model_type(self, life):
+        """Axolotl reads "llama", "mistral" and others out of a path."""
+        code = "".join(path.read_text() for path in INSTALLED.rglob("*.py"))
+        words = set(re.findall(r'"([\w-]+)"\s+in\s+(?:self|cfg)\.base_model\b', code))
+        assert words >= {"llama", "mistral", "falcon"}
+        assert [word for word in words if word in UPSCALED] == []
+        assert (bool(life.result.is_llama_derived_model), life.result.is_mistral_derived_model) == (False, True)
+        assert not life.result.is_multimodal
+
+
+class TestLoggers:
+    files = stands_on("logs.py", "axolotl_adapter/plugin.py")
+
+    @pytest.mark.parametrize(("name", "shown"), [("axolotl.solar_plugins.x", True), ("solar_plugins.x", False)])
+    def test_info_is_shown_of_loggers_under_axolotl_alone(self, name, shown, monkeypatch):
+        from axolotl.logging_config import AxolotlOrWarnErrorFilter
+
+        for variable in ("AXOLOTL_LOG_LEVEL", "LOG_LEVEL"):
+            monkeypatch.delenv(variable, raising=False)
+        record = logging.makeLogRecord({"name": name, "levelno": logging.INFO})
+        assert AxolotlOrWarnErrorFilter().filter(record) is shown
+        assert solar_plugins.logs.logger("x").name == "axolotl.solar_plugins.x"
+
+    def test_axolotls_own_adapter_speaks_on_the_main_process_alone(self, monkeypatch, caplog):
+        import axolotl.utils.logging as module
+
+        caplog.set_level(logging.INFO, logger="axolotl.solar_plugins.plugin")
+        monkeypatch.setattr(module, "is_main_process", lambda: False)
+        module.get_logger("axolotl.solar_plugins.plugin").info("not said")
+        assert caplog.messages == []
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+class TestCommandLine:
+    files = stands_on("axolotl_adapter/overrides.py", "solar_block.py", "cli.py")
+    MODULES = ("train", "evaluate", "inference", "merge_lora", "merge_sharded_fsdp_weights", "preprocess")
+
+    def test_load_cfg_splits_an_option_at_its_first_double_underscore(self, life):
+        assert life.raw["solar"] == {"init": {"strategy": "dus", "drop_layers": 2}, "init__drop_layers": 3}
+
+    @pytest.mark.parametrize("module", MODULES)
+    def test_commands_that_are_modules_are_run_by_fire(self, module):
+        command = importlib.import_module(f"axolotl.cli.{module}")
+        assert "fire.Fire(do_cli)" in source(command)
+        assert Path(command.__file__).parent.parts[-2:] == ("axolotl", "cli")
+
+    @pytest.mark.parametrize(
+        ("arguments", "keys"),
+        [
+            (["--solar__init__drop_layers=1"], {"solar__init__drop_layers": 1}),
+            (["--solar--init--drop-layers", "1"], {"solar__init__drop_layers": 1}),
+            (["--solar.init.drop_layers=1"], {"solar.init.drop_layers": 1}),
+            (["-solar-init-drop_layers=1"], {"solar_init_drop_layers": 1}),
+            (["--", "--solar__init__drop_layers=1"], {}),
+        ],
+    )
+    def test_fire_makes_keys_of_options(self, arguments, keys, capsys):
+        import fire
+
+        assert fire.Fire(lambda config, **keys: keys, command=["r.yml", *arguments]) == keys
+
+    def test_the_front_end_ignores_unknown_options_of_these_commands_and_refuses_others(self):
+        import click
+        from axolotl.cli.main import cli
+
+        lenient = {name for name, one in cli.commands.items() if one.context_settings.get("ignore_unknown_options")}
+        assert lenient == {"train", "evaluate", "inference", "merge-sharded-fsdp-weights"}
+        assert {name.replace("-", "_") for name in lenient} <= set(self.MODULES)
+        with cli.commands["train"].make_context("train", [__file__, "--solar__x=1", "--", "--solar__y=1"]) as context:
+            assert context.args == ["--solar__x=1", "--solar__y=1"]
+        for name in cli.commands.keys() - lenient:
+            with pytest.raises(click.UsageError):
+                cli.commands[name].make_context(name, [__file__, "--solar__x=1"])
+        assert type(cli).__module__.startswith("axolotl.")
+
+    @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+    def test_it_hands_them_to_the_launcher_which_refuses_them(self, launcher, monkeypatch, capsys):
+        from accelerate.commands.launch import launch_command_parser
+        from axolotl.cli.utils import launch_training
+        from torch.distributed.run import get_args_parser
+
+        commands = []
+        monkeypatch.setattr(os, "execvpe", lambda file, command, environment: commands.append(command))
+        launch_training("r.yml", launcher, None, {}, ["--solar__x=1"], use_exec=True)
+        [command] = commands
+        assert command[-4:] == ["--solar__x=1", "-m", "axolotl.cli.train", "r.yml"]
+        parser = {"accelerate": launch_command_parser, "torchrun": get_args_parser}[launcher]()
+        with pytest.raises(SystemExit):
+            parser.parse_args(command[2 if launcher == "accelerate" else 1 :])
+        assert "unrecognized arguments: --solar__x=1" in capsys.readouterr().err
+
+    def test_without_a_launcher_it_trains_in_its_own_process_and_drops_them(self, monkeypatch):
+        import axolotl.cli.train as command
+        from axolotl.cli.utils import launch_training
+
+        calls = []
+        monkeypatch.setattr(command, "do_cli", lambda **keys: calls.append(keys))
+        for launcher in ("python", None):
+            launch_training("r.yml", launcher, None, {}, ["--solar__x=1"], use_exec=True)
+        assert calls == [{"config": "r.yml"}] * 2
+
+    def test_our_commands_are_axolotls(self):
+        from axolotl.cli.main import cli
+        from axolotl.cli.plugins import ENTRY_POINT_GROUP
+
+        from solar_plugins.cli import solar
+
+        assert [point.value for point in entry_points(group=ENTRY_POINT_GROUP) if point.name == "solar"] == [
+            "solar_plugins.cli:solar"
+        ]
+        assert cli.get_command(None, "solar").resolve() is solar
+
+
+# --- the recipe -----------------------------------------------------------------------------------------------------
+
+OF_OTHER_SCHEMAS = {
+    "cut_cross_entropy": "axolotl.integrations.cut_cross_entropy.args.CutCrossEntropyArgs",
+    "liger_fused_linear_cross_entropy": "axolotl.integrations.liger.args.LigerArgs",
+    "expert_parallel_size": "axolotl.integrations.expert_parallel.args.ExpertParallelArgs",
+    "inference": None,
+}
+"""Keys of Axolotl's own plugins, and the one that its inference command sets, which no schema has."""
+
+SAMPLES = [None, True, False, 0, 3, 0.5, "3", "auto", "yes", "text", ["a"], {"a": 1}]
+TYPED = [name for name, field in AxolotlKeys.model_fields.items() if field.annotation is not Any]
+DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+def schema():
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    return AxolotlInputConfig.model_fields
+
+
+def validated(**keys):
+    from axolotl.utils.config import validate_config
+
+    recipe = {"base_model": "b", "micro_batch_size": 1, "gradient_accumulation_steps": 1, "learning_rate": 1e-4}
+    return validate_config(DictDefault(recipe | {"datasets": [{"path": "p", "type": "t"}]} | keys))
+
+
+class TestRecipe:
+    files = stands_on("recipe.py")
+
+    @pytest.mark.parametrize("name", AxolotlKeys.model_fields)
+    def test_names_and_defaults(self, name):
+        ours, fields = AxolotlKeys.model_fields[name], schema()
+        if name == "base_model":
+            assert fields[name].is_required(), "a recipe without it is refused by us where the base is needed"
+        elif name not in OF_OTHER_SCHEMAS:
+            assert ours.default == fields[name].default
+        else:
+            # What Axolotl's plugins define may default to True once the plugin is listed; unlisted it is not there.
+            assert name not in fields
+            if OF_OTHER_SCHEMAS[name]:
+                module, _, owner = OF_OTHER_SCHEMAS[name].rpartition(".")
+                assert name in getattr(importlib.import_module(module), owner).model_fields
+
+    @pytest.mark.parametrize("name", TYPED)
+    def test_what_axolotl_accepts_is_accepted_with_the_same_value(self, name):
+        """Of every typed key: a value that Axolotl's field takes is never refused here, and never read otherwise."""
+        theirs = TypeAdapter(schema()[name].annotation)
+        for sample in SAMPLES:
+            try:
+                expected = theirs.validate_python(sample)
+            except ValidationError:
+                continue
+            found = getattr(parse_recipe({name: sample}), name)
+            assert found in (getattr(expected, "value", expected), sample), f"{name}: {sample!r}"
+
+    def test_other_names_of_keys(self):
+        from solar_plugins.recipe import CONFIG_OVERRIDE_KEYS, REVISION_KEYS
+
+        for name, alias in (CONFIG_OVERRIDE_KEYS, REVISION_KEYS):
+            assert schema()[name].alias == alias
+
+    @pytest.mark.parametrize(
+        "recipe",
+        [
+            {}, {"bf16": True}, {"bf16": "auto"}, {"bf16": False}, {"bf16": None}, {"bf16": False, "bfloat16": True},
+            {"fp16": True}, {"fp16": True, "bf16": True}, {"fp16": True, "bf16": False}, {"float16": True},
+            {"bf16": False, "float16": True}, {"bf16": False, "load_in_8bit": True}, {"bf16": False, "fp16": False},
+        ],
+    )  # fmt: skip
+    def test_the_precision_of_weights(self, recipe, monkeypatch):
+        import axolotl.utils.config
+
+        monkeypatch.setattr(axolotl.utils.config, "is_torch_bf16_gpu_available", lambda: True)
+        defaults = {key: schema()[key].default for key in ("bf16", "fp16", "bfloat16", "float16", "load_in_8bit")}
+        cfg = DictDefault(defaults | recipe)
+        axolotl.utils.config.resolve_dtype(cfg)
+        assert parse_recipe(recipe).weight_precision == DTYPES[cfg.torch_dtype]
+
+    def test_values_of_enums_are_texts_after_validation(self):
+        cfg = validated(rl="dpo", chat_template="jinja", chat_template_jinja="{{ x }}")
+        assert (cfg.rl.value, cfg.chat_template.value) == ("dpo", "jinja")
+
+
+class TestDictDefault:
+    files = stands_on("axolotl_adapter/datasets.py", "axolotl_adapter/plugin.py", "recipe.py")
+
+    def test_it_is_a_map_without_key_errors(self, life):
+        cfg = DictDefault({"a": {"b": 1}})
+        assert isinstance(cfg, dict)
+        assert cfg["gone"] is cfg.gone is cfg.get("gone") is None
+        assert "gone" not in cfg
+        assert cfg.a.b == 1
+        assert cfg.pop("gone", None) is None
+        assert type(cfg)({**cfg, "c": 2}).c == 2
+        assert all(type(one) is DictDefault for one in life.result.datasets)
+
+
+class TestRecipeChecks:
+    files = stands_on("axolotl_adapter/recipe_checks.py", "plugins/dpo_configs.py")
+
+    def test_methods_of_preference_training(self):
+        """A method more, or less, has to be looked at."""
+        from axolotl.utils.schemas.enums import RLType
+
+        from solar_plugins.axolotl_adapter.recipe_checks import PAIR_METHODS
+
+        assert {method.value for method in RLType} == {*PAIR_METHODS, "gdpo", "grpo", "ebft"}
+
+    @pytest.mark.parametrize("method", [None, "dpo", "ipo", "simpo", "kto", "orpo"])
+    def test_keys_of_a_dataset_that_validation_keeps(self, method):
+        from solar_plugins.axolotl_adapter.recipe_checks import ENTRY_KEYS, SFT_ENTRY_KEYS
+
+        values = {"data_files": ["f"], "trust_remote_code": True, "weight": 0.5, "shards": 2, "shards_idx": 1}
+        entry = {key: "x" for key in SFT_ENTRY_KEYS} | values | {"preprocess_shards": 2}
+        keys = {"rl": method, "remove_unused_columns": False} if method else {}
+        kept = set(validated(datasets=[entry], **keys).datasets[0])
+        if method in (None, "orpo"):
+            assert kept >= SFT_ENTRY_KEYS
+        else:
+            # Of these ``ds_type`` is lost, so the name of the file decides.
+            assert kept & SFT_ENTRY_KEYS == ENTRY_KEYS - {"ds_type"} | (
+                {"trust_remote_code"} if method == "kto" else set()
+            )
+
+    @pytest.mark.parametrize(
+        ("keys", "message"),
+        [
+            ({"chat_template": "solar"}, "chat_template"),
+            ({"rl": "dpo", "sample_packing": True}, "`sample_packing: true` does not work with RLHF"),
+            ({"rl": "kto", "eval_sample_packing": True, "remove_unused_columns": False}, "not supported with kto"),
+            ({"rl": "kto"}, "Set `remove_unused_columns: False` when using kto"),
+            ({"rl": "simpo", "simpo_gamma": 0.5, "warmup_ratio": 0.1}, "not supported with the simpo trainer"),
+        ],
+    )
+    def test_what_axolotl_refuses_too(self, keys, message):
+        """We say it first, in words."""
+        with pytest.raises(ValidationError, match=message):
+            validated(**keys)
+
+    def test_a_template_is_a_text_or_the_path_of_one(self, tmp_path):
+        from axolotl.utils.chat_templates import get_chat_template
+
+        (tmp_path / "t.jinja").write_text("{{ x }}")
+        assert get_chat_template("jinja", "{{ x }}") == get_chat_template("jinja", str(tmp_path / "t.jinja"))
+
+    @pytest.mark.parametrize("name", ["zephyr_2023_11", "zephyr_2024_01", "sdpo"])
+    def test_named_settings_are_keys_and_values_of_axolotls(self, name):
+        from solar_plugins.plugins.dpo_configs import dpo_config
+
+        values = dpo_config(name).values
+        assert validated(**values) | values == validated(**values)
+
+    def test_other_spellings_of_the_same(self):
+        from solar_plugins.plugins.dpo_configs import OTHER_SPELLINGS
+
+        for key, others in OTHER_SPELLINGS.items():
+            assert {key, *(other.partition(".")[0] for other in others)} <= schema().keys()
+        with pytest.raises(ValidationError, match="mutually exclusive"):
+            validated(warmup_steps=5, warmup_ratio=0.1)
+        assert validated(dpo_beta=0.2).rl_beta == 0.2
+
+
+# --- datasets -------------------------------------------------------------------------------------------------------
+
+
+def rows(**columns):
+    from datasets import Dataset
+
+    return Dataset.from_dict(columns)
+
+
+class TestDatasets:
+    files = stands_on(
+        "axolotl_adapter/datasets.py", "data/prepared_datasets.py", "data/row_encoder.py", "data/encoder.py"
+    )
+
+    def test_load_dataset_with_config_takes_an_entry_and_a_token(self, tmp_path):
+        from axolotl.utils.data.shared import load_dataset_with_config
+
+        assert [*inspect.signature(load_dataset_with_config).parameters][:2] == ["dataset_config", "use_auth_token"]
+        (tmp_path / "f.jsonl").write_text('{"text": "a"}\n')
+        loaded = load_dataset_with_config(DictDefault(path=str(tmp_path / "f.jsonl")), None)
+        assert loaded.column_names == ["text"], "a file has one split, which is taken"
+        loaded.save_to_disk(str(tmp_path / "saved"))
+        assert load_dataset_with_config(DictDefault(path=str(tmp_path / "saved")), None).column_names == ["text"]
+
+    def test_ids_and_labels_are_taken_as_they_are(self, tokenizer):
+        from axolotl.utils.data.wrappers import get_dataset_wrapper
+
+        ready = rows(input_ids=[[1]], attention_mask=[[1]], labels=[[1]])
+        cfg = DictDefault(datasets=[{"path": "p"}])
+        assert get_dataset_wrapper(cfg.datasets[0], tokenizer, cfg, None, ready)[0] is ready
+
+    def test_columns_have_the_types_of_axolotls_own_strategies(self, tokenizer):
+        from axolotl.utils.data.wrappers import get_dataset_wrapper
+        from datasets import Features, List, Value
+
+        from solar_plugins.data.row_encoder import SFT_COLUMNS
+
+        cfg = DictDefault(datasets=[{"path": "p", "type": "completion"}], sequence_len=8)
+        made, _ = get_dataset_wrapper(cfg.datasets[0], tokenizer, cfg, "completion", rows(text=["a b"]))
+        assert made.features == Features({name: List(Value(kind)) for name, kind in SFT_COLUMNS.items()})
+
+    def test_pairs_without_a_type_are_taken_as_they_are(self):
+        """Run in test_datasets.py."""
+        from axolotl.utils.data.rl import _load_split
+
+        assert re.search(r'_type = datasets_configs\[i\]\["type"\]\s+if _type:', source(_load_split))
+
+    def test_the_label_that_the_loss_leaves_out(self):
+        from axolotl.prompt_tokenizers import IGNORE_INDEX
+
+        from solar_plugins.data.encoder import IGNORED_LABEL
+
+        assert IGNORE_INDEX == IGNORED_LABEL
+
+    @pytest.mark.parametrize(("key", "split"), [("datasets", "train"), ("test_datasets", "test")])
+    def test_the_split_that_is_taken_where_the_recipe_names_none(self, key, split, tokenizer, tmp_path):
+        from axolotl.utils.data.sft import _load_and_process_single_dataset
+        from datasets import DatasetDict
+
+        from solar_plugins.axolotl_adapter.datasets import _split_of
+        from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet
+
+        sets = {
+            name: rows(input_ids=[[n]], attention_mask=[[1]], labels=[[1]]) for n, name in enumerate(("train", "test"))
+        }
+        DatasetDict(sets).save_to_disk(str(tmp_path / "sets"))
+        entry = DictDefault(path=str(tmp_path / "sets"))
+        taken, _ = _load_and_process_single_dataset(entry, DictDefault({}), tokenizer, split, 0)
+        assert taken["input_ids"][:] == _split_of(sets, FormattedSet(key, 0, entry, None))["input_ids"][:]
+
+    def test_several_configurations_of_a_set(self):
+        from axolotl.utils.data.shared import datasets_with_name_generator
+
+        from solar_plugins.axolotl_adapter.datasets import expanded
+        from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet
+
+        entry = DictDefault(path="p", name=["a", "b"])
+        ours = [found.entry for found in expanded(FormattedSet("datasets", 0, entry, None))]
+        assert ours == [dict(one) for one in datasets_with_name_generator([entry])]
+
+    def test_the_default_directory_and_the_cache_that_hashes_the_path(self):
+        from axolotl.common.const import DEFAULT_DATASET_PREPARED_PATH
+        from axolotl.utils.data.shared import generate_dataset_hash_from_config, get_prepared_dataset_path
+
+        assert get_prepared_dataset_path(DictDefault({}), "h") == Path(DEFAULT_DATASET_PREPARED_PATH) / "h"
+        one, other = (
+            generate_dataset_hash_from_config(DictDefault(sequence_len=8), [DictDefault(path=path)], "t")
+            for path in ("solar_plugins/1", "solar_plugins/2")
+        )
+        assert one != other
+
+    @pytest.mark.parametrize("strategy", [None, "drop", "truncate", "Truncate", "raise"])
+    def test_what_happens_to_rows_that_are_too_long(self, strategy):
+        from axolotl.utils.data.utils import handle_long_seq_in_dataset
+
+        from solar_plugins.axolotl_adapter.datasets import _excess_policy
+
+        cfg = DictDefault(excess_length_strategy=strategy, min_sample_len=2)
+        long = rows(input_ids=[[1] * 9, [1] * 8], attention_mask=[[1] * 9, [1] * 8], labels=[[1] * 9, [1] * 8])
+        policy = _excess_policy(parse_recipe({"excess_length_strategy": strategy}))
+        if policy == "raise":
+            with pytest.raises(ValueError, match="exceeds the maximum"):
+                handle_long_seq_in_dataset(long, 8, cfg)
+        else:
+            left = handle_long_seq_in_dataset(long, 8, cfg)
+            assert [len(ids) for ids in left["input_ids"]] == {"drop": [8], "truncate": [8, 8]}[policy]
+
+    def test_test_sets_have_a_length_of_their_own_in_sft_alone(self):
+        from axolotl.utils.data import rl, sft
+
+        assert 'if split == "test" and cfg.eval_sequence_len:' in source(sft._load_raw_datasets)
+        assert "eval_sequence_len" not in source(rl)
+
+    def test_the_tokenizer_carries_the_template_of_the_recipe(self, sentencepiece_tokenizer, tmp_path):
+        from axolotl.loaders import load_tokenizer
+
+        base = shutil.copytree(sentencepiece_tokenizer, tmp_path / "base")
+        (base / "config.json").write_text('{"model_type": "mistral"}')
+        keys = {"tokenizer_config": str(base), "base_model": str(base)}
+        assert load_tokenizer(DictDefault(keys)).chat_template is None
+        template = {"chat_template": "jinja", "chat_template_jinja": "{{ x }}"}
+        assert load_tokenizer(DictDefault(keys | template)).chat_template == "{{ x }}"
+
+
+class TestTypesOfDatasets:
+    files = stands_on("axolotl_adapter/bindings.py")
+
+    @pytest.fixture
+    def bound(self, monkeypatch):
+        """A module in memory and a function of the package, as `bind` makes them."""
+        module = type(sys)("solar_plugins.contract")
+        module.load = lambda tokenizer, cfg, ds_cfg: ("loaded", tokenizer, cfg, ds_cfg)
+        monkeypatch.setitem(sys.modules, "solar_plugins.contract", module)
+        monkeypatch.setattr(solar_plugins, "contract", lambda cfg, **keys: ("called", cfg, keys), raising=False)
+
+    def test_sft_calls_load_of_the_module_of_that_name(self, bound):
+        from axolotl.prompt_strategies import load
+
+        assert load("solar_plugins.contract", "tokenizer", "cfg", "entry") == ("loaded", "tokenizer", "cfg", "entry")
+
+    def test_a_strategy_wraps_the_whole_dataset(self, tokenizer, monkeypatch):
+        from axolotl.prompt_tokenizers import DatasetWrappingStrategy
+        from axolotl.utils.data import wrappers
+
+        class Strategy(DatasetWrappingStrategy):
+            def wrap_dataset(self, dataset, process_count=None, keep_in_memory=False, **_):
+                return dataset, process_count, keep_in_memory
+
+        monkeypatch.setattr(wrappers, "load", lambda *args, **_: Strategy())
+        cfg = DictDefault(datasets=[{"path": "p", "type": "t"}], dataset_num_proc=3)
+        wrapped, _ = wrappers.get_dataset_wrapper(cfg.datasets[0], tokenizer, cfg, "t", raw := rows(a=[1]))
+        assert wrapped == (raw, 3, False)
+
+    @pytest.mark.parametrize("method", ["dpo", "kto", "orpo"])
+    def test_preference_training_calls_the_function_of_that_name(self, bound, method):
+        load = importlib.import_module(f"axolotl.prompt_strategies.{method}").load
+        assert load("solar_plugins.contract", "cfg", dataset_idx=0) == ("called", "cfg", {"dataset_idx": 0})
+        assert load("solar_plugins.deeper.contract", "cfg", dataset_idx=0) is None, "errors are warnings"
+
+    @pytest.mark.parametrize("method", [None, "dpo"])
+    def test_evaluate_asks_no_plugin_for_data(self, method, monkeypatch):
+        import axolotl.cli.evaluate as command
+        from axolotl.integrations.base import PluginManager
+
+        order = []
+        monkeypatch.setattr(PluginManager, "load_datasets", lambda *_, **__: order.append("plugins"))
+        for name in ("load_datasets", "load_preference_datasets", "evaluate"):
+            monkeypatch.setattr(command, name, lambda name=name, **_: order.append(name))
+        command.do_evaluate(DictDefault(rl=method), SimpleNamespace())
+        assert order == ["load_preference_datasets" if method else "load_datasets", "evaluate"]
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+class TestPrecision:
+    files = stands_on("axolotl_adapter/precision.py", "memory/training_setup.py")
+
+    def test_names_of_optimizers(self):
+        from axolotl.utils.schemas.enums import CustomSupportedOptimizers
+        from transformers.training_args import OptimizerNames
+
+        from solar_plugins.axolotl_adapter.precision import CARRY_OVERS, DEFAULT_OPTIMIZER
+        from solar_plugins.memory.training_setup import OPTIMIZERS
+
+        known = {optimizer.value for names in (CustomSupportedOptimizers, OptimizerNames) for optimizer in names}
+        assert {*CARRY_OVERS, *OPTIMIZERS, DEFAULT_OPTIMIZER} <= known
+
+    def test_stochastic_rounding_is_an_option_that_is_off(self):
+        from axolotl.utils.optimizers.sinkgd import SinkGD
+        from torchao.optim import AdamW4bit, AdamW8bit, AdamWFp8
+
+        from solar_plugins.axolotl_adapter.precision import STOCHASTIC
+
+        for optimizer in (AdamW4bit, AdamW8bit, AdamWFp8, SinkGD):
+            assert inspect.signature(optimizer).parameters[STOCHASTIC.key].default is STOCHASTIC.by_default
+
+    def test_kahan_summation_is_an_option(self):
+        """Their packages are not installed; what transformers asks of them is."""
+        from transformers import trainer_optimizer
+
+        from solar_plugins.axolotl_adapter.precision import CARRY_OVERS, COMPENSATED
+
+        anyprecision = CARRY_OVERS["adamw_anyprecision"]
+        assert f'get("{anyprecision.key}", "{anyprecision.by_default}")' in source(trainer_optimizer)
+        assert f'pop("{COMPENSATED.key}", None)' in source(trainer_optimizer)
+
+    def test_optim_args_are_a_map_or_pairs(self):
+        from transformers.trainer_optimizer import _parse_optim_args
+
+        from solar_plugins.axolotl_adapter.precision import _optim_args
+
+        text = "block_size=256, bf16_stochastic_round=False"
+        assert _parse_optim_args(text) == _optim_args(text)
+
+    def test_fsdp2_trains_the_bf16_weights_themselves(self):
+        """Run in tests/distributed/test_dtypes.py."""
+        import accelerate.utils.fsdp_utils as accelerates
+        from axolotl.monkeypatch.accelerate import fsdp2 as axolotls
+
+        assert "param.data.to(torch.float32)" in source(accelerates.fsdp2_prepare_model)
+        assert "torch.float32" not in source(axolotls.fsdp2_prepare_model)
+        assert "accelerate.accelerator.fsdp2_prepare_model = fsdp2_prepare_model" in source(axolotls)
+
+    def test_adapters_are_in_fp32(self):
+        from peft import get_peft_model
+
+        assert inspect.signature(get_peft_model).parameters["autocast_adapter_dtype"].default is True
+
+
+class TestMemory:
+    files = stands_on("memory/recipe_setup.py", "memory/parameters.py", "memory/parts.py", "memory/training_setup.py")
+
+    def setup(self, **keys):
+        from solar_plugins.memory.recipe_setup import setup_of
+
+        return setup_of(parse_recipe({"optimizer": "adamw_torch", "lora_r": 8} | keys), 2)
+
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            {}, {"attn_implementation": "sdpa"}, {"attn_implementation": "eager"}, {"adapter": "lora"},
+            {"attn_implementation": "flash_attention_2"}, {"fsdp_config": {"reshard_after_forward": True}},
+            {"cut_cross_entropy": True},
+        ],
+    )  # fmt: skip
+    def test_embeddings_and_norms_that_stay_in_fp32(self, keys):
+        from axolotl.loaders.model import should_convert_embedding_dtypes
+
+        fields = {"fsdp_config": None, "fsdp": None, "adapter": None, "cut_cross_entropy": None}
+        cast = type("Cfg", (), validated(**{k: v for k, v in keys.items() if k == "attn_implementation"}).to_dict())
+        cfg = SimpleNamespace(**fields | keys, attn_needs_dtype_cast=getattr(cast, "attn_needs_dtype_cast", None))
+        assert self.setup(bf16=True, **keys).wide_ends is not should_convert_embedding_dtypes(cfg)
+
+    @pytest.mark.parametrize("adapter", [None, "lora"])
+    @pytest.mark.parametrize("method", ["dpo", "ipo", "kto", "orpo"])
+    def test_the_reference_model(self, method, adapter, monkeypatch):
+        """For simpo Axolotl loads one as well, and never hands it to the trainer (core/builders/rl.py)."""
+        import axolotl.train
+        from axolotl.utils.schemas.enums import RLType
+
+        monkeypatch.setattr(
+            axolotl.train, "ModelLoader", lambda *_, **__: SimpleNamespace(load=lambda: ("model", None))
+        )
+        loaded = axolotl.train.setup_reference_model(DictDefault(rl=RLType(method), adapter=adapter), None)
+        assert self.setup(rl=method, adapter=adapter).reference is (loaded is not None)
+
+    def test_buffers_of_deepspeed(self):
+        from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+        from transformers.integrations import deepspeed
+
+        from solar_plugins.memory.training_setup import DeepSpeedBuffers
+
+        theirs, ours = DeepSpeedZeroConfig(stage=3), DeepSpeedBuffers()
+        assert ours.reduce_bucket == theirs.reduce_bucket_size
+        assert (ours.max_live, ours.sub_group) == (theirs.max_live_parameters, theirs.sub_group_size)
+        assert [DeepSpeedZeroConfig(stage=stage).overlap_comm for stage in (1, 2, 3)] == [False, False, True]
+        auto = 'fill_only("zero_optimization.reduce_bucket_size", hidden_size * hidden_size)'
+        assert auto in source(deepspeed), '"auto" is the hidden width squared'
+
+    def test_ddp_copies_gradients_into_buckets(self):
+        from torch.nn.parallel import DistributedDataParallel
+
+        assert inspect.signature(DistributedDataParallel).parameters["gradient_as_bucket_view"].default is False
+
+    def test_trl_keeps_adapters_over_quantised_weights_in_bf16(self):
+        from trl.trainer import dpo_trainer
+
+        cast = r"if _is_quantized_model:\n(.*\n){,3}? +param\.data = param\.data\.to\(torch\.bfloat16\)"
+        assert re.search(cast, source(dpo_trainer))
+
+
+class TestRanks:
+    files = stands_on("axolotl_adapter/ranks.py", "axolotl_adapter/launch.py")
+
+    def test_the_store_of_torch(self):
+        """What it does is tested in test_ranks.py."""
+        from torch.distributed import PrefixStore, TCPStore
+
+        asked = ("host_name: str, port", "world_size", "is_master: bool", "timeout: datetime.timedelta")
+        for part in (*asked, "wait_for_workers: bool = True", "multi_tenant: bool = False"):
+            assert part in TCPStore.__init__.__doc__
+        for method in ("set", "get", "check", "compare_set", "multi_set", "multi_get"):
+            assert hasattr(PrefixStore, method)
+        assert issubclass(torch.distributed.DistError, RuntimeError)
+
+    def test_the_process_group_comes_to_the_same_store(self):
+        rendezvous = importlib.import_module("torch.distributed.rendezvous")
+        assert "multi_tenant=True" in source(rendezvous._create_c10d_store), "rank 0 may host a store there already"
+        assert 'os.environ.get("TORCHELASTIC_USE_AGENT_STORE", None) == str(True)' in source(rendezvous)
+
+    @pytest.mark.parametrize(
+        "name",
+        ["RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT",
+         "TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_USE_AGENT_STORE"],
+    )  # fmt: skip
+    def test_what_torchrun_says_to_a_rank(self, name):
+        from torch.distributed.elastic.agent.server import local_elastic_agent
+
+        assert re.search(rf'"{name}"(: |\] = )', source(local_elastic_agent))
+
+    def test_preprocess_says_that_it_is_alone(self, monkeypatch):
+        import axolotl.cli.preprocess as command
+
+        monkeypatch.setenv("AXOLOTL_IS_PREPROCESS", "0")
+        monkeypatch.setattr(command, "load_cfg", lambda *_, **__: pytest.fail(os.environ["AXOLOTL_IS_PREPROCESS"]))
+        with pytest.raises(pytest.fail.Exception, match="1"):
+            command.do_cli("r.yml")
+
+
+# --- what a run leaves ----------------------------------------------------------------------------------------------
+
+
+class TestWhatTrainingLeaves:
+    files = stands_on("report/training_log.py", "report/trained_models.py", "report/stages.py")
+
+    def test_the_trainers_log(self):
+        from transformers import Trainer, TrainerState
+        from transformers.trainer import TRAINER_STATE_NAME
+        from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+        from solar_plugins.report.training_log import STATE_FILE
+
+        assert (TRAINER_STATE_NAME, PREFIX_CHECKPOINT_DIR) == (STATE_FILE, "checkpoint")
+        assert {"log_history", "global_step", "max_steps"} <= TrainerState.__dataclass_fields__.keys()
+        assert inspect.signature(Trainer.evaluate).parameters["metric_key_prefix"].default == "eval"
+
+    @pytest.mark.parametrize("trainer", ["DPO", "CPO", "ORPO", "KTO"])
+    def test_rewards_that_trl_logs(self, trainer):
+        from axolotl.core import trainers
+        from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
+
+        from solar_plugins.report.training_log import ACCURACIES, MARGINS
+
+        kind = AxolotlDPOTrainer if trainer == "DPO" else getattr(trainers, f"Axolotl{trainer}Trainer")
+        (trls,) = {one for one in kind.__mro__ if one.__name__ == f"{trainer}Trainer"}
+        logged = re.findall(r"rewards/\w+", source(sys.modules[trls.__module__]))
+        assert MARGINS in logged
+        assert (ACCURACIES in logged) is (trainer != "KTO"), "KTO compares no pairs"
+
+    def test_an_adapter_and_the_merged_model(self):
+        """Run in tests/axolotl/test_axolotl.py."""
+        import axolotl.cli.merge_lora as command
+        from peft.utils import CONFIG_NAME
+
+        assert CONFIG_NAME == "adapter_config.json"
+        for merge in (command._do_merge_lora_efficient, command._do_merge_lora_legacy):
+            assert 'Path(cfg.output_dir) / "merged"' in source(merge)
+
+    def test_the_config_is_written_before_the_first_step(self):
+        """So it does not prove that a model was trained."""
+        import axolotl.train
+
+        code = source(axolotl.train.train)
+        assert code.index("save_initial_configs(") < code.index("execute_training(")
+
+    def test_a_run_goes_on_by_a_key(self):
+        assert "auto_resume_from_checkpoints" in schema()
+
+    def test_the_loss_of_dpo(self):
+        from axolotl.core.trainers.dpo import DPOStrategy
+        from axolotl.core.trainers.dpo.args import AxolotlDPOConfig
+        from axolotl.utils.schemas.enums import RLType
+
+        assert AxolotlDPOConfig.__dataclass_fields__["loss_type"].default_factory() == ["sigmoid"]
+        given = DPOStrategy.set_training_args_kwargs(DictDefault(rl=RLType.DPO, sequence_len=9))
+        assert given == {"max_length": 9}, "nothing that weights it"
+
+
+class TestEvaluation:
+    files = stands_on("evaluation/preference_files.py", "evaluation/lm_eval_results.py")
+
+    def test_long_pairs_lose_their_end(self):
+        from axolotl.core.trainers.dpo.args import AxolotlDPOConfig
+
+        assert AxolotlDPOConfig.__dataclass_fields__["truncation_mode"].default == "keep_start"
+
+    def test_the_files_of_lm_eval(self, tmp_path):
+        from lm_eval.loggers import EvaluationTracker
+
+        from solar_plugins.evaluation.lm_eval_results import RESULT_FILES
+
+        tracker = EvaluationTracker(output_path=str(tmp_path))
+        tracker.general_config_tracker.log_experiment_args("hf", "pretrained=m", "", "template", False)
+        tracker.save_results_aggregated({"results": {}}, {})
+        (file,) = tmp_path.rglob(RESULT_FILES)
+        content = json.loads(file.read_text())
+        assert (content["model_name"], content["chat_template"]) == ("m", "template")
+
+    def test_what_stands_in_them(self):
+        """Run in tests/axolotl/test_evaluation.py."""
+        from lm_eval import evaluator
+
+        for key in ("results", "group_subtasks", "n-shot", "n-samples", "effective"):
+            assert f'"{key}": ' in source(evaluator)
