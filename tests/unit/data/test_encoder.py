@@ -58,7 +58,7 @@ def compare(tokenizer, conversations):
 
 
 def test_ids_and_labels_piece_by_piece(tokenizer):
-    """`###` is 774 at the start of a text and 27332 after a line break (../shared/material.md)."""
+    """`###` is 774 at the start of a text and 27332 after a line break."""
     ids, labels = make_encoder(tokenizer, "test").encode(Example("### User:\nHi\n\n### Assistant:\n", "Hello.\n### Ok"))
     pieces = [
         "<s>", "\u2581###", "\u2581User", ":", "<0x0A>", "Hi", "<0x0A>", "<0x0A>", "##", "#", "\u2581Ass", "istant",

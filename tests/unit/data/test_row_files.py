@@ -2,7 +2,7 @@ import gzip
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solar_plugins.data import row_files
@@ -58,6 +58,7 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)  # a busy machine is no fault of the reader's
 @given(st.lists(values), st.integers(1, 9), st.sampled_from([None, 2]))
 def test_json_lists_of_anything(tmp_path_factory, rows, block_bytes, indent):
     path = tmp_path_factory.mktemp("json") / "r.json"

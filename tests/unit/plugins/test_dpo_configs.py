@@ -1,4 +1,4 @@
-"""Published values, from ../shared/solar.md section 2 and alignment-handbook's recipes/zephyr-7b-beta."""
+"""Published values, from the Zephyr paper (arXiv:2310.16944) and alignment-handbook's recipes/zephyr-7b-beta."""
 
 import pytest
 
