@@ -35,7 +35,7 @@ $(INSTALLED): pyproject.toml
 	  echo "Error: $$free GB free in $(CURDIR); the installation takes 9 GB (torch brings its CUDA libraries) and the demo 3 GB. Make room"; exit 1; fi; \
 	echo "Installing with $$("$$python" --version) into $(VENV); the first time this takes a few minutes"; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV) || exit 1; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' || { \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]' || { \
 	  echo "Error: pip could not install the package (its own words are above). It needs a package index: check the network, or pip's index settings"; exit 1; }
 	@touch $@
 
