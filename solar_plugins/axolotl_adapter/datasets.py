@@ -18,9 +18,10 @@ from solar_plugins.data.encoder import Encoder, make_encoder
 from solar_plugins.data.formatters import preference_formatters, sft_formatters
 from solar_plugins.data.formatters.base import Formatter
 from solar_plugins.data.prepared_datasets import prepared_set, read_set
-from solar_plugins.data.row_encoder import RowReader
-from solar_plugins.data.row_tally import RowReport
+from solar_plugins.data.row_encoder import DEFAULT_SEED, RowEncoder
+from solar_plugins.data.row_tally import RowTally
 from solar_plugins.data.template import renders_as_solar, template_text
+from solar_plugins.data.training_records import TrainingRecords
 from solar_plugins.errors import DataError
 from solar_plugins.logs import logger
 from solar_plugins.recipe import TEMPLATE_NAME, Recipe, concerns_us, parse_recipe
@@ -87,9 +88,9 @@ def read_in_memory(dataset: Any, tokenizer: Any, cfg: Any, entry: Mapping[str, A
     found = next(found for found in formatted_sets(recipe) if _same_set(found.entry, entry))
     source = found._replace(entry=entry)
     _check_columns(dataset.column_names, source)
-    reader = make_reader(recipe, source, make_encoder(tokenizer, str(recipe.base_model)))
-    ready, report = read_set(dataset, reader, source.where, num_proc)
-    judged(recipe, report, reader)
+    rows = row_encoder(recipe, source, make_encoder(tokenizer, str(recipe.base_model)))
+    ready, tally = read_set(dataset, _records(recipe, rows), source.where, num_proc)
+    judged(recipe, tally, rows)
     return ready
 
 
@@ -130,38 +131,41 @@ def expanded(found: FormattedSet) -> Iterator[FormattedSet]:
 def _ready_set(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> tuple[Path, str]:
     dataset = load_rows(recipe, source)
     directory = Path(recipe.dataset_prepared_path or _default_directory()) / "solar_plugins"
-    reader = make_reader(recipe, source, encoder)
-    ready = prepared_set(dataset, reader, source.where, directory, recipe.dataset_num_proc)
-    return ready.path, judged(recipe, ready.report, reader)
+    rows = row_encoder(recipe, source, encoder)
+    ready = prepared_set(dataset, _records(recipe, rows), source.where, directory, recipe.dataset_num_proc)
+    return ready.path, judged(recipe, ready.tally, rows)
 
 
-def make_reader(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> RowReader:
-    """How this recipe wants the rows of a set to be read."""
+def _records(recipe: Recipe, rows: RowEncoder) -> TrainingRecords:
+    return TrainingRecords(rows, unpaired=recipe.rl == "kto")
+
+
+def row_encoder(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> RowEncoder:
+    """How a recipe encodes the rows of one of its datasets."""
     sequence_len = recipe.sequence_len
     if source.key == "test_datasets" and not recipe.rl:
         sequence_len = recipe.eval_sequence_len or sequence_len
-    return RowReader(
+    return RowEncoder(
         formatter=source.formatter,
         encoder=encoder,
-        sequence_len=sequence_len,
+        max_length=sequence_len,
         truncate=_excess_policy(recipe) == "truncate",
-        unpaired=recipe.rl == "kto",
-        seed=recipe.seed or 0,
+        seed=DEFAULT_SEED if recipe.seed is None else recipe.seed,
     )
 
 
-def judged(recipe: Recipe, report: RowReport, reader: RowReader) -> str:
-    """The report in words, which are logged too.
+def judged(recipe: Recipe, tally: RowTally, rows: RowEncoder) -> str:
+    """The tally of a dataset in one line, which is logged too.
 
     Raises:
-        DataError: The recipe does not want to go on with such a set.
+        DataError: The recipe does not allow so many bad or long rows.
     """
-    line = report.words(reader.sequence_len)
+    line = tally.words(rows.max_length)
     if os.environ.get("RANK", "0") == "0":
-        (LOG.warning if report.rows_kept < report.rows_read else LOG.info)("%s", line)
+        (LOG.warning if tally.rows_kept < tally.rows_read else LOG.info)("%s", line)
     rules = (recipe.solar.data if recipe.solar else None) or DataArgs()
-    report.judge(rules.bad_rows, rules.max_bad_share, reader.sequence_len)
-    if _excess_policy(recipe) == "raise" and (report.too_long or report.shortened):
+    tally.judge(rules.bad_rows, rules.max_bad_share, rows.max_length)
+    if _excess_policy(recipe) == "raise" and (tally.too_long or tally.examples_too_long):
         raise DataError(
             f"excess_length_strategy: raise, and {line}. Raise sequence_len, or set excess_length_strategy: drop"
         )

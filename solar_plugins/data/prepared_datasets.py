@@ -1,34 +1,40 @@
 """Data sets that are ready for Axolotl, kept in directories that are whole or absent.
 
-Axolotl's own cache knows neither a formatter's code nor the content of a file, so a changed file trains on yesterday's
-rows. Here the directory's name is a hash of all that the result depends on, and Axolotl's cache, which hashes the path,
-follows.
+Axolotl's own cache knows neither the formatter nor the content of a file, so a changed file trains on yesterday's rows.
+Here the directory's name is a hash of all that the result depends on, and Axolotl's cache, which hashes the path,
+follows. Code enters that hash as version numbers, so that a comment or a refactoring keeps all caches.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from solar_plugins.data import encoder as encoding
-from solar_plugins.data import row_encoder as rows
-from solar_plugins.data import row_tally as row_report
-from solar_plugins.data import template
-from solar_plugins.data.formatters import base, preference, sft
 from solar_plugins.data.formatters.base import SFTFormatter
-from solar_plugins.data.row_encoder import PROBLEM_COLUMN, ROW_COLUMN, TOO_LONG, RowReader
-from solar_plugins.data.row_tally import RowReport
+from solar_plugins.data.row_tally import RowTally
+from solar_plugins.data.template import template_text
+from solar_plugins.data.training_records import (
+    BOOKKEEPING_COLUMNS,
+    CUT_COLUMN,
+    PROBLEM_COLUMN,
+    ROW_COLUMN,
+    SFT_COLUMNS,
+    TrainingRecords,
+    count_rows,
+)
 from solar_plugins.errors import DataError
 from solar_plugins.storage.directories import ensure_directory
 from solar_plugins.storage.files import write_errors_explained
 from solar_plugins.storage.untrusted import read_json_object
 
-REPORT_FILE = "solar_rows.json"
+FORMAT_VERSION = 1
+"""Version of what this package's own code makes of a row. Raise it when a change to the encoder, the rendering, the
+records or a helper of `formatters.base` gives another result for some row; a formatter has a version of its own."""
+
+TALLY_FILE = "solar_rows.json"
 REPAIR = "remove the folder, and it is made again"
 SMALL_SET = 2_000
 """Rows below which one process is faster than several."""
@@ -38,15 +44,17 @@ class PreparedSet(NamedTuple):
     """Where a set lies, and what became of its rows."""
 
     path: Path
-    report: RowReport
+    tally: RowTally
 
 
-def prepared_set(dataset: Any, reader: RowReader, where: str, directory: Path, num_proc: int | None) -> PreparedSet:
+def prepared_set(
+    dataset: Any, records: TrainingRecords, where: str, directory: Path, num_proc: int | None
+) -> PreparedSet:
     """The ready form of a data set, from ``directory`` or made now. Other processes wait until it is made.
 
     Args:
         dataset: A `datasets.Dataset`.
-        reader: How to read it.
+        records: How to read it.
         where: What to call it in words.
         directory: Where ready sets lie.
         num_proc: Processes that may work.
@@ -54,58 +62,58 @@ def prepared_set(dataset: Any, reader: RowReader, where: str, directory: Path, n
     Raises:
         DataError: It cannot be written.
     """
-    path = directory / fingerprint(dataset, reader)
+    path = directory / fingerprint(dataset, records)
 
     def fill(folder: Path) -> None:
         scratch = folder / "scratch"
         scratch.mkdir()
-        ready, report = read_set(dataset, reader, where, num_proc, scratch)
+        ready, tally = read_set(dataset, records, where, num_proc, scratch)
         ready.save_to_disk(str(folder))
         shutil.rmtree(scratch)
-        (folder / REPORT_FILE).write_text(report.to_json(), encoding="utf-8")
+        (folder / TALLY_FILE).write_text(tally.to_json(), encoding="utf-8")
 
     what, otherwise = "prepared dataset", "choose another place with dataset_prepared_path"
     with write_errors_explained(path, what, otherwise, DataError):
         ensure_directory(path, fill, is_finished, what=what)
-        return PreparedSet(path, read_report(path, where))
+        return PreparedSet(path, read_tally(path, where))
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a ready set is there: its report is written last.
+    """Whether a ready set is there: its tally is written last.
 
     Raises:
         OSError: It cannot be read, which says nothing about it.
     """
     try:
-        read_report(path, "")
+        read_tally(path, "")
     except (DataError, FileNotFoundError, NotADirectoryError):
         return False
     return True
 
 
-def read_report(path: Path, where: str) -> RowReport:
-    """The report of a ready set that this recipe calls ``where``.
+def read_tally(path: Path, where: str) -> RowTally:
+    """The tally of a ready set that this recipe calls ``where``.
 
     Raises:
         DataError: It is damaged.
         OSError: It cannot be read.
     """
-    file = path / REPORT_FILE
+    file = path / TALLY_FILE
     fields = read_json_object(file, error=DataError, fix=REPAIR)
     try:
-        return RowReport.from_dict(fields, where)
+        return RowTally.from_dict(fields, where)
     except TypeError as error:
-        raise DataError(f"{file}: holds other fields than the report of a dataset ({error}); {REPAIR}") from None
+        raise DataError(f"{file}: holds other fields than the tally of a dataset ({error}); {REPAIR}") from None
 
 
 def read_set(
-    dataset: Any, reader: RowReader, where: str, num_proc: int | None, scratch: Path | None = None
-) -> tuple[Any, RowReport]:
+    dataset: Any, records: TrainingRecords, where: str, num_proc: int | None, scratch: Path | None = None
+) -> tuple[Any, RowTally]:
     """The ready rows of a data set, and what became of all of them. Bad rows are left out and reported.
 
     Args:
         dataset: A `datasets.Dataset`.
-        reader: How to read it.
+        records: How to read it.
         where: What to call it in words.
         num_proc: Processes that may work.
         scratch: A directory for intermediate files; without one the result is kept in memory.
@@ -113,11 +121,11 @@ def read_set(
     from datasets import Features, List, Value
 
     features: dict[str, Any] = {
-        name: List(Value(kind)) if name in rows.SFT_COLUMNS else Value(kind) for name, kind in reader.columns.items()
+        name: List(Value(kind)) if name in SFT_COLUMNS else Value(kind) for name, kind in records.columns.items()
     }
-    features |= {ROW_COLUMN: Value("int64"), PROBLEM_COLUMN: Value("string")}
+    features |= {name: Value(kind) for name, kind in BOOKKEEPING_COLUMNS.items()}
     read = dataset.map(
-        reader.read_batch,
+        records.read_batch,
         batched=True,
         with_indices=True,
         remove_columns=dataset.column_names,
@@ -126,44 +134,32 @@ def read_set(
         load_from_cache_file=False,
         keep_in_memory=scratch is None,
         cache_file_name=str(scratch / "rows.arrow") if scratch else None,
-        new_fingerprint=fingerprint(dataset, reader),
+        new_fingerprint=fingerprint(dataset, records),
         desc=f"Reading {where}",
     )
-    return _sort_out(read, RowReport(where, reader.formatter.name, rows_read=len(dataset)))
+    columns = (read.data.column(name).to_pylist() for name in (ROW_COLUMN, PROBLEM_COLUMN, CUT_COLUMN))
+    return _kept(read), count_rows(RowTally(where, records.rows.formatter.name), *columns)
 
 
-def _sort_out(read: Any, report: RowReport) -> tuple[Any, RowReport]:
-    numbers: list[int] = read.data.column(ROW_COLUMN).to_pylist()
+def _kept(read: Any) -> Any:
     problems: list[str | None] = read.data.column(PROBLEM_COLUMN).to_pylist()
-    good = [position for position, problem in enumerate(problems) if problem is None]
-    used = {numbers[position] for position in good}
-    pairs = list(zip(numbers, problems, strict=True))
-    report.add_bad((number, problem) for number, problem in pairs if problem and problem != TOO_LONG)
-    long = [number for number, problem in pairs if problem == TOO_LONG]
-    report.add_too_long(dict.fromkeys(number for number in long if number not in used))
-    report.shortened = sum(number in used for number in long)
-    report.examples = len(good)
-    return read.select(good).remove_columns([ROW_COLUMN, PROBLEM_COLUMN]), report
+    places = [place for place, problem in enumerate(problems) if problem is None]
+    return read.select(places).remove_columns(list(BOOKKEEPING_COLUMNS))
 
 
-def fingerprint(dataset: Any, reader: RowReader) -> str:
-    """A hash of everything that a ready set depends on: rows, formatter, code, template, tokenizer, settings."""
-    encoder, formatter = reader.encoder, reader.formatter
-    function: Callable[..., Any] = formatter.to_messages if isinstance(formatter, SFTFormatter) else formatter.to_pair
+def fingerprint(dataset: Any, records: TrainingRecords) -> str:
+    """A hash of all that a ready dataset depends on: rows, formatter, template, tokenizer, settings, versions."""
+    rows = records.rows
+    encoder, formatter = rows.encoder, rows.formatter
+    function = formatter.to_messages if isinstance(formatter, SFTFormatter) else formatter.to_pair
+    package = str(getattr(function, "__module__", "")).partition(".")[0]
     parts = {
+        "format": FORMAT_VERSION,
         "rows": dataset._fingerprint,
-        "formatter": [formatter.name, _code(inspect.getmodule(function))],
-        "code": [_code(module) for module in (base, sft, preference, encoding, rows, row_report, template)],
-        "template": template.template_text(),
+        "formatter": [type(formatter).__name__, package, formatter.name, formatter.version],
+        "template": template_text(),
         "tokenizer": hashlib.sha256(encoder.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
         "tokens": [encoder.start_ids, encoder.end_token, encoder.special_tokens],
-        "settings": [reader.sequence_len, reader.truncate, reader.unpaired, reader.seed],
+        "settings": [rows.max_length, rows.truncate, rows.seed, records.unpaired],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _code(module: Any) -> str:
-    try:
-        return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
-    except (OSError, TypeError):
-        return repr(module)  # Made in a session, or frozen: there is no file to look at.

@@ -1,131 +1,175 @@
-"""From rows to what Axolotl trains on: token ids and labels, pairs, or single answers with a label.
+"""From a row to the token ids and labels that models are trained and measured on.
 
-The work is done in batches, in as many processes as the recipe says. What is wrong with a row travels in a column
-beside the results and is counted afterwards, so counts do not depend on the processes.
+Training, ``solar sdpo-order`` and ``solar report`` encode rows here and nowhere else, so a row has the same ids, labels
+and random choices in all three.
+
+Axolotl trains conversations on these ids. Pairs it hands to TRL as texts, and TRL tokenizes the prompt, and prompt and
+answer together. For rows that fit, its ids and its boundary are those of `EncodedAnswer.tokens` in every trainer for
+pairs (tested with DPO, ORPO, SimPO and KTO). Two differences remain:
+
+* With ``excess_length_strategy: truncate``, Axolotl decodes the first tokens of a long answer, and TRL tokenizes that
+  text again: its last few tokens may differ from ours, which are simply the first ``max_length``.
+* A tokenizer that itself adds an end-of-sequence token to every text makes TRL misplace the boundary. `make_encoder`
+  refuses such a tokenizer.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-from solar_plugins.data.encoder import Encoder
+from solar_plugins.data.encoder import Encoded, Encoder
 from solar_plugins.data.formatters.base import (
     Formatter,
+    Messages,
     PreferenceFormatter,
-    PreferencePair,
     Row,
     RowError,
     SFTFormatter,
 )
-from solar_plugins.data.template import examples, render
+from solar_plugins.data.template import Example, render
 
-ROW_COLUMN = "solar_row"
-PROBLEM_COLUMN = "solar_problem"
-TOO_LONG = "too long"
-"""In the problem column: an example that does not fit, which is no fault of the row's."""
+DEFAULT_SEED = 42
+"""Of recipes and commands that name none; Axolotl's own."""
 
-SFT_COLUMNS = {"input_ids": "int32", "attention_mask": "int8", "labels": "int64"}
-"""The types that Axolotl's own strategies give, so that sets of both kinds can be joined."""
-PAIR_COLUMNS = {"prompt": "string", "chosen": "string", "rejected": "string"}
-KTO_COLUMNS = {"prompt": "string", "completion": "string", "label": "bool"}
 
-type Record = dict[str, Any]
+class EncodedAnswer(NamedTuple):
+    """An answer to a prompt, as texts and as tokens.
+
+    Args:
+        messages: The messages of the prompt.
+        prompt: The same as one text, which ends with the generation prompt.
+        completion: The answer and the end-of-sequence token.
+        tokens: The ids of prompt and completion with the tokenizer's start token, if it has one; the completion is
+            labelled. Cut at ``max_length`` where the encoder truncates.
+        num_tokens: How many tokens there are before cutting.
+        too_long: Whether it cannot be used: it does not fit, or cutting left nothing of the answer.
+    """
+
+    messages: Messages
+    prompt: str
+    completion: str
+    tokens: Encoded
+    num_tokens: int
+    too_long: bool
+
+    @property
+    def cut(self) -> bool:
+        """Whether the answer lost its end."""
+        return self.num_tokens > len(self.tokens.input_ids)
+
+
+class EncodedPair(NamedTuple):
+    """Two answers to one prompt.
+
+    Args:
+        row: The number of the row, counted from 1.
+        chosen: The preferred answer.
+        rejected: The other one.
+    """
+
+    row: int
+    chosen: EncodedAnswer
+    rejected: EncodedAnswer
+
+    @property
+    def too_long(self) -> bool:
+        """Whether the pair cannot be used because one of its answers cannot."""
+        return self.chosen.too_long or self.rejected.too_long
+
+    @property
+    def cut(self) -> bool:
+        """Whether an answer lost its end."""
+        return self.chosen.cut or self.rejected.cut
 
 
 @dataclass(frozen=True)
-class RowReader:
-    """Everything that turns a row into records.
+class RowEncoder:
+    """Everything on which the encoding of a row depends.
 
     Args:
         formatter: How to read the row.
         encoder: The tokenizer.
-        sequence_len: Longer examples are too long.
-        truncate: Whether Axolotl will cut them; then only those are too long of which no answer would be left.
-        unpaired: Whether to give each answer of a pair alone, with a label, as KTO wants it.
-        seed: Of the chance that formatters may use.
+        max_length: The most tokens that prompt and answer may have together, start and end token included.
+        truncate: Cut longer answers at ``max_length``, as TRL does (``truncation_mode: keep_start``). By default they
+            are too long.
+        seed: Random seed of the formatter's choices.
     """
 
     formatter: Formatter
     encoder: Encoder
-    sequence_len: int
+    max_length: int
     truncate: bool = False
-    unpaired: bool = False
-    seed: int = 0
+    seed: int = DEFAULT_SEED
 
-    @property
-    def columns(self) -> dict[str, str]:
-        """The columns of a record, and their types."""
-        if isinstance(self.formatter, SFTFormatter):
-            return SFT_COLUMNS
-        return KTO_COLUMNS if self.unpaired else PAIR_COLUMNS
-
-    def read_batch(self, batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        """The records of some rows, column by column, with the row's index and what is wrong with it."""
-        columns = [*self.columns, ROW_COLUMN, PROBLEM_COLUMN]
-        result: dict[str, list[Any]] = {column: [] for column in columns}
-        for position, index in enumerate(indices):
-            row = {name: values[position] for name, values in batch.items()}
-            for record in self._records_or_problem(row, index):
-                for column in columns:
-                    result[column].append(record.get(column))
-        return result
-
-    def _records_or_problem(self, row: Row, index: int) -> list[Record]:
-        try:
-            records = list(self.read(row, index))
-        except RowError as error:
-            records = [{PROBLEM_COLUMN: str(error)}]
-        except Exception as error:
-            # A third party's formatter may raise anything; like a bad row it is counted, and named with its kind.
-            records = [{PROBLEM_COLUMN: f"{self.formatter.name} failed with {type(error).__name__}: {error}"}]
-        return [record | {ROW_COLUMN: index} for record in records]
-
-    def read(self, row: Row, index: int) -> Iterator[Record]:
-        """The records of one row.
+    def conversation(self, row: Row) -> list[EncodedAnswer]:
+        """The answers of a conversation, first to last; the prompt of each holds the turns before it.
 
         Raises:
-            RowError: It gives none.
+            RowError: The row cannot be used.
+            TypeError: The formatter gives pairs.
         """
-        if isinstance(self.formatter, SFTFormatter):
-            return self._conversation(self.formatter, row)
-        return self._pair(self.formatter, row, index)
+        formatter = self._formatter(SFTFormatter)
+        with self._failures_as_row_errors():
+            messages = formatter.to_messages(row)
+            self.encoder.check_messages(messages)
+            answers = [
+                self._answer(messages[:place], message["content"])
+                for place, message in enumerate(messages)
+                if message["role"] == "assistant"
+            ]
+        if not answers:
+            raise RowError(formatter.name, "gave a conversation without an answer")
+        return answers
 
-    def _conversation(self, formatter: SFTFormatter, row: Row) -> Iterator[Record]:
-        messages = formatter.to_messages(row)
-        self.encoder.check_messages(messages)
-        for example in examples(messages):
-            ids, labels = self.encoder.encode(example)
-            num_prompt_tokens = next(i for i, label in enumerate(labels) if label >= 0)
-            if (num_prompt_tokens < self.sequence_len) if self.truncate else (len(ids) <= self.sequence_len):
-                yield {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
-            else:
-                yield {PROBLEM_COLUMN: TOO_LONG}
+    def pair(self, row: Row, index: int) -> EncodedPair:
+        """The two answers of a preference pair.
 
-    def _pair(self, formatter: PreferenceFormatter, row: Row, index: int) -> Iterator[Record]:
-        pair = formatter.to_pair(row, random.Random(f"{self.seed}:{index}"))
-        if pair.chosen == pair.rejected:
-            raise RowError("chosen", "is equal to rejected")
-        self._check_pair(pair)
-        prompt = render(pair.prompt, add_generation_prompt=True)
-        if not self._pair_fits(prompt, pair):
-            yield {PROBLEM_COLUMN: TOO_LONG}
-            return
-        chosen, rejected = pair.chosen + self.encoder.end_token, pair.rejected + self.encoder.end_token
-        if self.unpaired:
-            yield {"prompt": prompt, "completion": chosen, "label": True}
-            yield {"prompt": prompt, "completion": rejected, "label": False}
-        else:
-            yield {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        Args:
+            row: The row.
+            index: Its place in the dataset, counted from 0. With `seed` it determines the formatter's choices.
 
-    def _check_pair(self, pair: PreferencePair) -> None:
-        self.encoder.check_messages(pair.prompt)
-        self.encoder.check_messages([{"role": "assistant", "content": text} for text in pair[1:]])
+        Raises:
+            RowError: The row cannot be used.
+            TypeError: The formatter gives conversations.
+        """
+        formatter = self._formatter(PreferenceFormatter)
+        with self._failures_as_row_errors():
+            pair = formatter.to_pair(row, random.Random(f"{self.seed}:{index}"))
+            if pair.chosen == pair.rejected:
+                raise RowError("chosen", "is equal to rejected")
+            self.encoder.check_messages(pair.prompt)
+            self.encoder.check_messages(
+                [{"role": "assistant", "content": answer} for answer in (pair.chosen, pair.rejected)]
+            )
+            return EncodedPair(
+                index + 1, self._answer(pair.prompt, pair.chosen), self._answer(pair.prompt, pair.rejected)
+            )
 
-    def _pair_fits(self, prompt: str, pair: PreferencePair) -> bool:
-        room = self.sequence_len - len(self.encoder.start_ids) - 1
+    def _formatter[F](self, kind: type[F]) -> F:
+        if not isinstance(self.formatter, kind):
+            raise TypeError(f"the formatter {self.formatter.name} is a {type(self.formatter).__name__}")
+        return self.formatter
+
+    @contextmanager
+    def _failures_as_row_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except RowError:
+            raise
+        except Exception as error:
+            # A third party's formatter may raise or return anything; the row is counted as bad and the error named.
+            raise RowError(self.formatter.name, f"failed with {type(error).__name__}: {error}") from error
+
+    def _answer(self, messages: Messages, answer: str) -> EncodedAnswer:
+        prompt = render(messages, add_generation_prompt=True)
+        tokens = self.encoder.encode(Example(prompt, answer))
+        num_tokens = len(tokens.input_ids)
+        too_long = num_tokens > self.max_length
         if self.truncate:
-            return self.encoder.count(prompt) <= room
-        return all(self.encoder.count(prompt + answer) <= room for answer in (pair.chosen, pair.rejected))
+            tokens = Encoded(tokens.input_ids[: self.max_length], tokens.labels[: self.max_length])
+            too_long = not any(label >= 0 for label in tokens.labels)
+        return EncodedAnswer(messages, prompt, answer + self.encoder.end_token, tokens, num_tokens, too_long)

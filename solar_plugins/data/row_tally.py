@@ -1,34 +1,49 @@
-"""What became of the rows of a data set: counted, named, and judged."""
+"""What became of the rows of a dataset: counted, named, and judged."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from solar_plugins.errors import DataError
 
 NAMED_ROWS = 5
-"""How many rows of each kind the words name; all are counted."""
+"""How many rows of each kind are named; all are counted."""
 
 NAMED_KINDS = 8
-"""How many kinds of problems the words name, the most frequent first."""
+"""How many kinds of problems are named, the most frequent first."""
+
+TOO_LONG = "too long"
+"""The kind of rows that do not fit, beside the problems of bad rows."""
+
+
+class Fit(Protocol):
+    """How an example fits into the length that is allowed."""
+
+    @property
+    def too_long(self) -> bool:
+        """Whether it cannot be used."""
+
+    @property
+    def cut(self) -> bool:
+        """Whether it lost its end."""
 
 
 @dataclass
-class RowReport:
-    """The counts of one data set. Rows are counted from 1, as an editor counts the lines of a JSONL file.
+class RowTally:
+    """The counts of one dataset. Rows are named by their number, counted from 1.
 
     Args:
-        where: The key of the recipe and the file: ``datasets[0] (train.jsonl)``.
+        where: The dataset's name in messages: ``datasets[0] (train.jsonl)``.
         formatter: The formatter's name.
-        rows_read: Rows of the set.
+        rows_read: Rows that were counted.
         examples: What they gave: a conversation with two answers gives two examples.
-        bad: Rows that could not be read, by what is wrong with them.
-        too_long: Rows of which every example is longer than ``sequence_len``.
-        shortened: Examples that were too long, of rows that gave others.
+        bad: Rows that could not be read, by their problem.
+        too_long: Rows of which every example is too long.
+        examples_too_long: Examples that are too long, of rows that gave others.
+        cut: Examples that lost their end.
         first_rows: The first rows of each kind.
     """
 
@@ -38,22 +53,37 @@ class RowReport:
     examples: int = 0
     bad: dict[str, int] = field(default_factory=dict)
     too_long: int = 0
-    shortened: int = 0
+    examples_too_long: int = 0
+    cut: int = 0
     first_rows: dict[str, list[int]] = field(default_factory=dict)
 
-    def add_bad(self, problems: Iterable[tuple[int, str]]) -> None:
-        """Count bad rows: the row's index from 0, and what is wrong with it."""
-        counts = Counter(self.bad)
-        for index, problem in problems:
-            counts[problem] += 1
-            self._name(problem, index)
-        self.bad = dict(counts)
+    def add_bad(self, index: int, problem: str) -> None:
+        """Count a row that cannot be read.
 
-    def add_too_long(self, indices: Iterable[int]) -> None:
-        """Count rows that are too long, by their index from 0."""
-        for index in indices:
+        Args:
+            index: The row's place, counted from 0.
+            problem: Why.
+        """
+        self.rows_read += 1
+        self.bad[problem] = self.bad.get(problem, 0) + 1
+        self._name(problem, index)
+
+    def add(self, index: int, examples: Sequence[Fit]) -> None:
+        """Count a row that was read.
+
+        Args:
+            index: The row's place, counted from 0.
+            examples: What it gave, at least one example.
+        """
+        self.rows_read += 1
+        kept = [example for example in examples if not example.too_long]
+        if not kept:
             self.too_long += 1
-            self._name("too long", index)
+            self._name(TOO_LONG, index)
+            return
+        self.examples += len(kept)
+        self.examples_too_long += len(examples) - len(kept)
+        self.cut += sum(example.cut for example in kept)
 
     def _name(self, kind: str, index: int) -> None:
         rows = self.first_rows.setdefault(kind, [])
@@ -67,8 +97,14 @@ class RowReport:
 
     @property
     def rows_kept(self) -> int:
-        """Rows that gave something to train on."""
+        """Rows that gave an example."""
         return self.rows_read - self.num_bad - self.too_long
+
+    @property
+    def first_bad(self) -> list[tuple[int, str]]:
+        """The first bad rows: number and problem."""
+        named = [(row, problem) for problem in self.bad for row in self.first_rows[problem]]
+        return sorted(named)[:NAMED_ROWS]
 
     def words(self, sequence_len: int) -> str:
         """One line for the log."""
@@ -76,29 +112,32 @@ class RowReport:
         text = f"{self.where} as {self.formatter}: {self.rows_read} rows read, {self.rows_kept} kept{gave}, "
         reasons = self._reasons(sequence_len)
         text += f"{self.rows_read - self.rows_kept} dropped" + (f": {'; '.join(reasons)}" if reasons else "")
-        if self.shortened:
-            text += f". Of conversations that were kept, {self.shortened} later answers are too long and were left out"
+        if self.examples_too_long:
+            text += f". Of conversations that were kept, {self.examples_too_long} later answers are too long and were "
+            text += "left out"
+        if self.cut:
+            text += f". {self.cut} of {self.examples} examples are cut at sequence_len {sequence_len}"
         return text
 
     def _reasons(self, sequence_len: int) -> list[str]:
-        kinds = sorted(self.bad.items(), key=lambda kind: (-kind[1], kind[0]))
-        reasons = [f"{count} {problem} ({self._rows(problem)})" for problem, count in kinds[:NAMED_KINDS]]
-        if len(kinds) > NAMED_KINDS:
-            reasons.append(
-                f"{sum(count for _, count in kinds[NAMED_KINDS:])} for {len(kinds) - NAMED_KINDS} more reasons"
-            )
+        reasons = self.bad_reasons()
         if self.too_long:
-            reasons.append(f"{self.too_long} longer than sequence_len {sequence_len} ({self._rows('too long')})")
+            rows = _listed(self.first_rows[TOO_LONG], self.too_long)
+            reasons.append(f"{self.too_long} longer than sequence_len {sequence_len} ({rows})")
         return reasons
 
-    def _rows(self, kind: str) -> str:
-        rows = self.first_rows[kind]
-        total = self.too_long if kind == "too long" else self.bad[kind]
-        listed = ", ".join(map(str, rows)) + (", ..." if total > len(rows) else "")
-        return f"{'row' if total == 1 else 'rows'} {listed}"
+    def bad_reasons(self) -> list[str]:
+        """The problems of bad rows with their counts and first rows, the most frequent first."""
+        kinds = sorted(self.bad.items(), key=lambda kind: (-kind[1], kind[0]))
+        reasons = [
+            f"{count} {problem} ({_listed(self.first_rows[problem], count)})" for problem, count in kinds[:NAMED_KINDS]
+        ]
+        if others := kinds[NAMED_KINDS:]:
+            reasons.append(f"{sum(count for _, count in others)} for {len(others)} more reasons")
+        return reasons
 
     def judge(self, bad_rows: str, max_bad_share: float, sequence_len: int) -> None:
-        """Let the run go on, or stop it.
+        """Check whether training may use the dataset.
 
         Args:
             bad_rows: ``solar.data.bad_rows``.
@@ -116,29 +155,33 @@ class RowReport:
         if self.num_bad and bad_rows == "stop":
             raise DataError(
                 f"{self.where}: {self.num_bad} of {self.rows_read} rows cannot be read as {self.formatter}:{found}\n"
-                "Mend them, or let them be left out with solar: {data: {bad_rows: drop}}"
+                "Fix them, or drop them with solar: {data: {bad_rows: drop}}"
             )
         if self.num_bad > max_bad_share * self.rows_read:
             raise DataError(
                 f"{self.where}: {self.num_bad} of {self.rows_read} rows cannot be read as {self.formatter}, more than "
                 f"the share of {max_bad_share:g} that solar.data.max_bad_share allows:{found}\n"
-                "Look whether the set fits the formatter; mend the rows, or allow a larger share"
+                "Check that the dataset fits the formatter; fix the rows, or allow a larger share"
             )
         if not self.rows_kept:
             raise DataError(
                 f"{self.where}: none of its {self.rows_read} rows is left to train on:{found}\n"
-                "Raise sequence_len, or give another set"
+                "Raise sequence_len, or give another dataset"
             )
 
     def to_json(self) -> str:
-        """The report as a file keeps it."""
+        """The tally as a file holds it."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], where: str) -> Self:
-        """The report that a file keeps, of a set that this recipe calls ``where``.
+        """The tally that a file holds, of a dataset that this recipe calls ``where``.
 
         Raises:
-            TypeError: The fields are not those of a report.
+            TypeError: The fields are not those of a tally.
         """
         return cls(**{**fields, "where": where})
+
+
+def _listed(rows: Sequence[int], total: int) -> str:
+    return f"{'row' if total == 1 else 'rows'} {', '.join(map(str, rows))}{', ...' if total > len(rows) else ''}"

@@ -9,9 +9,9 @@ from itertools import batched
 from typing import TYPE_CHECKING
 
 from solar_plugins.data.encoder import Encoded
+from solar_plugins.data.row_encoder import EncodedPair
 from solar_plugins.evaluation.log_probabilities import answer_scores, pair_scores
 from solar_plugins.evaluation.loss import Loss
-from solar_plugins.evaluation.preference_files import EncodedPair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet, formatted_sets
-from solar_plugins.data.encoder import Encoded, Encoder, make_encoder
-from solar_plugins.data.formatters.base import PreferenceFormatter, SFTFormatter
-from solar_plugins.data.row_encoder import PROBLEM_COLUMN, RowReader
-from solar_plugins.data.template import Example, render
+from solar_plugins.data.encoder import Encoded, make_encoder
+from solar_plugins.data.formatters.base import PreferenceFormatter, Row, RowError, SFTFormatter
+from solar_plugins.data.row_encoder import EncodedAnswer, EncodedPair, RowEncoder
+from solar_plugins.data.row_tally import Fit, RowTally
+from solar_plugins.data.template import render
 from solar_plugins.errors import CheckpointError, SolarError
-from solar_plugins.evaluation.preference_files import EncodedPair
 from solar_plugins.extras import require
 from solar_plugins.recipe import Recipe
 
@@ -97,14 +98,9 @@ def held_out_answers(stages: Sequence[Stage], tokenizers: Tokenizers) -> HeldOut
     """
     for stage in stages:
         if found := _test_sets(stage, SFTFormatter):
-            encoder = _encoder(stage, tokenizers)
-            answers, questions, words = list[Encoded](), list[Question](), list[str]()
-            for rows in _read(stage, found, encoder):
-                length = rows.reader.sequence_len
-                answers += [Encoded(row["input_ids"][:length], row["labels"][:length]) for row in rows.ready]
-                questions += _first_questions(rows, NUM_QUESTIONS - len(questions))
-                words.append(rows.words)
-            return HeldOutAnswers(stage.name, tuple(words), tuple(answers), tuple(questions), tokenizers[stage.name])
+            answers, lines = _read(stage, found, tokenizers, lambda encoder, row, _: encoder.conversation(row))
+            tokens = tuple(answer.tokens for answer in answers)
+            return HeldOutAnswers(stage.name, lines, tokens, _first_questions(answers), tokenizers[stage.name])
     return None
 
 
@@ -116,12 +112,9 @@ def held_out_pairs(stages: Sequence[Stage], tokenizers: Tokenizers) -> HeldOutPa
     """
     for stage in stages:
         if found := _test_sets(stage, PreferenceFormatter):
-            encoder = _encoder(stage, tokenizers)
-            pairs, words = list[EncodedPair](), list[str]()
-            for rows in _read(stage, found, encoder):
-                pairs += [_pair(row, number, encoder, rows.reader) for number, row in enumerate(rows.ready, start=1)]
-                words.append(rows.words)
-            return HeldOutPairs(stage.name, tuple(words), tuple(pairs))
+            # Also for KTO, which trains on single answers: here they are compared.
+            pairs, lines = _read(stage, found, tokenizers, lambda encoder, row, index: [encoder.pair(row, index)])
+            return HeldOutPairs(stage.name, lines, tuple(pairs))
     return None
 
 
@@ -153,15 +146,6 @@ def require_known_tokens(stage: str, texts: Sequence[Encoded], reference: PreTra
         )
 
 
-class _Rows(NamedTuple):
-    """A set: its rows, what is ready to be measured, how it was read, what became of the rows."""
-
-    raw: Any
-    ready: Any
-    reader: RowReader
-    words: str
-
-
 def _test_sets(stage: Stage, kind: type[SFTFormatter] | type[PreferenceFormatter]) -> list[FormattedSet]:
     if stage.recipe is None:
         return []
@@ -172,46 +156,45 @@ def _test_sets(stage: Stage, kind: type[SFTFormatter] | type[PreferenceFormatter
     return [found for found in sets if found.key == "test_datasets" and isinstance(found.formatter, kind)]
 
 
-def _encoder(stage: Stage, tokenizers: Tokenizers) -> Encoder:
-    return make_encoder(tokenizers[stage.name], str(stage.directory))
+def _read[Example: Fit](
+    stage: Stage,
+    sets: Sequence[FormattedSet],
+    tokenizers: Tokenizers,
+    encode: Callable[[RowEncoder, Row, int], Sequence[Example]],
+) -> tuple[list[Example], tuple[str, ...]]:
+    """What the rows of some sets give, without what is too long, and a line on each set."""
+    from tqdm import tqdm
 
-
-def _read(stage: Stage, sets: Sequence[FormattedSet], encoder: Encoder) -> Iterator[_Rows]:
     require("solar report on test_datasets of type solar_plugins.*")
-    from solar_plugins.axolotl_adapter.datasets import expanded, judged, load_rows, make_reader
-    from solar_plugins.data.prepared_datasets import read_set
+    from solar_plugins.axolotl_adapter.datasets import expanded, judged, load_rows, row_encoder
 
     recipe = stage.recipe
     assert recipe is not None  # it named the sets
+    tokens = make_encoder(tokenizers[stage.name], str(stage.directory))
+    kept, lines = list[Example](), list[str]()
     try:
         _ = recipe.sequence_tokens  # Refuses a length at which nothing can be measured.
         for source in (one for found in sets for one in expanded(found)):
-            raw = load_rows(recipe, source)
-            # KTO trains on single answers; here they are compared.
-            reader = replace(make_reader(recipe, source, encoder), unpaired=False)
-            ready, report = read_set(raw, reader, source.where, None)
-            yield _Rows(raw, ready, reader, judged(recipe, report, reader))
+            encoder = row_encoder(recipe, source, tokens)
+            tally = RowTally(source.where, source.formatter.name)
+            rows = tqdm(load_rows(recipe, source), desc=f"Reading {source.where}", unit="row", mininterval=0.5)
+            for index, row in enumerate(rows):
+                try:
+                    examples = encode(encoder, row, index)
+                except RowError as error:
+                    tally.add_bad(index, str(error))
+                    continue
+                tally.add(index, examples)
+                kept += [example for example in examples if not example.too_long]
+            lines.append(judged(recipe, tally, encoder))
     except SolarError as error:
         raise type(error)(f"{recipe.path}: {error}") from None
+    return kept, tuple(lines)
 
 
-def _first_questions(rows: _Rows, count: int) -> list[Question]:
-    questions = list[Question]()
-    for index, row in enumerate(rows.raw):
-        if len(questions) >= count:
-            break
-        # Read as a batch of one, which says what is wrong instead of raising.
-        problems = rows.reader.read_batch({column: [value] for column, value in row.items()}, [index])[PROBLEM_COLUMN]
-        if problems[0] is None and isinstance(rows.reader.formatter, SFTFormatter):
-            messages = rows.reader.formatter.to_messages(row)
-            asked = messages[: next(i for i, message in enumerate(messages) if message["role"] == "assistant")]
-            shown = "\n\n".join(message["content"] for message in asked)
-            questions.append(Question(shown, render(asked, add_generation_prompt=True)))
-    return questions
-
-
-def _pair(row: Mapping[str, str], number: int, encoder: Encoder, reader: RowReader) -> EncodedPair:
-    end, length = len(encoder.end_token), reader.sequence_len
-    whole = [encoder.encode(Example(row["prompt"], row[answer][:-end])) for answer in ("chosen", "rejected")]
-    chosen, rejected = (Encoded(ids[:length], labels[:length]) for ids, labels in whole)
-    return EncodedPair(number, chosen, rejected, any(len(ids) > length for ids, _ in whole))
+def _first_questions(answers: Sequence[EncodedAnswer]) -> tuple[Question, ...]:
+    first = (answer for answer in answers if all(message["role"] != "assistant" for message in answer.messages))
+    return tuple(
+        Question("\n\n".join(message["content"] for message in answer.messages), answer.prompt)
+        for answer in islice(first, NUM_QUESTIONS)
+    )

@@ -8,7 +8,7 @@ from itertools import batched
 from typing import TYPE_CHECKING, NamedTuple
 
 from solar_plugins.data.encoder import Encoded
-from solar_plugins.evaluation.preference_files import EncodedPair
+from solar_plugins.data.row_encoder import EncodedPair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,10 +93,11 @@ def pair_scores(
         pairs: As for `answer_scores`.
         batch_tokens: How many tokens, padding included, the model is given at once.
     """
-    scores = answer_scores(model, [answer for pair in pairs for answer in (pair.chosen, pair.rejected)], batch_tokens)
+    tokens = [answer.tokens for pair in pairs for answer in (pair.chosen, pair.rejected)]
+    scores = answer_scores(model, tokens, batch_tokens)
     for pair, (chosen, rejected) in zip(pairs, batched(scores, 2), strict=True):
         # Cut to the same tokens they are a tie; in two batches their sums may differ in the last digit.
-        yield pair, chosen, chosen if pair.chosen == pair.rejected else rejected
+        yield pair, chosen, chosen if pair.chosen.tokens == pair.rejected.tokens else rejected
 
 
 def share_standard_error(preferred: int, pairs: int) -> float:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from solar_plugins.data.encoder import Encoded
+from solar_plugins.data.row_encoder import EncodedPair
 from solar_plugins.evaluation.chat_measures import JudgedPairs, answers_loss, judged_pairs
 from solar_plugins.evaluation.loss import Loss
 from solar_plugins.evaluation.models import load_model
-from solar_plugins.evaluation.preference_files import EncodedPair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from solar_plugins.data.encoder import Encoded, Encoder
 from solar_plugins.data.formatters import preference_formatters
 from solar_plugins.data.formatters.base import (
     Messages,
@@ -22,12 +21,10 @@ from solar_plugins.data.formatters.base import (
     text,
 )
 from solar_plugins.data.formatters.preference import ultrafeedback_binarized
+from solar_plugins.data.row_encoder import EncodedPair, RowEncoder
 from solar_plugins.data.row_files import read_blocks, require_readable
-from solar_plugins.data.template import Example, render
+from solar_plugins.data.row_tally import RowTally
 from solar_plugins.errors import DataError
-
-NAMED_ROWS = 3
-"""How many bad rows the words name; all are counted."""
 
 
 def prompt_and_answers(row: Row, chance: random.Random) -> PreferencePair:
@@ -130,48 +127,6 @@ def _parsed(line: bytes) -> dict[str, Any]:
     return row
 
 
-class EncodedPair(NamedTuple):
-    """A pair as token ids, no answer longer than allowed.
-
-    Args:
-        row: Its number in the file, counted from 1.
-        chosen: Prompt and chosen answer; what is judged has a label.
-        rejected: Prompt and rejected answer.
-        cut: Whether an answer lost its end.
-    """
-
-    row: int
-    chosen: Encoded
-    rejected: Encoded
-    cut: bool
-
-
-@dataclass
-class RowCounts:
-    """What became of the rows that gave no pair.
-
-    Args:
-        bad: How many could not be read.
-        too_long: How many have a prompt that leaves no room for an answer; training leaves them out as well.
-        named: The first bad ones: row and problem.
-    """
-
-    bad: int = 0
-    too_long: int = 0
-    named: list[tuple[int, str]] = field(default_factory=list)
-
-    def add_bad(self, row: int, problem: str) -> None:
-        """Count a bad row."""
-        self.bad += 1
-        if len(self.named) < NAMED_ROWS:
-            self.named.append((row, problem))
-
-    def words(self) -> str:
-        """The bad rows by name."""
-        listed = "; ".join(f"row {row}: {problem}" for row, problem in self.named)
-        return listed + ("; ..." if self.bad > len(self.named) else "")
-
-
 def drawn_rows(num_rows: int, limit: int | None, seed: int) -> frozenset[int]:
     """Which rows are judged, by their place among those of the file, from 0: all, or ``limit`` drawn at random."""
     if limit is None or limit >= num_rows:
@@ -179,43 +134,27 @@ def drawn_rows(num_rows: int, limit: int | None, seed: int) -> frozenset[int]:
     return frozenset(random.Random(seed).sample(range(num_rows), limit))
 
 
-@dataclass(frozen=True)
-class PairReader:
-    """Everything that turns rows into pairs of token ids.
+def encoded_pairs(
+    file: PreferenceFile, places: frozenset[int], encoder: RowEncoder, tally: RowTally
+) -> Iterator[EncodedPair | None]:
+    """One item for each row at ``places``: its pair, or None where it gave none.
 
     Args:
-        encoder: The tokenizer.
-        max_length: Longer texts lose their end, as in TRL (``truncation_mode: keep_start``).
-        seed: Of the chance that a formatter may use.
+        file: The file.
+        places: Which rows, by their place among those of the file, counted from 0.
+        encoder: Encodes a row.
+        tally: Counts the rows.
     """
+    for place, (number, line) in enumerate(_rows(file.path)):
+        if place in places:
+            yield _pair(encoder, number - 1, line, tally)
 
-    encoder: Encoder
-    max_length: int
-    seed: int
 
-    def read(self, file: PreferenceFile, places: frozenset[int], counts: RowCounts) -> Iterator[EncodedPair | None]:
-        """One item for each row at ``places``: its pair, or None where it gave none; ``counts`` says why."""
-        for place, (number, line) in enumerate(_rows(file.path)):
-            if place in places:
-                try:
-                    pair = self._pair(file.formatter, number, line)
-                except RowError as error:
-                    counts.add_bad(number, str(error))
-                    yield None
-                    continue
-                counts.too_long += pair is None
-                yield pair
-
-    def _pair(self, formatter: PreferenceFormatter, number: int, line: bytes) -> EncodedPair | None:
-        # The chance is that of training: a row's own, counted from 0 (formatters/rows.py).
-        pair = formatter.to_pair(_parsed(line), random.Random(f"{self.seed}:{number - 1}"))
-        if pair.chosen == pair.rejected:
-            raise RowError("chosen", "is equal to rejected")
-        self.encoder.check_messages(pair.prompt)
-        self.encoder.check_messages([{"role": "assistant", "content": answer} for answer in pair[1:]])
-        prompt = render(pair.prompt, add_generation_prompt=True)
-        whole = [self.encoder.encode(Example(prompt, answer)) for answer in (pair.chosen, pair.rejected)]
-        chosen, rejected = (Encoded(ids[: self.max_length], labels[: self.max_length]) for ids, labels in whole)
-        if not all(any(label >= 0 for label in labels) for _, labels in (chosen, rejected)):
-            return None
-        return EncodedPair(number, chosen, rejected, any(len(ids) > self.max_length for ids, _ in whole))
+def _pair(encoder: RowEncoder, index: int, line: bytes, tally: RowTally) -> EncodedPair | None:
+    try:
+        pair = encoder.pair(_parsed(line), index)
+    except RowError as error:
+        tally.add_bad(index, str(error))
+        return None
+    tally.add(index, [pair])
+    return None if pair.too_long else pair

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import batched, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from solar_plugins.data.row_encoder import DEFAULT_SEED, RowEncoder
+from solar_plugins.data.row_tally import RowTally
 from solar_plugins.errors import CheckpointError, DataError
 from solar_plugins.evaluation.log_probabilities import AnswerScore, pair_scores, share_standard_error
-from solar_plugins.evaluation.preference_files import PairReader, PreferenceFile, RowCounts, drawn_rows, find_file
+from solar_plugins.evaluation.preference_files import PreferenceFile, drawn_rows, encoded_pairs, find_file
 from solar_plugins.extras import require
 from solar_plugins.text import aligned, printable
 
@@ -32,23 +34,22 @@ class SetShare:
 
     Args:
         file: The set.
-        rows: How many of its rows were looked at.
-        pairs: How many pairs of them were judged.
+        tally: What became of its rows.
         preferred: Pairs whose chosen answer has the higher log-probability.
         preferred_per_token: The same by the mean log-probability of a token.
         ties: Pairs whose answers have the same log-probability; they count as not preferred.
-        cut: Pairs with an answer that lost its end.
-        left_out: Rows without a pair.
     """
 
     file: PreferenceFile
-    rows: int
-    pairs: int = 0
+    tally: RowTally
     preferred: int = 0
     preferred_per_token: int = 0
     ties: int = 0
-    cut: int = 0
-    left_out: RowCounts = field(default_factory=RowCounts)
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs were judged."""
+        return self.tally.examples
 
     @property
     def share(self) -> float:
@@ -60,13 +61,11 @@ class SetShare:
         """Of the share: how far another draw of as many pairs may lie away."""
         return share_standard_error(self.preferred, self.pairs)
 
-    def add(self, chosen: AnswerScore, rejected: AnswerScore, *, cut: bool) -> None:
-        """Count a pair."""
-        self.pairs += 1
+    def add(self, chosen: AnswerScore, rejected: AnswerScore) -> None:
+        """Count what the model prefers of a pair, which `tally` has counted."""
         self.preferred += chosen.total > rejected.total
         self.preferred_per_token += chosen.per_token > rejected.per_token
         self.ties += chosen.total == rejected.total
-        self.cut += cut
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def order_sets(
     max_length: int = 1024,
     batch_tokens: int = 4096,
     limit: int | None = None,
-    seed: int = 42,
+    seed: int = DEFAULT_SEED,
     max_bad_share: float = 0.02,
 ) -> OrderedSets:
     """Judge every set by a model, and order them.
@@ -110,7 +109,8 @@ def order_sets(
         max_length: Longer texts lose their end; sDPO trains on 1024 tokens.
         batch_tokens: How many tokens the model is given at once.
         limit: Judge so many rows of each file, drawn at random.
-        seed: Of the drawing, and of the chance that a formatter may use.
+        seed: Random seed for subsampling and for the formatter's choices. With the seed of a recipe, each row gives the
+            pair on which that recipe trains.
         max_bad_share: A set of which more rows are bad is an error.
 
     Raises:
@@ -134,10 +134,13 @@ def order_sets(
             "such as a recipe's output_dir"
         )
     tokenizer = load_tokenizer(model)
-    reader = PairReader(make_encoder(tokenizer, str(model)), max_length, seed)
+    encoder = make_encoder(tokenizer, str(model))
     loaded = load_model(model)
     _check_positions(loaded, model, max_length)
-    sets = [_judged(loaded, reader, file, drawn_rows(file.num_rows, limit, seed), batch_tokens) for file in found]
+    sets = []
+    for file in found:
+        rows = RowEncoder(file.formatter, encoder, max_length, truncate=True, seed=seed)
+        sets.append(_judged(loaded, rows, file, drawn_rows(file.num_rows, limit, seed), batch_tokens))
     for one in sets:
         _check_rows(one, max_bad_share)
     device, dtype = hardware()
@@ -155,12 +158,12 @@ def _check_positions(model: PreTrainedModel, directory: Path, max_length: int) -
 
 
 def _judged(
-    model: PreTrainedModel, reader: PairReader, file: PreferenceFile, places: frozenset[int], batch_tokens: int
+    model: PreTrainedModel, encoder: RowEncoder, file: PreferenceFile, places: frozenset[int], batch_tokens: int
 ) -> SetShare:
     from tqdm import tqdm
 
-    result = SetShare(file, len(places))
-    rows = reader.read(file, places, result.left_out)
+    result = SetShare(file, RowTally(str(file.path), file.formatter.name))
+    rows = encoded_pairs(file, places, encoder, result.tally)
     with tqdm(total=len(places), desc=file.path.name, unit="pair", mininterval=0.5) as bar:
         for chunk in batched(rows, PAIRS_AT_ONCE):
             for pair, chosen, rejected in pair_scores(model, [pair for pair in chunk if pair], batch_tokens):
@@ -169,23 +172,23 @@ def _judged(
                         f"{file.path}: row {pair.row}: the model's log-probability is not a number; expected a trained "
                         "model with finite weights"
                     )
-                result.add(chosen, rejected, cut=pair.cut)
+                result.add(chosen, rejected)
             bar.update(len(chunk))
     return result
 
 
 def _check_rows(result: SetShare, max_bad_share: float) -> None:
-    bad, path = result.left_out, result.file.path
-    if bad.bad > max_bad_share * result.rows:
+    tally, path = result.tally, result.file.path
+    if tally.num_bad > max_bad_share * tally.rows_read:
         raise DataError(
-            f"{path}: {bad.bad} of {result.rows} rows cannot be read as {result.file.formatter.name} ({bad.words()}); "
-            f"expected at most the share {max_bad_share:g}. Mend the rows, name another formatter with --type, or "
-            "allow more with --max-bad-share"
+            f"{path}: {tally.num_bad} of {tally.rows_read} rows cannot be read as {tally.formatter} "
+            f"({'; '.join(tally.bad_reasons())}); expected at most the share {max_bad_share:g}. Fix the rows, name "
+            "another formatter with --type, or allow more with --max-bad-share"
         )
     if not result.pairs:
         raise DataError(
-            f"{path}: none of {result.rows} rows is left: {bad.too_long} have a prompt that fills --max-length, "
-            f"{bad.bad} cannot be read; expected at least one pair. Give a larger --max-length, or another set"
+            f"{path}: none of {tally.rows_read} rows is left: {tally.too_long} have a prompt that fills --max-length, "
+            f"{tally.num_bad} cannot be read; expected at least one pair. Give a larger --max-length, or another set"
         )
 
 
@@ -197,7 +200,7 @@ def as_text(ordered: OrderedSets) -> str:
             f"{place}. {_name(one)}",
             f"{100 * one.share:.1f} % ± {100 * one.standard_error:.1f}",
             f"{100 * one.preferred_per_token / one.pairs:.1f} %",
-            *(f"{count:,}" for count in (one.pairs, one.ties, one.cut, one.left_out.too_long, one.left_out.bad)),
+            *(f"{count:,}" for count in (one.pairs, one.ties, one.tally.cut, one.tally.too_long, one.tally.num_bad)),
         ]
         for place, one in enumerate(ordered.sets, 1)
     ]
@@ -225,9 +228,9 @@ def _notes(ordered: OrderedSets) -> Iterable[str]:
         if easier.share - harder.share < 2 * math.hypot(easier.standard_error, harder.standard_error):
             yield f"{_name(easier)} and {_name(harder)} differ by less than two standard errors: either may be easier"
     for one in ordered.sets:
-        yield f"{_name(one)}: read as {one.file.formatter.name}, {one.rows:,} of {one.file.num_rows:,} rows"
-        if one.left_out.bad:
-            yield f"  left out as bad: {printable(one.left_out.words())}"
+        yield f"{_name(one)}: read as {one.file.formatter.name}, {one.tally.rows_read:,} of {one.file.num_rows:,} rows"
+        if one.tally.bad:
+            yield f"  left out as bad: {printable('; '.join(one.tally.bad_reasons()))}"
 
 
 def as_json(ordered: OrderedSets) -> dict[str, Any]:
@@ -246,14 +249,14 @@ def as_json(ordered: OrderedSets) -> dict[str, Any]:
                 "standard_error": one.standard_error,
                 "share_preferred_per_token": one.preferred_per_token / one.pairs,
                 "rows_in_file": one.file.num_rows,
-                "rows": one.rows,
+                "rows": one.tally.rows_read,
                 "pairs": one.pairs,
                 "preferred": one.preferred,
                 "ties": one.ties,
-                "cut": one.cut,
-                "too_long": one.left_out.too_long,
-                "bad": one.left_out.bad,
-                "bad_rows": [{"row": row, "problem": problem} for row, problem in one.left_out.named],
+                "cut": one.tally.cut,
+                "too_long": one.tally.too_long,
+                "bad": one.tally.num_bad,
+                "bad_rows": [{"row": row, "problem": problem} for row, problem in one.tally.first_bad],
             }
             for one in ordered.sets
         ],

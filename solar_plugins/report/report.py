@@ -130,7 +130,7 @@ def _chat_sets(
     if answers:
         require_known_tokens(answers.stage, answers.answers, reference)
     if pairs:
-        both = [answer for pair in pairs.pairs for answer in (pair.chosen, pair.rejected)]
+        both = [answer.tokens for pair in pairs.pairs for answer in (pair.chosen, pair.rejected)]
         require_known_tokens(pairs.stage, both, reference)
     return answers, pairs
 

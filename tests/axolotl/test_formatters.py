@@ -88,22 +88,6 @@ def test_preference_training(train, training_folder, method, needs, first_loss):
     assert (training_folder / "out" / "chat_template.jinja").is_file()
 
 
-def test_the_ids_of_dpo_begin_with_one_start_token_and_end_with_the_end_token(training_folder):
-    """What TRL makes of the texts: Axolotl's guard against a second `<s>` does not act with trl 1.14."""
-    from transformers import AutoTokenizer
-
-    from solar_plugins.data.encoder import make_encoder
-    from solar_plugins.data.formatters import preference_formatters
-    from solar_plugins.data.row_encoder import RowReader
-    from solar_plugins.data.template import Example
-
-    encoder = make_encoder(AutoTokenizer.from_pretrained(training_folder / "base"), "base")
-    (record,) = RowReader(preference_formatters()["orca_dpo_pairs"], encoder, 128).read(PAIRS[0], 0)
-    ids = encoder.tokenizer(text=record["prompt"] + record["chosen"])["input_ids"]
-    assert ids == encoder.encode(Example(record["prompt"], PAIRS[0]["chosen"])).input_ids, "as SFT sees it"
-    assert (ids.count(1), ids[0], ids.count(2), ids[-1]) == (1, 1, 1, 2)
-
-
 @pytest.mark.parametrize(
     ("rows", "kind", "extra", "words"),
     [

@@ -56,12 +56,15 @@ class SFTFormatter:
         columns: Columns without which no row can be read.
         to_messages: From a row to a conversation that ends with an answer. Pure; raises `RowError`.
         summary: One line for people.
+        version: Raise it when a change to the formatter gives another result for some row. Rows that were prepared with
+            another version are prepared again; a change that does not raise it leaves them in use.
     """
 
     name: str
     columns: tuple[str, ...]
     to_messages: Callable[[Row], Messages]
     summary: str
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +77,15 @@ class PreferenceFormatter:
         to_pair: From a row, and a source of chance, to a pair. Pure; raises `RowError`. The chance is seeded by the
             recipe's ``seed`` and the row's number, so that it does not depend on how many processes read the rows.
         summary: One line for people.
+        version: Raise it when a change to the formatter gives another result for some row. Rows that were prepared with
+            another version are prepared again; a change that does not raise it leaves them in use.
     """
 
     name: str
     columns: tuple[str, ...]
     to_pair: Callable[[Row, random.Random], PreferencePair]
     summary: str
+    version: int = 1
 
 
 type Formatter = SFTFormatter | PreferenceFormatter

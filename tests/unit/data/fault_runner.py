@@ -18,8 +18,9 @@ from pathlib import Path
 from faults import READING, WRITING, in_child, strike
 
 from solar_plugins.data.mixture import make_mixture
-from solar_plugins.data.prepared_datasets import REPORT_FILE, fingerprint, prepared_set
-from solar_plugins.data.row_encoder import RowReader
+from solar_plugins.data.prepared_datasets import TALLY_FILE, fingerprint, prepared_set
+from solar_plugins.data.row_encoder import RowEncoder
+from solar_plugins.data.training_records import TrainingRecords
 
 
 class Mixture:
@@ -64,25 +65,22 @@ class Prepared:
         self.dataset = Dataset.from_list(
             [{"instruction": f"u{n}", "output": f"a{n}" if n != 3 else ""} for n in range(20)]
         )
-        self.reader = RowReader(
-            sft_formatters()["alpaca"],
-            make_encoder(PreTrainedTokenizerFast(tokenizer_object=tokenizer(), eos_token="</s>"), "t"),
-            64,
-        )
+        encoder = make_encoder(PreTrainedTokenizerFast(tokenizer_object=tokenizer(), eos_token="</s>"), "t")
+        self.records = TrainingRecords(RowEncoder(sft_formatters()["alpaca"], encoder, 64))
         self.directory = folder / "made"
-        self.target = self.directory / fingerprint(self.dataset, self.reader)
+        self.target = self.directory / fingerprint(self.dataset, self.records)
         self.make()
-        (self.target / REPORT_FILE).unlink()
+        (self.target / TALLY_FILE).unlink()
 
     def make(self):
-        prepared_set(self.dataset, self.reader, "here", self.directory, None)
+        prepared_set(self.dataset, self.records, "here", self.directory, None)
 
     def content(self):
         from datasets import load_from_disk
 
         rows = load_from_disk(str(self.target))
-        report = self.target / REPORT_FILE
-        return [rows["input_ids"][:], rows["labels"][:], report.read_text() if report.exists() else None]
+        tally = self.target / TALLY_FILE
+        return [rows["input_ids"][:], rows["labels"][:], tally.read_text() if tally.exists() else None]
 
 
 def tokenizer():

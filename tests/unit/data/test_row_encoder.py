@@ -12,59 +12,56 @@ from solar_plugins.data.formatters.base import (
     question,
     text,
 )
-from solar_plugins.data.row_encoder import RowReader
+from solar_plugins.data.row_encoder import RowEncoder
 
 PAIR = {"question": "u", "chosen": "good", "rejected": "bad and longer"}
+INSTRUCTION = {"instruction": "u", "output": "good"}
 PROMPT = "### User:\nu\n\n### Assistant:\n"
 
 
 @pytest.fixture
-def reader(tokenizer):
+def encoder(tokenizer):
     def make(name, **options):
         formatter = {**sft_formatters(), **preference_formatters()}[name]
-        return RowReader(formatter, make_encoder(tokenizer, "test"), **({"sequence_len": 64} | options))
+        return RowEncoder(formatter, make_encoder(tokenizer, "test"), **({"max_length": 64} | options))
 
     return make
 
 
-def read(reader, *rows):
-    """The records of rows, as dictionaries without the columns that are empty."""
-    columns = sorted({name for row in rows for name in row})
-    batch = {name: [row.get(name) for row in rows] for name in columns}
-    result = reader.read_batch(batch, list(range(10, 10 + len(rows))))
-    records = zip(*result.values(), strict=True)
-    return [{k: v for k, v in zip(result, values, strict=True) if v is not None} for values in records]
+def learnt(tokenizer, answer):
+    return tokenizer.decode([label for label in answer.tokens.labels if label >= 0])
 
 
-def test_a_row_of_instructions(reader, tokenizer):
-    ((record),) = read(reader("alpaca"), {"instruction": "u", "output": "good"})
-    assert record["solar_row"] == 10
-    assert tokenizer.decode(record["input_ids"]).replace("<s> ", "<s>") == f"<s>{PROMPT}good</s>"
-    assert record["attention_mask"] == [1] * len(record["input_ids"])
-    assert tokenizer.decode([token for token in record["labels"] if token >= 0]) == "good</s>"
+def test_a_row_of_instructions(encoder, tokenizer):
+    [answer] = encoder("alpaca").conversation(INSTRUCTION)
+    assert answer.messages == question("u")
+    assert (answer.prompt, answer.completion) == (PROMPT, "good</s>")
+    assert answer.tokens.input_ids == tokenizer(PROMPT + "good</s>")["input_ids"]
+    assert learnt(tokenizer, answer) == "good</s>"
+    assert answer.num_tokens == len(answer.tokens.input_ids) == len(answer.tokens.labels)
+    assert not answer.cut
 
 
-def test_a_conversation_gives_an_example_for_each_answer(reader, tokenizer):
+def test_a_conversation_gives_each_answer_with_the_turns_before_it(encoder, tokenizer):
     turns = [("user", "u"), ("assistant", "good"), ("user", "v"), ("assistant", "bye")]
     row = {"messages": [{"role": role, "content": content} for role, content in turns]}
-    records = read(reader("messages"), row, row)
-    assert [record["solar_row"] for record in records] == [10, 10, 11, 11]
-    learnt = [tokenizer.decode([token for token in record["labels"] if token >= 0]) for record in records]
-    assert learnt == ["good</s>", "bye</s>"] * 2
-    assert tokenizer.decode(records[1]["input_ids"]).endswith("good### User:\nv\n\n### Assistant:\nbye</s>")
+    answers = encoder("messages").conversation(row)
+    assert [learnt(tokenizer, answer) for answer in answers] == ["good</s>", "bye</s>"]
+    assert [answer.messages for answer in answers] == [row["messages"][:1], row["messages"][:3]]
+    assert tokenizer.decode(answers[1].tokens.input_ids).endswith("good### User:\nv\n\n### Assistant:\nbye</s>")
 
 
-def test_a_pair(reader):
-    assert read(reader("orca_dpo_pairs"), PAIR) == [
-        {"solar_row": 10, "prompt": PROMPT, "chosen": "good</s>", "rejected": "bad and longer</s>"}
+def test_a_pair(encoder, tokenizer):
+    pair = encoder("orca_dpo_pairs").pair(PAIR, 4)
+    assert pair.row == 5, "counted from 1"
+    assert [(answer.prompt, answer.completion) for answer in pair[1:]] == [
+        (PROMPT, "good</s>"),
+        (PROMPT, "bad and longer</s>"),
     ]
-
-
-def test_a_pair_for_kto_is_two_rows(reader):
-    assert read(reader("orca_dpo_pairs", unpaired=True), PAIR) == [
-        {"solar_row": 10, "prompt": PROMPT, "completion": "good</s>", "label": True},
-        {"solar_row": 10, "prompt": PROMPT, "completion": "bad and longer</s>", "label": False},
-    ]
+    for answer in pair[1:]:
+        assert answer.tokens.input_ids == tokenizer(PROMPT + answer.completion)["input_ids"]
+        assert learnt(tokenizer, answer) == answer.completion
+    assert (pair.too_long, pair.cut) == (False, False)
 
 
 @pytest.mark.parametrize(
@@ -76,61 +73,76 @@ def test_a_pair_for_kto_is_two_rows(reader):
         (PAIR | {"question": "a<s>b"}, "the user's text holds the special token '<s>'"),
     ],
 )
-def test_bad_pairs_are_records_too(reader, row, problem):
-    good, bad = read(reader("orca_dpo_pairs"), PAIR, row)
-    assert bad == {"solar_row": 11, "solar_problem": problem}
-    assert "solar_problem" not in good
+def test_bad_pairs(encoder, row, problem):
+    with pytest.raises(RowError, match=f"^{problem}$"):
+        encoder("orca_dpo_pairs").pair(row, 0)
 
 
-def test_the_length_counts_start_prompt_answer_and_end(reader):
-    (record,) = read(reader("alpaca"), {"instruction": "u", "output": "good"})
-    length = len(record["input_ids"])
-    row = {"instruction": "u", "output": "good"}
-    assert "input_ids" in read(reader("alpaca", sequence_len=length), row)[0]
-    assert read(reader("alpaca", sequence_len=length - 1), row) == [{"solar_row": 10, "solar_problem": "too long"}]
+def test_the_length_counts_start_prompt_answer_and_end(encoder, tokenizer):
+    length = len(tokenizer(PROMPT + "good</s>")["input_ids"])
+    for room, too_long in ((length, False), (length - 1, True)):
+        assert [answer.too_long for answer in encoder("alpaca", max_length=room).conversation(INSTRUCTION)] == [
+            too_long
+        ]
 
 
-def test_the_longer_answer_of_a_pair_counts_as_trl_will_see_it(reader, tokenizer):
+def test_the_longer_answer_of_a_pair_counts(encoder, tokenizer):
     length = len(tokenizer(PROMPT + "bad and longer</s>")["input_ids"])
-    assert "prompt" in read(reader("orca_dpo_pairs", sequence_len=length), PAIR)[0]
-    (record,) = read(reader("orca_dpo_pairs", sequence_len=length - 1), PAIR)
-    assert record == {"solar_row": 10, "solar_problem": "too long"}
+    for room, too_long in ((length, False), (length - 1, True)):
+        assert encoder("orca_dpo_pairs", max_length=room).pair(PAIR, 0).too_long == too_long
 
 
-def test_where_axolotl_truncates_only_the_prompt_has_to_fit(reader, tokenizer):
+def test_where_answers_are_cut_only_the_prompt_has_to_leave_room(encoder, tokenizer):
     length = len(tokenizer(PROMPT)["input_ids"])
-    for name, row in (("orca_dpo_pairs", PAIR), ("alpaca", {"instruction": "u", "output": "good"})):
-        assert "solar_problem" not in read(reader(name, sequence_len=length + 1, truncate=True), row)[0]
-        assert read(reader(name, sequence_len=length, truncate=True), row)[0]["solar_problem"] == "too long"
+    whole = tokenizer(PROMPT + "bad and longer</s>")["input_ids"]
+    pair = encoder("orca_dpo_pairs", max_length=length + 2, truncate=True).pair(PAIR, 0)
+    assert pair.rejected.tokens.input_ids == whole[: length + 2]
+    assert pair.rejected.tokens.labels == [-100] * length + whole[length : length + 2]
+    assert (pair.rejected.cut, pair.chosen.cut, pair.cut, pair.too_long) == (True, False, True, False)
+    assert pair.rejected.completion == "bad and longer</s>", "Axolotl cuts the texts of pairs"
+    assert encoder("orca_dpo_pairs", max_length=length, truncate=True).pair(PAIR, 0).too_long
+    [answer] = encoder("alpaca", max_length=length + 1, truncate=True).conversation(INSTRUCTION)
+    assert (len(answer.tokens.input_ids), answer.cut, answer.too_long) == (length + 1, True, False)
+    [answer] = encoder("alpaca", max_length=length, truncate=True).conversation(INSTRUCTION)
+    assert answer.too_long
 
 
-def test_chance_depends_on_seed_and_row_alone(tokenizer):
-    def drawn(row, chance):
-        return PreferencePair(question("u"), "chosen", str(chance.random()))
+def test_random_choices_depend_on_seed_and_row_alone(tokenizer):
+    def drawn(row, rng):
+        return PreferencePair(question("u"), "chosen", str(rng.random()))
 
     formatter = PreferenceFormatter(name="drawn", columns=(), to_pair=drawn, summary="")
 
     def rejected(indices, seed):
-        reader = RowReader(formatter, make_encoder(tokenizer, "test"), 99, seed=seed)
-        return reader.read_batch({"x": [0] * len(indices)}, indices)["rejected"]
+        encoder = RowEncoder(formatter, make_encoder(tokenizer, "test"), 99, seed=seed)
+        return [encoder.pair({}, index).rejected.completion for index in indices]
 
     assert rejected([5, 6, 7], 1) == rejected([5], 1) + rejected([6, 7], 1)
     assert len({*rejected([5, 6, 7], 1), *rejected([5, 6, 7], 2)}) == 6
     assert rejected([5], 1) == [f"{random.Random('1:5').random()}</s>"]
 
 
-def test_a_third_partys_fault_is_counted_under_its_name(tokenizer):
-    def broken(row):
-        return text(row["x"], "x") / 2
+@pytest.mark.parametrize(
+    ("to_messages", "problem"),
+    [
+        (
+            lambda row: text(row["x"], "x") / 2,
+            "quiz failed with TypeError: unsupported operand type(s) for /: 'str' and 'int'",
+        ),
+        (lambda row: None, "quiz failed with TypeError: 'NoneType' object is not iterable"),
+        (lambda row: question("u"), "quiz gave a conversation without an answer"),
+        (lambda row: text(None, "y"), "y is missing"),
+    ],
+)
+def test_a_formatter_that_fails_makes_a_bad_row_under_its_name(tokenizer, to_messages, problem):
+    formatter = SFTFormatter(name="quiz", columns=("x",), to_messages=to_messages, summary="")
+    with pytest.raises(RowError) as error:
+        RowEncoder(formatter, make_encoder(tokenizer, "test"), 64).conversation({"x": "a"})
+    assert str(error.value) == problem
 
-    formatter = SFTFormatter(name="quiz", columns=("x",), to_messages=broken, summary="")
-    result = RowReader(formatter, make_encoder(tokenizer, "test"), 64).read_batch({"x": ["a", None]}, [0, 1])
-    assert result["solar_problem"] == [
-        "quiz failed with TypeError: unsupported operand type(s) for /: 'str' and 'int'",
-        "x is missing",
-    ]
 
-
-def test_read_is_lazy_about_nothing(reader):
-    with pytest.raises(RowError):
-        list(reader("alpaca").read({"instruction": "u"}, 0))
+def test_a_formatter_of_the_other_kind_is_no_bad_row(encoder):
+    with pytest.raises(TypeError, match="the formatter alpaca is a SFTFormatter"):
+        encoder("alpaca").pair(INSTRUCTION, 0)
+    with pytest.raises(TypeError, match="the formatter orca_dpo_pairs is a PreferenceFormatter"):
+        encoder("orca_dpo_pairs").conversation(PAIR)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from solar_plugins.data.encoder import IGNORED_LABEL, Encoded
+from solar_plugins.data.row_encoder import EncodedAnswer, EncodedPair
 from solar_plugins.evaluation.chat_measures import JudgedPairs, answers_loss, judged_pairs
-from solar_plugins.evaluation.preference_files import EncodedPair
 
 
 def encoded(prompt, answer):
@@ -41,7 +41,8 @@ def test_answers_keep_their_order_and_are_weighted_by_their_tokens(llama):
 
 
 def test_pairs_are_judged_by_the_sums_of_both_answers(llama):
-    pairs = [EncodedPair(n, ANSWERS[n], ANSWERS[19 - n], False) for n in range(20)]
+    answers = [EncodedAnswer([], "", "", tokens, len(tokens.input_ids), too_long=False) for tokens in ANSWERS]
+    pairs = [EncodedPair(n, answers[n], answers[19 - n]) for n in range(20)]
 
     judged = judged_pairs(llama, pairs)
 

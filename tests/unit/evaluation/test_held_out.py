@@ -103,8 +103,8 @@ def test_pairs_are_those_of_the_first_stage_that_names_any(stages, tokenizers, t
     assert found.stage == "dpo"
     prompt = "### System:\nBe brief.\n\n### User:\nOf what was the house?\n\n### Assistant:\n"
     for answer, expected in zip(found.pairs[1][1:3], ("Straw.", "Of bricks and of straw."), strict=True):
-        assert answer.input_ids == [*tokenizer(prompt + expected)["input_ids"], END]
-        assert tokenizer.decode([label for label in answer.labels if label >= 0]) == expected + "</s>"
+        assert answer.tokens.input_ids == [*tokenizer(prompt + expected)["input_ids"], END]
+        assert tokenizer.decode([label for label in answer.tokens.labels if label >= 0]) == expected + "</s>"
     assert [pair.cut for pair in found.pairs] == [False, False]
 
 
@@ -119,7 +119,7 @@ def test_pairs_that_training_leaves_out_are_left_out(stages, tokenizers):
 
     found = held_out_pairs(stages, tokenizers)
 
-    assert len(found.pairs) == 1
+    assert [pair.row for pair in found.pairs] == [2]
     assert "2 rows read, 1 kept, 1 dropped: 1 longer than sequence_len 128 (row 1)" in found.sets[0]
 
 

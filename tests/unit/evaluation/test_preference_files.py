@@ -4,8 +4,10 @@ import random
 import pytest
 
 from solar_plugins.data.formatters.base import RowError
+from solar_plugins.data.row_encoder import RowEncoder
+from solar_plugins.data.row_tally import RowTally
 from solar_plugins.errors import DataError
-from solar_plugins.evaluation.preference_files import PairReader, RowCounts, drawn_rows, find_file, prompt_and_answers
+from solar_plugins.evaluation.preference_files import drawn_rows, encoded_pairs, find_file, prompt_and_answers
 
 USER = {"role": "user", "content": "Why?"}
 ROW = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
@@ -105,23 +107,25 @@ def test_rows_become_ids_and_bad_ones_are_counted_and_named(tmp_path, encoder):
         ROW | {"prompt": "long " * 90},
         ROW | {"rejected": "long " * 90},
     ]
-    counts = RowCounts()
+    tally = RowTally("set.jsonl", "prompt_and_answers")
     file = find_file(write(tmp_path / "set.jsonl", *rows), None)
-    read = list(PairReader(encoder, 64, 0).read(file, frozenset(range(7)), counts))
+    rows = RowEncoder(file.formatter, encoder, 64, truncate=True)
+    read = list(encoded_pairs(file, frozenset(range(7)), rows, tally))
     assert [pair.row if pair else None for pair in read] == [1, None, None, None, None, None, 7]
-    assert counts.bad == 4
-    assert counts.too_long == 1
-    assert counts.words() == (
-        "row 2: chosen is empty; row 3: it is not JSON (Expecting property name enclosed in double quotes: line 1 "
-        "column 2 (char 1)); row 4: chosen is equal to rejected; ..."
-    )
+    assert (tally.rows_read, tally.examples, tally.num_bad, tally.too_long, tally.cut) == (7, 2, 4, 1, 1)
+    assert tally.first_bad == [
+        (2, "chosen is empty"),
+        (3, "it is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
+        (4, "chosen is equal to rejected"),
+        (5, "the assistant's text holds the special token '</s>'"),
+    ]
     decode = encoder.tokenizer.decode
-    assert decode(read[0].chosen.input_ids) == "<s> ### User:\nWhy?\n\n### Assistant:\nBecause.</s>"
-    assert decode([label for label in read[0].rejected.labels if label >= 0]) == "No.</s>"
+    assert decode(read[0].chosen.tokens.input_ids) == "<s> ### User:\nWhy?\n\n### Assistant:\nBecause.</s>"
+    assert decode([label for label in read[0].rejected.tokens.labels if label >= 0]) == "No.</s>"
     assert not read[0].cut
     assert read[-1].cut
-    assert len(read[-1].rejected.input_ids) == len(read[-1].rejected.labels) == 64
-    assert 2 not in read[-1].rejected.input_ids, "the end went with the rest of the answer"
+    assert len(read[-1].rejected.tokens.input_ids) == len(read[-1].rejected.tokens.labels) == 64
+    assert 2 not in read[-1].rejected.tokens.input_ids, "the end went with the rest of the answer"
 
 
 def test_a_drawing_is_of_that_size_and_repeats_with_its_seed():
@@ -134,5 +138,7 @@ def test_a_drawing_is_of_that_size_and_repeats_with_its_seed():
 
 def test_only_the_drawn_rows_are_read(tmp_path, encoder):
     file = find_file(write(tmp_path / "set.jsonl", *(ROW | {"prompt": str(i)} for i in range(9))), None)
-    read = PairReader(encoder, 64, 0).read(file, frozenset({1, 4, 8}), RowCounts())
+    tally = RowTally("set.jsonl", "prompt_and_answers")
+    read = encoded_pairs(file, frozenset({1, 4, 8}), RowEncoder(file.formatter, encoder, 64, truncate=True), tally)
     assert [pair.row for pair in read] == [2, 5, 9]
+    assert tally.rows_read == 3

@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from solar_plugins.cli import solar
+from solar_plugins.data.row_tally import RowTally
 from solar_plugins.data.template import Example
 from solar_plugins.errors import CheckpointError, DataError
 from solar_plugins.evaluation.log_probabilities import AnswerScore, answer_scores
@@ -47,7 +48,7 @@ def test_made_sets_come_out_from_easy_to_hard(tiny_chat_model, ranked, tmp_path)
     ordered = order_sets(tiny_chat_model, files, **LIMITS)
     assert [one.file.path.name for one in ordered.sets] == ["12.jsonl", "9.jsonl", "3.jsonl", "0.jsonl"]
     assert [one.share for one in ordered.sets] == [1.0, 0.75, 0.25, 0.0]
-    assert [(one.pairs, one.ties, one.cut) for one in ordered.sets] == [(12, 0, 0)] * 4
+    assert [(one.pairs, one.ties, one.tally.cut) for one in ordered.sets] == [(12, 0, 0)] * 4
     assert (ordered.device, ordered.dtype, ordered.own_template) == ("cpu", "float32", False)
 
 
@@ -63,11 +64,15 @@ def test_sets_of_equal_share_keep_the_order_in_which_they_were_given(tiny_chat_m
     assert [one.file.path for one in order_sets(tiny_chat_model, files, **LIMITS).sets] == files
 
 
+def judged(pairs, preferred=0):
+    return SetShare(PreferenceFile("f", PLAIN, pairs), RowTally("f", PLAIN.name, examples=pairs), preferred)
+
+
 def test_sum_and_mean_may_disagree_and_the_sum_decides():
     """A short answer of improbable tokens against a long one of probable ones: DPO's sum prefers the short one."""
-    share = SetShare(PreferenceFile("f", PLAIN, 1), 1)
-    share.add(AnswerScore(-6.0, 2), AnswerScore(-10.0, 10), cut=True)
-    assert (share.preferred, share.preferred_per_token, share.ties, share.cut) == (1, 0, 0, 1)
+    share = judged(pairs=1)
+    share.add(AnswerScore(-6.0, 2), AnswerScore(-10.0, 10))
+    assert (share.preferred, share.preferred_per_token, share.ties) == (1, 0, 0)
 
 
 def test_ties_are_counted_and_are_not_preferred(tiny_chat_model, tmp_path):
@@ -77,21 +82,21 @@ def test_ties_are_counted_and_are_not_preferred(tiny_chat_model, tmp_path):
     path = tmp_path / "set.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     [one] = order_sets(tiny_chat_model, [path], max_length=40, batch_tokens=45).sets
-    assert (one.pairs, one.ties, one.preferred, one.preferred_per_token, one.cut) == (4, 4, 0, 0, 4)
+    assert (one.pairs, one.ties, one.preferred, one.preferred_per_token, one.tally.cut) == (4, 4, 0, 0, 4)
 
 
 def test_the_standard_error_is_that_of_agresti_and_coull():
     """Two successes and two failures more: 82 of 104; and 5 of 7, where the plain formula has no error."""
-    few = SetShare(PreferenceFile("f", PLAIN, 3), 3, pairs=3, preferred=3)
+    few = judged(pairs=3, preferred=3)
     assert few.standard_error == pytest.approx(math.sqrt(5 / 7 * 2 / 7 / 7))
-    share = SetShare(PreferenceFile("f", PLAIN, 100), 100, pairs=100, preferred=80)
+    share = judged(pairs=100, preferred=80)
     assert share.standard_error == pytest.approx(math.sqrt(82 / 104 * 22 / 104 / 104))
 
 
 def test_a_limit_judges_so_many_pairs_and_repeats(tiny_chat_model, ranked, tmp_path):
     path = made_set(tmp_path / "set.jsonl", ranked, 6)
     first, again = (order_sets(tiny_chat_model, [path], limit=5, seed=1, **LIMITS).sets[0] for _ in range(2))
-    assert (first.pairs, first.rows, first.file.num_rows) == (5, 5, 12)
+    assert (first.pairs, first.tally.rows_read, first.file.num_rows) == (5, 5, 12)
     assert first.preferred == again.preferred
 
 
@@ -102,7 +107,7 @@ def test_the_command_says_what_it_found(tiny_chat_model, ranked, tmp_path):
     command = ["sdpo-order", str(tiny_chat_model), str(hard), str(easy), "--max-length", "128"]
     refused = CliRunner().invoke(solar, command)
     assert refused.exit_code == 1
-    assert "1 of 13 rows cannot be read as prompt_and_answers (row 13: chosen is empty)" in refused.stderr
+    assert "1 of 13 rows cannot be read as prompt_and_answers (1 chosen is empty (row 13))" in refused.stderr
     shown = CliRunner().invoke(solar, [*command, "--max-bad-share", "0.1"], catch_exceptions=False)
     lines = shown.stdout.splitlines()
     assert lines[0].split("  ")[0] == "easy to hard"
@@ -111,7 +116,7 @@ def test_the_command_says_what_it_found(tiny_chat_model, ranked, tmp_path):
     assert lines[2].startswith(f"2. {hard}  ")
     assert "50.0 % ± 12.5" in lines[2]
     assert f"{hard}: read as prompt_and_answers, 13 of 13 rows" in lines
-    assert "  left out as bad: row 13: chosen is empty" in lines
+    assert "  left out as bad: 1 chosen is empty (row 13)" in lines
     assert "carries another one or none" in shown.stdout
     assert "differ by less than" not in shown.stdout
 
