@@ -233,7 +233,7 @@ def h6(results: tuple[Path, ...], as_json_text: bool) -> None:
 @click.option("--max-length", default=1024, show_default=True, type=click.IntRange(2), help="Tokens of a pair's text.")
 @click.option("--batch-tokens", default=4096, show_default=True, type=click.IntRange(1), help="Tokens of a batch.")
 @click.option("--limit", type=click.IntRange(1), help="Judge that many pairs of each file, drawn at random.")
-@click.option("--seed", default=42, show_default=True, help="Of the drawing.")
+@click.option("--seed", default=42, show_default=True, help="Random seed for subsampling and formatters.")
 @click.option("--max-bad-share", default=0.02, show_default=True, type=click.FloatRange(0, 1), help="More is an error.")
 @click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
 def sdpo_order(model: Path, files: tuple[Path, ...], as_json_text: bool, **options: Any) -> None:

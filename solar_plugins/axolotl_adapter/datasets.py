@@ -31,6 +31,9 @@ LOG = logger("formatters")
 
 SOLAR_END_TOKEN = "</s>"
 
+TRAINERS_WITH_ADDED_TOKENS = ("dpo", "ipo", "kto")
+"""Values of ``rl`` whose trainers tokenize texts with the tokens that the tokenizer adds by itself."""
+
 SOURCE_KEYS = ("path", "type", "split", "data_files", "revision", "ds_type", "name", "trust_remote_code")
 """Keys that say where rows come from; the ready set needs none of them."""
 
@@ -54,6 +57,7 @@ def use_ready_sets(cfg: Any) -> list[str]:
     if not sets:
         return []
     encoder = make_encoder(_tokenizer(cfg, recipe), str(recipe.tokenizer_config or recipe.base_model))
+    _check_boundary(recipe, encoder)
     if encoder.end_token != SOLAR_END_TOKEN:
         LOG.info("answers end with %r, this tokenizer's end token; SOLAR's is %r", encoder.end_token, SOLAR_END_TOKEN)
     lines = []
@@ -119,6 +123,25 @@ def _tokenizer(cfg: Any, recipe: Recipe) -> Any:
     if not tokenizer.chat_template:
         cfg["chat_template"], cfg["chat_template_jinja"] = "jinja", template_text()
     return tokenizer
+
+
+def _check_boundary(recipe: Recipe, encoder: Encoder) -> None:
+    """Refuse tokenizers with which TRL takes the wrong tokens for the answer.
+
+    TRL's trainers for DPO and KTO tokenize the prompt with everything that the tokenizer adds, and take as many tokens
+    for the prompt (``trl/trainer/dpo_trainer.py``, ``kto_trainer.py``).
+
+    Raises:
+        DataError: The tokenizer puts a token after every text.
+    """
+    if recipe.rl in TRAINERS_WITH_ADDED_TOKENS and encoder.added_end_ids:
+        added = "".join(encoder.tokenizer.convert_ids_to_tokens(list(encoder.added_end_ids)))
+        raise DataError(
+            f"tokenizer_config: the tokenizer of {recipe.tokenizer_config or recipe.base_model} puts {added} after "
+            f"every text, with which rl: {recipe.rl} reads {added} between prompt and answer and does not train on the "
+            "answer's first token. Take it out of post_processor in tokenizer.json (for some tokenizers: "
+            "add_eos_token: false in tokenizer_config.json); answers end with the end token all the same"
+        )
 
 
 def expanded(found: FormattedSet) -> Iterator[FormattedSet]:

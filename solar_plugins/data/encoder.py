@@ -27,11 +27,13 @@ class Encoder:
     Args:
         tokenizer: A fast tokenizer of transformers.
         start_ids: What it puts before every text: ``<s>``, or nothing.
+        added_end_ids: What it puts after every text, usually nothing. `encode` leaves it out.
         special_tokens: Texts that it would take for a token of control.
     """
 
     tokenizer: Any
     start_ids: tuple[int, ...]
+    added_end_ids: tuple[int, ...]
     special_tokens: tuple[str, ...]
 
     @property
@@ -103,7 +105,7 @@ def make_encoder(tokenizer: Any, name: str) -> Encoder:
             f"tokenizer_config: the tokenizer of {name} is no fast tokenizer, so it cannot say where an answer starts; "
             "remove tokenizer_use_fast or tokenizer_use_mistral_common, or convert it to a tokenizer.json"
         )
-    with_start, plain = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
-    start = with_start[: next(i for i in range(len(with_start)) if with_start[i : i + len(plain)] == plain)]
+    with_added, plain = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
+    place = next(i for i in range(len(with_added)) if with_added[i : i + len(plain)] == plain)
     special = tuple(str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return Encoder(tokenizer, tuple(start), special)
+    return Encoder(tokenizer, tuple(with_added[:place]), tuple(with_added[place + len(plain) :]), special)

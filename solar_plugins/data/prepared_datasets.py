@@ -1,4 +1,4 @@
-"""Data sets that are ready for Axolotl, kept in directories that are whole or absent.
+"""Datasets that are ready for Axolotl, kept in directories that are whole or absent.
 
 Axolotl's own cache knows neither the formatter nor the content of a file, so a changed file trains on yesterday's rows.
 Here the directory's name is a hash of all that the result depends on, and Axolotl's cache, which hashes the path,
@@ -50,7 +50,7 @@ class PreparedSet(NamedTuple):
 def prepared_set(
     dataset: Any, records: TrainingRecords, where: str, directory: Path, num_proc: int | None
 ) -> PreparedSet:
-    """The ready form of a data set, from ``directory`` or made now. Other processes wait until it is made.
+    """The ready form of a dataset, from ``directory`` or made now. Other processes wait until it is made.
 
     Args:
         dataset: A `datasets.Dataset`.
@@ -109,7 +109,7 @@ def read_tally(path: Path, where: str) -> RowTally:
 def read_set(
     dataset: Any, records: TrainingRecords, where: str, num_proc: int | None, scratch: Path | None = None
 ) -> tuple[Any, RowTally]:
-    """The ready rows of a data set, and what became of all of them. Bad rows are left out and reported.
+    """The ready rows of a dataset, and what became of all of them. Bad rows are left out and reported.
 
     Args:
         dataset: A `datasets.Dataset`.

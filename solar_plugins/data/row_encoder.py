@@ -3,14 +3,15 @@
 Training, ``solar sdpo-order`` and ``solar report`` encode rows here and nowhere else, so a row has the same ids, labels
 and random choices in all three.
 
-Axolotl trains conversations on these ids. Pairs it hands to TRL as texts, and TRL tokenizes the prompt, and prompt and
-answer together. For rows that fit, its ids and its boundary are those of `EncodedAnswer.tokens` in every trainer for
-pairs (tested with DPO, ORPO, SimPO and KTO). Two differences remain:
+Axolotl trains conversations on these ids. Of pairs it hands the texts to TRL, which tokenizes the prompt alone, and
+prompt and answer together. For pairs that fit, the result is `EncodedAnswer.tokens` (compared with the batches of the
+trainers for DPO, KTO, ORPO and SimPO). Known differences:
 
-* With ``excess_length_strategy: truncate``, Axolotl decodes the first tokens of a long answer, and TRL tokenizes that
-  text again: its last few tokens may differ from ours, which are simply the first ``max_length``.
-* A tokenizer that itself adds an end-of-sequence token to every text makes TRL misplace the boundary. `make_encoder`
-  refuses such a tokenizer.
+* ORPO and SimPO put the BOS token before a prompt even if the tokenizer itself puts nothing there.
+* A tokenizer that puts an end token after every text makes DPO and KTO misplace the boundary;
+  `axolotl_adapter.datasets` refuses it.
+* With ``excess_length_strategy: truncate`` Axolotl cuts the texts of pairs: it decodes the first tokens of an answer,
+  and TRL tokenizes that again, so the last few tokens may differ where the cut splits a character or a word.
 """
 
 from __future__ import annotations

@@ -68,7 +68,8 @@ def register_sft_formatters() -> list[SFTFormatter]:
 
     Returns:
         Formatters. ``to_messages(row)`` must be pure, and may raise `solar_plugins.api.RowError`,
-        which names the field: the row is then counted and reported. It is called in several processes.
+        which names the field: the row is then counted and reported. It is called in several processes. Raise
+        ``version`` with each change that gives another result for some row, or rows prepared before stay in use.
 
     Example::
 
@@ -95,7 +96,8 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
 
     Returns:
         Formatters. ``to_pair(row, chance)`` must be pure, and may raise `solar_plugins.api.RowError`.
-        ``chance`` is a `random.Random` that depends on the recipe's seed and the row's number alone.
+        ``chance`` is a `random.Random` that depends on the recipe's seed and the row's number alone. Raise ``version``
+        with each change that gives another result for some row, or rows prepared before stay in use.
 
     Example::
 

@@ -201,6 +201,24 @@ def test_a_tokenizer_without_an_end_token(folder):
     assert refused(recipe()).startswith("tokenizer_config: the tokenizer of base has no end-of-sequence token")
 
 
+def test_a_tokenizer_that_ends_every_text_by_itself(folder):
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    path = str(folder / "base" / "tokenizer.json")
+    ending = Tokenizer.from_file(path)
+    ending.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    ending.save(path)
+    config = json.loads((folder / "base" / "tokenizer_config.json").read_text())
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "base" / "tokenizer_config.json").write_text(json.dumps(config))
+    for method in ("dpo", "ipo", "kto"):
+        words = refused(recipe("pairs.jsonl", "orca_dpo_pairs", rl=method))
+        assert words.startswith("tokenizer_config: the tokenizer of base puts </s> after every text, with which rl: ")
+    assert use_ready_sets(recipe("pairs.jsonl", "orca_dpo_pairs", rl="orpo")), "its trainer adds nothing"
+    assert use_ready_sets(recipe())
+
+
 def test_the_seed_of_the_recipe_reaches_the_chance(folder):
     completions = [{"response": f"r{n}", "overall_score": 9 - n} for n in range(9)]
     write("scores.jsonl", [{"instruction": "u", "completions": completions}] * 20)
@@ -212,4 +230,5 @@ def test_the_seed_of_the_recipe_reaches_the_chance(folder):
 
     assert rejected(1) == rejected(1)
     assert rejected(1) != rejected(2)
+    assert rejected(None) == rejected(42) != rejected(0), "Axolotl's own"
     assert "ultrafeedback_scores" in preference_formatters()

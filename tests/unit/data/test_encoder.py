@@ -1,5 +1,7 @@
 """Ids and labels, against literal pieces and against Axolotl's own `type: chat_template` with the same template."""
 
+import copy
+
 import pytest
 
 from solar_plugins.data.encoder import IGNORED_LABEL, make_encoder
@@ -80,6 +82,20 @@ def test_a_tokenizer_that_adds_no_start_gets_none(plain_tokenizer):
     ids, labels = make_encoder(plain_tokenizer, "test").encode(Example("### User:\nHi\n\n### Assistant:\n", "Yo"))
     assert ids[0] == 774
     assert plain_tokenizer.decode([token for token in labels if token != IGNORED_LABEL]) == "Yo</s>"
+
+
+def test_an_end_that_the_tokenizer_adds_is_known_and_not_doubled(tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    ending = copy.deepcopy(tokenizer)
+    ending.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    encoder = make_encoder(ending, "test")
+    assert (encoder.start_ids, encoder.added_end_ids) == ((1,), (2,))
+    example = Example("### User:\nHi\n\n### Assistant:\n", "Yo")
+    assert encoder.encode(example) == make_encoder(tokenizer, "test").encode(example)
+    assert make_encoder(tokenizer, "test").added_end_ids == ()
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "plain_tokenizer"])

@@ -3,9 +3,16 @@ from dataclasses import replace
 
 import pytest
 
-from solar_plugins.data.encoder import IGNORED_LABEL
+from solar_plugins.axolotl_adapter.datasets import load_rows, row_encoder
+from solar_plugins.axolotl_adapter.recipe_checks import formatted_sets
+from solar_plugins.data.encoder import IGNORED_LABEL, make_encoder
+from solar_plugins.data.prepared_datasets import read_set
+from solar_plugins.data.row_encoder import RowEncoder
+from solar_plugins.data.row_tally import RowTally
+from solar_plugins.data.training_records import TrainingRecords
 from solar_plugins.errors import ArgsError, CheckpointError, DataError
 from solar_plugins.evaluation.held_out import Question, ask, held_out_answers, held_out_pairs, require_known_tokens
+from solar_plugins.evaluation.preference_files import encoded_pairs, find_file
 from solar_plugins.recipe import read_recipe
 from solar_plugins.report.stages import Stage
 
@@ -106,6 +113,35 @@ def test_pairs_are_those_of_the_first_stage_that_names_any(stages, tokenizers, t
         assert answer.tokens.input_ids == [*tokenizer(prompt + expected)["input_ids"], END]
         assert tokenizer.decode([label for label in answer.tokens.labels if label >= 0]) == expected + "</s>"
     assert [pair.cut for pair in found.pairs] == [False, False]
+
+
+def test_training_report_and_sdpo_order_encode_a_row_alike(stages, tokenizers, tokenizer, tmp_path):
+    """With the seed that all three take where none is named."""
+    completions = [{"response": f"Because of {n}.", "overall_score": n} for n in range(9)]
+    path = tmp_path / "scores.jsonl"
+    write(path, [{"instruction": f"Why {n}?", "completions": completions} for n in range(20)])
+    kind = {"type": "solar_plugins.ultrafeedback_scores"}
+    entry = {"path": str(path), "ds_type": "json", "split": "train", **kind}
+    stages = with_keys(stages, 2, test_datasets=[entry], datasets=[entry], seed=None)
+
+    reported = held_out_pairs(stages, tokenizers).pairs
+    file = find_file(path, None)
+    encoder = make_encoder(tokenizer, "test")
+    rows = RowEncoder(file.formatter, encoder, 128, truncate=True)
+    ordered = encoded_pairs(file, frozenset(range(20)), rows, RowTally("f", "scores"))
+    [source, _] = formatted_sets(stages[2].recipe)
+    trained = TrainingRecords(row_encoder(stages[2].recipe, source, encoder))
+    texts, _ = read_set(load_rows(stages[2].recipe, source), trained, "here", None)
+
+    assert [*ordered] == [*reported]
+    for pair, row in zip(reported, texts, strict=True):
+        assert row == {
+            "prompt": pair.chosen.prompt,
+            "chosen": pair.chosen.completion,
+            "rejected": pair.rejected.completion,
+        }
+        assert pair.rejected.tokens.input_ids == tokenizer(row["prompt"] + row["rejected"])["input_ids"]
+    assert len({row["rejected"] for row in texts}) > 3, "the choice is a random one"
 
 
 def test_pairs_that_training_leaves_out_are_left_out(stages, tokenizers):
