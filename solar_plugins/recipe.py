@@ -28,6 +28,11 @@ REVISION_KEYS = ("revision_of_model", "model_revision")
 CONFIG_OVERRIDE_KEYS = ("overrides_of_model_config", "model_config")
 """Axolotl's key for changes of the base's config, and its other name."""
 
+METHODS_WITH_REFERENCE = ("dpo", "ipo", "kto")
+METHODS_WITHOUT_REFERENCE = ("orpo", "simpo")
+PAIR_METHODS = (*METHODS_WITH_REFERENCE, *METHODS_WITHOUT_REFERENCE)
+"""Values of ``rl`` that train on pairs (kto on single answers), against a frozen reference model or without one."""
+
 type DatasetKey = Literal["datasets", "test_datasets", "pretraining_dataset"]
 
 type Precision = Literal["bf16", "fp16", "fp32"]

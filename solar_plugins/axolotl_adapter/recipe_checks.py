@@ -12,14 +12,11 @@ from solar_plugins.data.template import template_text
 from solar_plugins.errors import ArgsError, PluginError
 from solar_plugins.logs import logger
 from solar_plugins.plugins.manager import not_registered
-from solar_plugins.recipe import TEMPLATE_NAME, TYPE_PREFIX, DatasetKey, Recipe
+from solar_plugins.recipe import PAIR_METHODS, TEMPLATE_NAME, TYPE_PREFIX, DatasetKey, Recipe
 
 LOG = logger("formatters")
 
 SET_KEYS: tuple[DatasetKey, ...] = ("datasets", "test_datasets")
-PAIR_METHODS = ("dpo", "ipo", "orpo", "simpo", "kto")
-"""Values of ``rl`` that train on pairs, or on the single answers of pairs (kto)."""
-
 ENTRY_KEYS = {"path", "type", "split", "data_files", "revision", "ds_type"}
 SFT_ENTRY_KEYS = ENTRY_KEYS | {"name", "trust_remote_code", "weight", "shards", "shards_idx", "preprocess_shards"}
 """Keys of a data set that have an effect. Under ``rl`` Axolotl drops the others in silence, and mostly ``ds_type`` too;

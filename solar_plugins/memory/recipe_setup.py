@@ -17,12 +17,8 @@ from solar_plugins.memory.training_setup import (
     Sharding,
     TrainingSetup,
 )
-from solar_plugins.recipe import Recipe
+from solar_plugins.recipe import METHODS_WITH_REFERENCE, PAIR_METHODS, Recipe
 from solar_plugins.storage.untrusted import read_json_object
-
-PAIRS_WITH_REFERENCE = ("dpo", "ipo", "kto")
-PAIRS = (*PAIRS_WITH_REFERENCE, "orpo", "simpo")
-"""Values of ``rl`` that take two sequences a row. For kto the second is the row's answer to another prompt."""
 
 FUSED_LOSSES = (
     "cut_cross_entropy",
@@ -96,14 +92,15 @@ def setup_of(recipe: Recipe, gpus: int) -> TrainingSetup:
         optimizer=_optimizer(recipe),
         micro_batch_size=_positive("micro_batch_size", recipe.micro_batch_size or 1),
         sequence_tokens=recipe.sequence_tokens,
-        sequences=2 if method in PAIRS else 1,
+        # For kto the second is the row's answer to another prompt.
+        sequences=2 if method in PAIR_METHODS else 1,
         checkpointing=bool(recipe.gradient_checkpointing or fsdp.get("activation_checkpointing")),
         offload_activations=bool(recipe.activation_offloading)
         or str(recipe.gradient_checkpointing).startswith("offload"),
         full_logits=not any(getattr(recipe, key) for key in FUSED_LOSSES),
         adapter=adapter,
         unfrozen=tuple(recipe.unfrozen_parameters or ()),
-        reference=method in PAIRS_WITH_REFERENCE and adapter is None and not recipe.precompute_ref_log_probs,
+        reference=method in METHODS_WITH_REFERENCE and adapter is None and not recipe.precompute_ref_log_probs,
         offload_optimizer=_offloads(zero, "offload_optimizer"),
         offload_weights=_offloads(zero, "offload_param") or fsdp.get("offload_params") is True,
         buffers=_buffers(deepspeed),
@@ -123,8 +120,9 @@ def _is_set(value: Any) -> bool:
 
 def _method(recipe: Recipe) -> str | None:
     method = recipe.rl
-    if method is not None and method not in PAIRS:
-        raise ArgsError(f"rl: {method!r}; the memory of this training is not known here, only of {', '.join(PAIRS)}")
+    if method is not None and method not in PAIR_METHODS:
+        known = ", ".join(PAIR_METHODS)
+        raise ArgsError(f"rl: {method!r}; the memory of this training is not known here, only of {known}")
     return method
 
 

@@ -9,13 +9,10 @@ from typing import Any
 
 from solar_plugins.evaluation.loss import Loss, difference
 from solar_plugins.evaluation.measure import MeasuredModel
-from solar_plugins.recipe import DatasetKey
+from solar_plugins.recipe import METHODS_WITHOUT_REFERENCE, DatasetKey
 from solar_plugins.report.content import Report
 from solar_plugins.report.stages import Stage
 from solar_plugins.report.training_log import MANY_POINTS, TrainingLog
-
-WITHOUT_REFERENCE = ("orpo", "simpo")
-"""Methods of Axolotl (``rl``) that compare with no other model."""
 
 SMALLEST_SHOWN = 0.0005
 """Smaller differences of losses are none in three decimals."""
@@ -182,7 +179,7 @@ def curves_note(report: Report) -> str:
 
 def _reward(stages: Sequence[Stage]) -> str:
     """What TRL's trainers log as reward."""
-    without = [stage.name for stage in stages if stage.method in WITHOUT_REFERENCE]
+    without = [stage.name for stage in stages if stage.method in METHODS_WITHOUT_REFERENCE]
     of_mean = f"beta times the mean log-probability of a token ({', '.join(without)}: no reference)"
     if len(without) == len(stages):
         return f"Reward: {of_mean}."

@@ -30,7 +30,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import solar_plugins
 from solar_plugins import SolarPlugin
-from solar_plugins.recipe import AxolotlKeys, parse_recipe
+from solar_plugins.recipe import PAIR_METHODS, AxolotlKeys, parse_recipe
 
 PACKAGE = Path(solar_plugins.__file__).parent
 INSTALLED = Path(axolotl.__file__).parent
@@ -458,6 +458,12 @@ class TestRecipe:
             found = getattr(parse_recipe({name: sample}), name)
             assert found in (getattr(expected, "value", expected), sample), f"{name}: {sample!r}"
 
+    def test_methods_of_preference_training(self):
+        """A method more, or less, has to be looked at."""
+        from axolotl.utils.schemas.enums import RLType
+
+        assert {method.value for method in RLType} == {*PAIR_METHODS, "gdpo", "grpo", "ebft"}
+
     def test_other_names_of_keys(self):
         from solar_plugins.recipe import CONFIG_OVERRIDE_KEYS, REVISION_KEYS
 
@@ -502,14 +508,6 @@ class TestDictDefault:
 
 class TestRecipeChecks:
     files = stands_on("axolotl_adapter/recipe_checks.py", "plugins/dpo_configs.py")
-
-    def test_methods_of_preference_training(self):
-        """A method more, or less, has to be looked at."""
-        from axolotl.utils.schemas.enums import RLType
-
-        from solar_plugins.axolotl_adapter.recipe_checks import PAIR_METHODS
-
-        assert {method.value for method in RLType} == {*PAIR_METHODS, "gdpo", "grpo", "ebft"}
 
     @pytest.mark.parametrize("method", [None, "dpo", "ipo", "simpo", "kto", "orpo"])
     def test_keys_of_a_dataset_that_validation_keeps(self, method):
