@@ -13,10 +13,11 @@ export HF_HUB_OFFLINE := 1
 export OMP_NUM_THREADS ?= $(shell nproc)
 # Threads that wait let go of their core, or a busy machine takes nearly twice as long (7.0 s a step against 4.3 s).
 export OMP_WAIT_POLICY ?= passive
-# The tests give each process one thread.
-WORKERS := -n 2 --dist loadfile
+# The tests give each process one thread. A worker takes whole files, because the tests of a file share what they make,
+# and in the order of tests/conftest.py, slow ones first.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo pipeline test test-fast bench lint fix clean architectures gpu-check gpu-check-data
+.PHONY: help setup demo pipeline test test-fast test-nightly bench lint fix clean architectures gpu-check gpu-check-data
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -71,11 +72,14 @@ $(DEMO)/average/.merged: recipes/smollm2/mergekit/solar_average.yml $(DEMO)/dpo/
 	$(BIN)/mergekit-yaml $< $(@D)
 	@touch $@
 
-test: $(INSTALLED)  ## run every test, the real model's too: about 23 minutes on two cores
-	$(BIN)/python -m pytest $(WORKERS)
+test: $(INSTALLED)  ## run the tests, the real model's too, and print the package's line coverage
+	$(PYTEST) -m "not nightly" --cov --cov-report=term:skip-covered
 
-test-fast: $(INSTALLED)  ## run the tests that start neither Axolotl nor mergekit: less than two minutes
-	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not network"
+test-fast: $(INSTALLED)  ## run the tests that start neither Axolotl nor mergekit
+	$(PYTEST) -m "not slow and not network and not nightly"
+
+test-nightly: $(INSTALLED)  ## run every test, those too that repeat with more cases what another one covers
+	$(PYTEST) --cov --cov-report=term:skip-covered
 
 bench: $(INSTALLED)  ## measure against mergekit-yaml and cp, write docs/bench.*: about 15 minutes, 25 GB of disk
 	$(BIN)/python tests/benchmarks/bench.py
@@ -101,4 +105,4 @@ fix: $(INSTALLED)  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 clean:  ## remove what demo and tests made; .venv stays
-	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .coverage* runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,10 +3,9 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 import yaml
 
@@ -24,6 +23,12 @@ TINY = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
 }
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: the workers take files in this order, and the short ones fill the gaps."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def make_model(directory, kind="llama", max_shard_size="5GB", dtype="bfloat16", **config):
@@ -122,6 +127,7 @@ fp16: false
 tf32: false
 seed: 1
 logging_steps: 1
+dataset_num_proc: 1
 """
 
 
@@ -133,19 +139,17 @@ def tiny_recipe():
 
 @pytest.fixture
 def run():
-    """Run a command of the virtual environment in a folder; standard output and error come back as text."""
+    """`commands.run` with a program of the virtual environment, in an interpreter of its own."""
+    return lambda *command, **options: commands.run(commands.cold(*command), **options)
 
-    def run_command(*command, cwd=None, env=None, stdin=None, timeout=500):
-        executable = Path(sys.executable).parent / command[0]
-        return subprocess.run(
-            [str(executable), *map(str, command[1:])],
-            cwd=cwd,
-            env={**os.environ, "PATH": f"{executable.parent}:{os.environ['PATH']}", **(env or {})},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
 
-    return run_command
+@pytest.fixture
+def run_warm():
+    """The same for ``python``, Axolotl's and mergekit's programs, in a process that has them imported already."""
+    return lambda *command, **options: commands.run(commands.warm(*command), **options)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running():
+    yield
+    commands.end_all()

@@ -21,7 +21,7 @@ solar:
 
 
 @pytest.fixture
-def train(training_folder, run):
+def train(training_folder, run_warm):
     """Train the tiny recipe on a set; returns exit status, all that was said, and the losses."""
 
     def train_on(rows, kind, extra="", command="train", grow=False):
@@ -31,7 +31,7 @@ def train(training_folder, run):
         recipe = recipe if grow else recipe.replace(GROWING, "")
         recipe = recipe.replace("train.jsonl", "rows.jsonl").replace("type: completion", f"type: solar_plugins.{kind}")
         (training_folder / "tuning.yml").write_text(recipe + extra)
-        result = run("python", "-m", f"axolotl.cli.{command}", "tuning.yml", cwd=training_folder)
+        result = run_warm("python", "-m", f"axolotl.cli.{command}", "tuning.yml", cwd=training_folder)
         said = result.stdout + result.stderr
         return result.returncode, said, [float(loss) for loss in re.findall(r"'loss': '([\d.e+-]+)'", said)]
 

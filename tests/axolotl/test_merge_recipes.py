@@ -67,13 +67,13 @@ def tensors(directory):
         ("solar_average.yml", (0.6, 0.4)),
     ],
 )
-def test_the_average_is_the_exact_mean(two_models, tmp_path, run, recipe, weights):
+def test_the_average_is_the_exact_mean(two_models, tmp_path, run_warm, recipe, weights):
     """Within one rounding: the sum in float64, rounded to bfloat16, differs at most by half a step of bfloat16 (2^-8 of
     the value) and by float32's error before it (2^-22 of the larger term)."""
     import torch
 
     first, second = map(tensors, two_models)
-    merged = tensors(merge(run, tmp_path, recipe, two_models, weights))
+    merged = tensors(merge(run_warm, tmp_path, recipe, two_models, weights))
     share, other = weights or (0.5, 0.5)
     assert merged.keys() == first.keys()
     for name, tensor in merged.items():
@@ -88,12 +88,12 @@ def test_the_average_is_the_exact_mean(two_models, tmp_path, run, recipe, weight
             assert not torch.equal(tensor, swapped.to(torch.bfloat16)), "each weight is its own model's"
 
 
-def test_slerp_turns_half_way(two_models, tmp_path, run):
+def test_slerp_turns_half_way(two_models, tmp_path, run_warm):
     """At t = 0.5 both coefficients are 1 / (2 cos(angle / 2)) (Shoemake 1985), with the angle between whole tensors."""
     import torch
 
     first, second = map(tensors, two_models)
-    merged = tensors(merge(run, tmp_path, "solar_slerp.yml", two_models))
+    merged = tensors(merge(run_warm, tmp_path, "solar_slerp.yml", two_models))
     turned = 0
     for name, tensor in merged.items():
         a, b = first[name].double(), second[name].double()
@@ -105,12 +105,12 @@ def test_slerp_turns_half_way(two_models, tmp_path, run):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_model_merged_with_itself_is_that_model(two_models, tmp_path, run, recipe):
+def test_a_model_merged_with_itself_is_that_model(two_models, tmp_path, run_warm, recipe):
     """mergekit refuses one path twice, so that the second is a copy."""
     import torch
 
     copy = shutil.copytree(two_models[0], tmp_path / "copy")
-    merged, expected = tensors(merge(run, tmp_path, recipe, (two_models[0], copy))), tensors(two_models[0])
+    merged, expected = tensors(merge(run_warm, tmp_path, recipe, (two_models[0], copy))), tensors(two_models[0])
     assert merged.keys() == expected.keys()
     assert all(torch.equal(merged[name], expected[name]) for name in expected)
 

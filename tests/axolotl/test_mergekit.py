@@ -21,39 +21,39 @@ def tensor_bytes(directory):
     return {name: (t.dtype, t.shape, t.file.read_bytes()[t.start : t.end]) for name, t in tensors.items()}
 
 
-def merge(run, folder, source, plan):
+def merge(run_warm, folder, source, plan):
     """mergekit's own result for the plan, and ours."""
     base = find_base(str(source))
     (folder / "merge.yml").write_text(yaml.safe_dump(passthrough_merge(str(source), base.decoder, plan)))
-    merged = run("mergekit-yaml", folder / "merge.yml", folder / "merged", "--out-shard-size", "40K")
+    merged = run_warm("mergekit-yaml", folder / "merge.yml", folder / "merged", "--out-shard-size", "40K")
     assert merged.returncode == 0, merged.stderr
     return folder / "merged", ensure_checkpoint(base, plan, folder / "cache")
 
 
 # mergekit 0.1.5 leaves the biases of a Llama-type model out, without a word; the others must be equal to the bit.
 @pytest.mark.parametrize("kind", ["llama", "llama-sharded", "llama-tied", "mistral"])
-def test_bit_equal_to_mergekit(made_bases, kind, tmp_path, run):
-    theirs, ours = merge(run, tmp_path, made_bases / kind, DUS)
+def test_bit_equal_to_mergekit(made_bases, kind, tmp_path, run_warm):
+    theirs, ours = merge(run_warm, tmp_path, made_bases / kind, DUS)
     assert tensor_bytes(ours) == tensor_bytes(theirs)
     assert json.loads((theirs / "config.json").read_text())["num_hidden_layers"] == len(DUS)
 
 
-def test_identity_layers_have_mergekits_values(base, tmp_path, run):
+def test_identity_layers_have_mergekits_values(base, tmp_path, run_warm):
     """Equal as numbers: mergekit multiplies by zero, which leaves -0.0 where the weight was negative."""
     from safetensors.torch import load_file
 
-    theirs, ours = merge(run, tmp_path, base, EXPANDED)
+    theirs, ours = merge(run_warm, tmp_path, base, EXPANDED)
     expected = {name: tensor for path in theirs.glob("*.safetensors") for name, tensor in load_file(path).items()}
     written = load_file(ours / "model.safetensors")
     assert written.keys() == expected.keys()
     assert all((written[name] == expected[name]).all() for name in written)
 
 
-def test_what_the_command_prints_is_accepted(base, tmp_path, run):
+def test_what_the_command_prints_is_accepted(base, tmp_path, run, run_warm):
     (tmp_path / "recipe.yml").write_text(f"base_model: {base}\nsolar: {{init: {{strategy: dus, drop_layers: 2}}}}\n")
     printed = run("solar", "mergekit", tmp_path / "recipe.yml")
     (tmp_path / "merge.yml").write_text(printed.stdout)
-    merged = run("mergekit-yaml", tmp_path / "merge.yml", tmp_path / "merged")
+    merged = run_warm("mergekit-yaml", tmp_path / "merge.yml", tmp_path / "merged")
     assert merged.returncode == 0, merged.stderr
     assert tensor_bytes(tmp_path / "merged") == tensor_bytes(
         ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "c")

@@ -84,10 +84,10 @@ def test_the_patterns_of_the_recipe_name_the_new_layers_of_its_plan_and_nothing_
 
 
 @pytest.mark.slow
-def test_training_changes_every_tensor_of_the_new_layers_and_no_other(training_folder, run):
+def test_training_changes_every_tensor_of_the_new_layers_and_no_other(training_folder, run_warm):
     recipe = yaml.safe_load((training_folder / "recipe.yml").read_text())
     (training_folder / "recipe.yml").write_text(yaml.safe_dump(recipe | TRAINED_ALONE))
-    result = run("python", "-m", "axolotl.cli.train", "recipe.yml", cwd=training_folder)
+    result = run_warm("python", "-m", "axolotl.cli.train", "recipe.yml", cwd=training_folder)
     assert result.returncode == 0, result.stdout + result.stderr
     (upscaled,) = (training_folder / "cache").glob("upscaled-8-to-10-*")
     before, after = tensors_of(upscaled), tensors_of(training_folder / "out")
@@ -107,12 +107,12 @@ def test_training_changes_every_tensor_of_the_new_layers_and_no_other(training_f
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
-def test_the_exported_merge_makes_the_same_model(made_bases, kind, tmp_path, run):
+def test_the_exported_merge_makes_the_same_model(made_bases, kind, tmp_path, run_warm):
     """mergekit multiplies by zero, which leaves -0.0 where a weight was negative; all else must be equal to the bit."""
     base, written = find_base(str(made_bases / kind)), ("o_proj.weight", "down_proj.weight")
     merge = passthrough_merge(str(made_bases / kind), base.decoder, EXPANDED)
     (tmp_path / "merge.yml").write_text(yaml.safe_dump(merge))
-    merged = run("mergekit-yaml", tmp_path / "merge.yml", tmp_path / "merged")
+    merged = run_warm("mergekit-yaml", tmp_path / "merge.yml", tmp_path / "merged")
     assert merged.returncode == 0, merged.stderr
     ours, theirs = tensors_of(ensure_checkpoint(base, EXPANDED, tmp_path / "cache")), tensors_of(tmp_path / "merged")
     assert ours.keys() == theirs.keys()

@@ -53,7 +53,7 @@ def folder(tmp_path, tiny_model, sentencepiece_tokenizer):
 
 
 @pytest.mark.slow
-def test_sft_then_dpo_then_average(folder, run):
+def test_sft_then_dpo_then_average(folder, run_warm):
     """The second candidate is the SFT model, so that the average shows without another run of DPO."""
     import torch
     from safetensors.torch import load_file
@@ -61,8 +61,8 @@ def test_sft_then_dpo_then_average(folder, run):
 
     runs = folder / "runs" / "smollm2"
     # High rates, so that four and six steps move the weights.
-    train(run, folder, "solar_sft.yml", "--max_steps=4", "--learning_rate=1e-3")
-    train(run, folder, "solar_dpo.yml", "--learning_rate=1e-4")
+    train(run_warm, folder, "solar_sft.yml", "--max_steps=4", "--learning_rate=1e-3")
+    train(run_warm, folder, "solar_dpo.yml", "--learning_rate=1e-4")
     history = logged(runs / "dpo")
     losses = [entry["loss"] for entry in history if "loss" in entry]
     assert len(losses) == len(ORCA_PAIRS + OTHER_PAIRS)
@@ -72,7 +72,7 @@ def test_sft_then_dpo_then_average(folder, run):
     assert measured_at == [3, 6], "held-out pairs are measured at half of the epoch and at its end"
 
     shutil.copytree(runs / "sft", runs / "sdpo_2")
-    merged = run("mergekit-yaml", "recipes/smollm2/mergekit/solar_average.yml", "runs/smollm2/average", cwd=folder)
+    merged = run_warm("mergekit-yaml", "recipes/smollm2/mergekit/solar_average.yml", "runs/smollm2/average", cwd=folder)
     assert merged.returncode == 0, merged.stderr
     sft, dpo, average = (tensors(runs / name, load_file) for name in ("sft", "dpo", "average"))
     assert average.keys() == dpo.keys()
@@ -88,9 +88,9 @@ def test_sft_then_dpo_then_average(folder, run):
         assert text == "### System:\ns\n\n### User:\nu\n\n### Assistant:\n", stage
 
 
-def train(run, folder, recipe, *overrides):
+def train(run_warm, folder, recipe, *overrides):
     path = f"recipes/smollm2/{recipe}"
-    trained = run("accelerate", "launch", "-m", "axolotl.cli.train", path, "--sequence_len=128", *overrides, cwd=folder)
+    trained = run_warm("python", "-m", "axolotl.cli.train", path, "--sequence_len=128", *overrides, cwd=folder)
     assert trained.returncode == 0, trained.stdout + trained.stderr
 
 

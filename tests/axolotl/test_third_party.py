@@ -2,9 +2,10 @@
 
 import json
 import shutil
-import sys
+from pathlib import Path
 
 import pytest
+from commands import cold, run
 
 pytestmark = pytest.mark.slow
 
@@ -12,14 +13,11 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):
     """A folder in which pip installed the example package, for PYTHONPATH."""
-    import subprocess
-    from pathlib import Path
-
     target, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source") / "package"
     shutil.copytree(Path(__file__).parents[1] / "plugins" / "solar-plugins-example", source)
     offline = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
-    command = [sys.executable, "-m", "pip", "install", *offline, "--target", str(target), str(source)]
-    subprocess.run(command, check=True)
+    installed = run(cold("python", "-m", "pip", "install", *offline, "--target", target, source))
+    assert installed.returncode == 0, installed.stderr
     return {"PYTHONPATH": str(target)}
 
 
@@ -61,13 +59,12 @@ def write_riddles(folder):
     (folder / "duel.jsonl").write_text("".join(json.dumps(row) + "\n" for row in duels))
 
 
-def test_its_formatters_and_its_dpo_setting_train(example, training_folder, run):
+def test_its_formatters_and_its_dpo_setting_train(example, training_folder, run, run_warm):
     write_riddles(training_folder)
     run("solar", "recipes", "copy", "recipes", cwd=training_folder, env=example)
     for name in ("quiz", "duel"):
-        result = run(
-            "python", "-m", "axolotl.cli.train", f"recipes/example/{name}.yml", cwd=training_folder, env=example
-        )
+        command = ["python", "-m", "axolotl.cli.train", f"recipes/example/{name}.yml"]
+        result = run_warm(*command, cwd=training_folder, env=example)
         said = result.stdout + result.stderr
         assert result.returncode == 0, said
         assert f"datasets[0] ({name}.jsonl) as {name}: 8 rows read, 8 kept, 0 dropped" in said
@@ -76,11 +73,11 @@ def test_its_formatters_and_its_dpo_setting_train(example, training_folder, run)
     assert "'loss': '0.6931'" in said, "policy and reference are equal: ln 2"
 
 
-def test_without_it_its_formatter_is_unknown(training_folder, run):
+def test_without_it_its_formatter_is_unknown(training_folder, run_warm):
     write_riddles(training_folder)
     recipe = (training_folder / "recipe.yml").read_text().replace("type: completion", "type: solar_plugins.quiz")
     (training_folder / "recipe.yml").write_text(recipe)
-    result = run("python", "-m", "axolotl.cli.train", "recipe.yml", cwd=training_folder)
+    result = run_warm("python", "-m", "axolotl.cli.train", "recipe.yml", cwd=training_folder)
     assert result.returncode == 1
     assert "datasets[0].type: 'quiz' is not a registered SFT formatter; known: alpaca, alpaca_prompt" in result.stderr
     assert "Traceback" not in result.stderr.split("solar_plugins:")[-1]

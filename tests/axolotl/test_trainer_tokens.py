@@ -2,11 +2,10 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import run, warm
 
 from solar_plugins.data.encoder import make_encoder
 from solar_plugins.data.formatters import preference_formatters
@@ -37,7 +36,7 @@ ROWS = [
 ]
 """The first prompt is longer than `CUT`. Which completion is rejected is chosen by the seed and the row's number."""
 
-CUT = 40
+CUT = 30
 RECIPE = """\
 base_model: {base}
 plugins: [solar_plugins.SolarPlugin]
@@ -107,7 +106,7 @@ def trained(tokenizer_directories, tiny_model, tmp_path_factory):
         recipes.append(folder / (f"{base}-{method}.{CUT}.yml" if method == "dpo" else f"{base}-{method}.yml"))
         recipes[-1].write_text(RECIPE.format(base=base, method=method, keys=keys))
     script = Path(__file__).with_name("trainer_batches.py")
-    result = subprocess.run([sys.executable, script, *recipes], capture_output=True, text=True, check=False)
+    result = run(warm("python", script, *recipes))
     assert result.returncode == 0, result.stderr[-4000:]
     return dict(zip(CASES, map(json.loads, result.stdout.splitlines()), strict=True))
 

@@ -5,13 +5,6 @@ import shutil
 
 import pytest
 import yaml
-from launchers import end_all
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_running():
-    yield
-    end_all()
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,18 @@
-"""The real launchers, and the keys of each way of sharding on a CPU."""
+"""Several ranks, by torchrun or without a launcher, and the keys of each way of sharding on a CPU."""
 
 import contextlib
 import json
-import os
-import signal
 import socket
 import subprocess
-import sys
+import time
 from pathlib import Path
 
+from commands import cold, ended, started, warm
+
 HERE = Path(__file__).parent
-STARTED = []
+TRAIN = ("python", "-m", "axolotl.cli.train", "recipe.yml")
+GRACE_SECONDS = 30
+"""How long the other ranks may go on when one has failed."""
 ZERO = {
     "gradient_accumulation_steps": "auto",
     "gradient_clipping": "auto",
@@ -48,78 +50,61 @@ SHARDING = {
 
 def environment(sharding, folder, **more):
     """What the processes of a CPU-only run need; see also `cpu_ranks`."""
-    return os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    return {
         "PYTHONPATH": str(HERE),
         "EVIDENCE_DIR": str(folder),
-        "OMP_NUM_THREADS": "1",
         **({"ACCELERATE_USE_CPU": "true"} if sharding in (None, "ddp") else {"ACCELERATE_TORCH_DEVICE": "cpu"}),
         **more,
     }
 
 
-def torchrun(folder, recipe, ranks, sharding, *options, env=None, timeout=500):
-    """``torchrun -m axolotl.cli.train``; returns exit status and all that was said. Nothing is left running."""
-    command = [
-        str(Path(sys.executable).parent / "torchrun"),
-        f"--nproc_per_node={ranks}",
-        "--rdzv_backend=c10d",
-        "--rdzv_endpoint=localhost:0",
-        *options,
-        "-m",
-        "axolotl.cli.train",
-        recipe,
-    ]
-    return finished(command, folder, environment(sharding, folder, **(env or {})), timeout)
+def train(folder, sharding, num_ranks, **env):
+    """Train ``recipe.yml`` on ranks that are started as srun does, or on a lone process without ``sharding``.
+
+    Returns:
+        The first exit status that is not 0, else 0, and the output of all ranks. If one fails, the others are ended.
+    """
+    env = environment(sharding, folder, **env)
+    places = ranks_of_a_node(num_ranks) if sharding else [{}]
+    with (folder / "said.txt").open("w+") as said:
+        running = [started(warm(*TRAIN), folder=folder, env=env | place, output=said) for place in places]
+        while any(process.poll() is None for process in running) and not any(p.returncode for p in running):
+            time.sleep(0.05)
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                ended(process, GRACE_SECONDS)
+        said.seek(0)
+        return next((process.returncode for process in running if process.returncode), 0), said.read()
 
 
-def lone_rank(folder, recipe, rank, world_size, port, **env):
-    """Start one rank as srun does: a process of its own on a node of its own, with the usual variables."""
+def ranks_of_a_node(num_ranks):
+    """The variables of each rank."""
+    everywhere = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    everywhere |= {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
+    return [everywhere | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
+
+
+def lone_rank(folder, rank, world_size, port, *, start=warm, **env):
+    """Start one rank as srun does, on a node of its own."""
     place = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": "1"}
     place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = python_module("axolotl.cli.train", recipe)
-    return started(command, folder, environment("ddp", folder, **place, **env))
+    return started(start(*TRAIN), folder=folder, env=environment("ddp", folder, **place, **env))
 
 
-def python_module(module, *arguments):
-    return [sys.executable, "-m", module, *arguments]
+def torchrun(folder, sharding, num_ranks, *options, start=warm, **env):
+    """``torchrun -m axolotl.cli.train recipe.yml``; returns exit status and all that was said.
 
-
-def started(command, folder, env):
-    """A process with a group of its own, which `end_all` ends at the latest."""
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    STARTED.append(process)
-    return process
-
-
-def end_all():
-    """Kill what a failed test left running."""
-    while STARTED:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(STARTED.pop().pid, signal.SIGKILL)
-
-
-def finished(command, folder, env, timeout=500):
-    """Exit status of a command and all that it said."""
-    return ended(started(command, folder, env), timeout)
-
-
-def ended(process, timeout=500):
-    """Exit status of a started process and what it said since somebody last read; its group is gone then."""
-    try:
-        said, _ = process.communicate(timeout=timeout)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, said
+    Args:
+        folder: Where the recipe is.
+        sharding: A key of `SHARDING`.
+        num_ranks: On this machine.
+        options: Of torchrun.
+        start: How the ranks start; torchrun itself is always an interpreter of its own.
+        env: Further variables.
+    """
+    launcher = ["torchrun", f"--nproc_per_node={num_ranks}", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+    command = cold(*launcher, *options, "--no-python", *start(*TRAIN))
+    return ended(started(command, folder=folder, env=environment(sharding, folder, **env)))
 
 
 def free_port():

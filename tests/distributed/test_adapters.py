@@ -1,7 +1,7 @@
 """Adapters on an up-scaled base: LoRA with a sharded base, and QLoRA."""
 
 import pytest
-from launchers import SHARDING, environment, evidence, finished, python_module, torchrun
+from launchers import SHARDING, environment, evidence, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
@@ -20,17 +20,17 @@ LORA = {
 
 
 @pytest.mark.parametrize(("sharding", "ranks"), [("fsdp2", 2), ("zero3", 2), (None, 1)])
-def test_lora(sharding, ranks, make_training_folder):
+def test_lora(sharding, ranks, make_training_folder, run_warm):
     qlora = {} if sharding else {"adapter": "qlora", "load_in_4bit": True}
     folder = make_training_folder(ROWS, LORA | qlora | SHARDING.get(sharding, {}))
-    status, said = torchrun(folder, "recipe.yml", ranks, sharding)
+    status, said = train(folder, sharding, ranks)
     assert status == 0, said[-5000:]
     for rank in evidence(folder, ranks):
         assert len(rank["losses"]) == 2
         assert len(rank["layer_sums"]) == 12
     assert_adapter_covers_every_layer(folder / "out")
     if sharding == "zero3":
-        assert_merged_is_the_up_scaled_base_plus_the_adapter(folder)
+        assert_merged_is_the_up_scaled_base_plus_the_adapter(folder, run_warm)
 
 
 def assert_adapter_covers_every_layer(out):
@@ -47,14 +47,14 @@ def assert_adapter_covers_every_layer(out):
         assert min(moved) > 0, "B starts at zero"
 
 
-def assert_merged_is_the_up_scaled_base_plus_the_adapter(folder):
+def assert_merged_is_the_up_scaled_base_plus_the_adapter(folder, run_warm):
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    command = python_module("axolotl.cli.merge_lora", "recipe.yml", "--deepspeed=None")
-    status, said = finished(command, folder, environment("zero3", folder))
-    assert status == 0, said[-5000:]
+    command = ["python", "-m", "axolotl.cli.merge_lora", "recipe.yml", "--deepspeed=None"]
+    merging = run_warm(*command, cwd=folder, env=environment("zero3", folder))
+    assert merging.returncode == 0, merging.stderr[-5000:]
     (upscaled,) = (folder / "cache").iterdir()
     base = AutoModelForCausalLM.from_pretrained(upscaled)
     expected = PeftModel.from_pretrained(base, folder / "out").merge_and_unload().state_dict()

@@ -1,7 +1,7 @@
 """In which dtypes Axolotl keeps weights, gradients and optimizer states in bf16: what `solar_plugins.memory` says."""
 
 import pytest
-from launchers import SHARDING, evidence, torchrun
+from launchers import SHARDING, evidence, train
 
 from solar_plugins.axolotl_adapter.precision import lost_steps
 from solar_plugins.memory.parameters import held_tensors
@@ -32,7 +32,7 @@ def keys_of(sharding):
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp2", "zero3"])
 def test_bf16(sharding, make_training_folder, monkeypatch):
     folder = make_training_folder(TEXTS, keys_of(sharding))
-    status, said = torchrun(folder, "recipe.yml", RANKS, sharding)
+    status, said = train(folder, sharding, RANKS)
     assert status == 0, said[-5000:]
 
     monkeypatch.chdir(folder)

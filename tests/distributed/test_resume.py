@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from launchers import SHARDING, environment, evidence, finished, python_module, torchrun
+from launchers import SHARDING, environment, evidence, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
@@ -24,10 +24,10 @@ STATES = {
 
 
 @pytest.mark.parametrize("sharding", STATES)
-def test_the_second_half_is_the_same(sharding, make_training_folder):
+def test_the_second_half_is_the_same(sharding, make_training_folder, run_warm):
     ranks, keys = STATES[sharding]
     folder = make_training_folder(TEXTS, KEYS | keys)
-    status, said = torchrun(folder, "recipe.yml", ranks, sharding)
+    status, said = train(folder, sharding, ranks)
     assert status == 0, said[-5000:]
     whole = evidence(folder, ranks)
     expected = weights(folder / "out")
@@ -35,7 +35,7 @@ def test_the_second_half_is_the_same(sharding, make_training_folder):
     written = [path.stat().st_mtime_ns for path in sorted(checkpoint.iterdir())]
 
     keep_only_the_checkpoint_in_the_middle(folder / "out")
-    status, said = torchrun(folder, "recipe.yml", ranks, sharding)
+    status, said = train(folder, sharding, ranks)
     assert status == 0, said[-5000:]
     assert "up-scaled checkpoint found" in said
     assert "up-scaling base" not in said
@@ -45,7 +45,7 @@ def test_the_second_half_is_the_same(sharding, make_training_folder):
         assert rank["losses"] == pytest.approx(uninterrupted["losses"], abs=1e-5), "optimizer and schedule too"
     assert_same(weights(folder / "out"), expected)
     if sharding == "fsdp2":
-        assert_merging_gives_the_same(folder, expected)
+        assert_merging_gives_the_same(folder, expected, run_warm)
 
 
 def keep_only_the_checkpoint_in_the_middle(out):
@@ -72,14 +72,14 @@ def assert_same(found, expected):
         torch.testing.assert_close(tensor, expected[name], rtol=0.01, atol=1e-4)  # bfloat16, as Axolotl merges
 
 
-def assert_merging_gives_the_same(folder, expected):
+def assert_merging_gives_the_same(folder, expected, run_warm):
     """``axolotl merge-sharded-fsdp-weights``, which needs the recipe and so reaches the plugin once more."""
     assert (folder / "out" / "checkpoint-4" / "pytorch_model_fsdp_0").is_dir(), "the state was a sharded one"
     (folder / "out" / "model.safetensors").unlink()
-    command = python_module("axolotl.cli.merge_sharded_fsdp_weights", "recipe.yml")
-    status, said = finished(command, folder, environment("fsdp2", folder))
-    assert status == 0, said[-5000:]
-    assert "up-scaling base" not in said
+    command = ["python", "-m", "axolotl.cli.merge_sharded_fsdp_weights", "recipe.yml"]
+    merging = run_warm(*command, cwd=folder, env=environment("fsdp2", folder))
+    assert merging.returncode == 0, merging.stderr[-5000:]
+    assert "up-scaling base" not in merging.stdout + merging.stderr
     merged = folder / "out" / "merged"
     shutil.copy(folder / "out" / "config.json", merged)
     assert_same(weights(merged), expected)

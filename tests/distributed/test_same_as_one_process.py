@@ -1,10 +1,11 @@
 """Several ranks train the same up-scaled model, on different rows, to the same losses as one process.
 
-Instruction tuning with 2 ranks and DPO with 4, each under DDP, FSDP2, ZeRO-2 and ZeRO-3, from the up-scaling to the
-saved model. The expected values come from one process that takes the same rows in the same order by gradient
-accumulation, and from the base's own tensors.
+Instruction tuning and DPO, each under DDP, FSDP2, ZeRO-2 and ZeRO-3, from the up-scaling to the saved model. The
+expected values come from one process that takes the same rows in the same order by gradient accumulation, and from the
+base's own tensors.
 """
 
+import functools
 import json
 import math
 from collections import Counter
@@ -12,7 +13,8 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from launchers import SHARDING, evidence, torchrun
+from commands import cold
+from launchers import SHARDING, evidence, torchrun, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
@@ -30,7 +32,6 @@ PAIRS = [
 ]
 KINDS = {
     "sft": (
-        2,
         ALPACA,
         {
             "save_only_model": True,
@@ -38,7 +39,6 @@ KINDS = {
         },
     ),
     "dpo": (
-        4,
         PAIRS,
         {
             "rl": "dpo",
@@ -47,37 +47,42 @@ KINDS = {
         },
     ),
 }
+CASES = [
+    *(("sft", sharding, 2) for sharding in SHARDING),
+    *(("dpo", sharding, 4 if sharding == "ddp" else 2) for sharding in SHARDING),
+    *(pytest.param("dpo", sharding, 4, marks=pytest.mark.nightly) for sharding in SHARDING if sharding != "ddp"),
+]
 
 
 @pytest.fixture(scope="module")
 def alone(make_training_folder):
-    """For each kind of training: the folder of the run with one process, its losses and rows by optimizer step."""
-    found = {}
+    """For a kind of training and a number of ranks: folder, losses and rows by optimizer step of one process."""
 
-    def run_alone(kind):
-        if kind not in found:
-            ranks, rows, keys = KINDS[kind]
-            folder = make_training_folder(rows, keys | {"gradient_accumulation_steps": ranks, "max_steps": STEPS})
-            status, said = torchrun(folder, "recipe.yml", 1, None)
-            assert status == 0, said[-5000:]
-            (seen,) = evidence(folder, 1)
-            assert len(seen["losses"]) == STEPS
-            batches = [seen["rows"][step * ranks : (step + 1) * ranks] for step in range(STEPS)]
-            found[kind] = folder, seen["losses"], [sorted(chain(*batch)) for batch in batches]
-        return found[kind]
+    @functools.cache
+    def run_alone(kind, num_ranks):
+        rows, keys = KINDS[kind]
+        folder = make_training_folder(rows, keys | {"gradient_accumulation_steps": num_ranks, "max_steps": STEPS})
+        status, said = train(folder, None, 1)
+        assert status == 0, said[-5000:]
+        (seen,) = evidence(folder, 1)
+        assert len(seen["losses"]) == STEPS
+        batches = [seen["rows"][step * num_ranks : (step + 1) * num_ranks] for step in range(STEPS)]
+        return folder, seen["losses"], [sorted(chain(*batch)) for batch in batches]
 
     return run_alone
 
 
-@pytest.mark.parametrize("sharding", SHARDING)
-@pytest.mark.parametrize("kind", KINDS)
-def test_ranks_train_as_one_process_does(kind, sharding, alone, make_training_folder):
-    ranks, rows, keys = KINDS[kind]
+@pytest.mark.parametrize(("kind", "sharding", "num_ranks"), CASES)
+def test_ranks_train_as_one_process_does(kind, sharding, num_ranks, alone, make_training_folder):
+    rows, keys = KINDS[kind]
     folder = make_training_folder(rows, keys | SHARDING[sharding] | {"max_steps": STEPS})
-    status, said = torchrun(folder, "recipe.yml", ranks, sharding)
+    if (kind, sharding) == ("sft", "ddp"):
+        status, said = torchrun(folder, sharding, num_ranks, start=cold)
+    else:
+        status, said = train(folder, sharding, num_ranks)
     assert status == 0, said[-5000:]
-    seen = evidence(folder, ranks)
-    one_folder, losses, batches = alone(kind)
+    seen = evidence(folder, num_ranks)
+    one_folder, losses, batches = alone(kind, num_ranks)
 
     assert one_checkpoint(folder)
     assert said.count("up-scaling base: 8 -> 12 layers") == 1, "one rank writes, the others wait"

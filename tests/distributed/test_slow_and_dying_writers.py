@@ -8,13 +8,14 @@ import threading
 import time
 
 import pytest
-from launchers import ended, evidence, free_port, lone_rank, torchrun
+from commands import cold, ended
+from launchers import evidence, free_port, lone_rank, torchrun
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
 TEXTS = [{"text": f"The number {n} is followed by the number {n + 1}. " * 20} for n in range(10)]
 TIMEOUT = {"ddp_timeout": 10}
-SLOW = "25"
+SLOW = "15"
 """Seconds, longer than `TIMEOUT` allows a collective."""
 
 
@@ -39,7 +40,7 @@ def finished_checkpoints(cache):
 
 def test_a_slow_writer_with_one_folder(folder):
     place = folder(**TIMEOUT)
-    status, said = torchrun(place, "recipe.yml", 2, "ddp", env={"SLOW_WRITER": SLOW})
+    status, said = torchrun(place, "ddp", 2, SLOW_WRITER=SLOW)
     assert status == 0, said[-5000:]
     assert re.search(r"waiting for process \d+ on \S+, at work since .* to finish .*/cache/upscaled-8-to-12-", said)
     assert said.count("up-scaling base: 8 -> 12 layers") == 1
@@ -51,7 +52,7 @@ def test_a_slow_node_where_each_has_a_folder_of_its_own(folder):
     place = folder(**TIMEOUT, solar={"init": {"strategy": "dus", "drop_layers": 2}})
     port = free_port()
     nodes = [
-        lone_rank(place, "recipe.yml", rank, 2, port, HF_HOME=str(place / f"node{rank}"), SLOW_WRITER=seconds)
+        lone_rank(place, rank, 2, port, start=cold, HF_HOME=str(place / f"node{rank}"), SLOW_WRITER=seconds)
         for rank, seconds in enumerate(["0", SLOW])
     ]
     (status, said), (other_status, other_said) = all_finished(nodes)
@@ -82,13 +83,13 @@ def all_finished(processes):
 
 def test_another_rank_takes_over_from_a_killed_writer_and_the_killed_one_may_come_back(folder):
     place, port = folder(), free_port()
-    writer = lone_rank(place, "recipe.yml", 0, 2, port, SLOW_WRITER="300")
+    writer = lone_rank(place, 0, 2, port, SLOW_WRITER="300")
     (partial,) = wait_for(lambda: list((place / "cache").glob(".upscaled-*.partial-*")), writer)
-    waiting = lone_rank(place, "recipe.yml", 1, 2, port, SLOW_WRITER="0")
+    waiting = lone_rank(place, 1, 2, port, SLOW_WRITER="0")
     lines = []
     for line in waiting.stdout:
         lines.append(line)
-        if f"waiting for process {writer.pid} on " in line:
+        if re.search(r"waiting for process \d+ on ", line):
             break
     os.killpg(writer.pid, signal.SIGKILL)
     for line in waiting.stdout:
@@ -97,7 +98,7 @@ def test_another_rank_takes_over_from_a_killed_writer_and_the_killed_one_may_com
             break
     assert any(f"removing what an interrupted run left: {partial}" in line for line in lines)
     wait_for(lambda: finished_checkpoints(place / "cache") if not partial.exists() else None, waiting)
-    back = lone_rank(place, "recipe.yml", 0, 2, port)
+    back = lone_rank(place, 0, 2, port)
     (status, said), (other_status, other_said) = all_finished([back, waiting])
     writer.wait()
     assert (status, other_status) == (0, 0), said[-3000:] + "".join(lines)[-3000:] + other_said[-3000:]
@@ -122,8 +123,7 @@ def wait_for(look, process, seconds=120):
 
 def test_torchrun_starts_again_after_the_writer_was_killed(folder):
     place = folder()
-    env = {"SLOW_WRITER": "1", "DIES_ONCE": "1"}
-    status, said = torchrun(place, "recipe.yml", 2, "ddp", "--max-restarts=1", env=env)
+    status, said = torchrun(place, "ddp", 2, "--max-restarts=1", SLOW_WRITER="1", DIES_ONCE="1")
     assert status == 0, said[-5000:]
     assert said.count("up-scaling base: 8 -> 12 layers") >= 2, "begun by the killed one, and again"
     assert "exitcode: -9" in said, said

@@ -3,8 +3,9 @@
 The id of a failing test names the files of ours that stand on the fact: look there. What can be run is run, in this
 process; source text is read only where a run takes minutes, and then the slow test that runs it is named. Facts that
 need fixtures of their own stand beside what they are for: Axolotl's freezing and TRL's losses in tests/unit/memory, its
-`type: chat_template` in data/test_encoder.py, its loaders over our datasets in test_datasets.py. What a real run does
-with all of it together is in tests/axolotl and tests/distributed.
+`type: chat_template` in data/test_encoder.py, its loaders over our datasets in test_datasets.py, the tokens of TRL's
+trainers in tests/axolotl/test_trainer_tokens.py. What a real run does with all of it together is in tests/axolotl and
+tests/distributed.
 """
 
 import ast
@@ -574,7 +575,11 @@ def rows(**columns):
 
 class TestDatasets:
     files = stands_on(
-        "axolotl_adapter/datasets.py", "data/prepared_datasets.py", "data/row_encoder.py", "data/encoder.py"
+        "axolotl_adapter/datasets.py",
+        "data/prepared_datasets.py",
+        "data/training_records.py",
+        "data/row_encoder.py",
+        "data/encoder.py",
     )
 
     def test_load_dataset_with_config_takes_an_entry_and_a_token(self, tmp_path):
@@ -598,7 +603,7 @@ class TestDatasets:
         from axolotl.utils.data.wrappers import get_dataset_wrapper
         from datasets import Features, List, Value
 
-        from solar_plugins.data.row_encoder import SFT_COLUMNS
+        from solar_plugins.data.training_records import SFT_COLUMNS
 
         cfg = DictDefault(datasets=[{"path": "p", "type": "completion"}], sequence_len=8)
         made, _ = get_dataset_wrapper(cfg.datasets[0], tokenizer, cfg, "completion", rows(text=["a b"]))
@@ -616,6 +621,14 @@ class TestDatasets:
         from solar_plugins.data.encoder import IGNORED_LABEL
 
         assert IGNORE_INDEX == IGNORED_LABEL
+
+    def test_the_seed_of_a_recipe_that_names_none(self):
+        from transformers import TrainingArguments
+
+        from solar_plugins.data.row_encoder import DEFAULT_SEED
+
+        assert validated(seed=None).seed == DEFAULT_SEED
+        assert TrainingArguments.__dataclass_fields__["seed"].default == DEFAULT_SEED, "where the key is absent"
 
     @pytest.mark.parametrize(("key", "split"), [("datasets", "train"), ("test_datasets", "test")])
     def test_the_split_that_is_taken_where_the_recipe_names_none(self, key, split, tokenizer, tmp_path):

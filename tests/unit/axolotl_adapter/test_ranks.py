@@ -4,17 +4,16 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
+from commands import cold, ended, run, started, warm
 
 from solar_plugins.axolotl_adapter.ranks import ready_together
 
 RANK = """
 import json, logging, os, signal, sys, threading, time
-logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
 from solar_plugins.axolotl_adapter import ranks
 from solar_plugins.errors import CheckpointError
 ranks.MESSAGE_SECONDS, ranks.CONNECT_SECONDS, ranks.UNREACHABLE_SECONDS = 0.5, 1.0, float(sys.argv[2])
@@ -58,30 +57,20 @@ def port():
 @pytest.fixture
 def start(port):
     """Start ranks as srun does, with the usual variables; `said` gives what each said and its exit status."""
-    running = []
 
-    def start_rank(rank, action="wait", seconds=0.0, unreachable_seconds=600.0, local_rank=0, world_size=2, **env):
+    def start_rank(
+        rank, action="wait", seconds=0.0, unreachable_seconds=600.0, local_rank=0, world_size=2, command=warm, **env
+    ):
         place = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(local_rank)}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} | env
-        process = subprocess.Popen(
-            [sys.executable, "-c", RANK, json.dumps({f"0/{rank}": [action, seconds]}), str(unreachable_seconds)],
-            env=os.environ | place,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        running.append(process)
-        return process
+        actions = json.dumps({f"0/{rank}": [action, seconds]})
+        return started(command("python", "-c", RANK, actions, unreachable_seconds), env=place)
 
-    yield start_rank
-    for process in running:
-        process.kill()
-        process.wait()
+    return start_rank
 
 
 def said(process):
-    text, _ = process.communicate(timeout=60)
-    return process.returncode, text
+    return ended(process, timeout=60)
 
 
 def read_until(process, words):
@@ -103,6 +92,7 @@ def test_a_lone_process_does_not_wait(monkeypatch):
     assert time.monotonic() - start < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slow", [0, 1])
 def test_all_wait_for_the_slowest_and_say_for_whom_and_the_process_group_follows(start, slow):
     processes = [start(rank, "join", seconds=4.0 if rank == slow else 0.0) for rank in (0, 1)]
@@ -241,7 +231,7 @@ def test_a_rank_that_dies_when_it_was_ready_can_come_back(start, other_seconds):
 @pytest.mark.parametrize("local_rank", [0, 1])
 def test_a_suspended_rank_0_is_named(start, local_rank):
     """By a rank of another node, and by one beside it."""
-    host = start(0, "join", seconds=60.0)
+    host = start(0, "join", seconds=60.0, command=cold)
     other = start(1, "join", local_rank=local_rank)
     read_until(other, "1 of 2 ranks have the cake; waiting for rank 0.")
     os.kill(host.pid, signal.SIGSTOP)
@@ -286,13 +276,8 @@ def test_a_port_that_another_program_has_is_an_error(start, port):
 
 def torchrun_with_one_restart(actions):
     """Two ranks; the keys of ``actions`` are attempt and rank."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    return subprocess.run(
-        [*command, "--no-python", sys.executable, "-c", RANK, json.dumps(actions), "600"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    rank = warm("python", "-c", RANK, json.dumps(actions), 600)
+    return run(cold("torchrun", "--standalone", "--nproc-per-node=2", "--max-restarts=1", "--no-python", *rank))
 
 
 @pytest.mark.slow
@@ -309,17 +294,17 @@ def torchrun_with_one_restart(actions):
 def test_what_ranks_said_before_torchrun_restarted_them_does_not_count(first_attempt):
     """torchrun keeps the store."""
     actions = first_attempt | {"1/1": ["join", 4.0]}
-    run = torchrun_with_one_restart(actions)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "out of 0" not in run.stdout
-    assert run.stdout.count("sum 2") == 2
-    first, second = (part.split()[0] for part in run.stdout.split("out of 1 after ")[1:])
+    result = torchrun_with_one_restart(actions)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "out of 0" not in result.stdout
+    assert result.stdout.count("sum 2") == 2
+    first, second = (part.split()[0] for part in result.stdout.split("out of 1 after ")[1:])
     assert min(float(first), float(second)) >= 3.5, "rank 0 waited for the slow one"
 
 
 @pytest.mark.slow
 def test_the_last_attempt_of_torchrun_fails_in_the_words_of_the_rank_that_failed():
     actions = {f"{attempt}/1": ["fail", 1.0] for attempt in (0, 1)}
-    run = torchrun_with_one_restart(actions)
-    assert run.returncode == 1
-    assert run.stderr.count("CheckpointError: the oven is cold") == 2, "once each attempt"
+    result = torchrun_with_one_restart(actions)
+    assert result.returncode == 1
+    assert result.stderr.count("CheckpointError: the oven is cold") == 2, "once each attempt"

@@ -107,12 +107,12 @@ def test_a_norm_behind_the_projection_makes_the_same_model_but_one_that_blows_up
 
 
 @pytest.mark.parametrize("model_type", MERGED)
-def test_the_exported_merge_makes_the_same_model(model_type, tmp_path, run):
+def test_the_exported_merge_makes_the_same_model(model_type, tmp_path, run_warm):
     make_base(model_type, {}, tmp_path / "base")
     ours = expanded(tmp_path / "base", tmp_path / "expanded")
     merge = passthrough_merge(str(tmp_path / "base"), find_base(str(tmp_path / "base")).decoder, PLAN)
     (tmp_path / "merge.yml").write_text(yaml.safe_dump(merge))
-    merged = run("mergekit-yaml", tmp_path / "merge.yml", tmp_path / "merged")
+    merged = run_warm("mergekit-yaml", tmp_path / "merge.yml", tmp_path / "merged")
     assert merged.returncode == 0, merged.stderr
     theirs = load(tmp_path / "merged").state_dict()
     assert theirs.keys() == ours.state_dict().keys()
