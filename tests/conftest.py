@@ -26,9 +26,9 @@ TINY = {
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests come first: the workers take files in this order, and the short ones fill the gaps."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Long files come first: the workers take files in this order, and the short ones fill the gaps."""
+    long = {item.path for item in items if item.get_closest_marker("slow") or "decoders" in item.path.parts}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def make_model(directory, kind="llama", max_shard_size="5GB", dtype="bfloat16", **config):
