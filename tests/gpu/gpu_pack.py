@@ -38,6 +38,8 @@ UNUSED = words(
     "deepspeed-kernels xformers mlflow comet-ml art uvloop fastapi uvicorn gguf llama-index hypothesis"
 )
 """Packages that no step of the check imports: clouds, servers, evaluation, DeepSpeed."""
+EXTRAS = frozenset({"axolotl", "report"})
+"""Of the project's extras, those that the check uses."""
 SITE = Path("runs/gpu/site")
 FOLDERS = (Path("runs/smollm2/SmolLM2-135M"), Path("runs/gpu/data"))
 PRESET = 6
@@ -108,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     for old in options.folder.glob("part-*"):
         old.unlink()
-    names = sorted(required("solar_plugins", frozenset({"report"})))
+    names = sorted(required("solar_plugins", EXTRAS))
     parts = Parts(options.folder, options.megabytes * 1_000_000)
     with (
         lzma.open(parts, "wb", preset=PRESET) as packed,

@@ -9,7 +9,7 @@ import gpu_check
 import gpu_steps
 import pytest
 from gpu_curves import curve
-from gpu_pack import Parts, required
+from gpu_pack import EXTRAS, Parts, required
 from gpu_random_base import MISTRAL_7B, OUTER
 from gpu_runs import Check, Clock, OutOfTimeError, Results, train
 from gpu_settings import GPU, TINY, adapter_recipe, small_recipe
@@ -72,7 +72,7 @@ def test_packed_parts_are_one_file_and_hold_the_packages_that_training_imports(t
     parts = sorted(tmp_path.iterdir())
     assert {path.stat().st_size for path in parts[:-1]} == {100}
     assert lzma.decompress(b"".join(path.read_bytes() for path in parts)) == data
-    names = required("solar_plugins")
+    names = required("solar_plugins", EXTRAS)
     assert names >= {"axolotl", "transformers", "peft", "datasets", "aiohttp", "bitsandbytes", "solar-plugins"}
     assert not names & {"torch", "oci", "nvidia-cublas-cu13"}
 
