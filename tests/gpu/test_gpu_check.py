@@ -230,6 +230,7 @@ def figures_of(rehearsal, step):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # the first of them makes the fixture: several whole runs
 def test_rehearsal_of_up_scaling_and_qlora(rehearsal):
     loaded = figures_of(rehearsal, "upscale")["load"]
     assert (loaded["num_layers"], loaded["wrong_layers"], loaded["logits_finite"]) == (12, [], True)
@@ -240,6 +241,7 @@ def test_rehearsal_of_up_scaling_and_qlora(rehearsal):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # the first of them makes the fixture: several whole runs
 def test_rehearsal_of_recovery(rehearsal):
     """A random model's loss begins near that of guessing: ln 32,000 = 10.373."""
     base, upscaled = figures_of(rehearsal, "recovery").values()
@@ -258,6 +260,7 @@ def test_rehearsal_of_recovery(rehearsal):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # the first of them makes the fixture: several whole runs
 def test_rehearsal_without_the_plugin(rehearsal):
     work = rehearsal / "work"
     (cached,) = (work / "cache").glob("upscaled-*")
