@@ -17,7 +17,7 @@ from solar_plugins.storage.untrusted import read_json_object
 
 REPORT = "report.json"
 DROPPED = "dropped.jsonl"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raise it when the same mixture file and inputs would give other rows: folders made before are then made again."""
 HEADINGS = {
     Reason.MISSING_TEXT: "no text",

@@ -30,7 +30,7 @@ from solar_plugins.storage.directories import ensure_directory
 from solar_plugins.storage.files import write_errors_explained
 from solar_plugins.storage.untrusted import read_json_object
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of what this package's own code makes of a row. Raise it when a change to the encoder, the rendering, the
 records or a helper of `formatters.base` gives another result for some row; a formatter has a version of its own."""
 

@@ -16,7 +16,7 @@ from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.provenance import PROVENANCE_KEY
 
 MARKER = "solar_plan.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raise it when the same base and plan would give other bytes: checkpoints made before are then not reused."""
 
 
