@@ -27,7 +27,7 @@ def test_a_marker_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 0}, "format_version is 0, expected 1; another version of solar_plugins wrote"),
+        ({"format_version": 0}, "format_version is 0, expected 2; another version of solar_plugins wrote"),
         ({"format_version": None}, "format_version is None"),
         ({"base": {}}, "damaged .KeyError: 'name'"),
         ({"base": None}, "damaged .TypeError"),
