@@ -134,6 +134,8 @@ class AxolotlKeys(BaseModel):
     lora_fp32_gradients: bool = False
     qat: Any = None
 
+    resume_from_checkpoint: str | None = None
+    auto_resume_from_checkpoints: bool | None = None
     output_dir: str = "./model-out"
     inference: Any = None
     """What Axolotl's inference command sets."""

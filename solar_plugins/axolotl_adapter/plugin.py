@@ -10,16 +10,20 @@ from typing import Any
 
 import axolotl
 from axolotl.integrations.base import BasePlugin
+from axolotl.integrations.config import merge_input_args
 from axolotl.utils.logging import get_logger
 from pydantic import BaseModel
 
+from solar_plugins.axolotl_adapter.axolotl_keys import refuse_misspelt_keys
 from solar_plugins.axolotl_adapter.bindings import bind
 from solar_plugins.axolotl_adapter.datasets import use_ready_sets
 from solar_plugins.axolotl_adapter.excepthook import errors_as_paragraphs
+from solar_plugins.axolotl_adapter.new_layers import refuse_frozen_new_layers
 from solar_plugins.axolotl_adapter.overrides import refuse_lost_options, with_overrides
 from solar_plugins.axolotl_adapter.precision import lost_steps
 from solar_plugins.axolotl_adapter.ranks import ready_together
 from solar_plugins.axolotl_adapter.recipe_checks import changes, check_recipe, log_named_settings
+from solar_plugins.axolotl_adapter.resume import refuse_other_plans_checkpoint
 from solar_plugins.axolotl_adapter.tried_versions import untried
 from solar_plugins.errors import ArgsError, CheckpointError, DataError
 from solar_plugins.logs import speaks_for_node
@@ -68,6 +72,7 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
             for found in check_recipe(recipe):
                 bind(found)
             cfg.update(changes(recipe))
+            refuse_misspelt_keys(cfg, merge_input_args()[1])
             if recipe.solar is None:
                 return
             cfg["solar"] = recipe.solar.model_dump(exclude_none=True)
@@ -144,7 +149,10 @@ def _upscaled_checkpoint(recipe: Recipe, solar: SolarArgs) -> Path | None:
     if already_grown:
         LOG.warning("%s was up-scaled by this plan already (%s); used as it is, NOT up-scaled again", base.name, plan)
         return None
-    return ensure_checkpoint(base, plan, solar.cache_dir)
+    refuse_frozen_new_layers(recipe, base.decoder, plan)
+    checkpoint = ensure_checkpoint(base, plan, solar.cache_dir)
+    refuse_other_plans_checkpoint(recipe, plan, checkpoint)
+    return checkpoint
 
 
 def _refuse_other_layers(recipe: Recipe, decoder: Decoder) -> None:

@@ -68,7 +68,7 @@ class HeldTensor(NamedTuple):
 
 def held_tensors(model: Model, setup: TrainingSetup) -> list[HeldTensor]:
     """Every tensor of the model and of its adapters, before sharding."""
-    patterns = [_unfrozen_pattern(text) for text in setup.unfrozen]
+    patterns = [unfrozen_pattern(text) for text in setup.unfrozen]
     held = [
         HeldTensor(
             prod(shape),
@@ -128,7 +128,7 @@ def _weight_bytes(name: str, shape: Shape, setup: TrainingSetup) -> float:
     return 4 if wide else setup.element_bytes
 
 
-def _unfrozen_pattern(text: str) -> re.Pattern[str]:
+def unfrozen_pattern(text: str) -> re.Pattern[str]:
     """Axolotl's reading of a line of ``unfrozen_parameters``: a dot is a dot, a range of rows at the end is cut off.
 
     Rows outside of the range are frozen by a hook on the gradient, so that memory is that of the whole tensor

@@ -36,6 +36,8 @@ from solar_plugins.upscaling.upscaled_tensors import planned_shards
 LOG = logger("checkpoint")
 
 WHAT = "up-scaled checkpoint"
+CACHE_PREFIX = "upscaled-"
+"""How the names of checkpoints in the cache begin."""
 
 MAX_CARD_CHARACTERS = 1_000_000
 
@@ -53,7 +55,7 @@ def cache_name(base: BaseCheckpoint, plan: LayerPlan) -> str:
     It holds no part of the base's name: Axolotl takes words such as "llama" in a path for the model's type.
     """
     content = json.dumps([FORMAT_VERSION, base.identity, plan.to_dict()], sort_keys=True)
-    return f"upscaled-{plan.base_layers}-to-{len(plan)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    return f"{CACHE_PREFIX}{plan.base_layers}-to-{len(plan)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 def ensure_checkpoint(base: BaseCheckpoint, plan: LayerPlan, cache_dir: str | Path | None) -> Path:

@@ -84,6 +84,12 @@ def test_head_comment(path):
 
 
 @training_recipes
+def test_an_interrupted_run_of_hours_is_resumed_by_its_command(path):
+    """Without the key the same command starts at step 0 and overwrites the checkpoints."""
+    assert read_recipe(path).auto_resume_from_checkpoints or "smollm2" in path.parts, "minutes long, one checkpoint"
+
+
+@training_recipes
 def test_axolotl_accepts_it_and_drops_none_of_its_keys(path, monkeypatch):
     """Axolotl's own schema with our plugin's; a key that is missing afterwards would have been ignored in silence."""
     from axolotl.integrations.base import PluginManager

@@ -144,7 +144,7 @@ def life(made_bases, tmp_path_factory):
 
 
 class TestThePluginsLife:
-    files = stands_on("axolotl_adapter/plugin.py", "__init__.py")
+    files = stands_on("axolotl_adapter/plugin.py", "axolotl_adapter/axolotl_keys.py", "__init__.py")
 
     def test_register_comes_after_the_command_line_and_before_validation(self, life):
         assert life.order[0] == "register"
@@ -166,6 +166,19 @@ class TestThePluginsLife:
     def test_validation_keeps_our_block_and_drops_what_nobody_knows(self, life):
         assert life.result.solar == {"init": {"strategy": "dus", "drop_layers": 3}}
         assert "learning_rte" not in life.result
+
+    def test_all_plugins_are_loaded_before_the_first_registers(self, monkeypatch):
+        """So their schemas are known there, and a misspelt key can be told from another plugin's."""
+        from axolotl.integrations.base import PluginManager
+        from axolotl.integrations.config import merge_input_args
+        from axolotl.utils.config import prepare_plugins
+
+        manager, seen = PluginManager.get_instance(), []
+        monkeypatch.setattr(manager, "plugins", dict(manager.plugins))
+        monkeypatch.setattr(SolarPlugin, "register", lambda self, cfg: seen.append(merge_input_args()[1].model_fields))
+        plugins = ["solar_plugins.SolarPlugin", "axolotl.integrations.liger.LigerPlugin"]
+        prepare_plugins(DictDefault({"plugins": plugins}))
+        assert "liger_fused_linear_cross_entropy" in seen[0]
 
     def test_our_schema_is_merged_into_axolotls(self):
         from axolotl.integrations.config import merge_input_args
@@ -400,6 +413,40 @@ class TestCommandLine:
             "solar_plugins.cli:solar"
         ]
         assert cli.get_command(None, "solar").resolve() is solar
+
+
+# --- what a run resumes from, and what it freezes -------------------------------------------------------------------
+
+
+class TestResuming:
+    files = stands_on("axolotl_adapter/resume.py")
+
+    @pytest.mark.parametrize("keys", [{}, {"auto_resume_from_checkpoints": True}, {"resume_from_checkpoint": "x"}])
+    def test_which_checkpoint(self, keys, tmp_path):
+        from axolotl.utils.train import determine_last_checkpoint
+
+        from solar_plugins.axolotl_adapter.resume import checkpoint_to_resume
+
+        for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "other-11"):
+            (tmp_path / name).mkdir()
+        recipe = {"output_dir": str(tmp_path)} | keys
+        found, expected = checkpoint_to_resume(parse_recipe(recipe)), determine_last_checkpoint(DictDefault(recipe))
+        assert (found and str(found)) == expected
+
+
+class TestFreezing:
+    files = stands_on("axolotl_adapter/new_layers.py")
+
+    @pytest.mark.parametrize(
+        "line", ["model.layers.1.", "layers.1.", r"model\\.layers\\.[0-9]+", "^model.layers.1", "model.norm"]
+    )
+    def test_which_parameters(self, line):
+        from axolotl.utils.freeze import LayerNamePattern
+
+        from solar_plugins.memory.parameters import unfrozen_pattern
+
+        name = "model.layers.1.mlp.down_proj.weight"
+        assert bool(unfrozen_pattern(line).match(name)) == bool(LayerNamePattern(line).match(name))
 
 
 # --- the recipe -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The plugin with Axolotl's own configuration objects; whole runs are in tests/axolotl."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from axolotl.utils.dict import DictDefault
 from solar_plugins import SolarPlugin
 from solar_plugins.axolotl_adapter.plugin import _warn_of_untried_axolotl
 from solar_plugins.axolotl_adapter.tried_versions import TRIED_AXOLOTL
-from solar_plugins.errors import ArgsError, SolarError
+from solar_plugins.errors import ArgsError, CheckpointError, SolarError
 
 DUS = {"init": {"strategy": "dus", "drop_layers": 2}}
 
@@ -42,6 +43,21 @@ def test_registering_twice_is_registering_once(base, tmp_path):
 def test_without_a_block_nothing_changes():
     cfg = DictDefault({"base_model": "some/model", "base_model_config": "other", "plugins": ["x.Y"]})
     assert registered(cfg).to_dict() == {"base_model": "some/model", "base_model_config": "other", "plugins": ["x.Y"]}
+
+
+def test_a_misspelt_key_of_axolotls_is_refused_before_anything_is_written(base, tmp_path):
+    with pytest.raises(ArgsError, match=r"micro_batchsize: unknown key.*did you mean micro_batch_size"):
+        registered(recipe(base, tmp_path, micro_batchsize=2))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_run_does_not_resume_from_another_plans_checkpoint(base, tmp_path):
+    keys = {"output_dir": str(tmp_path / "out"), "auto_resume_from_checkpoints": True}
+    trained = registered(recipe(base, tmp_path, **keys))["base_model"]
+    shutil.copytree(trained, tmp_path / "out" / "checkpoint-7")
+    registered(recipe(base, tmp_path, **keys))
+    with pytest.raises(CheckpointError, match=r"checkpoint-7 holds a model of another plan, 8 -> 12 .* 8 -> 14 "):
+        registered(recipe(base, tmp_path, solar={"init": {"strategy": "dus", "drop_layers": 1}}, **keys))
 
 
 def test_the_revision_is_cleared_once_the_base_is_local(base, tmp_path):

@@ -139,6 +139,7 @@ def test_the_peak_of_a_pass_is_what_torch_allocates(training_peak, dtype, checkp
     assert estimated_pass(config, 4, **setup) == pytest.approx(measured, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_peak_of_solar_itself_on_tensors_without_data(training_peak):
     """To 2 %: 10.7 billion parameters, 4 x 4096 tokens, as recipes/solar_dus.yml trains, on fake tensors."""
     measured = training_peak(MISTRAL, 48, 4, 4096, dtype=torch.bfloat16, fake=True)

@@ -193,6 +193,7 @@ def test_importing_the_report_is_cheap():
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.slow
 def test_the_report_of_a_chain(trained_chain, tmp_path, tokenizer, few_new_tokens):
     recipe, *later = trained_chain
 
@@ -224,6 +225,7 @@ def report_texts(folder):
     return [json.loads(line)["text"] for line in (folder / "held_out.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_own_questions_are_asked_in_the_chat_format(trained_chain, tmp_path, tokenizer, few_new_tokens):
     recipe, sft, *_ = trained_chain
 
@@ -235,6 +237,7 @@ def test_own_questions_are_asked_in_the_chat_format(trained_chain, tmp_path, tok
     assert report.models[3].pairs is None
 
 
+@pytest.mark.slow
 def test_a_chain_without_held_out_instructions_goes_on_with_texts(trained_chain, tmp_path, few_new_tokens):
     recipe, *_, folder = trained_chain
 
