@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.architectures.layer_fields import Config, LayerField, layer_overrides, optional_list
+from solar_plugins.upscaling.architectures.spellings import DEPTH_KEYS, in_every_spelling, in_one_spelling
 from solar_plugins.upscaling.architectures.table import (
     ARCHITECTURES,
     COMPOSITES,
@@ -23,9 +24,6 @@ from solar_plugins.upscaling.layer_plan import MAX_LAYERS
 
 PREDICTION_LAYER_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
 """Config keys that announce prediction layers stored past the last decoder layer."""
-
-DEPTH_KEYS = frozenset({"num_hidden_layers", "num_layers", "n_layer", "n_layers"})
-"""Names that configs of transformers translate into their own key for the depth (``attribute_map``)."""
 
 
 class DecoderWidths(NamedTuple):
@@ -48,7 +46,8 @@ class Decoder:
 
     Args:
         config: The whole config.json.
-        text_config: What of it describes the decoder: the whole, or ``text_config`` for a model of more than text.
+        text_config: What of it describes the decoder: the whole, or ``text_config`` for a model of more than text. What
+            a config may say under several names stands there under one.
         architecture: The row for its model type, with this model's spelling of the tensor names.
         num_layers: Its depth.
     """
@@ -76,7 +75,20 @@ class Decoder:
         architecture = _architecture(text_config)
         if prefixes:
             architecture = architecture._replace(layers_prefix=prefixes[0], other_prefixes=prefixes[1:])
+        text_config = in_one_spelling(text_config, architecture.spellings)
         return cls(config, text_config, architecture, _depth(text_config, architecture))
+
+    def with_text_config(self, changed: Config) -> dict[str, Any]:
+        """The whole config with another ``text_config``, under every name that the base has for its values."""
+        prefixes = _composite_prefixes(self.config)
+        base = self.config["text_config"] if prefixes else self.config
+        whole = in_every_spelling(changed, base, self.architecture.spellings)
+        if not prefixes:
+            return whole
+        # transformers does not read a depth beside the text_config; what repeats it there is kept true for others.
+        depth = changed[self.architecture.depth_key]
+        repeated = {key: depth for key in sorted(DEPTH_KEYS) if self.config.get(key) == self.num_layers}
+        return {**self.config, **repeated, "text_config": whole}
 
     @property
     def model_type(self) -> str:
@@ -113,8 +125,9 @@ class Decoder:
         """The config keys that say how many decoder layers there are, or how they differ, under any of their names."""
         row = self.architecture
         by_position = (word for field in self.fields for word in field.key.split())
-        nested = () if self.text_config is self.config else ("text_config",)
-        return DEPTH_KEYS | {row.depth_key, *row.more_depth_keys, *by_position, *nested} | POSITIONAL_KEYS
+        nested = ("text_config",) if _composite_prefixes(self.config) else ()
+        spelled = (spelling.name for spelling in row.spellings)
+        return POSITIONAL_KEYS | {row.depth_key, *row.more_depth_keys, *spelled, *by_position, *nested}
 
     @cached_property
     def layer_kinds(self) -> list[tuple[str, ...]]:

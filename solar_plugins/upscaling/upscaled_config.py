@@ -31,8 +31,7 @@ def upscale_config(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
     _check_unknown_lists(decoder)
     changes = reordered_fields(text, decoder.fields, plan)
     changes |= {key: len(plan) for key in (row.depth_key, *row.more_depth_keys) if type(text.get(key)) is int}
-    whole = {**text, **changes}
-    upscaled = whole if text is decoder.config else {**decoder.config, "text_config": whole}
+    upscaled = decoder.with_text_config({**text, **changes})
     if any(layer.initialization == "identity" for layer in plan.layers):
         _ = decoder.residual_writers  # Refuses here already, and not first when the weights are there.
     if decoder.quantization is not None:

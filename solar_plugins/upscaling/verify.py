@@ -19,6 +19,7 @@ from solar_plugins.storage.untrusted import read_json_object, require_file
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.base_model import CONFIG, INDEX, BaseCheckpoint, find_base
 from solar_plugins.upscaling.checkpoint import progress
+from solar_plugins.upscaling.config_check import check_by_transformers
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import MARKER, Marker, read_marker
 from solar_plugins.upscaling.provenance import provenance
@@ -39,6 +40,8 @@ class Verified(NamedTuple):
     plan: LayerPlan
     note: str
     """Empty, or what is odd although every byte is right."""
+    config: str
+    """How transformers reads the config, or why that was not checked."""
 
 
 class Difference(NamedTuple):
@@ -51,6 +54,8 @@ class Difference(NamedTuple):
 
 def verify_checkpoint(directory: Path, base_name: str | None = None, revision: str | None = None) -> Verified:
     """Compare a finished checkpoint with its base and plan: files, config, index, companions, every tensor's bytes.
+
+    Then, where transformers is installed, its own config class says what it reads from the config.
 
     The model card is compared in its size only: its words may change between versions of this package.
 
@@ -76,7 +81,8 @@ def verify_checkpoint(directory: Path, base_name: str | None = None, revision: s
                 "expected; otherwise remove the folder and make it again"
             )
     total_bytes = sum(shard.data_bytes for shard in shards)
-    return Verified(sum(len(shard.tensors) for shard in shards), total_bytes, base.name, marker.plan, note)
+    config = check_by_transformers(base.directory, directory, base.decoder.model_type, marker.plan)
+    return Verified(sum(len(shard.tensors) for shard in shards), total_bytes, base.name, marker.plan, note, config)
 
 
 def _base(directory: Path, marker: Marker, name: str | None, revision: str | None) -> BaseCheckpoint:
@@ -267,5 +273,5 @@ def success_line(verified: Verified) -> str:
     """What the command says when everything is equal."""
     return (
         f"OK: {verified.tensors} tensors, {format_bytes(verified.num_bytes)}, equal to {verified.base} by the plan "
-        f"{verified.plan}"
+        f"{verified.plan}; {verified.config}"
     )

@@ -9,12 +9,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.architectures.layer_fields import (
     Config,
     LayerField,
     derived,
     indices,
     listed,
+    recoded,
     whole_number,
 )
 
@@ -170,6 +172,33 @@ def spelled_out(pairs: Sequence[Any], num_layers: int) -> Sequence[str]:
 def repeated(pattern: Sequence[str], num_layers: int) -> Sequence[str]:
     """Recurrent Gemma's: the pattern starts anew until the last layer."""
     return [pattern[index % len(pattern)] for index in range(num_layers)]
+
+
+def nemotron_blocks() -> LayerField:
+    """Nemotron-H's: a list, or a text of one letter a layer; transformers takes the list where both are there.
+
+    Without either it makes a model of four layers, whatever ``num_hidden_layers`` says (configuration_nemotron_h.py).
+    """
+    letters = {"linear_attention": "M", "mamba": "M", "moe": "E", "full_attention": "*", "attention": "*", "mlp": "-"}
+    blocks = recoded("layers_block_type", lambda names, n: [letters[name] for name in names], list)
+    pattern = recoded("hybrid_override_pattern", lambda text, n: list(text), "".join)
+
+    def read(config: Config, num_layers: int) -> Sequence[str]:
+        said = [field.read(config, num_layers) for field in (blocks, pattern) if config.get(field.key) is not None]
+        if not said or said[0] != said[-1]:
+            found = "neither is there, so that transformers makes a model of four layers"
+            raise CheckpointError(
+                f"config.json: layers_block_type or hybrid_override_pattern has to say what each layer is, but "
+                f"{'they disagree' if said else found}; restore one of them"
+            )
+        return said[0]
+
+    def write(config: Config, values: Sequence[str]) -> dict[str, Any]:
+        names = {letters[name]: name for name in config.get("layers_block_type") or ()}
+        listed_blocks = {"layers_block_type": [names[letter] for letter in values]} if names else {}
+        return listed_blocks | pattern.write(config, values)
+
+    return LayerField("layers_block_type hybrid_override_pattern", read, write)
 
 
 def scaled_by_depth() -> LayerField:

@@ -22,6 +22,7 @@ from solar_plugins.upscaling.architectures.layer_fields import (
     optional_list,
     recoded,
 )
+from solar_plugins.upscaling.architectures.spellings import Spelling, depth_spellings
 
 
 class Architecture(NamedTuple):
@@ -40,10 +41,19 @@ class Architecture(NamedTuple):
     """Other spellings of ``layers_prefix``."""
     more_depth_keys: tuple[str, ...] = ()
     """Keys that repeat the depth: a number, or a list or text with one entry a layer. One will do."""
+    other_spellings: tuple[Spelling, ...] = ()
+    """Other names of keys that follow the plan; the common names for the depth need not be said."""
     stored_with: Mapping[str, str] = {}
     """A layer that holds the first tensor must hold the second, which a model would else derive from the position."""
     must_be_unset: Mapping[str, str] = {}
     """Keys that, where they are set, make the model one that copying layers would get wrong, and why."""
+
+    @property
+    def spellings(self) -> tuple[Spelling, ...]:
+        """Every other name of a key that follows the plan."""
+        own = {spelling.name for spelling in self.other_spellings}
+        depth = (spelling for spelling in depth_spellings(self.depth_key) if spelling.name not in own)
+        return (*self.other_spellings, *depth)
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -100,7 +110,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "phi": Architecture(residual_writers=("self_attn.dense", "mlp.fc2")),
     "starcoder2": Architecture(residual_writers=("self_attn.o_proj", "mlp.c_proj")),
     # Depth under other names.
-    "longcat_flash": Architecture(depth_key="num_layers"),
+    "longcat_flash": Architecture(
+        depth_key="num_layers",
+        other_spellings=(Spelling("num_hidden_layers", "num_layers", 2),),  # two attention blocks a layer
+    ),
     "gpt2": Architecture(
         "transformer.h.",
         "n_layer",
@@ -163,7 +176,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "granitemoe_swa": Architecture(fields=(_TYPES, optional_list("layer_rope_theta"))),
     # Attention and state space, linear attention or convolution.
     "bamba": Architecture(fields=(indices("attn_layer_indices"),)),
-    "granitemoehybrid": _WITH_TYPES,
+    "granitemoehybrid": _WITH_TYPES._replace(other_spellings=(Spelling("layers_block_type", "layer_types"),)),
     "jamba": Architecture(
         fields=(
             family.at_offset("attn_layer_period", "attn_layer_offset", (8, 4)),
@@ -176,7 +189,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "nemotron_h": Architecture(
         other_prefixes=("backbone.layers.",),
         more_depth_keys=("layers_block_type", "hybrid_override_pattern"),
-        fields=(optional_list("layers_block_type"), recoded("hybrid_override_pattern", lambda text, n: text, "".join)),
+        other_spellings=(Spelling("layer_types", "layers_block_type"),),
+        fields=(family.nemotron_blocks(),),
     ),
     "olmo_hybrid": _WITH_TYPES,
     "qwen3_next": Architecture(fields=(_LINEAR_EVERY_4, _QWEN_EXPERTS)),
@@ -214,7 +228,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "hy_v4": Architecture(fields=(_TYPES, _MLP, listed("indexer_types"))),
     "gemma4_text": Architecture(fields=(family.full_at_the_top(),), must_be_unset=_GEMMA_3N),
     "gemma4_unified_text": Architecture(fields=(family.full_at_the_top(),), must_be_unset=_GEMMA_3N),
-    "reformer": Architecture("reformer.encoder.layers.", fields=(listed("attn_layers"),)),
+    "reformer": Architecture(
+        "reformer.encoder.layers.", more_depth_keys=("attn_layers",), fields=(listed("attn_layers"),)
+    ),
     # Encoders that can be decoders.
     "bert": Architecture("bert.encoder.layer."),
     "bert-generation": Architecture("bert.encoder.layer."),

@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 from click.testing import CliRunner
 
 from solar_plugins.cli import solar
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling import upscaled_tensors, verify
+from solar_plugins.upscaling.architectures import spellings
 from solar_plugins.upscaling.base_model import INDEX, find_base
 from solar_plugins.upscaling.checkpoint import MARKER, ensure_checkpoint, is_finished
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
@@ -59,7 +62,8 @@ def test_success_is_one_line(made):
     result = invoke(directory, "--base", base)
     assert (result.exit_code, result.stdout) == (
         0,
-        f"OK: 111 tensors, 202 kB, equal to {base} by the plan 8 -> 12 layers: [0..5] + [2..7]\n",
+        f"OK: 111 tensors, 202 kB, equal to {base} by the plan 8 -> 12 layers: [0..5] + [2..7]; "
+        f"transformers {transformers.__version__} reads 12 layers as the plan says\n",
     )
     assert "comparing: 100%" in result.stderr
     assert "B/s" in result.stderr
@@ -332,3 +336,18 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
     peak = subprocess.run([sys.executable, "-c", script, tmp_path / "x"], check=True, stdout=subprocess.PIPE).stdout
     assert int(peak) < 100_000, "kilobytes, of which Python and click are half"
+
+
+def test_a_stale_alias_that_the_writer_missed_is_found_by_transformers(tmp_path, monkeypatch):
+    """A fault in the table is in the checkpoint and in what it is compared with, but not in transformers."""
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_embd=16, n_layer=8, n_head=2, vocab_size=32, n_positions=16)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 8}))
+    right = ensure_checkpoint(find_base(str(path.parent)), DUS, tmp_path / "cache")
+    assert verify_checkpoint(right, str(path.parent)).config.endswith("reads 12 layers as the plan says")
+    monkeypatch.setattr(spellings, "DEPTH_KEYS", frozenset())
+    wrong = ensure_checkpoint(find_base(str(path.parent)), DUS, tmp_path / "other")
+    with pytest.raises(CheckpointError, match="reads a depth of 8 from it, and of 8 from the base's"):
+        verify_checkpoint(wrong, str(path.parent))
