@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,10 +11,15 @@ from typing import Any
 
 from solar_plugins.errors import EvaluationError
 from solar_plugins.evaluation.published import TASKS, Task
-from solar_plugins.storage.untrusted import read_json_object
+from solar_plugins.storage.untrusted import MAX_JSON_BYTES, parse_json_object, require_file
 
 RESULT_FILES = "results_*.json"
 """How lm_eval names its files (lm_eval/loggers/evaluation_tracker.py)."""
+
+NAME_ARGS = ("peft", "delta", "pretrained", "model", "path", "engine")
+"""Arguments of lm_eval's models that name the model, in the order in which lm_eval itself asks for them."""
+VARIANT_ARGS = ("revision", "subfolder", "gguf_file", "peft", "delta")
+"""Arguments that choose other weights under the same name; lm_eval's ``model_name`` leaves them out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ def read_scores(files: Iterable[Path]) -> list[ModelScores]:
     templated: dict[str, list[Task]] = {}
     for file in files:
         content = _read(file)
-        model = str(content.get("model_name") or "unnamed model")
+        model = model_label(content, file)
         known = scores.setdefault(model, {})
         for task, score in _scores_of(content, file).items():
             if task in known:
@@ -98,13 +104,52 @@ def read_scores(files: Iterable[Path]) -> list[ModelScores]:
     ]
 
 
+def model_label(content: Mapping[str, Any], file: Path) -> str:
+    """What tells the model of a result file from every other.
+
+    ``lm_eval.simple_evaluate`` returns no ``model_name``; only the command line adds it. The arguments name the model
+    then, and where they do not either, the file stands for a model of its own: two unknown models are never one.
+
+    Args:
+        content: The file's content.
+        file: Where it was read.
+
+    Example:
+        >>> config = {"model": "hf", "model_args": "pretrained=org/base,revision=step1"}
+        >>> model_label({"config": config}, Path("results_1.json"))
+        'org/base (revision=step1)'
+        >>> model_label({}, Path("results_1.json"))
+        'unnamed model of results_1.json'
+    """
+    config = content.get("config")
+    config = config if isinstance(config, Mapping) else {}
+    args = _model_args(config.get("model_args"))
+    name = content.get("model_name") or next((args[key] for key in NAME_ARGS if args.get(key)), None)
+    if not name:
+        # A model that was handed over as an object is named by its path; anything else here is lm_eval's class for it.
+        model = config.get("model")
+        return model if isinstance(model, str) and "/" in model else f"unnamed model of {file}"
+    variant = [f"{key}={args[key]}" for key in VARIANT_ARGS if args.get(key) not in (None, "", "main", name)]
+    return f"{name} ({', '.join(variant)})" if variant else str(name)
+
+
+def _model_args(value: Any) -> dict[str, str]:
+    """The arguments of the model, as lm_eval 0.4.9 writes them (a map) or as older versions do (``a=b,c=d``)."""
+    if isinstance(value, Mapping):
+        return {str(key): str(one) for key, one in value.items() if one is not None}
+    pairs = (part.partition("=") for part in str(value or "").split(","))
+    return {key.strip(): one.strip() for key, equals, one in pairs if equals}
+
+
 def _read(file: Path) -> Mapping[str, Any]:
     fix = (
         f"give the file {RESULT_FILES} that lm_eval writes below --output_path, not one of its samples_*.jsonl or a "
         "recipe"
     )
     try:
-        content = read_json_object(file, error=EvaluationError, fix=fix)
+        if (num_bytes := require_file(file, error=EvaluationError, fix=fix)) > MAX_JSON_BYTES:
+            raise EvaluationError(f"{file}: {num_bytes:,} bytes, expected at most {MAX_JSON_BYTES:,}; {fix}")
+        content = parse_json_object(file, _as_utf8(file.read_bytes()), error=EvaluationError, fix=fix)
     except OSError as error:
         raise EvaluationError(f"{file}: cannot be read ({error.strerror}); {fix}") from None
     results = content.get("results")
@@ -112,6 +157,14 @@ def _read(file: Path) -> Mapping[str, Any]:
         found = f"is {type(results).__name__}" if "results" in content else "missing"
         raise EvaluationError(f"{file}: results: {found}, expected a map from task to scores; {fix}")
     return content
+
+
+def _as_utf8(text: bytes) -> bytes:
+    """JSON that an editor or PowerShell saved with a byte order mark, or as UTF-16; what is not readable stays."""
+    try:
+        return text.decode(json.detect_encoding(text)).encode()
+    except UnicodeError:
+        return text
 
 
 def _scores_of(content: Mapping[str, Any], file: Path) -> dict[Task, Score]:
@@ -129,7 +182,12 @@ def _scores_of(content: Mapping[str, Any], file: Path) -> dict[Task, Score]:
 def _score(task: Task, content: Mapping[str, Any], file: Path) -> Score:
     results = content["results"][task.name]
     where = f"{file}: results.{task.name}"
-    if not isinstance(results, Mapping) or task.metric not in results:
+    if not isinstance(results, Mapping):
+        raise EvaluationError(
+            f"{where}: is a {type(results).__name__}; expected a map from metric to score, as lm_eval writes it. "
+            "Evaluate the model again"
+        )
+    if task.metric not in results:
         there = ", ".join(sorted(key for key in results if "," in key and "_stderr" not in key)) or "no score"
         raise EvaluationError(
             f"{where}: holds {there}; expected {task.metric}, which the paper's table has. Run the task of this name "

@@ -138,3 +138,53 @@ def test_groups_that_hold_each_other_end(tmp_path):
     content["group_subtasks"] = {"mmlu": ["mmlu_stem"], "mmlu_stem": ["mmlu"]}
     with pytest.raises(EvaluationError, match="n-shot"):
         read(tmp_path, content)
+
+
+CONFIG = {"model": "hf", "model_args": "pretrained=org/a,dtype=float16"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "label"),
+    [
+        ({"model_name": "org/a"}, "org/a"),
+        ({"model_name": "org/a", "config": CONFIG}, "org/a"),
+        # lm_eval.simple_evaluate, saved with json.dump: arguments as text up to 0.4.8, as a map since
+        ({"model_name": None, "config": CONFIG}, "org/a"),
+        ({"model_name": None, "config": {"model": "hf", "model_args": {"pretrained": "org/a", "dtype": None}}}, "org/a"),
+        ({"model_name": None, "config": {"model": "local-completions", "model_args": "model=org/a"}}, "org/a"),
+        # a model that was handed over as an object
+        ({"model_name": None, "config": {"model": "org/a", "model_args": None}}, "org/a"),
+        ({"model_name": None, "config": {"model": "HFLM", "model_args": ""}}, "unnamed model of {file}"),
+        ({"model_name": None}, "unnamed model of {file}"),
+        ({"model_name": "", "config": []}, "unnamed model of {file}"),
+        # other weights under one name
+        ({"model_name": "a", "config": {"model_args": "pretrained=a,revision=s1"}}, "a (revision=s1)"),
+        ({"model_name": "a", "config": {"model_args": "pretrained=a,revision=main"}}, "a"),
+        ({"model_name": "ad", "config": {"model_args": "pretrained=a,peft=ad"}}, "ad"),
+        ({"model_name": "a", "config": {"model_args": {"pretrained": "a", "subfolder": "x"}}}, "a (subfolder=x)"),
+    ],
+)
+def test_what_tells_a_model_from_others(tmp_path, changes, label):
+    [model] = read(tmp_path, lm_eval_results({"gsm8k": 0.5}) | changes)
+    assert model.model == label.format(file=tmp_path / "results_0.json")
+
+
+def test_results_without_a_name_are_not_one_model(tmp_path):
+    halves = [dict.fromkeys(list(SHOTS)[:3], 0.5), dict.fromkeys(list(SHOTS)[3:], 0.5)]
+    models = read(tmp_path, *(lm_eval_results(half, model=None) for half in halves))
+    assert [len(model.scores) for model in models] == [3, 3]
+
+
+@pytest.mark.parametrize("value", [[0.5], 0.5, "N/A", None, [{"acc_norm,none": 0.5}]])
+def test_a_task_whose_result_is_no_map(tmp_path, value):
+    path = tmp_path / "results_1.json"
+    path.write_text(json.dumps({"results": {"arc_challenge": value}}))
+    with pytest.raises(EvaluationError, match=r"results\.arc_challenge: is a \w+; expected a map"):
+        read_scores([path])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_files_that_an_editor_saved(tmp_path, encoding):
+    path = tmp_path / "results_1.json"
+    path.write_bytes(json.dumps(lm_eval_results({"gsm8k": 0.5}, model="é"), ensure_ascii=False).encode(encoding))
+    assert read_scores([path])[0].model == "é"
