@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from solar_plugins.data.mixture_args import BenchmarkArgs, DecontaminateArgs
-from solar_plugins.data.ngrams import NgramIndex, Place
+from solar_plugins.data.ngrams import NgramIndex, Place, Searched
 from solar_plugins.data.row_checks import parsed_row, texts_in
 from solar_plugins.data.row_files import read_blocks
 from solar_plugins.errors import DataError
@@ -20,6 +20,12 @@ def benchmark_index(args: DecontaminateArgs) -> NgramIndex:
             a benchmark that was read in part would let rows pass without a word.
     """
     return NgramIndex(args.ngram, (found for one in args.against for found in _texts_of(one)))
+
+
+def rows_by_search(args: DecontaminateArgs, index: NgramIndex) -> dict[str, dict[str, int]]:
+    """For each benchmark file how many of its rows are searched in which way."""
+    found = {one.path: index.rows(one.path) for one in args.against}
+    return {path: {how.name.lower(): rows[how] for how in Searched} for path, rows in found.items()}
 
 
 def _texts_of(args: BenchmarkArgs) -> Iterator[tuple[str, Place]]:

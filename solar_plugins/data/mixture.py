@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from solar_plugins.data.benchmarks import benchmark_index
+from solar_plugins.data.benchmarks import benchmark_index, rows_by_search
 from solar_plugins.data.mixture_args import MixtureArgs, SetArgs, read_mixture
 from solar_plugins.data.mixture_report import (
     DROPPED,
@@ -113,7 +113,14 @@ def _make(partial: Path, args: MixtureArgs, state: dict[str, tuple[int, int]], p
         )
         for name, found in judged.items()
     }
-    return MixtureReport(args.model_dump(mode="json"), state, sets, len(index or ()), time.monotonic() - began)
+    return MixtureReport(
+        mixture=args.model_dump(mode="json"),
+        inputs=state,
+        sets=sets,
+        num_ngrams=len(index or ()),
+        benchmark_rows=rows_by_search(args.decontaminate, index) if args.decontaminate and index else {},
+        seconds=time.monotonic() - began,
+    )
 
 
 def _judge_set(name: str, args: SetArgs, state: dict[str, tuple[int, int]], scanner: Scanner, log: IO[str]) -> Judged:
@@ -146,7 +153,8 @@ def _require_usable(name: str, args: SetArgs, found: Judged, columns: tuple[str,
             f"columns of the first row are {', '.join(columns)}. Name the right one, or remove task_column and "
             "exclude_tasks: then only the n-grams keep benchmarks out"
         )
-    if not any(found.kept):
+    # A set that stands in a benchmark as a whole is a finding, which the summary and `DROPPED` show.
+    if not any(found.kept) and not found.dropped[Reason.BENCHMARK_OVERLAP]:
         why = ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.items())
         raise DataError(
             f"{where}: no row is left of {found.rows:,} ({why}); text_columns are {', '.join(args.text_columns)}, the "

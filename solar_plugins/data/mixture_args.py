@@ -89,7 +89,9 @@ class DecontaminateArgs(_Block):
     """What rows are compared with."""
 
     against: list[BenchmarkArgs] = Field(min_length=1)
-    ngram: int = Field(DEFAULT_NGRAM, ge=1, description="words in a row that make a match")
+    ngram: int = Field(
+        DEFAULT_NGRAM, ge=1, description="words in a row that make a match (characters, in scripts without spaces)"
+    )
 
 
 class MixtureArgs(_Block):

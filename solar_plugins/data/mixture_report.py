@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from solar_plugins.data.mixture_args import MixtureArgs
+from solar_plugins.data.ngrams import SHORTEST
 from solar_plugins.data.row_checks import Reason
 from solar_plugins.errors import DataError
 from solar_plugins.storage.untrusted import read_json_object
+from solar_plugins.text import printable
 
 REPORT = "report.json"
 DROPPED = "dropped.jsonl"
@@ -52,6 +55,8 @@ class MixtureReport:
     """Size and time of change of every file that was read."""
     sets: dict[str, SetReport]
     num_ngrams: int
+    benchmark_rows: dict[str, dict[str, int]]
+    """For each benchmark file how many of its rows are searched in which way: the names of `Searched` in lower case."""
     seconds: float
 
 
@@ -113,7 +118,9 @@ def as_text(report: MixtureReport, output: Path, *, made: bool) -> str:
     lines = [f"{output}: {f'made from {rate}' if made else 'is there already, made from the same files and options'}"]
     lines += ["", *_table(report, kept), ""]
     for name, one in report.sets.items():
-        if one.rows_asked is not None and one.rows_kept < one.rows_asked:
+        if not one.rows_kept:
+            lines.append(f"{name}: NO ROW IS LEFT, {name}.jsonl is empty")
+        elif one.rows_asked is not None and one.rows_kept < one.rows_asked:
             why = "keep_shares lowers it" if one.not_drawn else "no more are left"
             lines.append(f"{name}: {one.rows_kept:,} rows, {one.rows_asked:,} were asked for ({why})")
         if one.rows_without_task:
@@ -130,7 +137,7 @@ def _table(report: MixtureReport, kept: int) -> list[str]:
     table = [["set", "read", *HEADINGS.values(), "not drawn", "kept", "share"]]
     for name, one in report.sets.items():
         counts = [one.rows_read, *(one.dropped[reason] for reason in HEADINGS), one.not_drawn, one.rows_kept]
-        table.append([name, *(f"{count:,}" for count in counts), f"{one.rows_kept / kept:.1%}"])
+        table.append([name, *(f"{count:,}" for count in counts), f"{one.rows_kept / max(kept, 1):.1%}"])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  ".join(
@@ -145,9 +152,25 @@ def _benchmarks(report: MixtureReport, output: Path) -> list[str]:
     if decontaminate is None:
         return ["not compared with any benchmark (no decontaminate in the mixture)"]
     matches = sum((Counter(one.benchmark_matches) for one in report.sets.values()), Counter[str]())
-    lines = [f"compared with {report.num_ngrams:,} n-grams of {decontaminate['ngram']} words; rows that share one:"]
+    ngram = decontaminate["ngram"]
+    lines = [
+        f"compared with {report.num_ngrams:,} n-grams of {ngram} words; rows that share one, or hold a short text:"
+    ]
     lines += [f"  {matches[one['path']]:,}  {one['path']}" for one in decontaminate["against"]]
-    return lines + [f"  e.g. {example}" for example in _examples(output / DROPPED)]
+    lines += [f"  e.g. {example}" for example in _examples(output / DROPPED)]
+    return lines + [line for path, rows in report.benchmark_rows.items() for line in _short_rows(path, rows, ngram)]
+
+
+def _short_rows(path: str, rows: Mapping[str, int], ngram: int) -> Iterator[str]:
+    """What has to be known of benchmark rows that have no n-gram."""
+    inside, equal = rows["inside"], rows["equal"]
+    if inside or equal:
+        total, shortest = sum(rows.values()), min(ngram, SHORTEST)
+        yield f"{path}: {inside + equal:,} of {total:,} rows are shorter than {ngram} words and have no n-gram:"
+    if inside:
+        yield f"  {inside:,} of {shortest} words or more: found wherever a text holds the whole row"
+    if equal:
+        yield f"  {equal:,} of fewer than {shortest}: found only where a text is the whole row, and not inside others"
 
 
 def _examples(path: Path) -> list[str]:
@@ -156,6 +179,6 @@ def _examples(path: Path) -> list[str]:
         matched = (one for one in records if one["reason"] == Reason.BENCHMARK_OVERLAP)
         return [
             f"{one['file']} row {one['row']} ({one['column']}) and {one['benchmark_file']} row {one['benchmark_row']}: "
-            f"{one['value']:.120}"
+            f"{printable(one['value']):.120}"
             for one in islice(matched, NUM_EXAMPLES)
         ]

@@ -8,6 +8,7 @@ import yaml
 from solar_plugins.data import mixture as mixture_module
 from solar_plugins.data import row_files
 from solar_plugins.data.mixture import make_mixture
+from solar_plugins.data.mixture_report import as_text
 from solar_plugins.errors import DataError
 
 
@@ -285,3 +286,14 @@ def test_output_that_is_a_file(folder):
     save(MIXTURE | {"output": "file"})
     with pytest.raises(DataError, match="output: file is there"):
         make_mixture(folder / "mix.yml")
+
+
+def test_a_set_that_a_benchmark_empties_is_told_and_not_refused(folder):
+    save(MIXTURE | {"sets": {"bad": {"path": "bad.jsonl", "text_columns": "q"}, "math": MIXTURE["sets"]["math"]}})
+    write_lines("bad.jsonl", [{"q": "it is nothing of it here"}] * 2)
+    report, _ = make_mixture(folder / "mix.yml")
+    assert report.sets["bad"].rows_kept == 0
+    assert content(folder / "made/mix")["bad.jsonl"] == b""
+    assert [one["benchmark_row"] for one in lines(folder / "made/mix/dropped.jsonl")] == [1, 1]
+    assert report.benchmark_rows == {"bench.jsonl": {"ngrams": 2, "inside": 0, "equal": 0}}
+    assert "bad: NO ROW IS LEFT" in as_text(report, folder / "made/mix", made=True)

@@ -38,6 +38,7 @@ REPORT = MixtureReport(
         "math": a_set(20, 0, 0, 0, 0, 15, rows_asked=20, rows_without_task=None, benchmark_matches={}),
     },
     3000,
+    {"b.jsonl": {"ngrams": 90, "inside": 7, "equal": 2_003}, "c.txt": {"ngrams": 5, "inside": 0, "equal": 0}},
     0.5,
 )
 
@@ -64,17 +65,20 @@ def test_the_summary(tmp_path):
         "",
         "orca: 5 rows name no task; they were kept if nothing else spoke against it",
         "math: 15 rows, 20 were asked for (no more are left)",
-        "compared with 3,000 n-grams of 13 words; rows that share one:",
+        "compared with 3,000 n-grams of 13 words; rows that share one, or hold a short text:",
         "  7  b.jsonl",
         "  0  c.txt",
         "  e.g. o.jsonl row 9 (q) and b.jsonl row 2: a b c",
+        "b.jsonl: 2,010 of 2,100 rows are shorter than 13 words and have no n-gram:",
+        "  7 of 8 words or more: found wherever a text holds the whole row",
+        "  2,003 of fewer than 8: found only where a text is the whole row, and not inside others",
         f"every dropped row with its reason: {tmp_path / 'dropped.jsonl'} (28 rows)",
     ]
     assert "is there already" in as_text(REPORT, tmp_path, made=False)
 
 
 def test_a_mixture_without_benchmarks_says_so(tmp_path):
-    plain = MixtureReport(REPORT.mixture | {"decontaminate": None}, INPUTS, REPORT.sets, 0, 1.0)
+    plain = MixtureReport(REPORT.mixture | {"decontaminate": None}, INPUTS, REPORT.sets, 0, {}, 1.0)
     assert "not compared with any benchmark" in as_text(plain, tmp_path, made=True)
 
 

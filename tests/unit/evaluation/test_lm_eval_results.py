@@ -150,7 +150,10 @@ CONFIG = {"model": "hf", "model_args": "pretrained=org/a,dtype=float16"}
         ({"model_name": "org/a", "config": CONFIG}, "org/a"),
         # lm_eval.simple_evaluate, saved with json.dump: arguments as text up to 0.4.8, as a map since
         ({"model_name": None, "config": CONFIG}, "org/a"),
-        ({"model_name": None, "config": {"model": "hf", "model_args": {"pretrained": "org/a", "dtype": None}}}, "org/a"),
+        (
+            {"model_name": None, "config": {"model": "hf", "model_args": {"pretrained": "org/a", "dtype": None}}},
+            "org/a",
+        ),
         ({"model_name": None, "config": {"model": "local-completions", "model_args": "model=org/a"}}, "org/a"),
         # a model that was handed over as an object
         ({"model_name": None, "config": {"model": "org/a", "model_args": None}}, "org/a"),
