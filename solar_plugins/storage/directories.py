@@ -8,7 +8,7 @@ writer (`partials.py`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -74,6 +74,17 @@ def write_directory(
         return _place(partial, directory, is_finished, replace)
     finally:
         remove(partial)
+
+
+def files_below(directory: Path) -> Iterator[str]:
+    """The relative paths, with slashes, of all that is no folder. Links to folders are named, not followed.
+
+    Raises:
+        OSError: A folder cannot be read; `Path.rglob` would pass over it.
+    """
+    for folder, subfolders, names in os.walk(directory, onerror=_raise):
+        links = [name for name in subfolders if Path(folder, name).is_symlink()]
+        yield from (Path(folder, name).relative_to(directory).as_posix() for name in [*names, *links])
 
 
 def _place(partial: Path, directory: Path, is_finished: Callable[[Path], bool], replace: bool) -> bool:

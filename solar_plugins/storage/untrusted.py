@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from solar_plugins.errors import CheckpointError, SolarError
@@ -102,6 +102,22 @@ def is_plain_file_name(name: object) -> bool:
     )
 
 
+def is_plain_relative_path(name: object) -> bool:
+    r"""Whether ``name`` is a path of a file below a folder, with slashes: it cannot lead out, on any system.
+
+    Example:
+        >>> [is_plain_relative_path(name) for name in ("a/b.json", "/a", "a/../b", "a\\b", "C:/a", "a//b", "a/")]
+        [True, False, False, False, False, False, False]
+    """
+    return (
+        isinstance(name, str)
+        and len(name) <= MAX_NAME_LENGTH
+        and all(is_plain_file_name(part) for part in name.split("/"))
+        and "\\" not in name
+        and not PureWindowsPath(name).drive
+    )
+
+
 def require_file(path: Path, *, error: Callable[[str], SolarError] = CheckpointError, fix: str = RESTORE) -> int:
     """The size of a regular file. Opening a FIFO would wait for ever, and reading a device might never end.
 
@@ -116,22 +132,27 @@ def require_file(path: Path, *, error: Callable[[str], SolarError] = CheckpointE
     return status.st_size
 
 
-def require_inside(path: Path, directory: Path) -> None:
-    """Refuse a link that leads out of a model's folder: a downloaded folder could so publish a private file.
+def leads_out(path: Path, directory: Path) -> bool:
+    """Whether a path is, or goes through, a link that leads out of a model's folder.
 
-    The hub cache's own links, ``snapshots/<commit>/<file>`` to ``blobs/<hash>`` of the same model, are followed.
+    The hub cache's own links, ``snapshots/<commit>/<file>`` to ``blobs/<hash>`` of the same model, do not.
+    """
+    target, top = path.resolve(), directory.resolve()
+    if target.is_relative_to(top):
+        return False
+    snapshots = next((parent for parent in top.parents if parent.name == "snapshots"), None)
+    return not (snapshots and target.parent == (snapshots.parent / "blobs").resolve())
+
+
+def require_inside(path: Path, directory: Path) -> None:
+    """Refuse what `leads_out`: a downloaded folder could so publish a private file.
 
     Raises:
         CheckpointError: It leads out.
     """
-    target, top = path.resolve(), directory.resolve()
-    if target.is_relative_to(top):
-        return
-    snapshots = next((parent for parent in top.parents if parent.name == "snapshots"), None)
-    if snapshots and target.parent == (snapshots.parent / "blobs").resolve():
-        return
-    raise CheckpointError(
-        f"{path}: a link that leads out of the model's folder, to {target}; refused, because whoever made the folder "
-        "could so have any file of yours copied into the new model. If you made it, give a folder that holds the files "
-        f"themselves: cp -rL {directory} NEW (with -rlL it takes no space on the same disk)"
-    )
+    if leads_out(path, directory):
+        raise CheckpointError(
+            f"{path}: a link that leads out of the model's folder, to {path.resolve()}; refused, because whoever made "
+            "the folder could so have any file of yours copied into the new model. If you made it, give a folder that "
+            f"holds the files themselves: cp -rL {directory} NEW (with -rlL it takes no space on the same disk)"
+        )

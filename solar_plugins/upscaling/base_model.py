@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,34 +14,19 @@ from typing import Any
 from solar_plugins.errors import CheckpointError
 from solar_plugins.storage.safetensors import StoredTensor, read_header
 from solar_plugins.storage.untrusted import is_plain_file_name, read_json_object, require_inside
+from solar_plugins.upscaling.companions import companions_in, judge, listed
 from solar_plugins.upscaling.decoder import Decoder
+from solar_plugins.upscaling.hub import fetch, repository_files
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+CARD = "README.md"
 
-COMPANIONS = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model*",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.tiktoken",
-    "tekken.json",
-    "chat_template.*",
-    "*license*",
-    "*licence*",
-    "*notice*",
-    "*use_policy*",
-)
-"""Files that belong to the up-scaled model too, copied unchanged. A list of what is known to be data: no pickles, no
-code."""
 
-CODE = "*.py"
-"""Copied too for a model whose config names code of its own, which only a user who trusts it can use."""
+def _is_shard(name: str) -> bool:
+    """Whether a file of a repository may hold weights that we read."""
+    return "/" not in name and name.endswith(".safetensors") and not name.startswith("consolidated")
 
 
 @dataclass(frozen=True)
@@ -53,12 +38,14 @@ class BaseCheckpoint:
         directory: Where its config.json is, and all files that are here already.
         config: The content of its config.json.
         revision: The commit of a hub model, else None.
+        trusts_code: Whether the user trusts code that comes with it, so that it is copied.
     """
 
     name: str
     directory: Path
     config: Mapping[str, Any]
     revision: str | None = None
+    trusts_code: bool = False
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -82,14 +69,19 @@ class BaseCheckpoint:
     @cached_property
     def fetched(self) -> Path:
         """The directory, with every file that is used. What the hub still has of them is fetched now, not before."""
-        if self.revision is None:
+        if self.revision is None or self._listed is None:
             return self.directory
-        code = [CODE] if self.config.get("auto_map") else []
-        return _fetch(self.name, self.revision, [CONFIG, INDEX, "*.safetensors", "README.md", *COMPANIONS, *code])
+        used = {CONFIG, CARD, INDEX, *judge(self._listed, code=self.trusts_code).kept}
+        return fetch(self.name, self.revision, used | set(filter(_is_shard, self._listed)))
+
+    @cached_property
+    def _listed(self) -> Mapping[str, int | None] | None:
+        """The files of a hub model's repository, if it can be asked."""
+        return repository_files(self.name, self.revision) if self.revision else None
 
     @property
     def companions(self) -> list[Path]:
-        """Tokenizer, generation config, chat template and licence files; and the code that the config names."""
+        """The files beside the weights that the upscaled model takes over: see `companions.py`."""
         return self._companions_in(self.fetched)
 
     @property
@@ -98,9 +90,26 @@ class BaseCheckpoint:
         return self._companions_in(self.directory)
 
     def _companions_in(self, directory: Path) -> list[Path]:
-        patterns = (*COMPANIONS, CODE) if self.config.get("auto_map") else COMPANIONS
-        files = (path for path in sorted(directory.iterdir()) if path.is_file())
-        return [path for path in files if any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in patterns)]
+        return [directory / name for name in companions_in(directory, code=self.trusts_code).kept]
+
+    def relative(self, path: Path) -> str:
+        """The place of one of its files in its folder, with slashes."""
+        return path.relative_to(self.directory).as_posix()
+
+    def notes_on_companions(self) -> Iterator[tuple[int, str]]:
+        """What of the files beside the weights is not taken over, or may be missing: lines with their log level."""
+        judged = companions_in(self.fetched, code=self.trusts_code)
+        not_fetched = judge(self._listed or {}, code=self.trusts_code).left
+        used = {INDEX, *map(self.relative, self.files)}
+        left = {name: why for name, why in {**not_fetched, **judged.left}.items() if name not in used}
+        yield from judged._replace(left=left).notes()
+        if self.revision and self._listed is None:
+            yield (
+                logging.WARNING,
+                f"the hub was not asked what {self.name} consists of, so only what its cache holds was copied beside "
+                f"the weights: {listed(list(judged.kept)) or 'nothing'}. If more is needed (tokenizer, processor, "
+                f"licence): `hf download {self.name} --revision {self.revision}` with network, then run again",
+            )
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
@@ -145,7 +154,7 @@ class BaseCheckpoint:
         digest = hashlib.sha256()
         for path in self.files:
             status = path.stat()
-            digest.update(f"{path.name}\0{status.st_size}\n{status.st_mtime_ns}\n".encode())
+            digest.update(f"{self.relative(path)}\0{status.st_size}\n{status.st_mtime_ns}\n".encode())
             digest.update(_sample(path, status.st_size))
         return f"directory:{digest.hexdigest()}"
 
@@ -201,11 +210,12 @@ def find_base(name: str, revision: str | None = None, *, trust_remote_code: bool
     directory = Path(os.path.expanduser(name)).absolute()
     if name and directory.is_dir():
         _refuse_adapter(directory)
-        return BaseCheckpoint(name, directory, _trusted(read_config(directory / CONFIG), trust_remote_code))
+        config = _trusted(read_config(directory / CONFIG), trust_remote_code)
+        return BaseCheckpoint(name, directory, config, trusts_code=trust_remote_code)
     _refuse_missing_path(name)
-    directory = _fetch(name, revision, [CONFIG])
+    directory = fetch(name, revision, [CONFIG])
     config = _trusted(read_config(directory / CONFIG), trust_remote_code)
-    return BaseCheckpoint(name, directory, config, revision=directory.name)
+    return BaseCheckpoint(name, directory, config, revision=directory.name, trusts_code=trust_remote_code)
 
 
 def _trusted(config: dict[str, Any], trust_remote_code: bool) -> dict[str, Any]:
@@ -237,7 +247,7 @@ def find_config(name: str, revision: str | None = None, *, trust_remote_code: bo
         has_weights = (path / SINGLE_FILE).is_file() or (path / INDEX).is_file()
         return FoundConfig(name, revision, config, BaseCheckpoint(name, path, config) if has_weights else None)
     _refuse_missing_path(name)
-    config = _trusted(read_config(_fetch(name, revision, [CONFIG]) / CONFIG), trust_remote_code)
+    config = _trusted(read_config(fetch(name, revision, [CONFIG]) / CONFIG), trust_remote_code)
     return FoundConfig(name, revision, config)
 
 
@@ -330,35 +340,3 @@ def _refuse_adapter(directory: Path) -> None:
             f"{directory}: a LoRA adapter, not a model; merge it into its base first (axolotl merge-lora) and give the "
             "result"
         )
-
-
-def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
-    from huggingface_hub import constants, errors, snapshot_download
-
-    try:
-        # Said once more: for a whole commit hash the hub's library asks the network even with HF_HUB_OFFLINE=1.
-        offline = constants.HF_HUB_OFFLINE
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                allow_patterns=patterns,
-                ignore_patterns=["*/*", "consolidated*"],
-                local_files_only=offline,
-            )
-        )
-    except errors.HFValidationError as error:
-        raise CheckpointError(f"base_model: {name!r} is neither a directory here nor a hub id ({error})") from None
-    except (
-        errors.LocalEntryNotFoundError,
-        errors.HfHubHTTPError,
-        errors.HTTPError,  # type: ignore[attr-defined]  # the transport's own: httpx's, or httpx2's since version 2
-        OSError,
-    ) as error:
-        at = f" at revision {revision!r}" if revision else ""
-        raise CheckpointError(
-            f"base_model: {name!r}{at} is no directory here and cannot be fetched from the hub "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). Check the spelling and the network "
-            "(HF_TOKEN for gated models; with HF_HUB_OFFLINE=1 only what is in the cache is used), or give a local "
-            "path"
-        ) from None

@@ -17,14 +17,14 @@ from pathlib import Path
 from solar_plugins.errors import CheckpointError
 from solar_plugins.logs import logger, speaks_for_node
 from solar_plugins.plugins.manager import announce
-from solar_plugins.storage.directories import ensure_directory, write_directory
+from solar_plugins.storage.directories import ensure_directory, files_below, write_directory
 from solar_plugins.storage.files import write_errors_explained
 from solar_plugins.storage.lock import sole_writer
 from solar_plugins.storage.partials import partials_of
 from solar_plugins.storage.safetensors import shard_index, write_shard
 from solar_plugins.storage.untrusted import require_inside
 from solar_plugins.text import format_bytes
-from solar_plugins.upscaling.base_model import CONFIG, INDEX, BaseCheckpoint
+from solar_plugins.upscaling.base_model import CARD, CONFIG, INDEX, BaseCheckpoint
 from solar_plugins.upscaling.estimates import require_expected_parameters
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import FORMAT_VERSION, MARKER, Marker, read_marker
@@ -125,7 +125,7 @@ def is_finished(directory: Path, base: BaseCheckpoint, plan: LayerPlan) -> bool:
         return (
             marker.base_identity == identity
             and marker.plan == plan
-            and {path.name for path in base.companions_here} <= marker.files.keys()
+            and {base.relative(path) for path in base.companions_here} <= marker.files.keys()
             and all((directory / name).stat().st_size == size for name, size in marker.files.items())
         )
     except (CheckpointError, FileNotFoundError, NotADirectoryError):
@@ -141,7 +141,8 @@ def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -
     config, shards = upscale_config(base.decoder, plan), planned_shards(base, plan)
     require_expected_parameters(shards, base.decoder, plan)
     total_bytes = sum(shard.data_bytes for shard in shards)
-    _require_space(total_bytes, final, directory)
+    companions = {base.relative(path): path for path in base.companions}
+    _require_space(total_bytes + sum(path.stat().st_size for path in companions.values()), final, directory)
     LOG.info("up-scaling %s: %s, %s, into %s", base.name, plan, format_bytes(total_bytes), final)
     state = base.state()
     with progress(total_bytes, "up-scaling") as advance:
@@ -149,18 +150,21 @@ def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -
             write_shard(shard, directory, advance)
     if len(shards) > 1:
         _write_json(directory / INDEX, shard_index(shards))
-    for path in base.companions:
-        shutil.copyfile(path, directory / path.name)
+    for name, path in companions.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, directory / name)
+    for level, line in base.notes_on_companions():
+        LOG.log(level, "%s", line)
     _write_json(directory / CONFIG, config | provenance(base.public_name, base.revision, plan))
-    (directory / "README.md").write_text(_card(base, plan), encoding="utf-8")
+    (directory / CARD).write_text(_card(base, plan), encoding="utf-8")
     _refuse_changed(base, state)
-    files = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
+    files = {name: (directory / name).stat().st_size for name in sorted(files_below(directory))}
     marker = Marker(base.public_name, base.revision, base.identity, plan, files)
     _write_json(directory / MARKER, marker.to_dict())
 
 
 def _card(base: BaseCheckpoint, plan: LayerPlan) -> str:
-    path, base_card = base.fetched / "README.md", None
+    path, base_card = base.fetched / CARD, None
     if path.is_file():
         require_inside(path, base.directory)
         with path.open(encoding="utf-8", errors="replace") as file:

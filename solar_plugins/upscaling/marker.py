@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError, SolarError
-from solar_plugins.storage.untrusted import is_plain_file_name, read_json_object
+from solar_plugins.storage.untrusted import is_plain_relative_path, read_json_object
 from solar_plugins.upscaling.base_model import CONFIG
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.provenance import PROVENANCE_KEY
@@ -30,7 +30,7 @@ class Marker(NamedTuple):
     base_identity: str
     plan: LayerPlan
     files: Mapping[str, int]
-    """Name and size of every other file."""
+    """Relative path, with slashes, and size of every other file."""
 
     def to_dict(self) -> dict[str, Any]:
         """The marker as JSON-ready values."""
@@ -63,7 +63,7 @@ def read_marker(directory: Path) -> Marker:
         name, revision, identity = base["name"], base["revision"], base["identity"]
         _require(isinstance(name, str) and isinstance(revision, str | None) and isinstance(identity, str))
         _require(isinstance(files, dict) and CONFIG in files and MARKER not in files)
-        _require(all(is_plain_file_name(name) for name in files))
+        _require(all(is_plain_relative_path(name) for name in files))
         _require(all(type(size) is int and size >= 0 for size in files.values()))
         return Marker(name, revision, identity, LayerPlan.from_dict(data["plan"]), files)
     except (KeyError, TypeError, ValueError, SolarError) as error:

@@ -10,15 +10,18 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.storage.directories import files_below
 from solar_plugins.storage.safetensors import PlannedTensor, Shard, read_header, shard_header, shard_index
 from solar_plugins.storage.untrusted import read_json_object, require_file
 from solar_plugins.text import format_bytes
-from solar_plugins.upscaling.base_model import CONFIG, INDEX, BaseCheckpoint, find_base
+from solar_plugins.upscaling.base_model import CARD, CONFIG, INDEX, BaseCheckpoint, find_base
 from solar_plugins.upscaling.checkpoint import progress
+from solar_plugins.upscaling.companions import Reason, judge
 from solar_plugins.upscaling.config_check import check_by_transformers
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import MARKER, Marker, read_marker
@@ -86,8 +89,14 @@ def verify_checkpoint(directory: Path, base_name: str | None = None, revision: s
 
 
 def _base(directory: Path, marker: Marker, name: str | None, revision: str | None) -> BaseCheckpoint:
+    # Code is read, not run; whether it was copied is seen in what was copied.
+    with_code = any(judge({name: None}, code=False).left.get(name) is Reason.CODE for name in marker.files)
+    return replace(_found_base(directory, marker, name, revision), trusts_code=with_code)
+
+
+def _found_base(directory: Path, marker: Marker, name: str | None, revision: str | None) -> BaseCheckpoint:
     if name:
-        return find_base(name, revision, trust_remote_code=True)  # Read, not run.
+        return find_base(name, revision, trust_remote_code=True)
     if marker.base_revision is None:
         raise CheckpointError(
             f"{directory}: was made from a folder called {marker.base_name!r:.200}, and does not say where that lies; "
@@ -106,19 +115,20 @@ def _differences(
     directory: Path, base: BaseCheckpoint, marker: Marker, shards: list[Shard]
 ) -> Iterator[tuple[Path, Difference | None]]:
     """Every comparison in turn, cheap ones first, with the file that it is about."""
-    names = {path.name for path in directory.iterdir() if not path.name.startswith(".")} - {MARKER}
+    names = {name for name in files_below(directory) if "/." not in f"/{name}"} - {MARKER}
     sizes = {name: require_file(directory / name) if name in marker.files else 0 for name in sorted(names)}
     yield directory, files_difference(marker.files, sizes)
     config = upscale_config(base.decoder, marker.plan)
     config |= provenance(marker.base_name, marker.base_revision, marker.plan)
     yield directory / CONFIG, values_difference(config, read_json_object(directory / CONFIG))
-    planned = {shard.filename for shard in shards} | {path.name for path in base.companions} | {CONFIG, "README.md"}
+    companions = {base.relative(path): path for path in base.companions}
+    planned = {shard.filename for shard in shards} | companions.keys() | {CONFIG, CARD}
     planned |= {INDEX} if len(shards) > 1 else set()
     yield directory, files_difference(dict.fromkeys(planned), dict.fromkeys(sizes))
     if len(shards) > 1:
         yield directory / INDEX, index_difference(shard_index(shards), read_json_object(directory / INDEX))
-    for path in base.companions:
-        yield directory / path.name, _companion_difference(path, directory / path.name)
+    for name, path in companions.items():
+        yield directory / name, _companion_difference(path, directory / name)
     for shard in shards:
         yield directory / shard.filename, _header_difference(shard, directory / shard.filename)
     with progress(sum(shard.data_bytes for shard in shards), "comparing") as advance:

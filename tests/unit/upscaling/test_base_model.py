@@ -24,7 +24,9 @@ def test_identity_changes_with_any_file_that_is_used(base):
 
 def test_identity_does_not_change_with_files_that_are_not_used(base):
     before = find_base(str(base)).identity
-    (base / "notes.txt").write_text("hello")
+    (base / "checkpoint-5").mkdir()
+    for name in ("README.md", "checkpoint-5/tokenizer.json", "model.gguf", ".gitattributes"):
+        (base / name).write_text("hello")
     assert find_base(str(base)).identity == before
 
 
@@ -36,20 +38,6 @@ def test_identity_sees_other_weights_under_the_same_names_sizes_and_times(base, 
     for path in [*base.iterdir(), *other.iterdir()]:
         os.utime(path, ns=(1, 1))
     assert find_base(str(base)).identity != find_base(str(other)).identity
-
-
-def test_companions_are_data_only(base):
-    for name in (
-        "tokenizer.json",
-        "chat_template.jinja",
-        "license.txt",
-        "tokenizer.pkl",
-        "tokenizer_x.py",
-        "README.md",
-    ):
-        (base / name).write_text("x")
-    names = {path.name for path in find_base(str(base)).companions}
-    assert names == {"tokenizer.json", "chat_template.jinja", "license.txt", "generation_config.json"}
 
 
 def hub_cache(tmp_path, base, monkeypatch):

@@ -61,7 +61,7 @@ def test_an_unsupported_type_is_refused_before_anything_is_fetched_or_written(tm
     def fetch(*arguments):
         raise AssertionError("the weights are fetched")
 
-    monkeypatch.setattr("solar_plugins.upscaling.base_model._fetch", fetch)
+    monkeypatch.setattr("solar_plugins.upscaling.base_model.fetch", fetch)
     base = BaseCheckpoint("someone/model", tmp_path, {"model_type": "zamba2"}, revision="0" * 40)
     with pytest.raises(CheckpointError, match="'zamba2' cannot be up-scaled"):
         ensure_checkpoint(base, LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3]), tmp_path / "cache")

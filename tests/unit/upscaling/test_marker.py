@@ -10,7 +10,7 @@ from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import FORMAT_VERSION, MARKER, Marker, read_marker
 
 PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
-GOOD = Marker("base", None, "directory:1234", PLAN, {"config.json": 10, "model.safetensors": 20})
+GOOD = Marker("base", None, "directory:1234", PLAN, {"config.json": 10, "model.safetensors": 20, "a/b.jinja": 3})
 
 
 def write(directory, content):
@@ -39,6 +39,10 @@ def test_a_marker_is_read_as_it_was_written(tmp_path):
         ({"files": {"config.json": -1}}, "damaged"),
         ({"files": {"config.json": True}}, "damaged"),
         ({"files": {"config.json": 1, "../../etc/passwd": 1}}, "damaged"),
+        ({"files": {"config.json": 1, "a/../../b": 1}}, "damaged"),
+        ({"files": {"config.json": 1, "/etc/passwd": 1}}, "damaged"),
+        ({"files": {"config.json": 1, "a\\b": 1}}, "damaged"),
+        ({"files": {"config.json": 1, "a//b": 1}}, "damaged"),
         ({"files": {"config.json": 1, MARKER: 1}}, "damaged"),
     ],
 )
