@@ -186,15 +186,16 @@ def mergekit(recipe: Path) -> None:
     """Print the plan of a RECIPE as a mergekit YAML, for mergekit-yaml."""
     import yaml
 
-    from solar_plugins.upscaling.mergekit import passthrough_merge
+    from solar_plugins.upscaling.mergekit import passthrough_merge, weights_of
 
     report = plan_for_recipe(recipe)
     if report.already_grown:
         raise ArgsError(
             f"base_model: {report.base} was up-scaled by this plan already; name the base that it came from"
         )
-    model = f"{report.base}@{report.revision}" if report.revision else report.base
-    merge = passthrough_merge(model, report.decoder, report.plan)
+    # plan_for_recipe has asked for the trust that the base needs.
+    weights = weights_of(report.base, report.revision, trust_remote_code=True)
+    merge = passthrough_merge(weights.model, report.decoder, report.plan, weights.dtypes)
     click.echo(f"# {report.plan}\n{yaml.safe_dump(merge, sort_keys=False)}", nl=False)
 
 

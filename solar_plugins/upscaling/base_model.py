@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,22 @@ class BaseCheckpoint:
             CheckpointError: There are no safetensors files, one is damaged, or the index and the files disagree.
         """
         return _read_tensors(self.fetched)
+
+    @property
+    def tensors_here(self) -> dict[str, StoredTensor] | None:
+        """As `tensors`, without fetching anything; None where they are not here, or not all.
+
+        Raises:
+            CheckpointError: They are in a local folder, and damaged.
+        """
+        if not any((self.directory / name).is_file() for name in (SINGLE_FILE, INDEX)):
+            return None
+        try:
+            return replace(self, revision=None).tensors
+        except CheckpointError:
+            if self.revision:
+                return None
+            raise
 
     @property
     def files(self) -> list[Path]:

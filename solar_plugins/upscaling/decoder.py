@@ -101,10 +101,15 @@ class Decoder:
         return self.config.get("quantization_config") or None
 
     @property
+    def stated_dtype(self) -> str | None:
+        """The dtype of the weights as the config states it, if it does."""
+        parts = (self.config, self.text_config)
+        return next((str(part[key]) for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), None)
+
+    @property
     def dtype(self) -> str:
         """The dtype of the weights as the config states it; transformers takes float32 where it says nothing."""
-        parts = (self.config, self.text_config)
-        return str(next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), "float32"))
+        return self.stated_dtype or "float32"
 
     @property
     def num_prediction_layers(self) -> int:

@@ -1,10 +1,15 @@
-"""Mergekit recipes from layer plans. Pure."""
+"""Mergekit recipes from layer plans. Pure, but for `weights_of`."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, LayerRange
 
@@ -15,13 +20,68 @@ MERGEKIT_TYPES = frozenset(
 """What mergekit 0.1.5 stacks rightly: measured with tiny models against the real modules."""
 
 
-def passthrough_merge(base_model: str, decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
+FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+"""Mergekit's names for what safetensors calls the dtypes that mergekit can write."""
+
+Reference = str | dict[str, Any]
+"""A model as mergekit's YAML names it."""
+
+
+class Weights(NamedTuple):
+    """Where mergekit finds a base's weights, and what they are."""
+
+    model: Reference
+    dtypes: frozenset[str] | None
+    """Of its tensors, as safetensors calls them; None if the weights are not here."""
+
+
+def weights_of(base: str, revision: str | None, *, trust_remote_code: bool = False) -> Weights:
+    """What mergekit has to be told of a base. A local one gets its whole path, so that the YAML runs in any folder.
+
+    Args:
+        base: A directory, a config.json or a hub id.
+        revision: Of a hub id.
+        trust_remote_code: As for `find_base`.
+
+    Raises:
+        CheckpointError: The base cannot be found; or it is a folder whose weights are damaged.
+    """
+    path = Path(os.path.expanduser(base))
+    found = find_base(str(path.parent) if path.is_file() else base, revision, trust_remote_code=trust_remote_code)
+    model = reference(base, revision) if found.revision else reference(str(found.directory))
+    return Weights(model, _dtypes(found))
+
+
+def _dtypes(found: BaseCheckpoint) -> frozenset[str] | None:
+    tensors = found.tensors_here
+    return None if tensors is None else frozenset(tensor.dtype for tensor in tensors.values())
+
+
+def reference(path: str, revision: str | None = None) -> Reference:
+    """How mergekit's YAML names a model (``ModelReference`` and ``ModelPath`` in mergekit 0.1.5, mergekit/common.py).
+
+    In a string ``+`` begins a LoRA adapter and ``@`` a revision; a name that holds one of them itself is spelt out.
+
+    Example:
+        >>> reference("org/model", "main"), reference("/models/llama+de")
+        ('org/model@main', {'model': {'path': '/models/llama+de'}})
+    """
+    if not {"+", "@"}.intersection(path + (revision or "")):
+        return f"{path}@{revision}" if revision else path
+    return {"model": {"path": path} | ({"revision": revision} if revision else {})}
+
+
+def passthrough_merge(
+    base_model: Reference, decoder: Decoder, plan: LayerPlan, dtypes: Iterable[str] | None = None
+) -> dict[str, Any]:
     """The plan as a mergekit ``passthrough`` merge, one slice for each range (mergekit 0.1.5, mergekit/config.py).
 
     Args:
-        base_model: A directory or hub id, with ``@revision`` where one is wanted.
-        decoder: The base's; it names the dtype and what an identity layer scales to zero.
+        base_model: See `reference`.
+        decoder: The base's; it names what an identity layer scales to zero.
         plan: What to stack.
+        dtypes: Of the base's tensors, as safetensors calls them. Without them the config's own word counts. Where that
+            is missing too, or where there are several, the merge names no dtype: mergekit then keeps each tensor's.
 
     Raises:
         CheckpointError: mergekit does not support the architecture, or nobody tested identity layers with it.
@@ -31,15 +91,22 @@ def passthrough_merge(base_model: str, decoder: Decoder, plan: LayerPlan) -> dic
             f"config.json: mergekit 0.1.5 makes no right model of type {decoder.model_type!r} by stacking "
             "layers: it keeps the old depth in the config, drops tensors or stops half-way. Use `solar upscale`"
         )
-    return {
+    merge: dict[str, Any] = {
         "slices": [{"sources": [_source(base_model, decoder, part)]} for part in plan.ranges()],
         "merge_method": "passthrough",
-        "dtype": decoder.dtype,
     }
+    dtype = decoder.stated_dtype if dtypes is None else _only(FLOATS[name] for name in dtypes if name in FLOATS)
+    return merge | ({"dtype": dtype} if dtype else {})
 
 
-def _source(base_model: str, decoder: Decoder, part: LayerRange) -> dict[str, Any]:
-    source: dict[str, Any] = {"model": base_model, "layer_range": [part.start, part.end]}
+def _only(names: Iterable[str]) -> str | None:
+    found = set(names)
+    return found.pop() if len(found) == 1 else None
+
+
+def _source(base_model: Reference, decoder: Decoder, part: LayerRange) -> dict[str, Any]:
+    # A copy, or YAML would write an anchor and aliases.
+    source: dict[str, Any] = {"model": deepcopy(base_model), "layer_range": [part.start, part.end]}
     if part.initialization == "identity":
         zeroed = dict.fromkeys(module.rpartition(".")[2] for module in decoder.residual_writers)
         scale = [{"filter": module, "value": 0.0} for module in zeroed]

@@ -1,6 +1,7 @@
 """The checkpoint and the exported merge against the real `mergekit-yaml`."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -8,7 +9,7 @@ import yaml
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
-from solar_plugins.upscaling.mergekit import passthrough_merge
+from solar_plugins.upscaling.mergekit import passthrough_merge, reference
 
 pytestmark = pytest.mark.slow
 
@@ -56,5 +57,45 @@ def test_what_the_command_prints_is_accepted(base, tmp_path, run, run_warm):
     merged = run_warm("mergekit-yaml", tmp_path / "merge.yml", tmp_path / "merged")
     assert merged.returncode == 0, merged.stderr
     assert tensor_bytes(tmp_path / "merged") == tensor_bytes(
+        ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "c")
+    )
+
+
+ODD = ["llama+de", "llama@v2", "a+b@c@d", "with space", 'quo"te', "hash # sign", "colon: x", "Zwölf", "-dash", "a/b+c"]
+
+
+def test_mergekit_reads_the_names_that_we_write():
+    """`ModelReference` of the real mergekit, for every kind of name that it splits or that YAML does."""
+    from mergekit.common import ModelReference
+
+    for path in [*ODD, "org/model", "/plain/path"]:
+        for revision in (None, "main", "refs/pr/1", "v1+cu@2"):
+            read = ModelReference.model_validate(yaml.safe_load(yaml.safe_dump(reference(path, revision))))
+            assert (read.model.path, read.model.revision, read.lora) == (path, revision, None)
+
+
+@pytest.mark.parametrize("name", ["llama+de", "llama@v2", 'with "quotes", spaces'])
+def test_odd_folders_mixed_dtypes_and_a_config_that_says_none(made_bases, tmp_path, run, run_warm, name):
+    """mergekit runs in another folder than ours; norms are fp32 in a bf16 model, and stay so."""
+    from safetensors.torch import load_file, save_file
+
+    base = tmp_path / "models" / name
+    shutil.copytree(made_bases / "llama", base)
+    weights = load_file(base / "model.safetensors")
+    weights = {key: tensor.float() if "norm" in key else tensor for key, tensor in weights.items()}
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((base / "config.json").read_text())
+    config = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+    (base / "config.json").write_text(json.dumps(config))
+    recipe = {"base_model": f"models/{name}", "solar": {"init": {"strategy": "dus", "drop_layers": 2}}}
+    (tmp_path / "recipe.yml").write_text(yaml.safe_dump(recipe))
+    printed = run("solar", "mergekit", "recipe.yml", cwd=tmp_path)
+    assert printed.returncode == 0, printed.stderr
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "merge.yml").write_text(printed.stdout)
+    merged = run_warm("mergekit-yaml", "merge.yml", "merged", cwd=elsewhere)
+    assert merged.returncode == 0, merged.stderr
+    assert tensor_bytes(elsewhere / "merged") == tensor_bytes(
         ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "c")
     )

@@ -1,3 +1,6 @@
+import shutil
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -6,7 +9,7 @@ from solar_plugins.plugins.recipe_packs import recipe_directory
 from solar_plugins.upscaling.architectures.table import ARCHITECTURES
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
-from solar_plugins.upscaling.mergekit import MERGEKIT_TYPES, passthrough_merge
+from solar_plugins.upscaling.mergekit import MERGEKIT_TYPES, passthrough_merge, reference, weights_of
 
 MISTRAL = Decoder.of({"model_type": "mistral", "num_hidden_layers": 32, "torch_dtype": "bfloat16"})
 
@@ -57,3 +60,48 @@ def test_identity_layers_are_never_exported_as_plain_copies(model_type):
     passthrough_merge("b", decoder, LayerPlan.from_sources(2, [0, 1, 1]))
     with pytest.raises(CheckpointError, match=f"identity layers are not tested for model_type '{model_type}'"):
         passthrough_merge("b", decoder, LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity"))))
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "expected"),
+    [
+        ({"BF16"}, "bfloat16"),
+        ({"F16"}, "float16"),
+        ({"F32"}, "float32"),
+        ({"F64"}, "float64"),
+        ({"BF16", "I64", "BOOL"}, "bfloat16"),  # counters and masks
+        ({"BF16", "F32"}, None),
+        ({"U8"}, None),
+    ],
+)
+def test_the_dtype_is_that_of_the_weights_and_none_where_they_are_mixed(dtypes, expected):
+    """The config says bfloat16. Without the key mergekit keeps each tensor's own dtype."""
+    assert passthrough_merge("b", MISTRAL, LayerPlan.from_sources(32, range(32)), dtypes).get("dtype") == expected
+
+
+def test_without_weights_the_config_is_believed_and_nothing_is_guessed():
+    silent = Decoder.of({"model_type": "mistral", "num_hidden_layers": 32})
+    assert "dtype" not in passthrough_merge("b", silent, LayerPlan.from_sources(32, range(32)))
+    assert passthrough_merge("b", MISTRAL, LayerPlan.from_sources(32, range(32)))["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("spelling", ["base", "./base", "../here/base", "~/base", "base/config.json"])
+def test_a_local_base_gets_its_whole_path(made_bases, tmp_path, monkeypatch, spelling):
+    here = tmp_path / "here"
+    shutil.copytree(made_bases / "llama", here / "base")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(here))
+    found = weights_of(spelling, None)
+    assert Path(found.model).is_absolute()
+    assert Path(found.model).samefile(here / "base")
+    assert found.dtypes == {"BF16"}
+
+
+def test_weights_that_are_not_here_are_not_fetched(base):
+    (base / "model.safetensors").unlink()
+    assert weights_of(str(base), None).dtypes is None
+
+
+def test_one_model_is_written_out_for_each_slice():
+    merge = passthrough_merge(reference("/a+b"), MISTRAL, LayerPlan.from_sources(32, [*range(24), *range(8, 32)]))
+    assert "&" not in yaml.safe_dump(merge)
