@@ -22,12 +22,15 @@ from solar_plugins.upscaling.estimates import (
     size_from_shards,
 )
 from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.planned_checkpoint import planned_checkpoint
 from solar_plugins.upscaling.provenance import PROVENANCE_KEY, growth_of
 from solar_plugins.upscaling.strategies import plan_of
 from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
 DEFAULT_SEQUENCE_TOKENS = 4096
+
+NOT_CHECKED = "weights     not checked: the plan is made from config.json alone; `solar upscale` reads the weights"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class PlanReport:
     sequence_tokens: int
     memory: list[SetupMemory]
     """In common set-ups; empty where sizes or widths are not known."""
+    weights_checked: bool = False
+    """Whether the base's weights are here and fit its config; else only its config was read."""
     already_grown: bool = False
     """Whether ``base`` came out of this very plan, so that the recipe uses it as it is."""
 
@@ -92,14 +97,30 @@ def plan_for_base(
 
 
 def _to_be_grown(base: FoundConfig, init: InitArgs, plan: LayerPlan, sequence_tokens: int) -> PlanReport:
-    upscale_config(base.decoder, plan)  # Refuses here, not first after a download, what would become of the config.
+    if base.folder:
+        planned_checkpoint(base.folder, plan)  # Refuses here what `solar upscale` refuses.
+    else:
+        upscale_config(base.decoder, plan)  # Refuses before a download what would become of the config.
     size, base_size = (_size(base, made) for made in (plan, _unchanged(plan.base_layers)))
     memory = _memory(base, plan, sequence_tokens)
-    return PlanReport(base.name, base.revision, base.decoder, init, plan, size, base_size, sequence_tokens, memory)
+    return PlanReport(
+        base=base.name,
+        revision=base.revision,
+        decoder=base.decoder,
+        init=init,
+        plan=plan,
+        size=size,
+        base_size=base_size,
+        sequence_tokens=sequence_tokens,
+        memory=memory,
+        weights_checked=base.folder is not None,
+    )
 
 
 def _as_it_is(base: FoundConfig, init: InitArgs, plan: LayerPlan, sequence_tokens: int) -> PlanReport:
     made = _unchanged(len(plan))
+    if base.folder:
+        planned_checkpoint(base.folder, made)
     return PlanReport(
         base=base.name,
         revision=base.revision,
@@ -110,6 +131,7 @@ def _as_it_is(base: FoundConfig, init: InitArgs, plan: LayerPlan, sequence_token
         base_size=size_from_config(base.decoder, plan.base_layers),
         sequence_tokens=sequence_tokens,
         memory=_memory(base, made, sequence_tokens),
+        weights_checked=base.folder is not None,
         already_grown=True,
     )
 
@@ -119,8 +141,8 @@ def _unchanged(num_layers: int) -> LayerPlan:
 
 
 def _size(base: FoundConfig, plan: LayerPlan) -> ModelSize | None:
-    if base.checkpoint:
-        return size_from_shards(planned_shards(base.checkpoint, plan), base.decoder)
+    if base.folder:
+        return size_from_shards(planned_shards(base.folder, plan), base.decoder)
     return size_from_config(base.decoder, len(plan))
 
 
@@ -132,7 +154,7 @@ def _memory(base: FoundConfig, plan: LayerPlan, sequence_tokens: int) -> list[Se
     decoder = base.decoder
     if decoder.quantization is not None or not all(decoder.text_config.get(key) for key in WIDTHS):
         return []
-    from_files = shapes_from_shards(planned_shards(base.checkpoint, plan)) if base.checkpoint else None
+    from_files = shapes_from_shards(planned_shards(base.folder, plan)) if base.folder else None
     shapes = from_files or shapes_from_config(decoder, len(plan))
     if not shapes:
         return []
@@ -150,6 +172,7 @@ def as_json(report: PlanReport) -> dict[str, Any]:
     return {
         "base": report.base,
         "already_grown": report.already_grown,
+        "weights_checked": report.weights_checked,
         "strategy": report.init.strategy,
         "arguments": report.init.model_extra or {},
         "base_layers": plan.base_layers,
@@ -173,6 +196,7 @@ def as_text(report: PlanReport) -> str:
         f"{report.base}: {plan.base_layers} -> {len(plan)} layers by {report.init.strategy}",
         *_growth_lines(report),
         *_size_lines(report),
+        *([] if report.weights_checked else [NOT_CHECKED]),
         "",
     ]
     memory = [*_memory_table(report), "", f"- {NOTE}"] if report.memory else []

@@ -19,6 +19,10 @@ MAX_JSON_VALUES = 1_000_000
 MAX_NAME_LENGTH = 500
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+MAX_LFS_POINTER_BYTES = 1024
+"""A pointer is smaller than this, by git-lfs's own specification (docs/spec.md)."""
+
 RESTORE = "restore or download it again"
 
 
@@ -122,13 +126,21 @@ def require_file(path: Path, *, error: Callable[[str], SolarError] = CheckpointE
     """The size of a regular file. Opening a FIFO would wait for ever, and reading a device might never end.
 
     Raises:
-        SolarError: An ``error``: it is something else.
+        SolarError: An ``error``: it is something else, or the pointer that git leaves where git-lfs is not installed.
         OSError: It is not there.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         kind = "directory" if stat.S_ISDIR(status.st_mode) else "pipe, socket or device"
         raise error(f"{path}: a {kind}, expected a file; {fix}")
+    if status.st_size < MAX_LFS_POINTER_BYTES:
+        with path.open("rb") as file:
+            is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+        if is_pointer:
+            raise error(
+                f"{path}: a git-lfs pointer of {status.st_size} bytes, expected the file itself, which git did not "
+                "fetch; run `git lfs pull` in that folder (`git lfs install` first if git-lfs is new there)"
+            )
     return status.st_size
 
 

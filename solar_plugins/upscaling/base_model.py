@@ -12,16 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.storage.safetensors import StoredTensor, read_header
-from solar_plugins.storage.untrusted import is_plain_file_name, read_json_object, require_inside
+from solar_plugins.logs import logger
+from solar_plugins.storage.safetensors import StoredTensor
+from solar_plugins.storage.untrusted import read_json_object, require_file, require_inside
 from solar_plugins.upscaling.companions import companions_in, judge, listed
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.hub import fetch, repository_files
+from solar_plugins.upscaling.tensor_names import model_names
+from solar_plugins.upscaling.weight_files import (
+    ADAPTER_CONFIG,
+    INDEX,
+    StoredWeights,
+    describe_other,
+    has_weights,
+    read_weights,
+    refuse_adapter,
+)
 
 CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
 CARD = "README.md"
+
+LOG = logger("base")
 
 
 def _is_shard(name: str) -> bool:
@@ -112,13 +123,30 @@ class BaseCheckpoint:
             )
 
     @cached_property
-    def tensors(self) -> dict[str, StoredTensor]:
-        """Its tensors by name. Reads the headers only.
+    def weights(self) -> StoredWeights:
+        """Its tensors as they are stored. Reads the headers only.
 
         Raises:
-            CheckpointError: There are no safetensors files, one is damaged, or the index and the files disagree.
+            CheckpointError: There are no weights that transformers would load, one file is damaged, or readers would
+                not agree which weights are meant.
         """
-        return _read_tensors(self.fetched)
+        return read_weights(self.fetched, self.config.get("transformers_weights"))
+
+    @cached_property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """Its tensors under the names that its model has for them. Logs what was done to stored names.
+
+        Raises:
+            CheckpointError: As `weights`, or the names are not those of the model.
+        """
+        weights = self.weights
+        try:
+            names = model_names(weights.tensors, self.decoder, unlisted=weights.unlisted, absent=weights.absent)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.directory}: {error}") from None
+        for note in names.notes:
+            LOG.info("%s: %s", self.name, note)
+        return {name: weights.tensors[stored] for name, stored in names.stored.items()}
 
     @property
     def tensors_here(self) -> dict[str, StoredTensor] | None:
@@ -141,12 +169,13 @@ class BaseCheckpoint:
         """Every file that the up-scaled model is made from.
 
         Raises:
-            CheckpointError: One is a link that leads out of the folder, or no file at all.
+            CheckpointError: One is a link that leads out of the folder, a git-lfs pointer, or no file at all.
         """
-        shards = {tensor.file for tensor in self.tensors.values()}
+        shards = {tensor.file for tensor in self.weights.tensors.values()}
         files = sorted(shards | {self.directory / CONFIG, *self.companions})
         for path in files:
             require_inside(path, self.directory)
+            require_file(path)
         return files
 
     def state(self) -> dict[Path, tuple[int, ...]]:
@@ -183,18 +212,23 @@ class FoundConfig:
         name: As the user wrote it: a directory, a config.json or a hub id.
         revision: As the user wrote it.
         config: The content of its config.json.
-        checkpoint: The base itself, if its weights are here already.
+        folder: The base itself, if it is a folder of this machine.
     """
 
     name: str
     revision: str | None
     config: Mapping[str, Any]
-    checkpoint: BaseCheckpoint | None = None
+    folder: BaseCheckpoint | None = None
+
+    @property
+    def checkpoint(self) -> BaseCheckpoint | None:
+        """The folder, if it holds weights: a run that goes on has written its config only."""
+        return self.folder if self.folder and has_weights(self.folder.directory) else None
 
     @cached_property
     def decoder(self) -> Decoder:
         """As `BaseCheckpoint.decoder`."""
-        return self.checkpoint.decoder if self.checkpoint else Decoder.of(self.config)
+        return self.folder.decoder if self.folder else Decoder.of(self.config)
 
 
 SAMPLE_BYTES = 65_536
@@ -225,11 +259,12 @@ def find_base(name: str, revision: str | None = None, *, trust_remote_code: bool
     """
     directory = Path(os.path.expanduser(name)).absolute()
     if name and directory.is_dir():
-        _refuse_adapter(directory)
+        refuse_adapter(directory, name)
         config = _trusted(read_config(directory / CONFIG), trust_remote_code)
         return BaseCheckpoint(name, directory, config, trusts_code=trust_remote_code)
     _refuse_missing_path(name)
-    directory = fetch(name, revision, [CONFIG])
+    directory = fetch(name, revision, [CONFIG, ADAPTER_CONFIG])
+    refuse_adapter(directory, name)
     config = _trusted(read_config(directory / CONFIG), trust_remote_code)
     return BaseCheckpoint(name, directory, config, revision=directory.name, trusts_code=trust_remote_code)
 
@@ -257,11 +292,12 @@ def find_config(name: str, revision: str | None = None, *, trust_remote_code: bo
     """
     path = Path(os.path.expanduser(name))
     if path.is_file():
+        if path.suffix != ".json":
+            raise CheckpointError(_file_for_folder(path))
         return FoundConfig(name, revision, _trusted(read_config(path), trust_remote_code))
     if path.is_dir():
-        config = _trusted(read_config(path / CONFIG), trust_remote_code)
-        has_weights = (path / SINGLE_FILE).is_file() or (path / INDEX).is_file()
-        return FoundConfig(name, revision, config, BaseCheckpoint(name, path, config) if has_weights else None)
+        base = find_base(name, trust_remote_code=trust_remote_code)
+        return FoundConfig(name, revision, base.config, base)
     _refuse_missing_path(name)
     config = _trusted(read_config(fetch(name, revision, [CONFIG]) / CONFIG), trust_remote_code)
     return FoundConfig(name, revision, config)
@@ -274,73 +310,17 @@ def read_config(path: Path) -> dict[str, Any]:
         CheckpointError: It is missing or not a JSON object.
     """
     if not path.exists():
-        raise CheckpointError(f"{path}: missing; a base model has a config.json beside its weights")
+        other = describe_other(path.parent)
+        raise CheckpointError(
+            f"{path}: missing; a base model has a config.json beside its weights{f'. {other}' if other else ''}"
+        )
     return read_json_object(path)
 
 
-def _read_tensors(directory: Path) -> dict[str, StoredTensor]:
-    """Of one safetensors file, or of an index and its shards; both are checked before they are used."""
-    if (directory / INDEX).is_file() and (directory / SINGLE_FILE).is_file():
-        raise CheckpointError(
-            f"{directory}: holds both {SINGLE_FILE} and {INDEX}; transformers reads the first and mergekit the second, "
-            "so nobody can say which weights are meant. Remove the one that is stale"
-        )
-    if (directory / INDEX).is_file():
-        return _read_indexed(directory)
-    if (directory / SINGLE_FILE).is_file():
-        return _read_own_header(directory / SINGLE_FILE)
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
-    if pickles:
-        raise CheckpointError(
-            f"{directory}: the weights are pickles ({pickles[0]}), which can run code when they are read; expected "
-            "safetensors. Convert them once: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)"
-        )
-    raise CheckpointError(f"{directory}: no weights; expected {SINGLE_FILE} or {INDEX} with its shards")
-
-
-def _read_own_header(path: Path) -> dict[str, StoredTensor]:
-    require_inside(path, path.parent)
-    return read_header(path)
-
-
-def _read_indexed(directory: Path) -> dict[str, StoredTensor]:
-    require_inside(directory / INDEX, directory)
-    weight_map = read_json_object(directory / INDEX, strict=True).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise CheckpointError(
-            f"{directory / INDEX}: weight_map is not a map from tensor names to file names; download it again"
-        )
-    stored: dict[str, StoredTensor] = {}
-    for filename in _shard_names(directory, weight_map):
-        for name, tensor in _read_own_header(directory / filename).items():
-            if weight_map.get(name) != filename:
-                raise CheckpointError(
-                    f"{directory / INDEX}: tensor {name!r:.200} lies in {filename}, but the index says "
-                    f"{weight_map.get(name)!r}; shards and index are of different versions. Download them again"
-                )
-            stored[name] = tensor
-    absent = sorted(weight_map.keys() - stored.keys())
-    if absent:
-        raise CheckpointError(
-            f"{directory / INDEX}: tensor {absent[0]!r:.200} should be in {weight_map[absent[0]]}, but is not; "
-            "download it again"
-        )
-    return stored
-
-
-def _shard_names(directory: Path, weight_map: Mapping[str, str]) -> Iterator[str]:
-    for filename in dict.fromkeys(weight_map.values()):
-        if not is_plain_file_name(filename):
-            raise CheckpointError(
-                f"{directory / INDEX}: names the shard {filename!r:.200}, which is no plain file name in this folder; "
-                "refused"
-            )
-        if not (directory / filename).exists():
-            raise CheckpointError(f"{directory / INDEX}: names the shard {filename}, which is missing; download it")
-        yield filename
-
-
 def _refuse_missing_path(name: str) -> None:
+    path = Path(os.path.expanduser(name))
+    if name and path.is_file():
+        raise CheckpointError(_file_for_folder(path))
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_local:
         raise CheckpointError(
@@ -350,9 +330,8 @@ def _refuse_missing_path(name: str) -> None:
         )
 
 
-def _refuse_adapter(directory: Path) -> None:
-    if (directory / "adapter_config.json").is_file() and not (directory / CONFIG).is_file():
-        raise CheckpointError(
-            f"{directory}: a LoRA adapter, not a model; merge it into its base first (axolotl merge-lora) and give the "
-            "result"
-        )
+def _file_for_folder(path: Path) -> str:
+    return (
+        f"base_model: {path} is a file; expected the folder of a model, with its config.json, weights and tokenizer, "
+        f"such as {path.absolute().parent} (for solar plan a config.json suffices)"
+    )

@@ -24,14 +24,13 @@ from solar_plugins.storage.partials import partials_of
 from solar_plugins.storage.safetensors import shard_index, write_shard
 from solar_plugins.storage.untrusted import require_inside
 from solar_plugins.text import format_bytes
-from solar_plugins.upscaling.base_model import CARD, CONFIG, INDEX, BaseCheckpoint
-from solar_plugins.upscaling.estimates import require_expected_parameters
+from solar_plugins.upscaling.base_model import CARD, CONFIG, BaseCheckpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import FORMAT_VERSION, MARKER, Marker, read_marker
 from solar_plugins.upscaling.model_card import model_card
+from solar_plugins.upscaling.planned_checkpoint import planned_checkpoint
 from solar_plugins.upscaling.provenance import provenance
-from solar_plugins.upscaling.upscaled_config import upscale_config
-from solar_plugins.upscaling.upscaled_tensors import planned_shards
+from solar_plugins.upscaling.weight_files import INDEX
 
 LOG = logger("checkpoint")
 
@@ -138,8 +137,7 @@ def _os_errors_explained(directory: Path) -> AbstractContextManager[None]:
 
 def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -> None:
     """Write into ``directory`` what will stand at ``final``."""
-    config, shards = upscale_config(base.decoder, plan), planned_shards(base, plan)
-    require_expected_parameters(shards, base.decoder, plan)
+    config, shards = planned_checkpoint(base, plan)
     total_bytes = sum(shard.data_bytes for shard in shards)
     companions = {base.relative(path): path for path in base.companions}
     _require_space(total_bytes + sum(path.stat().st_size for path in companions.values()), final, directory)

@@ -25,6 +25,9 @@ from solar_plugins.upscaling.layer_plan import MAX_LAYERS
 PREDICTION_LAYER_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
 """Config keys that announce prediction layers stored past the last decoder layer."""
 
+LANGUAGE_MODEL_CLASSES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "WithLMHead", "DoubleHeadsModel")
+"""How the names of transformers' classes with a head for language modelling end."""
+
 
 class DecoderWidths(NamedTuple):
     """The widths of a Llama-type decoder, in elements."""
@@ -94,6 +97,25 @@ class Decoder:
     def model_type(self) -> str:
         """The model type of the whole model."""
         return str(self.config["model_type"])
+
+    @property
+    def model_class(self) -> str:
+        """The class of transformers that the base was saved from, such as ``LlamaForCausalLM``; empty if not said."""
+        said = self.config.get("architectures")
+        return str(said[0]) if isinstance(said, list) and said else ""
+
+    @property
+    def has_language_model_head(self) -> bool:
+        """Whether the base has a head that predicts tokens, unlike an embedding or a reward model.
+
+        A config that names no class is taken for a language model's.
+        """
+        return not self.model_class or self.model_class.endswith(LANGUAGE_MODEL_CLASSES)
+
+    @property
+    def has_own_code(self) -> bool:
+        """Whether only the checkpoint's own code knows the model type, and with it the names of its tensors."""
+        return self.text_config.get("model_type") not in ARCHITECTURES
 
     @property
     def quantization(self) -> Any:

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import NamedTuple
 
-from solar_plugins.errors import CheckpointError
 from solar_plugins.storage.safetensors import DTYPE_BITS, Shard
 from solar_plugins.upscaling.decoder import Decoder
-from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.tensor_names import is_tied
 from solar_plugins.upscaling.upscaled_tensors import layer_tensors
 
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -55,7 +54,7 @@ def shapes_from_config(decoder: Decoder, num_layers: int) -> dict[str, Shape] | 
     for number in range(num_layers):
         shapes |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
     shapes["model.norm.weight"] = (widths.hidden,)
-    if not decoder.config.get("tie_word_embeddings"):
+    if decoder.has_language_model_head and not is_tied(decoder):
         shapes["lm_head.weight"] = (widths.vocabulary, widths.hidden)
     return shapes
 
@@ -111,26 +110,3 @@ def size_from_shards(shards: Iterable[Shard], decoder: Decoder) -> ModelSize:
             count * DTYPE_BITS[tensor.source.dtype] // 8 for count, tensor in zip(counts.values(), tensors, strict=True)
         ),
     )
-
-
-def require_expected_parameters(shards: Iterable[Shard], decoder: Decoder, plan: LayerPlan) -> None:
-    """Refuse tensors that are not as many parameters as the config promises: loading would invent the missing ones.
-
-    Raises:
-        CheckpointError: The numbers differ, where `size_from_config` can tell. Not counted: the stored copy of a tied
-            head, and rotary buffers, which old Llama checkpoints hold.
-    """
-    not_parameters = ("lm_head.",) if decoder.config.get("tie_word_embeddings") else ()
-    found = sum(
-        prod(tensor.source.shape)
-        for shard in shards
-        for tensor in shard.tensors
-        if not tensor.name.startswith(not_parameters) and not tensor.name.endswith("rotary_emb.inv_freq")
-    )
-    size = size_from_config(decoder, len(plan))
-    expected = size.parameters if size else found
-    if found != expected:
-        raise CheckpointError(
-            f"the base's tensors would make {found:,} parameters with {len(plan)} layers, but its config.json makes "
-            f"{expected:,}; a tensor is missing, or the config belongs to another model"
-        )

@@ -36,6 +36,7 @@ def upscale_config(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
         _ = decoder.residual_writers  # Refuses here already, and not first when the weights are there.
     if decoder.quantization is not None:
         upscaled["quantization_config"] = reordered_quantization(decoder, plan)
+    upscaled.pop("transformers_weights", None)  # Names a file of the base; transformers drops it when it saves, too.
     return deepcopy(upscaled)
 
 

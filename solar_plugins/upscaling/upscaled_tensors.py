@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from solar_plugins.storage.safetensors import PlannedTensor, Shard, plan_shards
 from solar_plugins.upscaling.base_model import BaseCheckpoint
 from solar_plugins.upscaling.decoder import PREDICTION_LAYER_KEYS, Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+from solar_plugins.upscaling.tensor_names import layer_prefix_of, layer_prefixes
 
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -74,12 +74,11 @@ def layer_tensors(names: Iterable[str], decoder: Decoder) -> dict[int, list[str]
 
 def _numbered(names: Iterable[str], decoder: Decoder) -> dict[str, dict[int, list[str]]]:
     """Tensor names by the spelling of the prefix and by layer."""
-    architecture = decoder.architecture
-    pattern = re.compile(rf"((?:[^.]+\.)*?{re.escape(architecture.stack)}\.)(0|[1-9][0-9]{{0,5}})\..+")
+    known = layer_prefixes(decoder)
     found: dict[str, dict[int, list[str]]] = {}
     for name in names:
-        match = pattern.fullmatch(name)
-        if match and architecture.is_prefix(match[1]):
+        match = layer_prefix_of(name, decoder)
+        if match and (match[1] in known or (decoder.has_own_code and match[1].endswith(known))):
             found.setdefault(match[1], {}).setdefault(int(match[2]), []).append(name)
     return found
 

@@ -19,7 +19,7 @@ from solar_plugins.storage.directories import files_below
 from solar_plugins.storage.safetensors import PlannedTensor, Shard, read_header, shard_header, shard_index
 from solar_plugins.storage.untrusted import read_json_object, require_file
 from solar_plugins.text import format_bytes
-from solar_plugins.upscaling.base_model import CARD, CONFIG, INDEX, BaseCheckpoint, find_base
+from solar_plugins.upscaling.base_model import CARD, CONFIG, BaseCheckpoint, find_base
 from solar_plugins.upscaling.checkpoint import progress
 from solar_plugins.upscaling.companions import Reason, judge
 from solar_plugins.upscaling.config_check import check_by_transformers
@@ -28,6 +28,7 @@ from solar_plugins.upscaling.marker import MARKER, Marker, read_marker
 from solar_plugins.upscaling.provenance import provenance
 from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
+from solar_plugins.upscaling.weight_files import INDEX
 
 READ_THREADS = 2
 BUFFER_BYTES = 1 << 20

@@ -53,7 +53,9 @@ def test_plan_of_a_recipe_is_the_same(base, recipe):
 def test_plan_from_config_alone_equals_the_plan_from_weights(base):
     with_weights = json.loads(invoke("plan", "--base", base, "--drop-layers", 2, "--json"))
     config_only = json.loads(invoke("plan", "--base", base / "config.json", "--drop-layers", 2, "--json"))
+    assert (with_weights.pop("weights_checked"), config_only.pop("weights_checked")) == (True, False)
     assert {**with_weights, "base": ""} == {**config_only, "base": ""}
+    assert "not checked" in invoke("plan", "--base", base / "config.json", "--drop-layers", 2)
 
 
 def test_plan_from_a_config_that_does_not_tell_the_parameters(tmp_path):

@@ -1,4 +1,4 @@
-"""Checkpoints whose tensor names lack the usual prefix, as the hub's GPT-2 and BLOOM do, or carry one more."""
+"""Checkpoints whose tensor names lack the usual prefix, as the hub's GPT-2 and BLOOM do, or carry more."""
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import write_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.verify import verify_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -42,16 +43,19 @@ def test_a_missing_prefix_stays_missing_and_loads(model_type, prefix, tmp_path):
     assert torch.equal(deeper(tokens, use_cache=False).logits, reference)
 
 
-def test_a_prefix_more_is_kept(tmp_path):
+@torch.no_grad()
+@pytest.mark.parametrize("wrap", [lambda name: f"module.{name}", lambda name: name.replace("mlp.", "mlp._orig_mod.")])
+def test_what_a_training_wrapper_added_is_stripped_and_the_result_loads(wrap, tmp_path):
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(tiny_config("llama")).save_pretrained(tmp_path / "base")
-    before = load_file(tmp_path / "base" / "model.safetensors")
-    renamed(tmp_path / "base", lambda name: f"module.{name}")
+    base = AutoModelForCausalLM.from_config(tiny_config("llama")).eval()
+    base.save_pretrained(tmp_path / "base")
+    renamed(tmp_path / "base", wrap)
     write_checkpoint(
         find_base(str(tmp_path / "base")), LayerPlan.from_sources(NUM_LAYERS, SOURCES), tmp_path / "deeper"
     )
-    after = load_file(tmp_path / "deeper" / "model.safetensors")
-    for position, source in enumerate(SOURCES):
-        name = "model.layers.{}.self_attn.q_proj.weight"
-        assert torch.equal(after["module." + name.format(position)], before[name.format(source)])
-    assert len(after) == 3 + 12 * 9
+    deeper, info = AutoModelForCausalLM.from_pretrained(tmp_path / "deeper", output_loading_info=True)
+    assert not any(info.values())
+    tokens = torch.arange(3, 15)[None]
+    reference = rearranged(base, SOURCES, NUM_LAYERS)(tokens, use_cache=False).logits
+    assert torch.equal(deeper(tokens, use_cache=False).logits, reference)
+    assert verify_checkpoint(tmp_path / "deeper", str(tmp_path / "base")).tensors == 3 + 12 * 9

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from solar_plugins.errors import ArgsError, CheckpointError
-from solar_plugins.report.plan_report import as_json, as_text, plan_for_base, plan_for_recipe
+from solar_plugins.report.plan_report import NOT_CHECKED, as_json, as_text, plan_for_base, plan_for_recipe
 from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import write_checkpoint
@@ -75,11 +75,13 @@ def test_a_base_that_the_recipes_own_plan_made_is_reported_as_it_is(base, grown,
     assert after.already_grown
     assert not before.already_grown
     assert (after.plan, after.size, after.base_size) == (before.plan, before.size, before.base_size)
-    assert as_json(after) == as_json(before) | {"base": str(grown / name), "already_grown": True}
+    changed = {"base": str(grown / name), "already_grown": True, "weights_checked": name == ""}
+    assert as_json(after) == as_json(before) | changed
     first, second, *rest = as_text(after).splitlines()
     assert first.endswith("8 -> 12 layers by dus")
     assert second == "up-scaled   by this plan already; used as it is, with its 12 layers, NOT up-scaled again"
-    assert rest == as_text(before).splitlines()[1:]
+    assert [line for line in rest if line != NOT_CHECKED] == as_text(before).splitlines()[1:]
+    assert (NOT_CHECKED in rest) == (name == "config.json")
 
 
 def test_the_size_of_a_grown_models_base_is_left_out_where_it_is_not_known(tiny_model, tmp_path):

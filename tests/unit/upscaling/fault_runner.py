@@ -22,9 +22,10 @@ from faults import READING, WRITING, content, in_child, strike, times
 from solar_plugins.storage import directories, partials
 from solar_plugins.storage import lock as writer_lock
 from solar_plugins.upscaling import checkpoint
-from solar_plugins.upscaling.base_model import INDEX, find_base
+from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import cache_name, ensure_checkpoint, is_finished
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+from solar_plugins.upscaling.weight_files import INDEX
 
 PLAN = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(0, "identity"), PlannedLayer(1)))
 

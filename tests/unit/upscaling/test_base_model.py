@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.base_model import INDEX, find_base, find_config
+from solar_plugins.upscaling.base_model import find_base, find_config
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.weight_files import INDEX
 
 
 def test_identity_changes_with_any_file_that_is_used(base):
@@ -111,12 +112,6 @@ def test_config_alone_suffices_for_planning(base, tmp_path):
     assert find_config(str(base)).checkpoint is None
 
 
-def test_a_lora_adapter_is_refused_with_advice(base):
-    (base / "config.json").rename(base / "adapter_config.json")
-    with pytest.raises(CheckpointError, match="a LoRA adapter, not a model; merge it"):
-        find_base(str(base))
-
-
 @pytest.mark.parametrize(
     ("content", "message"), [("{", "not valid JSON"), ("[]", "holds a list, expected a JSON object")]
 )
@@ -166,7 +161,7 @@ def damage_absolute_path(base):
 
 def damage_index_names_an_absent_tensor(base):
     index = json.loads((base / INDEX).read_text())
-    index["weight_map"]["model.extra.weight"] = index["weight_map"]["lm_head.weight"]
+    index["weight_map"]["model.layers.7.extra.weight"] = index["weight_map"]["lm_head.weight"]
     (base / INDEX).write_text(json.dumps(index))
 
 
@@ -202,11 +197,14 @@ def damage_no_weights(base):
         (damage_missing_shard, "names the shard model-00003-of-.*, which is missing"),
         (damage_path_outside, "'../secret.safetensors', which is no plain file name"),
         (damage_absolute_path, "'/etc/passwd', which is no plain file name"),
-        (damage_index_names_an_absent_tensor, "'model.extra.weight' should be in .*, but is not"),
+        (
+            damage_index_names_an_absent_tensor,
+            "'model.layers.7.extra.weight' is named by the index, but no file",
+        ),
         (damage_index_puts_a_tensor_elsewhere, "'lm_head.weight' lies in .*, but the index says"),
         (damage_index_is_no_json, "not valid JSON"),
         (damage_weight_map_is_a_list, "weight_map is not a map"),
-        (damage_only_pickles, r"the weights are pickles \(pytorch_model.bin\)"),
+        (damage_only_pickles, r"holds pytorch_model.bin \(pickles, which can run code"),
         (damage_no_weights, "no weights; expected model.safetensors"),
     ],
 )

@@ -12,12 +12,13 @@ from urllib.parse import unquote
 import pytest
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.base_model import INDEX, find_base
+from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.companions import MAX_BYTES, REMADE, Reason, companions_in, judge
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import MARKER
 from solar_plugins.upscaling.verify import verify_checkpoint
+from solar_plugins.upscaling.weight_files import INDEX
 
 DUS = LayerPlan.from_sources(8, [*range(6), *range(2, 8)])
 

@@ -45,8 +45,10 @@ def test_identity_is_refused_where_it_is_not_tested():
         tensor_copies(NAMES, Decoder.of(CONFIG | {"model_type": "olmo2"}), LayerPlan(4, (PlannedLayer(3, "identity"),)))
 
 
-@pytest.mark.parametrize("change", [lambda n: n.removeprefix("model."), lambda n: f"base.{n}"])
-def test_checkpoints_whose_names_lack_or_carry_a_prefix(change):
+def test_checkpoints_whose_names_lack_the_prefix():
+    def change(name):
+        return name.removeprefix("model.")
+
     names = [change(name) for name in NAMES]
     copies = {copy.name: copy.source for copy in tensor_copies(names, Decoder.of(CONFIG), PLAN)}
     assert len(copies) == 3 + 6 * 3
@@ -129,7 +131,6 @@ def test_a_decay_that_is_not_stored_would_be_derived_anew():
         ([name for name in NAMES if ".layers.2." not in name], "layer 2 .* it has none"),
         ([name for name in NAMES if name != "model.layers.2.self_attn.q_proj.weight"], "differ in self_attn.q_proj"),
         ([name.replace("layers", "h") for name in NAMES], r"should be called model.layers.<number>.*found: none"),
-        ([*NAMES, *(f"other.{name}" for name in NAMES)], r"found: model.layers., other.model.layers."),
     ],
 )
 def test_names_that_do_not_fit_the_config(names, message):

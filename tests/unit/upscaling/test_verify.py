@@ -14,7 +14,7 @@ from solar_plugins.cli import solar
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling import upscaled_tensors, verify
 from solar_plugins.upscaling.architectures import spellings
-from solar_plugins.upscaling.base_model import INDEX, find_base
+from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import MARKER, ensure_checkpoint, is_finished
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 from solar_plugins.upscaling.verify import (
@@ -25,6 +25,7 @@ from solar_plugins.upscaling.verify import (
     values_difference,
     verify_checkpoint,
 )
+from solar_plugins.upscaling.weight_files import INDEX
 
 DUS = LayerPlan.from_sources(8, [*range(6), *range(2, 8)])
 EXPANDED = LayerPlan(8, tuple(PlannedLayer(i, kind) for i in range(8) for kind in ("copy", "identity")))

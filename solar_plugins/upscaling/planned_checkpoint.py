@@ -1,0 +1,74 @@
+"""What an upscaled checkpoint will hold, and every refusal that headers allow: `solar plan` and `upscale` agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from solar_plugins.errors import CheckpointError
+from solar_plugins.storage.safetensors import Shard
+from solar_plugins.upscaling.base_model import BaseCheckpoint
+from solar_plugins.upscaling.decoder import Decoder
+from solar_plugins.upscaling.estimates import Shape, shapes_from_config, shapes_from_shards
+from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.tensor_names import is_tied
+from solar_plugins.upscaling.upscaled_config import upscale_config
+from solar_plugins.upscaling.upscaled_tensors import planned_shards
+
+
+def planned_checkpoint(base: BaseCheckpoint, plan: LayerPlan) -> tuple[dict[str, Any], list[Shard]]:
+    """Config and weight files of the upscaled checkpoint. Reads headers only, and refuses all that they can tell.
+
+    Raises:
+        CheckpointError: The base cannot be used, or not with this plan.
+    """
+    config, shards = upscale_config(base.decoder, plan), planned_shards(base, plan)
+    _require_expected_parameters(shards, base.decoder, plan, base.name)
+    _ = base.files  # Refuses links that lead out of the folder, and git-lfs pointers.
+    return config, shards
+
+
+def _require_expected_parameters(shards: Iterable[Shard], decoder: Decoder, plan: LayerPlan, base_name: str) -> None:
+    """Refuse tensors that are not the parameters which the config promises: loading would invent the missing ones.
+
+    Nothing is known, and nothing refused, where `shapes_from_config` cannot tell. Tensors beside the layers that the
+    model does not have, such as a value head, are no harm: transformers ignores them.
+
+    Args:
+        shards: Of the deeper model.
+        decoder: The base's.
+        plan: What becomes of its layers.
+        base_name: What to call the base in an error.
+
+    Raises:
+        CheckpointError: A tensor is missing, has another shape, or a layer holds one that the model has not.
+    """
+    expected = shapes_from_config(decoder, len(plan))
+    if expected is None:
+        return
+    found = {_full_name(name): shape for name, shape in shapes_from_shards(shards).items()}
+    optional = {"lm_head.weight"} if is_tied(decoder) or not decoder.has_language_model_head else set()
+    wrong = next((name for name, shape in expected.items() if found.get(name) != shape and name not in optional), None)
+    if wrong:
+        has = f"has the shape {list(found[wrong])}" if wrong in found else "is missing"
+        raise CheckpointError(
+            f"{base_name}: with {len(plan)} layers, tensor {wrong} {has}; its config.json makes it "
+            f"{list(expected[wrong])}. The checkpoint is incomplete, or the config belongs to another model"
+        )
+    extra = next((name for name in found if name.startswith("model.layers.") and _is_extra(name, expected)), None)
+    if extra:
+        raise CheckpointError(
+            f"{base_name}: tensor {extra!r:.200} is not a parameter of the model that its config.json makes, so "
+            "transformers would leave it out; the config belongs to another model"
+        )
+
+
+def _full_name(name: str) -> str:
+    """As the causal model spells it, which transformers completes or shortens when it loads."""
+    name = name.removeprefix("transformer.")
+    return name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
+
+
+def _is_extra(name: str, expected: Mapping[str, Shape]) -> bool:
+    """Rotary buffers do not count: old Llama checkpoints hold them."""
+    return name not in expected and not name.endswith("rotary_emb.inv_freq")

@@ -1,0 +1,251 @@
+"""The weight files of a model's folder: which of them transformers loads, and what a folder without them is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from solar_plugins.errors import CheckpointError
+from solar_plugins.storage.safetensors import StoredTensor, read_header
+from solar_plugins.storage.untrusted import is_plain_file_name, read_json_object, require_inside
+from solar_plugins.upscaling.companions import LEFTOVER_FILES, listed
+
+INDEX = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+EXPECTED = f"expected {SINGLE_FILE}, or {INDEX} with its shards"
+
+NUMBERED_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
+
+
+class StoredWeights(NamedTuple):
+    """What the weight files of a folder hold."""
+
+    tensors: dict[str, StoredTensor]
+    """By name, as transformers would read them."""
+    unlisted: frozenset[str] = frozenset()
+    """Those that the index leaves out. transformers loads whole shards, so it sees them all the same."""
+    absent: Mapping[str, str] = {}
+    """Tensors that the index names and no file holds, with the file that should."""
+
+
+class OtherFolder(NamedTuple):
+    """A kind of folder that is no model to load with transformers, known by the files in it."""
+
+    patterns: tuple[str, ...]
+    what: str
+    fix: str
+
+
+OTHER_FOLDERS = (
+    OtherFolder(
+        ("global_step*", "zero_pp_rank_*", "*_zero_pp_rank_*"),
+        "a DeepSpeed ZeRO checkpoint, whose weights are split over the ranks and were not gathered",
+        "Gather them: python zero_to_fp32.py DIR NEW_DIR --safe_serialization (the script lies in the folder), and "
+        "copy config.json and the tokenizer there; or train with stage3_gather_16bit_weights_on_model_save: true",
+    ),
+    OtherFolder(
+        ("pytorch_model_fsdp*", "*.distcp", "*/*.distcp"),
+        "a sharded FSDP checkpoint",
+        "Merge it: axolotl merge-sharded-fsdp-weights RECIPE, or accelerate merge-weights "
+        "DIR/pytorch_model_fsdp_0 NEW_DIR; and copy config.json and the tokenizer there",
+    ),
+    OtherFolder(
+        ("adapter_model.*",),
+        "the weights of an adapter, not of a model",
+        "Merge it into its base first (axolotl merge-lora RECIPE) and give the merged folder",
+    ),
+    OtherFolder(
+        ("*.gguf",),
+        "GGUF, the format of llama.cpp",
+        "Give the original model in safetensors format, from which the GGUF file was made",
+    ),
+    OtherFolder(
+        ("consolidated*.safetensors", "consolidated*.pth", "params.json"),
+        "the publisher's own format, whose tensors have other names than transformers' model",
+        "Download the same model in transformers' format (config.json, model*.safetensors)",
+    ),
+    OtherFolder(
+        ("*.safetensors",),
+        "safetensors under a name that transformers does not look for",
+        f"If it is the whole model, rename it to {SINGLE_FILE}",
+    ),
+    OtherFolder(
+        ("pytorch_model*.bin", "*.bin", "*.pt", "*.pth", "*.ckpt"),
+        "pickles, which can run code when they are read",
+        "Convert them once: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)",
+    ),
+    OtherFolder(
+        ("*.h5", "*.msgpack", "*.onnx", "*.nemo", "*.npz", "*.mlmodel", "*.mlpackage", "*.tflite", "saved_model.pb"),
+        "the weights of another framework",
+        "Download the model's safetensors files, or convert it",
+    ),
+)
+"""In the order in which they are tried: a ZeRO folder may also hold a useless pytorch_model.bin."""
+
+
+def read_weights(directory: Path, explicit: str | None = None) -> StoredWeights:
+    """The tensors of a model's folder, as transformers finds them: of one file, or of an index and its shards.
+
+    Follows ``_get_resolved_checkpoint_files`` and ``_load_pretrained_model`` of transformers 5.20 (modeling_utils.py):
+    one file goes before an index; of the shards that an index names every tensor is read, in the order of the file
+    names, and a later one replaces an earlier one. Where that and the index differ, other readers (mergekit, vLLM)
+    would read another model, so such a folder is refused. Only headers are read.
+
+    Args:
+        directory: The folder.
+        explicit: The file or index that the config names as ``transformers_weights``, if it does.
+
+    Raises:
+        CheckpointError: There are no weights that transformers would load, one is damaged, or two readers would read
+            different ones.
+    """
+    single, index = directory / SINGLE_FILE, directory / INDEX
+    if explicit is not None:
+        if not is_plain_file_name(explicit):
+            raise CheckpointError(
+                f"{directory}: config.json names the weights {explicit!r:.200} (transformers_weights), which is no "
+                "plain file name in this folder; refused"
+            )
+        named = directory / explicit
+        return _read_index(named, None) if explicit.endswith(".json") else StoredWeights(_read_own_header(named))
+    if index.is_file():
+        return _read_index(index, single.name if single.is_file() else None)
+    if single.is_file():
+        return StoredWeights(_read_own_header(single))
+    raise CheckpointError(describe_other(directory) or f"{directory}: no weights; {EXPECTED}")
+
+
+def has_weights(directory: Path) -> bool:
+    """Whether there is a file that transformers would load weights from."""
+    return (directory / SINGLE_FILE).is_file() or (directory / INDEX).is_file()
+
+
+def refuse_adapter(directory: Path, name: str) -> None:
+    """Refuse the output folder of a LoRA run.
+
+    Args:
+        directory: The folder.
+        name: What to call it in the error.
+
+    Raises:
+        CheckpointError: There is an ``adapter_config.json``. With it transformers loads the base that it names and the
+            adapter, whatever weights lie beside it.
+    """
+    if not (directory / ADAPTER_CONFIG).is_file():
+        return
+    if has_weights(directory):
+        raise CheckpointError(
+            f"{name}: holds {ADAPTER_CONFIG} beside a model's weights; transformers would load the adapter's own "
+            f"base and the adapter, not these weights. If they are merged already, remove {ADAPTER_CONFIG}; else merge "
+            "the adapter (axolotl merge-lora RECIPE) and give the merged folder"
+        )
+    raise CheckpointError(
+        f"{name}: a LoRA adapter, not a model; merge it into its base first (axolotl merge-lora RECIPE) and give "
+        "the merged folder"
+    )
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    require_inside(index, index.parent)
+    weight_map = read_json_object(index, strict=True).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"{index}: weight_map is not a map from tensor names to file names; download it again")
+    return weight_map
+
+
+def _read_own_header(path: Path) -> dict[str, StoredTensor]:
+    require_inside(path, path.parent)
+    return read_header(path)
+
+
+def _read_index(index: Path, single: str | None) -> StoredWeights:
+    """The tensors of all files that an index names; those of ``single``, if it is there, before all others."""
+    weight_map = _weight_map(index)
+    if single and single not in weight_map.values():
+        raise CheckpointError(
+            f"{index.parent}: holds both {single} and {index.name}, which names other files; transformers reads the "
+            "first and mergekit and vLLM the second, so nobody can say which weights are meant. Remove the one that "
+            "is stale"
+        )
+    stored: dict[str, StoredTensor] = {}
+    for filename in _shard_names(index, weight_map, single):
+        for name, tensor in _read_own_header(index.parent / filename).items():
+            other = stored.get(name)
+            if other is None or other.file.name != single:
+                stored[name] = tensor
+    for name, tensor in stored.items():
+        listed = weight_map.get(name, tensor.file.name)
+        if listed != tensor.file.name:
+            raise CheckpointError(
+                f"{index}: tensor {name!r:.200} lies in {tensor.file.name}, which transformers would read, but the "
+                f"index says {listed!r:.200}; shards and index are of different versions. Download them again"
+            )
+    return StoredWeights(
+        stored,
+        frozenset(stored.keys() - weight_map.keys()),
+        {name: filename for name, filename in weight_map.items() if name not in stored},
+    )
+
+
+def _shard_names(index: Path, weight_map: Mapping[str, str], single: str | None) -> Iterable[str]:
+    for filename in sorted(set(weight_map.values())):
+        if not is_plain_file_name(filename):
+            raise CheckpointError(
+                f"{index}: names the shard {filename!r:.200}, which is no plain file name in this folder; refused"
+            )
+        if (index.parent / filename).exists():
+            yield filename
+        elif single is None:
+            raise CheckpointError(f"{index}: names the shard {filename}, which is missing; download it")
+
+
+def _shards_without_index(directory: Path) -> str:
+    shards = {
+        match[0]: match for path in directory.glob("*.safetensors") if (match := NUMBERED_SHARD.fullmatch(path.name))
+    }
+    if not shards:
+        return ""
+    first = shards[min(shards)]
+    count = int(first[3])
+    all_names = [f"{first[1]}-{number:05}-of-{first[3]}.safetensors" for number in range(1, min(count, 9999) + 1)]
+    missing = [name for name in all_names if name not in shards]
+    lacking = f"{listed(missing)} and the index" if missing else "the index"
+    return (
+        f"{directory}: holds {len(all_names) - len(missing)} of {count} shards ({min(shards)}), but {lacking} "
+        f"{'are' if missing else 'is'} missing; {EXPECTED}. The writer or the download was cut off: fetch what is "
+        "missing from where the shards came from, or save the model again"
+    )
+
+
+def describe_other(directory: Path) -> str:
+    """What a folder that transformers cannot load is instead, with the fix; empty if nothing in it tells."""
+    if cut_off := _shards_without_index(directory):
+        return cut_off
+    leftovers = {path for pattern in LEFTOVER_FILES for path in directory.glob(pattern)}
+    for kind in OTHER_FOLDERS:
+        found = sorted({path for pattern in kind.patterns for path in directory.glob(pattern)} - leftovers)
+        if found:
+            names = listed([str(path.relative_to(directory)) for path in found])
+            return f"{directory}: holds {names} ({kind.what}); {EXPECTED}. {kind.fix}"
+    inner = sorted(path.parent.relative_to(directory) for path in _configs_below(directory))
+    if inner:
+        return (
+            f"{directory}: no weights; {EXPECTED}. Its subfolder {inner[-1]} holds a model's config.json: give "
+            f"{directory / inner[-1]} if that is meant"
+        )
+    if leftovers:
+        return (
+            f"{directory}: holds only what a trainer keeps to resume "
+            f"({listed(sorted(path.name for path in leftovers))}) and no weights; {EXPECTED}. Give the folder with "
+            "the model's weights"
+        )
+    return ""
+
+
+def _configs_below(directory: Path) -> list[Path]:
+    """Of models in subfolders: a trainer's checkpoint-500, a merged folder, the hub cache's snapshots/<commit>."""
+    return [path for pattern in ("*/config.json", "snapshots/*/config.json") for path in directory.glob(pattern)]
