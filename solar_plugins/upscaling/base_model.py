@@ -25,6 +25,7 @@ from solar_plugins.upscaling.weight_files import (
     StoredWeights,
     describe_other,
     has_weights,
+    names_in,
     read_weights,
     refuse_adapter,
 )
@@ -130,7 +131,8 @@ class BaseCheckpoint:
             CheckpointError: There are no weights that transformers would load, one file is damaged, or readers would
                 not agree which weights are meant.
         """
-        return read_weights(self.fetched, self.config.get("transformers_weights"))
+        repository = (self.name, self._listed) if self._listed else None
+        return read_weights(self.fetched, self.config.get("transformers_weights"), repository)
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
@@ -155,7 +157,7 @@ class BaseCheckpoint:
         Raises:
             CheckpointError: They are in a local folder, and damaged.
         """
-        if not any((self.directory / name).is_file() for name in (SINGLE_FILE, INDEX)):
+        if not has_weights(self.directory):
             return None
         try:
             return replace(self, revision=None).tensors
@@ -310,7 +312,7 @@ def read_config(path: Path) -> dict[str, Any]:
         CheckpointError: It is missing or not a JSON object.
     """
     if not path.exists():
-        other = describe_other(path.parent)
+        other = describe_other(str(path.parent), names_in(path.parent))
         raise CheckpointError(
             f"{path}: missing; a base model has a config.json beside its weights{f'. {other}' if other else ''}"
         )

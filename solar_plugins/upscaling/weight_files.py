@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from solar_plugins.errors import CheckpointError
@@ -18,7 +19,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 EXPECTED = f"expected {SINGLE_FILE}, or {INDEX} with its shards"
 
-NUMBERED_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
+NUMBERED_SHARD = re.compile(r"([^/]+)-(\d{5})-of-(\d{5})\.safetensors")
 
 
 class StoredWeights(NamedTuple):
@@ -87,7 +88,9 @@ OTHER_FOLDERS = (
 """In the order in which they are tried: a ZeRO folder may also hold a useless pytorch_model.bin."""
 
 
-def read_weights(directory: Path, explicit: str | None = None) -> StoredWeights:
+def read_weights(
+    directory: Path, explicit: str | None = None, repository: tuple[str, Collection[str]] | None = None
+) -> StoredWeights:
     """The tensors of a model's folder, as transformers finds them: of one file, or of an index and its shards.
 
     Follows ``_get_resolved_checkpoint_files`` and ``_load_pretrained_model`` of transformers 5.20 (modeling_utils.py):
@@ -98,6 +101,7 @@ def read_weights(directory: Path, explicit: str | None = None) -> StoredWeights:
     Args:
         directory: The folder.
         explicit: The file or index that the config names as ``transformers_weights``, if it does.
+        repository: The name of the hub's repository that the folder is a part of, and the files there.
 
     Raises:
         CheckpointError: There are no weights that transformers would load, one is damaged, or two readers would read
@@ -116,7 +120,9 @@ def read_weights(directory: Path, explicit: str | None = None) -> StoredWeights:
         return _read_index(index, single.name if single.is_file() else None)
     if single.is_file():
         return StoredWeights(_read_own_header(single))
-    raise CheckpointError(describe_other(directory) or f"{directory}: no weights; {EXPECTED}")
+    where = str(directory) if repository is None else repository[0]
+    names = names_in(directory) if repository is None else repository[1]
+    raise CheckpointError(describe_other(where, names) or f"{where}: no weights; {EXPECTED}")
 
 
 def has_weights(directory: Path) -> bool:
@@ -203,49 +209,63 @@ def _shard_names(index: Path, weight_map: Mapping[str, str], single: str | None)
             raise CheckpointError(f"{index}: names the shard {filename}, which is missing; download it")
 
 
-def _shards_without_index(directory: Path) -> str:
-    shards = {
-        match[0]: match for path in directory.glob("*.safetensors") if (match := NUMBERED_SHARD.fullmatch(path.name))
-    }
-    if not shards:
-        return ""
-    first = shards[min(shards)]
-    count = int(first[3])
-    all_names = [f"{first[1]}-{number:05}-of-{first[3]}.safetensors" for number in range(1, min(count, 9999) + 1)]
-    missing = [name for name in all_names if name not in shards]
-    lacking = f"{listed(missing)} and the index" if missing else "the index"
-    return (
-        f"{directory}: holds {len(all_names) - len(missing)} of {count} shards ({min(shards)}), but {lacking} "
-        f"{'are' if missing else 'is'} missing; {EXPECTED}. The writer or the download was cut off: fetch what is "
-        "missing from where the shards came from, or save the model again"
-    )
+def describe_other(where: str, names: Collection[str]) -> str:
+    """What a folder or repository that transformers cannot load is instead, with the fix; empty if nothing tells.
 
+    Args:
+        where: What to call it.
+        names: The files in it and in its subfolders, by relative path.
 
-def describe_other(directory: Path) -> str:
-    """What a folder that transformers cannot load is instead, with the fix; empty if nothing in it tells."""
-    if cut_off := _shards_without_index(directory):
+    Example:
+        >>> describe_other("tiny", ["model.Q4.gguf"])[:51]
+        'tiny: holds model.Q4.gguf (GGUF, the format of llam'
+    """
+    if cut_off := _shards_without_index(where, names):
         return cut_off
-    leftovers = {path for pattern in LEFTOVER_FILES for path in directory.glob(pattern)}
+    leftovers = _matching(names, LEFTOVER_FILES)
     for kind in OTHER_FOLDERS:
-        found = sorted({path for pattern in kind.patterns for path in directory.glob(pattern)} - leftovers)
-        if found:
-            names = listed([str(path.relative_to(directory)) for path in found])
-            return f"{directory}: holds {names} ({kind.what}); {EXPECTED}. {kind.fix}"
-    inner = sorted(path.parent.relative_to(directory) for path in _configs_below(directory))
+        if found := sorted(_matching(names, kind.patterns) - leftovers):
+            return f"{where}: holds {listed(found)} ({kind.what}); {EXPECTED}. {kind.fix}"
+    inner = sorted(str(PurePosixPath(name).parent) for name in names if name.endswith("/config.json"))
     if inner:
         return (
-            f"{directory}: no weights; {EXPECTED}. Its subfolder {inner[-1]} holds a model's config.json: give "
-            f"{directory / inner[-1]} if that is meant"
+            f"{where}: no weights; {EXPECTED}. Its subfolder {inner[-1]} holds a model's config.json: give "
+            f"{where}/{inner[-1]} if that is meant"
         )
     if leftovers:
         return (
-            f"{directory}: holds only what a trainer keeps to resume "
-            f"({listed(sorted(path.name for path in leftovers))}) and no weights; {EXPECTED}. Give the folder with "
-            "the model's weights"
+            f"{where}: holds only what a trainer keeps to resume ({listed(sorted(leftovers))}) and no weights; "
+            f"{EXPECTED}. Give the folder with the model's weights"
         )
     return ""
 
 
-def _configs_below(directory: Path) -> list[Path]:
-    """Of models in subfolders: a trainer's checkpoint-500, a merged folder, the hub cache's snapshots/<commit>."""
-    return [path for pattern in ("*/config.json", "snapshots/*/config.json") for path in directory.glob(pattern)]
+def names_in(directory: Path) -> list[str]:
+    """The files and subfolders of a folder, one level down too, and the models of a hub cache's folder."""
+    paths = (path for pattern in ("*", "*/*", "snapshots/*/config.json") for path in directory.glob(pattern))
+    return [path.relative_to(directory).as_posix() for path in paths]
+
+
+def _matching(names: Collection[str], patterns: Iterable[str]) -> set[str]:
+    """What lies at the top that a pattern matches; a pattern with a slash is for the whole path."""
+    return {
+        name if "/" in pattern else name.split("/")[0]
+        for pattern in patterns
+        for name in names
+        if fnmatchcase(name if "/" in pattern else name.split("/")[0], pattern)
+    }
+
+
+def _shards_without_index(where: str, names: Collection[str]) -> str:
+    shards = {match[0]: match for match in map(NUMBERED_SHARD.fullmatch, names) if match}
+    if not shards:
+        return ""
+    first = shards[min(shards)]
+    all_names = [f"{first[1]}-{number:05}-of-{first[3]}.safetensors" for number in range(1, int(first[3]) + 1)]
+    missing = [name for name in all_names if name not in shards]
+    lacking = f"{listed(missing)} and the index are" if missing else "the index is"
+    return (
+        f"{where}: holds {len(all_names) - len(missing)} of {len(all_names)} shards ({min(shards)}), but {lacking} "
+        f"missing; {EXPECTED}. The writer or the download was cut off: fetch what is missing from where the shards "
+        "came from, or save the model again"
+    )
