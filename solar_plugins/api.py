@@ -8,7 +8,8 @@ neither torch nor Axolotl.
 * **Strategies**: `InitStrategy`, its arguments (`StrategyArgs`, `Count`, `LayerRanges`), and the `LayerPlan` of
   `PlannedLayer` entries that it returns. `PlanError` refuses arguments that are impossible for a base.
 * **Formatters**: an `SFTFormatter` reads a `Row` as `Messages` (a list of `Message`), a `PreferenceFormatter` as a
-  `PreferencePair`. `RowError` rejects a row. `text`, `optional_text`, `question`, `single_turn`, `read_message`,
+  `PreferencePair`, an `UnpairedFormatter` as a `LabelledAnswer` (for KTO). `RowError` rejects a row, `NothingToLearn`
+  leaves out a sound one. `text`, `optional_text`, `question`, `single_turn`, `read_message`,
   `read_messages` and `answer_of` read the common shapes.
 * **Settings and recipes**: `DPOConfig`, `RecipePack`.
 * **Events**: the `checkpoint_written` hook receives a `LayerPlan` and a `BaseCheckpoint`. Of the latter, the fields
@@ -18,13 +19,16 @@ neither torch nor Axolotl.
 from __future__ import annotations
 
 from solar_plugins.data.formatters.base import (
+    LabelledAnswer,
     Message,
     Messages,
+    NothingToLearn,
     PreferenceFormatter,
     PreferencePair,
     Row,
     RowError,
     SFTFormatter,
+    UnpairedFormatter,
     answer_of,
     optional_text,
     question,
@@ -46,10 +50,12 @@ __all__ = [
     "Count",
     "DPOConfig",
     "InitStrategy",
+    "LabelledAnswer",
     "LayerPlan",
     "LayerRanges",
     "Message",
     "Messages",
+    "NothingToLearn",
     "PlanError",
     "PlannedLayer",
     "PreferenceFormatter",
@@ -59,6 +65,7 @@ __all__ = [
     "RowError",
     "SFTFormatter",
     "StrategyArgs",
+    "UnpairedFormatter",
     "answer_of",
     "hookimpl",
     "optional_text",

@@ -32,6 +32,13 @@ class DataArgs(BaseModel):
     max_bad_share: float = Field(
         default=0.02, ge=0, le=1, description="a set in which a larger share of the rows is bad stops the run"
     )
+    examples_per: Literal["answer", "conversation"] = Field(
+        default="answer",
+        description=(
+            "an example for each answer of a conversation, whose prompt repeats the turns before it; or one for each "
+            "conversation, with all its answers learnt and the end token after the last one alone"
+        ),
+    )
 
 
 class SolarArgs(BaseModel):

@@ -15,16 +15,16 @@ from typing import Any
 
 from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet, formatted_sets
 from solar_plugins.data.encoder import Encoder, make_encoder
-from solar_plugins.data.formatters import preference_formatters, sft_formatters
-from solar_plugins.data.formatters.base import Formatter
+from solar_plugins.data.formatters import preference_formatters, sft_formatters, unpaired_formatters
+from solar_plugins.data.formatters.base import Formatter, Messages
 from solar_plugins.data.prepared_datasets import prepared_set, read_set
 from solar_plugins.data.row_encoder import DEFAULT_SEED, RowEncoder
 from solar_plugins.data.row_tally import RowTally
 from solar_plugins.data.template import renders_as_solar, template_text
-from solar_plugins.data.training_records import TrainingRecords
+from solar_plugins.data.training_records import TALLY_COLUMNS, TrainingRecords, count_rows
 from solar_plugins.errors import DataError
 from solar_plugins.logs import logger
-from solar_plugins.recipe import TEMPLATE_NAME, Recipe, concerns_us, parse_recipe
+from solar_plugins.recipe import TEMPLATE_NAME, TYPE_PREFIX, Recipe, concerns_us, parse_recipe
 from solar_plugins.solar_block import DataArgs
 
 LOG = logger("formatters")
@@ -33,6 +33,9 @@ SOLAR_END_TOKEN = "</s>"
 
 TRAINERS_WITH_ADDED_TOKENS = ("dpo", "ipo", "kto")
 """Values of ``rl`` whose trainers tokenize texts with the tokens that the tokenizer adds by itself."""
+
+TRIED_ROWS = 100
+"""How many rows a formatter has to read before a message names it."""
 
 SOURCE_KEYS = ("path", "type", "split", "data_files", "revision", "ds_type", "name", "trust_remote_code")
 """Keys that say where rows come from; the ready set needs none of them."""
@@ -91,8 +94,9 @@ def read_in_memory(dataset: Any, tokenizer: Any, cfg: Any, entry: Mapping[str, A
     recipe = parse_recipe(cfg)
     found = next(found for found in formatted_sets(recipe) if _same_set(found.entry, entry))
     source = found._replace(entry=entry)
-    _check_columns(dataset.column_names, source)
-    rows = row_encoder(recipe, source, make_encoder(tokenizer, str(recipe.base_model)))
+    encoder = make_encoder(tokenizer, str(recipe.base_model))
+    _check_columns(recipe, source, dataset, encoder)
+    rows = row_encoder(recipe, source, encoder)
     ready, tally = read_set(dataset, _records(recipe, rows), source.where, num_proc)
     judged(recipe, tally, rows)
     return ready
@@ -111,14 +115,17 @@ def _tokenizer(cfg: Any, recipe: Recipe) -> Any:
     from axolotl.loaders import load_tokenizer
 
     tokenizer = load_tokenizer(cfg)
-    if recipe.chat_template:
-        return tokenizer
-    if tokenizer.chat_template and not renders_as_solar(tokenizer):
+
+    def apply(messages: Messages) -> Any:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    if tokenizer.chat_template and not renders_as_solar(apply):
         start = " ".join(str(tokenizer.chat_template).split())
         raise DataError(
-            f"chat_template: not set, and the tokenizer of {recipe.tokenizer_config or recipe.base_model} "
-            f"carries another template than SOLAR's, in which type: solar_plugins.* writes its rows ({start:.60}...). "
-            f"To train the model on SOLAR's, set chat_template: {TEMPLATE_NAME}"
+            f"chat_template: {recipe.chat_template or 'not set'}, and the tokenizer of "
+            f"{recipe.tokenizer_config or recipe.base_model} carries another template than SOLAR's, in which type: "
+            f"solar_plugins.* writes its rows ({start:.60}...). To train the model on SOLAR's, set chat_template: "
+            f"{TEMPLATE_NAME}"
         )
     if not tokenizer.chat_template:
         cfg["chat_template"], cfg["chat_template_jinja"] = "jinja", template_text()
@@ -152,11 +159,17 @@ def expanded(found: FormattedSet) -> Iterator[FormattedSet]:
 
 
 def _ready_set(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> tuple[Path, str]:
-    dataset = load_rows(recipe, source)
+    dataset = load_rows(recipe, source, encoder)
     directory = Path(recipe.dataset_prepared_path or _default_directory()) / "solar_plugins"
     rows = row_encoder(recipe, source, encoder)
     ready = prepared_set(dataset, _records(recipe, rows), source.where, directory, recipe.dataset_num_proc)
-    return ready.path, judged(recipe, ready.tally, rows)
+    try:
+        return ready.path, judged(recipe, ready.tally, rows)
+    except DataError as error:
+        others = _readers(recipe, source, dataset, encoder) if ready.tally.num_bad else []
+        if not others:
+            raise
+        raise DataError(f"{error}. {' or '.join(others)} could read it") from None
 
 
 def _records(recipe: Recipe, rows: RowEncoder) -> TrainingRecords:
@@ -174,6 +187,7 @@ def row_encoder(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> RowEn
         max_length=sequence_len,
         truncate=_excess_policy(recipe) == "truncate",
         seed=DEFAULT_SEED if recipe.seed is None else recipe.seed,
+        whole_conversations=_rules(recipe).examples_per == "conversation",
     )
 
 
@@ -186,13 +200,17 @@ def judged(recipe: Recipe, tally: RowTally, rows: RowEncoder) -> str:
     line = tally.words(rows.max_length)
     if os.environ.get("RANK", "0") == "0":
         (LOG.warning if tally.rows_kept < tally.rows_read else LOG.info)("%s", line)
-    rules = (recipe.solar.data if recipe.solar else None) or DataArgs()
+    rules = _rules(recipe)
     tally.judge(rules.bad_rows, rules.max_bad_share, rows.max_length)
     if _excess_policy(recipe) == "raise" and (tally.too_long or tally.examples_too_long):
         raise DataError(
             f"excess_length_strategy: raise, and {line}. Raise sequence_len, or set excess_length_strategy: drop"
         )
     return line
+
+
+def _rules(recipe: Recipe) -> DataArgs:
+    return (recipe.solar.data if recipe.solar else None) or DataArgs()
 
 
 def _excess_policy(recipe: Recipe) -> str:
@@ -205,12 +223,13 @@ def _default_directory() -> str:
     return str(DEFAULT_DATASET_PREPARED_PATH)
 
 
-def load_rows(recipe: Recipe, source: FormattedSet) -> Any:
+def load_rows(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> Any:
     """The rows, as Axolotl itself would load them.
 
     Args:
         recipe: The recipe.
         source: One set of one configuration.
+        encoder: The tokenizer, to try other formatters where columns are missing.
 
     Returns:
         A `datasets.Dataset` with the columns that the set's formatter needs.
@@ -225,14 +244,22 @@ def load_rows(recipe: Recipe, source: FormattedSet) -> Any:
         dataset = load_dataset_with_config(DictDefault(dict(source.entry)), recipe.hf_use_auth_token)
     except Exception as error:
         # The loaders of files, hubs and clouds raise whatever they like.
+        cause = _innermost(error)
         raise DataError(
-            f"{source.where}: cannot be loaded ({type(error).__name__}: {' '.join(str(error).split()):.300}); check "
-            "path, split, data_files and ds_type"
+            f"{source.where}: cannot be loaded ({type(cause).__name__}: {' '.join(str(cause).split()):.300}); check "
+            "path, split, data_files and ds_type, and that the rows are sound"
         ) from error
     if isinstance(dataset, Mapping):
         dataset = _split_of(dataset, source)
-    _check_columns(dataset.column_names, source)
+    _check_columns(recipe, source, dataset, encoder)
     return dataset
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What first went wrong: loaders wrap it in a sentence that says nothing."""
+    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
+        error = cause
+    return error
 
 
 def _split_of(dataset: Mapping[str, Any], source: FormattedSet) -> Any:
@@ -244,27 +271,55 @@ def _split_of(dataset: Mapping[str, Any], source: FormattedSet) -> Any:
     return dataset[split]
 
 
-def _check_columns(columns: list[str], source: FormattedSet) -> None:
-    """Refuse a set that a formatter cannot read at all, and say which one could.
+def _check_columns(recipe: Recipe, source: FormattedSet, dataset: Any, encoder: Encoder) -> None:
+    """Refuse a set that a formatter cannot read at all, and say which one can.
 
     Raises:
         DataError: A column is missing.
     """
-    missing = _missing(source.formatter, columns)
+    missing = _missing(source.formatter, dataset.column_names)
     if not missing:
         return
-    others = [
-        f"{name} ({kind})"
-        for kind, formatters in (("without rl:", sft_formatters()), ("with rl: dpo", preference_formatters()))
-        for name, formatter in formatters.items()
-        if not _missing(formatter, columns)
-    ]
-    hint = f"solar_plugins.{' or solar_plugins.'.join(others)} could read it" if others else "rename its columns"
+    others = _readers(recipe, source, dataset, encoder)
+    hint = (
+        f"{' or '.join(others)} could read it"
+        if others
+        else f"No registered formatter can use its first {TRIED_ROWS} rows; convert them, or write a formatter"
+    )
     raise DataError(
-        f"{source.where}: has no column {', '.join(missing)}, which type: solar_plugins.{source.formatter.name} needs; "
-        f"it has {', '.join(columns)}. {hint}"
+        f"{source.where}: has no column {', '.join(missing)}, which type: {TYPE_PREFIX}{source.formatter.name} needs; "
+        f"it has {', '.join(dataset.column_names)}. {hint}"
     )
 
 
 def _missing(formatter: Formatter, columns: list[str]) -> list[str]:
     return [column for column in formatter.columns if column not in columns]
+
+
+def _readers(recipe: Recipe, source: FormattedSet, dataset: Any, encoder: Encoder) -> list[str]:
+    """The formatters with which this recipe would accept the first rows, each with the kind of training it is for."""
+    kinds: tuple[tuple[str, Mapping[str, Formatter]], ...] = (
+        ("without rl:", sft_formatters()),
+        (f"with rl: {recipe.rl or 'dpo'}", preference_formatters()),
+        ("under rl: kto", unpaired_formatters()),
+    )
+    first = dataset.select(range(min(len(dataset), TRIED_ROWS)))
+    return [
+        f"{TYPE_PREFIX}{name} ({kind})"
+        for kind, formatters in kinds
+        for name, formatter in formatters.items()
+        if not _missing(formatter, dataset.column_names)
+        and _accepts(recipe, source._replace(formatter=formatter), first, encoder)
+    ]
+
+
+def _accepts(recipe: Recipe, source: FormattedSet, dataset: Any, encoder: Encoder) -> bool:
+    rows = row_encoder(recipe, source, encoder)
+    read = TrainingRecords(rows).read_batch(dataset[:], list(range(len(dataset))))
+    tally = count_rows(RowTally(source.where, source.formatter.name), *(read[name] for name in TALLY_COLUMNS))
+    rules = _rules(recipe)
+    try:
+        tally.judge(rules.bad_rows, rules.max_bad_share, rows.max_length)
+    except DataError:
+        return False
+    return True

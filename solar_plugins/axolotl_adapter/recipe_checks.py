@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from solar_plugins.data.formatters import preference_formatters, sft_formatters
-from solar_plugins.data.formatters.base import Formatter
-from solar_plugins.data.template import template_text
+from solar_plugins.data.formatters import preference_formatters, sft_formatters, unpaired_formatters
+from solar_plugins.data.formatters.base import Formatter, Messages
+from solar_plugins.data.template import renders_as_solar, template_text
 from solar_plugins.errors import ArgsError, PluginError
 from solar_plugins.logs import logger
 from solar_plugins.plugins.manager import not_registered
 from solar_plugins.recipe import PAIR_METHODS, TEMPLATE_NAME, TYPE_PREFIX, DatasetKey, Recipe
 
 LOG = logger("formatters")
+
+TOKENIZERS_TEMPLATE = "tokenizer_default"
+"""How Axolotl's choices of ``chat_template`` begin that take the tokenizer's own."""
 
 SET_KEYS: tuple[DatasetKey, ...] = ("datasets", "test_datasets")
 ENTRY_KEYS = {"path", "type", "split", "data_files", "revision", "ds_type"}
@@ -92,8 +95,10 @@ def formatted_sets(recipe: Recipe) -> Iterator[FormattedSet]:
 
 
 def _formatter(name: str, method: Any, where: str) -> Formatter:
-    conversations, pairs = sft_formatters(), preference_formatters()
-    wanted: Mapping[str, Formatter] = pairs if method else conversations
+    conversations, pairs, labelled = sft_formatters(), preference_formatters(), unpaired_formatters()
+    wanted: Mapping[str, Formatter] = conversations
+    if method:
+        wanted = {**pairs, **labelled} if method == "kto" else pairs
     if name in wanted:
         if method and method not in PAIR_METHODS:
             raise ArgsError(
@@ -110,6 +115,11 @@ def _formatter(name: str, method: Any, where: str) -> Formatter:
         raise ArgsError(
             f"{where}: {TYPE_PREFIX}{name} gives preference pairs, but the recipe has no rl:, so it trains on "
             f"conversations. Add rl: dpo, or use one of {', '.join(sorted(conversations))}"
+        )
+    if name in labelled:
+        raise ArgsError(
+            f"{where}: {TYPE_PREFIX}{name} gives single answers with a label, on which only rl: kto trains. Set rl: "
+            f"kto, or use one of {', '.join(sorted(wanted))}"
         )
     kind = "preference formatter" if method else "SFT formatter"
     raise PluginError(f"{where}: {not_registered(name, kind, wanted)}")
@@ -139,8 +149,11 @@ def _check_top_level(recipe: Recipe, found: FormattedSet) -> None:
         if value := getattr(recipe, key):
             raise ArgsError(f"{key}: {value!r} {why}, so it cannot be used with {used}; remove the key")
     other = recipe.chat_template
-    if other not in (None, "", TEMPLATE_NAME) and not (
-        other == "jinja" and _is_our_template(recipe.chat_template_jinja)
+    by_the_tokenizer = str(other).startswith(TOKENIZERS_TEMPLATE)  # Judged when the tokenizer is loaded.
+    if (
+        other not in (None, "", TEMPLATE_NAME)
+        and not by_the_tokenizer
+        and not (other == "jinja" and _is_our_template(recipe.chat_template_jinja))
     ):
         raise ArgsError(
             f"chat_template: {other} is another template than the one in which {used} writes its rows; set "
@@ -177,12 +190,21 @@ def _check_simpo_keys(recipe: Recipe) -> None:
 
 
 def _is_our_template(text_or_path: Any) -> bool:
-    if text_or_path == template_text():
-        return True
+    """Whether a Jinja text, or the file of that name, gives SOLAR's text, whatever it looks like."""
     try:
-        return Path(text_or_path).read_text(encoding="utf-8").strip() == template_text().strip()
+        text = Path(text_or_path).read_text(encoding="utf-8")
     except (OSError, TypeError, ValueError):
-        return False
+        text = str(text_or_path)
+    if text.strip() == template_text().strip():
+        return True
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    def apply(messages: Messages) -> str:
+        chats: Any = [messages]
+        texts, _ = cast("Any", render_jinja_template(chats, chat_template=text, add_generation_prompt=True))
+        return str(texts[0])
+
+    return renders_as_solar(apply)
 
 
 def _listed(values: Mapping[str, Any]) -> str:

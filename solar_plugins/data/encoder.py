@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from solar_plugins.data.formatters.base import Message, Messages, RowError
-from solar_plugins.data.template import Example
+from solar_plugins.data.template import Example, is_learnt, render
 from solar_plugins.errors import DataError
 
 IGNORED_LABEL = -100
 """What torch's cross-entropy leaves out."""
+
+
+ANY_LETTER = "a"
+"""What no tokenizer joins with white space after it."""
 
 
 class Encoded(NamedTuple):
@@ -44,23 +48,70 @@ class Encoder:
     def encode(self, example: Example) -> Encoded:
         """The ids of prompt, answer and end; the labels of answer and end.
 
-        The whole text is encoded at once, as at inference, and the boundary is found by characters. To look for the
-        header's own ids would fail: ``###`` is another token at the start of a text than after a line break.
+        The ids of the prompt are those of the prompt alone, as at inference. Most tokenizers split at the line break
+        that ends a prompt; some join it with white space that follows, and then the answer is encoded by itself.
+
+        Raises:
+            RowError: The answer cannot be told from what stands before it.
         """
-        text = example.prompt + example.answer
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids: list[int] = encoded["input_ids"]
-        boundary = len(example.prompt)
-        labels = [
-            token if end > boundary else IGNORED_LABEL
-            for token, (_, end) in zip(ids, encoded["offset_mapping"], strict=True)
+        prompt, ids = self._ids(example.prompt), self._ids(example.prompt + example.answer)
+        if ids[: len(prompt)] != prompt:
+            ids = [*prompt, *self._continuation(example.answer)]
+        return self._with_ends(ids, [(len(prompt), len(ids))], learn_end=True)
+
+    def encode_for_trl(self, example: Example) -> Encoded:
+        """The same, as TRL tokenizes the two texts.
+
+        Raises:
+            RowError: This tokenizer joins the start of the answer with the prompt, so that TRL would drop it.
+        """
+        prompt, ids = self._ids(example.prompt), self._ids(example.prompt + example.answer)
+        if ids[: len(prompt)] != prompt:
+            raise RowError(
+                "an answer", "starts with white space that this tokenizer joins with the prompt's last line break"
+            )
+        return self._with_ends(ids, [(len(prompt), len(ids))], learn_end=True)
+
+    def encode_conversation(self, messages: Messages) -> Encoded:
+        """A whole conversation as one example, with the ids that ``apply_chat_template`` gives.
+
+        The labels are those of its answers; the end token is learnt after the last answer, the only place where the
+        template leaves room for it.
+        """
+        ids = self._ids(render(messages))
+        spans = [
+            (
+                _common(ids, self._ids(render(messages[:place], add_generation_prompt=True))),
+                _common(ids, self._ids(render(messages[: place + 1]))),
+            )
+            for place, message in enumerate(messages)
+            if is_learnt(message)
         ]
+        return self._with_ends(ids, spans, learn_end=is_learnt(messages[-1]))
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _continuation(self, answer: str) -> list[int]:
+        """The ids of an answer that follows something: what a tokenizer puts before a text has no place there."""
+        before, ids = self._ids(ANY_LETTER), self._ids(ANY_LETTER + answer)
+        if ids[: len(before)] != before:
+            raise RowError("an answer", "starts with characters that this tokenizer joins with the prompt's last ones")
+        return ids[len(before) :]
+
+    def _with_ends(self, ids: list[int], spans: list[tuple[int, int]], learn_end: bool) -> Encoded:
+        labels = [IGNORED_LABEL] * len(ids)
+        for start, end in spans:
+            labels[start:end] = ids[start:end]
         end_id = self.tokenizer.eos_token_id
-        return Encoded([*self.start_ids, *ids, end_id], [IGNORED_LABEL] * len(self.start_ids) + [*labels, end_id])
+        return Encoded(
+            [*self.start_ids, *ids, end_id],
+            [*[IGNORED_LABEL] * len(self.start_ids), *labels, end_id if learn_end else IGNORED_LABEL],
+        )
 
     def count(self, text: str) -> int:
         """How many tokens a text has, without start and end."""
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(self._ids(text))
 
     def check_messages(self, messages: Messages) -> None:
         """Refuse texts in which a token of control is spelt out: the model would read the token.
@@ -75,6 +126,13 @@ class Encoder:
         for token in self.special_tokens:
             if token in message["content"]:
                 raise RowError(f"the {message['role']}'s text", f"holds the special token {token!r}")
+
+
+def _common(ids: list[int], other: list[int]) -> int:
+    """How many tokens both start with."""
+    return next(
+        (place for place, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), min(map(len, (ids, other)))
+    )
 
 
 def make_encoder(tokenizer: Any, name: str) -> Encoder:

@@ -13,15 +13,14 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from solar_plugins.data.formatters.base import SFTFormatter
+from solar_plugins.data.formatters.base import PreferenceFormatter, SFTFormatter
 from solar_plugins.data.row_tally import RowTally
 from solar_plugins.data.template import template_text
 from solar_plugins.data.training_records import (
     BOOKKEEPING_COLUMNS,
-    CUT_COLUMN,
     PROBLEM_COLUMN,
-    ROW_COLUMN,
     SFT_COLUMNS,
+    TALLY_COLUMNS,
     TrainingRecords,
     count_rows,
 )
@@ -137,7 +136,7 @@ def read_set(
         new_fingerprint=fingerprint(dataset, records),
         desc=f"Reading {where}",
     )
-    columns = (read.data.column(name).to_pylist() for name in (ROW_COLUMN, PROBLEM_COLUMN, CUT_COLUMN))
+    columns = (read.data.column(name).to_pylist() for name in TALLY_COLUMNS)
     return _kept(read), count_rows(RowTally(where, records.rows.formatter.name), *columns)
 
 
@@ -151,7 +150,13 @@ def fingerprint(dataset: Any, records: TrainingRecords) -> str:
     """A hash of all that a ready dataset depends on: rows, formatter, template, tokenizer, settings, versions."""
     rows = records.rows
     encoder, formatter = rows.encoder, rows.formatter
-    function = formatter.to_messages if isinstance(formatter, SFTFormatter) else formatter.to_pair
+    function: object = (
+        formatter.to_messages
+        if isinstance(formatter, SFTFormatter)
+        else formatter.to_pair
+        if isinstance(formatter, PreferenceFormatter)
+        else formatter.to_answer
+    )
     package = str(getattr(function, "__module__", "")).partition(".")[0]
     parts = {
         "format": FORMAT_VERSION,
@@ -160,6 +165,6 @@ def fingerprint(dataset: Any, records: TrainingRecords) -> str:
         "template": template_text(),
         "tokenizer": hashlib.sha256(encoder.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
         "tokens": [encoder.start_ids, encoder.end_token, encoder.special_tokens],
-        "settings": [rows.max_length, rows.truncate, rows.seed, records.unpaired],
+        "settings": [rows.max_length, rows.truncate, rows.seed, records.unpaired, rows.whole_conversations],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]

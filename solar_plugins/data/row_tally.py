@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Self
 
+from solar_plugins.data.formatters.base import NothingToLearn, RowError
 from solar_plugins.errors import DataError
 
 NAMED_ROWS = 5
@@ -14,6 +15,9 @@ NAMED_ROWS = 5
 
 NAMED_KINDS = 8
 """How many kinds of problems are named, the most frequent first."""
+
+REPETITION_WORTH_SAYING = 1.5
+"""How many times the text of conversations the examples have before the summary says so."""
 
 TOO_LONG = "too long"
 """The kind of rows that do not fit, beside the problems of bad rows."""
@@ -30,6 +34,14 @@ class Fit(Protocol):
     def cut(self) -> bool:
         """Whether it lost its end."""
 
+    @property
+    def num_tokens(self) -> int:
+        """How long it is, where the length of conversations is of interest, else 0."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out of its row."""
+
 
 @dataclass
 class RowTally:
@@ -41,9 +53,13 @@ class RowTally:
         rows_read: Rows that were counted.
         examples: What they gave: a conversation with two answers gives two examples.
         bad: Rows that could not be read, by their problem.
+        nothing_to_learn: Sound rows that give no example, by the reason.
         too_long: Rows of which every example is too long.
         examples_too_long: Examples that are too long, of rows that gave others.
         cut: Examples that lost their end.
+        num_tokens: Of all examples.
+        num_tokens_once: Of the longest example of each row, which holds the others' text.
+        notes: What was left out of rows that were kept, with how often.
         first_rows: The first rows of each kind.
     """
 
@@ -52,20 +68,35 @@ class RowTally:
     rows_read: int = 0
     examples: int = 0
     bad: dict[str, int] = field(default_factory=dict)
+    nothing_to_learn: dict[str, int] = field(default_factory=dict)
     too_long: int = 0
     examples_too_long: int = 0
     cut: int = 0
+    num_tokens: int = 0
+    num_tokens_once: int = 0
+    notes: dict[str, int] = field(default_factory=dict)
     first_rows: dict[str, list[int]] = field(default_factory=dict)
 
-    def add_bad(self, index: int, problem: str) -> None:
-        """Count a row that cannot be read.
+    def add_error(self, index: int, error: RowError) -> None:
+        """Count a row that gives no example.
+
+        Args:
+            index: The row's place, counted from 0.
+            error: Why.
+        """
+        self.add_bad(index, str(error), sound=isinstance(error, NothingToLearn))
+
+    def add_bad(self, index: int, problem: str, sound: bool = False) -> None:
+        """Count a row that gives no example.
 
         Args:
             index: The row's place, counted from 0.
             problem: Why.
+            sound: The row is no fault; it only has nothing to learn.
         """
         self.rows_read += 1
-        self.bad[problem] = self.bad.get(problem, 0) + 1
+        counts = self.nothing_to_learn if sound else self.bad
+        counts[problem] = counts.get(problem, 0) + 1
         self._name(problem, index)
 
     def add(self, index: int, examples: Sequence[Fit]) -> None:
@@ -84,6 +115,11 @@ class RowTally:
         self.examples += len(kept)
         self.examples_too_long += len(examples) - len(kept)
         self.cut += sum(example.cut for example in kept)
+        self.num_tokens += sum(example.num_tokens for example in kept)
+        self.num_tokens_once += max(example.num_tokens for example in kept)
+        for note in (note for example in examples for note in example.notes):
+            self.notes[note] = self.notes.get(note, 0) + 1
+            self._name(note, index)
 
     def _name(self, kind: str, index: int) -> None:
         rows = self.first_rows.setdefault(kind, [])
@@ -98,7 +134,12 @@ class RowTally:
     @property
     def rows_kept(self) -> int:
         """Rows that gave an example."""
-        return self.rows_read - self.num_bad - self.too_long
+        return self.rows_read - self.num_bad - sum(self.nothing_to_learn.values()) - self.too_long
+
+    @property
+    def repetition(self) -> float:
+        """How many times the text of the conversations is in the examples."""
+        return self.num_tokens / self.num_tokens_once if self.num_tokens_once else 1.0
 
     @property
     def first_bad(self) -> list[tuple[int, str]]:
@@ -117,6 +158,14 @@ class RowTally:
             text += "left out"
         if self.cut:
             text += f". {self.cut} of {self.examples} examples are cut at sequence_len {sequence_len}"
+        for note, count in self.notes.items():
+            text += f". {count} {note} ({_listed(self.first_rows[note], count)})"
+        if self.repetition >= REPETITION_WORTH_SAYING:
+            text += (
+                f". The examples have {self.repetition:.1f} times the tokens of the conversations, because each "
+                "answer's prompt repeats the turns before it; long conversations weigh more. For one example for each "
+                "conversation, set solar: {data: {examples_per: conversation}}"
+            )
         return text
 
     def _reasons(self, sequence_len: int) -> list[str]:
@@ -127,8 +176,8 @@ class RowTally:
         return reasons
 
     def bad_reasons(self) -> list[str]:
-        """The problems of bad rows with their counts and first rows, the most frequent first."""
-        kinds = sorted(self.bad.items(), key=lambda kind: (-kind[1], kind[0]))
+        """The problems of rows without an example, with counts and first rows, the most frequent first."""
+        kinds = sorted((self.bad | self.nothing_to_learn).items(), key=lambda kind: (-kind[1], kind[0]))
         reasons = [
             f"{count} {problem} ({_listed(self.first_rows[problem], count)})" for problem, count in kinds[:NAMED_KINDS]
         ]
@@ -166,7 +215,7 @@ class RowTally:
         if not self.rows_kept:
             raise DataError(
                 f"{self.where}: none of its {self.rows_read} rows is left to train on:{found}\n"
-                "Raise sequence_len, or give another dataset"
+                f"{'Raise sequence_len, or give' if self.too_long else 'Give'} another dataset"
             )
 
     def to_json(self) -> str:

@@ -3,12 +3,13 @@
 Training sees exactly what a model is asked later. The published template puts nothing after an answer, so a
 conversation of several turns gives one example for each of its answers: the prompt is what
 ``apply_chat_template(messages_so_far, add_generation_prompt=True)`` gives, with earlier answers as they are; then come
-the answer and the end-of-sequence token, and these alone are learnt. Each answer is learnt once.
+the answer and the end-of-sequence token, and these alone are learnt. Each answer is learnt once. The template trims
+nothing, so neither does anything here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,10 +50,15 @@ def _render_message(message: Message) -> str:
     return f"### User:\n{content}\n\n"
 
 
+def is_learnt(message: Message) -> bool:
+    """Whether a message is an answer that is trained on."""
+    return message["role"] == "assistant" and message.get("learn", True)
+
+
 def examples(messages: Messages) -> Iterator[Example]:
-    """One example for each answer of a conversation, first to last."""
+    """One example for each answer of a conversation that is trained on, first to last."""
     for number, message in enumerate(messages):
-        if message["role"] == "assistant":
+        if is_learnt(message):
             yield Example(render(messages[:number], add_generation_prompt=True), message["content"])
 
 
@@ -65,15 +71,23 @@ PROBES: tuple[Messages, ...] = (
         {"role": "assistant", "content": "a"},
         {"role": "user", "content": "v"},
     ],
+    [
+        {"role": "system", "content": " s\n"},
+        {"role": "user", "content": "\n u "},
+        {"role": "assistant", "content": "    a\n"},
+        {"role": "user", "content": "v\n"},
+    ],
 )
+"""White space included: a template that trims it gives other prompts than training."""
 
 
-def renders_as_solar(tokenizer: Any) -> bool:
-    """Whether a tokenizer's own chat template gives SOLAR's text, whatever it looks like."""
+def renders_as_solar(apply: Callable[[Messages], Any]) -> bool:
+    """Whether a chat template gives SOLAR's text, whatever it looks like.
+
+    Args:
+        apply: Gives the text of messages and of the generation prompt after them.
+    """
     try:
-        return all(
-            tokenizer.apply_chat_template(probe, tokenize=False, add_generation_prompt=True) == render(probe, True)
-            for probe in PROBES
-        )
+        return all(apply(probe) == render(probe, add_generation_prompt=True) for probe in PROBES)
     except Exception:  # A template may raise anything, on roles that it does not know for one.
         return False

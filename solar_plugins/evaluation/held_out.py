@@ -177,12 +177,12 @@ def _read[Example: Fit](
         for source in (one for found in sets for one in expanded(found)):
             encoder = row_encoder(recipe, source, tokens)
             tally = RowTally(source.where, source.formatter.name)
-            rows = tqdm(load_rows(recipe, source), desc=f"Reading {source.where}", unit="row", mininterval=0.5)
+            rows = tqdm(load_rows(recipe, source, tokens), desc=f"Reading {source.where}", unit="row", mininterval=0.5)
             for index, row in enumerate(rows):
                 try:
                     examples = encode(encoder, row, index)
                 except RowError as error:
-                    tally.add_bad(index, str(error))
+                    tally.add_error(index, error)
                     continue
                 tally.add(index, examples)
                 kept += [example for example in examples if not example.too_long]

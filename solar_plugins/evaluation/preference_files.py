@@ -10,46 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from solar_plugins.data.formatters import preference_formatters
-from solar_plugins.data.formatters.base import (
-    Messages,
-    PreferenceFormatter,
-    PreferencePair,
-    Row,
-    RowError,
-    question,
-    read_messages,
-    text,
-)
-from solar_plugins.data.formatters.preference import ultrafeedback_binarized
+from solar_plugins.data.formatters.base import NothingToLearn, PreferenceFormatter, Row, RowError
 from solar_plugins.data.row_encoder import EncodedPair, RowEncoder
 from solar_plugins.data.row_files import read_blocks, require_readable
 from solar_plugins.data.row_tally import RowTally
 from solar_plugins.errors import DataError
 
-
-def prompt_and_answers(row: Row, chance: random.Random) -> PreferencePair:
-    """A prompt, a chosen and a rejected answer, as texts or as lists of messages.
-
-    >>> prompt_and_answers({"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}, random.Random(0))[1:]
-    ('4', '5')
-    """
-    if isinstance(row.get("chosen"), list):
-        return ultrafeedback_binarized(row, chance)
-    prompt = row.get("prompt")
-    messages: Messages = (
-        read_messages(prompt, "prompt") if isinstance(prompt, list) else question(text(prompt, "prompt"))
-    )
-    if messages[-1]["role"] != "user":
-        raise RowError("prompt", "does not end with the user's message")
-    return PreferencePair(messages, text(row.get("chosen"), "chosen"), text(row.get("rejected"), "rejected"))
-
-
-PLAIN = PreferenceFormatter(
-    name="prompt_and_answers",
-    columns=("prompt", "chosen", "rejected"),
-    to_pair=prompt_and_answers,
-    summary="prompt, chosen, rejected: texts or lists of messages",
-)
+TRIED_ROWS = 100
+"""How many rows tell which formatter reads a file."""
+OTHER_NAMES = {"prompt_and_answers": "preference"}
+"""Names that ``--type`` took before the formatter was one of training's."""
 
 
 @dataclass(frozen=True)
@@ -72,18 +42,19 @@ def find_file(path: Path, formatter_name: str | None) -> PreferenceFile:
 
     Args:
         path: The file.
-        formatter_name: The one that shall be taken; by default the one whose columns the first row has, and of several
-            the one with the most.
+        formatter_name: The one that shall be taken; by default the one that reads most of the first rows, and of
+            several the one that needs most columns.
 
     Raises:
         DataError: The file or the formatter cannot be used.
     """
     require_readable(str(path))
-    first, num_rows = None, 0
+    first, num_rows = list[bytes](), 0
     for _, line in _rows(path):
-        first = line if first is None else first
+        if len(first) < TRIED_ROWS:
+            first.append(line)
         num_rows += 1
-    if first is None:
+    if not first:
         raise DataError(f"{path}: has no rows; expected preference pairs, one JSON object in a line")
     return PreferenceFile(path, _formatter(path, formatter_name, first), num_rows)
 
@@ -95,26 +66,45 @@ def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield block.first_row + offset, line
 
 
-def _formatter(path: Path, name: str | None, first: bytes) -> PreferenceFormatter:
-    known = {formatter.name: formatter for formatter in (PLAIN, *preference_formatters().values())}
+def _formatter(path: Path, name: str | None, first: list[bytes]) -> PreferenceFormatter:
+    known = preference_formatters()
     if name is not None:
+        name = OTHER_NAMES.get(name, name)
         if name not in known:
             raise DataError(f"--type: {name!r} is no preference formatter; known: {', '.join(sorted(known))}")
         return known[name]
-    try:
-        row = _parsed(first)
-    except RowError as error:
-        raise DataError(f"{path}: the first row {error}; expected a JSON object for each row") from None
-    fitting = [
-        formatter for formatter in known.values() if all(row.get(column) is not None for column in formatter.columns)
-    ]
+    rows = [row for row in map(_row_or_none, first) if row is not None]
+    if not rows:
+        try:
+            _parsed(first[0])
+        except RowError as error:
+            raise DataError(f"{path}: the first row {error}; expected a JSON object for each row") from None
+    columns = {column: None for row in rows for column, value in row.items() if value is not None}
+    fitting = [formatter for formatter in known.values() if columns.keys() >= set(formatter.columns)]
     if not fitting:
         expected = "; ".join(f"{formatter.name}: {', '.join(formatter.columns)}" for formatter in known.values())
         raise DataError(
-            f"{path}: the first row has the columns {', '.join(map(str, row)) or 'none'}; expected those of a "
+            f"{path}: the first row has the columns {', '.join(columns) or 'none'}; expected those of a "
             f"preference formatter ({expected}). Is it an instruction set? Else name the formatter with --type"
         )
-    return max(fitting, key=lambda formatter: len(formatter.columns))
+    return max(fitting, key=lambda formatter: (sum(_reads(formatter, row) for row in rows), len(formatter.columns)))
+
+
+def _row_or_none(line: bytes) -> Row | None:
+    try:
+        return _parsed(line)
+    except RowError:
+        return None
+
+
+def _reads(formatter: PreferenceFormatter, row: Row) -> bool:
+    try:
+        formatter.to_pair(row, random.Random(0))
+    except NothingToLearn:
+        return True
+    except Exception:  # A third party's formatter may raise anything.
+        return False
+    return True
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
@@ -154,7 +144,7 @@ def _pair(encoder: RowEncoder, index: int, line: bytes, tally: RowTally) -> Enco
     try:
         pair = encoder.pair(_parsed(line), index)
     except RowError as error:
-        tally.add_bad(index, str(error))
+        tally.add_error(index, error)
         return None
     tally.add(index, [pair])
     return None if pair.too_long else pair

@@ -25,7 +25,7 @@ from solar_plugins.plugins.markers import hookspec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from solar_plugins.data.formatters.base import PreferenceFormatter, SFTFormatter
+    from solar_plugins.data.formatters.base import PreferenceFormatter, SFTFormatter, UnpairedFormatter
     from solar_plugins.plugins.dpo_configs import DPOConfig
     from solar_plugins.plugins.recipe_packs import RecipePack
     from solar_plugins.upscaling.base_model import BaseCheckpoint
@@ -115,6 +115,34 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
                     columns=("prompt", "winner", "loser"),
                     to_pair=read_duel,
                     summary="prompt, winner, loser",
+                )
+            ]
+    """
+
+
+@hookspec
+def register_unpaired_formatters() -> list[UnpairedFormatter]:
+    """Add formatters for sets of single answers, each wanted or not: what KTO trains on.
+
+    Selected in a recipe with ``rl: kto`` by ``datasets[].type: solar_plugins.<name>``.
+
+    Returns:
+        Formatters. ``to_answer(row)`` must be pure, and may raise `solar_plugins.api.RowError`. Raise ``version`` with
+        each change that gives another result for some row, or rows prepared before stay in use.
+
+    Example::
+
+        from solar_plugins.api import LabelledAnswer, UnpairedFormatter, hookimpl, question, text
+
+        def read_vote(row):
+            prompt = question(text(row.get("prompt"), "prompt"))
+            return LabelledAnswer(prompt, text(row.get("reply"), "reply"), row["votes"] > 0)
+
+        @hookimpl
+        def register_unpaired_formatters():
+            return [
+                UnpairedFormatter(
+                    name="votes", columns=("prompt", "reply", "votes"), to_answer=read_vote, summary="reply, votes"
                 )
             ]
     """

@@ -1,7 +1,7 @@
-"""What a formatter is: a name, the columns it needs, and one pure function from a row to messages or to a pair.
+"""What a formatter is: a name, the columns it reads, and one pure function from a row to messages or to a pair.
 
-Texts lose the white space around them: a prompt ends with a line break and an answer starts with a word, which is the
-one place where every tokenizer puts a token boundary.
+Texts stay as they are, white space included, because SOLAR's template trims nothing: the indentation of code is part of
+an answer, and a prompt is what ``apply_chat_template`` gives at inference.
 """
 
 from __future__ import annotations
@@ -9,17 +9,21 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 type Row = Mapping[str, Any]
 type Role = Literal["system", "user", "assistant"]
 
 
 class Message(TypedDict):
-    """One turn, as `apply_chat_template` takes it."""
+    """One turn, as `apply_chat_template` takes it.
+
+    ``learn: False`` marks an answer that is part of the context only; without it every answer is trained on.
+    """
 
     role: Role
     content: str
+    learn: NotRequired[bool]
 
 
 type Messages = list[Message]
@@ -31,6 +35,20 @@ class PreferencePair(NamedTuple):
     prompt: Messages
     chosen: str
     rejected: str
+
+
+class NotedPair(PreferencePair):
+    """A pair that leaves out something of its row; the notes are counted in the dataset's summary."""
+
+    notes: tuple[str, ...] = ()
+
+
+class LabelledAnswer(NamedTuple):
+    """A prompt, one answer to it, and whether the answer is wanted: what KTO trains on."""
+
+    prompt: Messages
+    completion: str
+    label: bool
 
 
 class RowError(Exception):
@@ -47,6 +65,13 @@ class RowError(Exception):
         self.problem = problem
 
 
+class NothingToLearn(RowError):
+    """A sound row that gives nothing to train on, such as a pair of equal scores.
+
+    It is counted and named, but it does not count as a bad row: ``solar.data.max_bad_share`` is about faults.
+    """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SFTFormatter:
     """A way to read the rows of a data set as conversations.
@@ -58,6 +83,8 @@ class SFTFormatter:
         summary: One line for people.
         version: Raise it when a change to the formatter gives another result for some row. Rows that were prepared with
             another version are prepared again; a change that does not raise it leaves them in use.
+        optional_columns: Columns that are read where a row has them. With it, rows are refused if a column that is
+            known to change a row's meaning (`columns.PROMPT_COLUMNS`) is filled but not read; None turns the check off.
     """
 
     name: str
@@ -65,6 +92,7 @@ class SFTFormatter:
     to_messages: Callable[[Row], Messages]
     summary: str
     version: int = 1
+    optional_columns: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +105,8 @@ class PreferenceFormatter:
         to_pair: From a row, and a source of chance, to a pair. Pure; raises `RowError`. The chance is seeded by the
             recipe's ``seed`` and the row's number, so that it does not depend on how many processes read the rows.
         summary: One line for people.
-        version: Raise it when a change to the formatter gives another result for some row. Rows that were prepared with
-            another version are prepared again; a change that does not raise it leaves them in use.
+        version: As of `SFTFormatter`.
+        optional_columns: As of `SFTFormatter`.
     """
 
     name: str
@@ -86,16 +114,38 @@ class PreferenceFormatter:
     to_pair: Callable[[Row, random.Random], PreferencePair]
     summary: str
     version: int = 1
+    optional_columns: tuple[str, ...] | None = None
 
 
-type Formatter = SFTFormatter | PreferenceFormatter
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnpairedFormatter:
+    """A way to read the rows of a data set as single answers, each wanted or not, for ``rl: kto``.
+
+    Args:
+        name: What stands after ``type: solar_plugins.`` in a recipe that has ``rl: kto``.
+        columns: Columns without which no row can be read.
+        to_answer: From a row to a labelled answer. Pure; raises `RowError`.
+        summary: One line for people.
+        version: As of `SFTFormatter`.
+        optional_columns: As of `SFTFormatter`.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    to_answer: Callable[[Row], LabelledAnswer]
+    summary: str
+    version: int = 1
+    optional_columns: tuple[str, ...] | None = None
+
+
+type Formatter = SFTFormatter | PreferenceFormatter | UnpairedFormatter
 
 
 def text(value: Any, field: str) -> str:
-    """The text in a field, without the white space around it.
+    """The text in a field, as it is.
 
     Raises:
-        RowError: There is none, or it is no text.
+        RowError: There is none, it is blank, or it is no text.
     """
     if value is None:
         raise RowError(field, "is missing")
@@ -103,16 +153,16 @@ def text(value: Any, field: str) -> str:
         raise RowError(field, f"is a {type(value).__name__}, expected a text")
     if not value.strip():
         raise RowError(field, "is empty")
-    return value.strip()
+    return value
 
 
 def optional_text(value: Any, field: str) -> str:
-    """The text in a field that a row may leave out or empty.
+    """The text in a field that a row may leave out or empty; a blank text counts as empty.
 
     Raises:
         RowError: It holds something else than a text.
     """
-    return "" if value is None or value == "" or (isinstance(value, str) and not value.strip()) else text(value, field)
+    return "" if value is None or (isinstance(value, str) and not value.strip()) else text(value, field)
 
 
 def single_turn(user: str, assistant: str, system: str = "") -> Messages:
@@ -140,12 +190,42 @@ ROLES: Mapping[str, Role] = {
 }
 """How data sets call the three roles."""
 
+NO_PLACE_IN_TEMPLATE = (
+    *("tool_calls", "function_call", "tool_call_id", "tool_responses", "tools", "functions"),
+    *("reasoning_content", "reasoning", "thinking", "refusal"),
+    *("images", "image", "videos", "video", "audios", "audio", "files", "attachments"),
+)
+"""Keys of a message that a model reads or writes, and for which SOLAR's template has no place: if one is filled, the
+row is bad. Other keys beside role and content (id, model, name, language, ...) describe a message and are ignored."""
+
+LEARNING_MARKS = ("weight", "train", "loss")
+"""Keys by which a message says whether it is trained on: OpenAI's ``weight`` (0 or 1, of answers), Axolotl's ``train``
+(``message_field_training``) and ms-swift's ``loss``."""
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a field says nothing: None, False, a blank text, or a collection of such; also as JSON in a text.
+
+    >>> is_blank({"tools": "[]", "history": [["", None]]}), is_blank(0), is_blank("none")
+    (True, False, False)
+    """
+    if isinstance(value, str):
+        return value.strip() in ("", "[]", "{}", "null")
+    if isinstance(value, Mapping):
+        return all(map(is_blank, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_blank, value))
+    return value is None or value is False
+
 
 def read_message(value: Any, field: str) -> Message:
     """A message of the ShareGPT form (from, value) or of the usual one (role, content).
 
+    Content may be a list of parts that are all text, as OpenAI writes it. An answer that is marked not to be trained on
+    (`LEARNING_MARKS`) has ``learn: False``.
+
     Raises:
-        RowError: It is neither, or its role is not one of `ROLES`.
+        RowError: It is neither, its role is not one of `ROLES`, or it says something that the template cannot.
     """
     if not isinstance(value, Mapping):
         raise RowError(field, f"is a {type(value).__name__}, expected a message")
@@ -154,8 +234,45 @@ def read_message(value: Any, field: str) -> Message:
     role = ROLES.get(role_name)
     if role is None:
         raise RowError(f"{field}.{form[0]}", f"is {role_name!r}, expected one of {', '.join(ROLES)}")
+    for key in NO_PLACE_IN_TEMPLATE:
+        if not is_blank(value.get(key)):
+            raise RowError(f"{field}.{key}", "is filled; SOLAR's template has no place for it")
     read = optional_text if role == "system" else text
-    return {"role": role, "content": read(value.get(form[1]), f"{field}.{form[1]}")}
+    message: Message = {"role": role, "content": read(_content(value.get(form[1])), f"{field}.{form[1]}")}
+    if not _is_learnt(value, role, field):
+        message["learn"] = False
+    return message
+
+
+def _content(value: Any) -> Any:
+    """The text of content parts, or the value itself, which `text` judges."""
+    if isinstance(value, list) and value and all(_is_text_part(part) for part in value):
+        return "".join(part["text"] for part in value)
+    return value
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def _is_learnt(message: Mapping[str, Any], role: Role, field: str) -> bool:
+    """Whether the message's marks leave it to be trained on; True for all but answers.
+
+    Raises:
+        RowError: A mark is no yes or no, or asks to train on something else than an answer.
+    """
+    learnt = True
+    for key in LEARNING_MARKS:
+        mark = message.get(key)
+        if mark is None:
+            continue
+        if mark not in (0, 1):
+            raise RowError(f"{field}.{key}", f"is {mark!r:.40}, expected 0 (not trained on) or 1")
+        if role == "assistant":
+            learnt = learnt and bool(mark)
+        elif mark and key != "weight":  # OpenAI defines weight for answers alone; some sets fill it for every message.
+            raise RowError(f"{field}.{key}", f"asks to train on the {role}'s text; SOLAR's format trains on answers")
+    return learnt
 
 
 def read_messages(value: Any, field: str) -> Messages:

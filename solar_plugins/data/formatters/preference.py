@@ -1,113 +1,246 @@
-"""Rows of the preference sets that SOLAR was aligned with, read as pairs.
+"""Rows of preference sets, read as pairs of answers, or as single answers with a label.
 
 | formatter | columns | sets of this shape |
 |---|---|---|
-| `orca_dpo_pairs` | system (may be empty), question, chosen, rejected | Intel/orca_dpo_pairs |
+| `preference` | prompt, chosen, rejected: texts or lists of messages; the prompt may stand in the lists alone | \
+TRL's preference form, argilla's Orca pairs (input), orpo-dpo-mix, truthy-dpo |
+| `orca_dpo_pairs` | question, chosen, rejected | Intel/orca_dpo_pairs |
 | `ultrafeedback_binarized` | chosen, rejected: message lists; prompt, where these hold the answer alone | \
 allenai/ultrafeedback_binarized_cleaned, HuggingFaceH4/ultrafeedback_binarized |
 | `ultrafeedback_scores` | instruction, completions: list of response, overall_score | openbmb/UltraFeedback |
 | `math_pairs` | rephrased_question, rephrased_answer, original_answer | the paper's Synth. Math-Alignment |
 | `sharegpt_pairs` | conversations: list of from, value; chosen, rejected: a message or a text | LLaMA-Factory's demo |
+| `hh_rlhf` | chosen, rejected: transcripts of "Human:" and "Assistant:" | Anthropic/hh-rlhf |
+| `unpaired_preference` | prompt, completion, label (true: wanted); only under ``rl: kto`` | TRL's unpaired form |
+
+All read a system text in a column of its own, leave out pairs that the row itself calls a tie
+(`columns.check_preference`), and ignore no column that is part of the prompt (`columns.PROMPT_COLUMNS`).
 """
 
 from __future__ import annotations
 
 import random
+import re
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from solar_plugins.data.formatters.base import (
+    LabelledAnswer,
+    Message,
     Messages,
+    NotedPair,
+    NothingToLearn,
     PreferenceFormatter,
     PreferencePair,
     Row,
     RowError,
+    UnpairedFormatter,
     answer_of,
-    optional_text,
     question,
     read_message,
     read_messages,
     text,
 )
+from solar_plugins.data.formatters.columns import (
+    PAIR_COLUMNS,
+    SYSTEM_COLUMNS,
+    check_preference,
+    checked_prompt,
+    number,
+    prompt_column,
+    with_system,
+)
 from solar_plugins.plugins.markers import hookimpl
+
+
+def preference(row: Row, chance: random.Random) -> PreferencePair:
+    """A prompt and two answers, each a text or a list of messages; the lists may hold the prompt too.
+
+    >>> preference({"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}, random.Random(0))[1:]
+    ('4', '5')
+    """
+    check_preference(row)
+    return _pair(_prompt_and_answer(row, "chosen"), _prompt_and_answer(row, "rejected"))
+
+
+def _pair(chosen: tuple[Messages, str], rejected: tuple[Messages, str]) -> PreferencePair:
+    if _stripped(rejected[0]) != _stripped(chosen[0]):
+        raise RowError("rejected", "answers another prompt than chosen does")
+    return PreferencePair(*chosen, rejected[1])
+
+
+def _stripped(messages: Messages) -> list[tuple[str, str]]:
+    return [(message["role"], message["content"].strip()) for message in messages]
+
+
+def _prompt_and_answer(row: Row, column: str) -> tuple[Messages, str]:
+    """The prompt and the answer of a column: a text, a message, or messages that may hold the prompt too."""
+    value = row.get(column)
+    if isinstance(value, list) and len(value) != 1:
+        prompt, answer = answer_of(read_messages(value, column), column)
+        return with_system(row, prompt), answer
+    if isinstance(value, list):
+        return prompt_column(row), _answer_message(value[0], f"{column}[0]")
+    return prompt_column(row), _answer(value, column)
+
+
+def _answer(value: Any, field: str) -> str:
+    return _answer_message(value, field) if isinstance(value, Mapping) else text(value, field)
+
+
+def _answer_message(value: Any, field: str) -> str:
+    message = read_message(value, field)
+    if message["role"] != "assistant":
+        raise RowError(field, f"is the {message['role']}'s, expected the assistant's")
+    return message["content"]
 
 
 def orca_dpo_pairs(row: Row, chance: random.Random) -> PreferencePair:
     """The system text, if there is one, and the question as the prompt."""
-    prompt = question(text(row.get("question"), "question"), optional_text(row.get("system"), "system"))
+    check_preference(row)
+    prompt = with_system(row, question(text(row.get("question"), "question")))
     return PreferencePair(prompt, text(row.get("chosen"), "chosen"), text(row.get("rejected"), "rejected"))
 
 
 def ultrafeedback_binarized(row: Row, chance: random.Random) -> PreferencePair:
     """The two conversations of a row: they differ in their last message alone, which is the answer."""
-    chosen_prompt, chosen = _prompt_and_answer(row, "chosen")
-    rejected_prompt, rejected = _prompt_and_answer(row, "rejected")
-    if rejected_prompt != chosen_prompt:
-        raise RowError("rejected", "answers another prompt than chosen does")
-    return PreferencePair(chosen_prompt, chosen, rejected)
+    for column in ("chosen", "rejected"):
+        if not isinstance(row.get(column), list):
+            read_messages(row.get(column), column)  # Says what is wrong.
+    return preference(row, chance)
 
 
-def _prompt_and_answer(row: Row, column: str) -> tuple[Messages, str]:
-    value = row.get(column)
-    if isinstance(value, list) and len(value) == 1:
-        return _prompt(row.get("prompt"), "prompt"), _answer(value[0], f"{column}[0]")
-    return answer_of(read_messages(value, column), column)
+MAX_SCORE_GAP = 4.5
+"""How far an overall score (1 to 10) may lie from twice the fine-grained one (1 to 5): half the scale. The known fault
+of published copies, a 1 that became a 10, lies 6 or more away (OpenBMB/UltraFeedback, issue 8)."""
+
+
+class _Completion(NamedTuple):
+    response: str
+    score: float
+    fine: float | None
+
+    def beats(self, other: _Completion) -> bool:
+        """Whether the overall scores say so and the fine-grained ones do not say the opposite."""
+        opposite = self.fine is not None and other.fine is not None and self.fine < other.fine
+        return self.score > other.score and not opposite
 
 
 def ultrafeedback_scores(row: Row, chance: random.Random) -> PreferencePair:
-    """The completion with the highest overall score against one of the others by chance.
+    """The completion with the highest overall score against a worse one by chance.
 
     So Zephyr made its pairs of UltraFeedback's four completions (Tunstall et al. 2023, arXiv:2310.16944, sec. 3). Of
-    equal scores the first is the best.
+    equal scores the one with the higher fine-grained score is the best, then the first. Set aside and counted: empty
+    completions, those without a score, and those whose overall score contradicts the fine-grained one by more than
+    `MAX_SCORE_GAP`. A completion is worse if its overall score is lower and its fine-grained one is not higher; a row
+    in which none is worse is left out.
     """
     completions = row.get("completions")
     if not isinstance(completions, list) or len(completions) < 2:
         raise RowError("completions", f"is {completions!r:.60}, expected a list of two completions or more")
-    scored = [_scored(completion, f"completions[{number}]") for number, completion in enumerate(completions)]
-    best = max(range(len(scored)), key=lambda number: scored[number][0])
-    rejected = chance.choice([number for number in range(len(scored)) if number != best])
-    prompt = question(text(row.get("instruction"), "instruction"))
-    return PreferencePair(prompt, scored[best][1], scored[rejected][1])
+    prompt = with_system(row, question(text(row.get("instruction"), "instruction")))
+    kept, notes = list[_Completion](), Counter[str]()
+    for place, completion in enumerate(completions):
+        found = _scored(completion, f"completions[{place}]")
+        if isinstance(found, str):
+            notes[found] += 1
+        else:
+            kept.append(found)
+    set_aside = ", ".join(f"{count} {note}" for note, count in notes.items())
+    if len(kept) < 2:
+        raise RowError("completions", f"has {len(kept)} usable of {len(completions)} ({set_aside})")
+    best = max(kept, key=lambda completion: (completion.score, completion.fine or 0.0))
+    worse = [completion for completion in kept if best.beats(completion)]
+    if not worse:
+        tie = all(completion.score == best.score for completion in kept)
+        why = "all have the same overall_score" if tie else "the fine-grained scores contradict the overall scores"
+        raise NothingToLearn("completions", f"hold no preference: {why}")
+    pair = NotedPair(prompt, best.response, chance.choice(worse).response)
+    pair.notes = tuple(notes.elements())
+    return pair
 
 
-def _scored(completion: Any, field: str) -> tuple[float, str]:
+def _scored(completion: Any, field: str) -> _Completion | str:
+    """A completion with its scores, or why it is set aside.
+
+    Raises:
+        RowError: It is no completion.
+    """
     if not isinstance(completion, Mapping):
         raise RowError(field, f"is a {type(completion).__name__}, expected a response with its overall_score")
-    score = completion.get("overall_score")
-    if isinstance(score, bool) or not isinstance(score, int | float) or score != score:
-        raise RowError(f"{field}.overall_score", f"is {score!r:.60}, expected a number")
-    return score, text(completion.get("response"), f"{field}.response")
+    response = completion.get("response")
+    if response is None or (isinstance(response, str) and not response.strip()):
+        return "completion set aside: it is empty"
+    score, fine = number(completion.get("overall_score")), _fine_grained(completion)
+    if score is None:
+        return "completion set aside: it has no overall_score"
+    if fine is not None and abs(score - 2 * fine) > MAX_SCORE_GAP:
+        return "completion set aside: its overall_score contradicts the fine-grained score"
+    return _Completion(text(response, f"{field}.response"), score, fine)
+
+
+def _fine_grained(completion: Mapping[str, Any]) -> float | None:
+    """The mean rating of the four aspects, from 1 to 5: as given, else from the annotations."""
+    given = number(completion.get("fine-grained_score"))
+    if given is not None:
+        return given
+    annotations = completion.get("annotations")
+    aspects = annotations.values() if isinstance(annotations, Mapping) else ()
+    ratings = [number(aspect.get("Rating")) for aspect in aspects if isinstance(aspect, Mapping)]
+    known = [rating for rating in ratings if rating is not None]
+    return sum(known) / len(known) if known else None
 
 
 def math_pairs(row: Row, chance: random.Random) -> PreferencePair:
     """The rephrased question; its rephrased answer is chosen and the original answer rejected (SOLAR, sec. 2.2)."""
-    prompt = question(text(row.get("rephrased_question"), "rephrased_question"))
+    check_preference(row)
+    prompt = with_system(row, question(text(row.get("rephrased_question"), "rephrased_question")))
     chosen = text(row.get("rephrased_answer"), "rephrased_answer")
     return PreferencePair(prompt, chosen, text(row.get("original_answer"), "original_answer"))
 
 
 def sharegpt_pairs(row: Row, chance: random.Random) -> PreferencePair:
     """The conversation so far, and two messages that could follow."""
-    prompt = _prompt(row.get("conversations"), "conversations")
+    check_preference(row)
+    field = "conversations"
+    value = row.get(field)
+    messages = question(text(value, field)) if isinstance(value, str) else read_messages(value, field)
+    prompt = with_system(row, checked_prompt(messages, field))
     return PreferencePair(prompt, _answer(row.get("chosen"), "chosen"), _answer(row.get("rejected"), "rejected"))
 
 
-def _prompt(value: Any, field: str) -> Messages:
-    if isinstance(value, str):
-        return question(text(value, field))
-    messages = read_messages(value, field)
-    if not messages or messages[-1]["role"] != "user":
-        raise RowError(field, "does not end with the user's message")
-    return messages
+TURN = re.compile(r"\n\n(Human|Assistant): ?")
 
 
-def _answer(value: Any, field: str) -> str:
-    if not isinstance(value, Mapping):
-        return text(value, field)
-    message = read_message(value, field)
-    if message["role"] != "assistant":
-        raise RowError(field, f"is the {message['role']}'s, expected the assistant's")
-    return message["content"]
+def hh_rlhf(row: Row, chance: random.Random) -> PreferencePair:
+    """Two transcripts that differ in their last answer alone."""
+    check_preference(row)
+    return _pair(_transcript(row, "chosen"), _transcript(row, "rejected"))
+
+
+def _transcript(row: Row, column: str) -> tuple[Messages, str]:
+    before, *turns = TURN.split(text(row.get(column), column))
+    if before.strip() or not turns:
+        raise RowError(column, "does not begin with 'Human:' after a blank line")
+    messages: list[Message] = [
+        {"role": "user" if speaker == "Human" else "assistant", "content": said}
+        for speaker, said in zip(turns[::2], turns[1::2], strict=True)
+    ]
+    prompt, answer = answer_of(read_messages(messages, column), column)
+    return with_system(row, prompt), answer
+
+
+def unpaired_preference(row: Row) -> LabelledAnswer:
+    """A prompt, one answer to it, and whether it is wanted.
+
+    >>> unpaired_preference({"prompt": "2 + 2?", "completion": "5", "label": False})[1:]
+    ('5', False)
+    """
+    label = row.get("label")
+    if not isinstance(label, bool):
+        raise RowError("label", f"is {label!r:.40}, expected true (a wanted answer) or false")
+    return LabelledAnswer(*_prompt_and_answer(row, "completion"), label)
 
 
 @hookimpl
@@ -119,29 +252,67 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
             columns=("question", "chosen", "rejected"),
             to_pair=orca_dpo_pairs,
             summary="system, question, chosen, rejected",
+            version=2,
+            optional_columns=PAIR_COLUMNS,
         ),
         PreferenceFormatter(
             name="ultrafeedback_binarized",
             columns=("chosen", "rejected"),
             to_pair=ultrafeedback_binarized,
             summary="chosen and rejected as message lists",
+            version=2,
+            optional_columns=PAIR_COLUMNS,
         ),
         PreferenceFormatter(
             name="ultrafeedback_scores",
             columns=("instruction", "completions"),
             to_pair=ultrafeedback_scores,
-            summary="the best of scored completions against another one by chance, as Zephyr did",
+            summary="the best of scored completions against a worse one by chance, as Zephyr did",
+            version=2,
+            optional_columns=SYSTEM_COLUMNS,
         ),
         PreferenceFormatter(
             name="math_pairs",
             columns=("rephrased_question", "rephrased_answer", "original_answer"),
             to_pair=math_pairs,
             summary="the rephrased answer against the original one",
+            version=2,
+            optional_columns=PAIR_COLUMNS,
         ),
         PreferenceFormatter(
             name="sharegpt_pairs",
             columns=("conversations", "chosen", "rejected"),
             to_pair=sharegpt_pairs,
             summary="conversations of from and value, and two messages that could follow",
+            version=2,
+            optional_columns=PAIR_COLUMNS,
         ),
+        PreferenceFormatter(
+            name="preference",
+            columns=("chosen", "rejected"),
+            to_pair=preference,
+            summary="prompt, chosen, rejected: texts or lists of messages; the prompt may stand in the lists alone",
+            optional_columns=PAIR_COLUMNS,
+        ),
+        PreferenceFormatter(
+            name="hh_rlhf",
+            columns=("chosen", "rejected"),
+            to_pair=hh_rlhf,
+            summary="chosen and rejected as transcripts of Human: and Assistant:",
+            optional_columns=PAIR_COLUMNS,
+        ),
+    ]
+
+
+@hookimpl
+def register_unpaired_formatters() -> list[UnpairedFormatter]:
+    """The built-in formatters."""
+    return [
+        UnpairedFormatter(
+            name="unpaired_preference",
+            columns=("completion", "label"),
+            to_answer=unpaired_preference,
+            summary="prompt, completion, label: an answer and whether it is wanted",
+            optional_columns=PAIR_COLUMNS,
+        )
     ]

@@ -2,26 +2,36 @@
 
 | formatter | columns | sets of this shape |
 |---|---|---|
-| `alpaca` | instruction, input (may be empty), output | Alpaca-GPT4 |
+| `alpaca` | instruction, input, output; input and history may be empty | Alpaca-GPT4, LLaMA-Factory's Alpaca form |
 | `alpaca_prompt` | the same, in Alpaca's own prompt wording | Alpaca-GPT4 |
-| `openorca` | system_prompt (may be empty), question, response | OpenOrca |
+| `openorca` | question, response | OpenOrca |
 | `metamath` | query, response | MetaMathQA, the paper's stand-in for Synth. Math-Instruct |
-| `messages` | messages: list of role, content | most newer sets |
-| `sharegpt` | conversations: list of from, value | ShareGPT and its many relatives |
+| `messages` | messages: list of role, content | UltraChat, Tulu 3, OpenAI's format, most newer sets |
+| `sharegpt` | conversations: list of from, value | ShareGPT, SlimOrca, OpenHermes 2.5 and many relatives |
+
+Each also reads a system text in a column of its own (`columns.SYSTEM_COLUMNS`), and none ignores a column that is part
+of the prompt (`columns.PROMPT_COLUMNS`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from solar_plugins.data.formatters.base import (
+    Message,
     Messages,
+    NothingToLearn,
     Row,
+    RowError,
     SFTFormatter,
     answer_of,
+    is_blank,
     optional_text,
     read_messages,
     single_turn,
     text,
 )
+from solar_plugins.data.formatters.columns import SYSTEM_COLUMNS, with_input, with_system
 from solar_plugins.plugins.markers import hookimpl
 
 ALPACA_WITH_INPUT = (
@@ -39,77 +49,118 @@ ALPACA_WITHOUT_INPUT = (
 def alpaca(row: Row) -> Messages:
     r"""The instruction, a blank line and the input as the user's text; the output as the answer.
 
-    The paper calls its format "Alpaca-styled" and shows no row with an input; the blank line is ours.
+    Earlier turns in ``history`` come first, each a question and its answer, which is learnt too (LLaMA-Factory,
+    data/README.md).
 
     >>> alpaca({"instruction": "Add.", "input": "1, 2", "output": "3"})[0]["content"]
     'Add.\n\n1, 2'
     """
     instruction, extra = text(row.get("instruction"), "instruction"), optional_text(row.get("input"), "input")
-    return single_turn(f"{instruction}\n\n{extra}" if extra else instruction, text(row.get("output"), "output"))
+    return _alpaca_turns(row, with_input(instruction, extra))
 
 
 def alpaca_prompt(row: Row) -> Messages:
     """The same row in Alpaca's own wording, all of it as the user's text."""
     instruction, extra = text(row.get("instruction"), "instruction"), optional_text(row.get("input"), "input")
     wording = ALPACA_WITH_INPUT if extra else ALPACA_WITHOUT_INPUT
-    return single_turn(wording.format(instruction=instruction, input=extra), text(row.get("output"), "output"))
+    return _alpaca_turns(row, wording.format(instruction=instruction, input=extra))
+
+
+def _alpaca_turns(row: Row, asked: str) -> Messages:
+    return with_system(row, [*_history(row), *single_turn(asked, text(row.get("output"), "output"))])
+
+
+def _history(row: Row) -> Iterator[Message]:
+    history = row.get("history")
+    if is_blank(history):
+        return
+    if not isinstance(history, list):
+        raise RowError("history", f"is a {type(history).__name__}, expected a list of questions with their answers")
+    for turn, pair in enumerate(history):
+        field = f"history[{turn}]"
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise RowError(field, f"is {pair!r:.60}, expected a question and its answer")
+        yield from single_turn(text(pair[0], f"{field}[0]"), text(pair[1], f"{field}[1]"))
 
 
 def openorca(row: Row) -> Messages:
-    """The system prompt, if there is one, the question, and the response as the answer."""
-    return single_turn(
-        text(row.get("question"), "question"),
-        text(row.get("response"), "response"),
-        optional_text(row.get("system_prompt"), "system_prompt"),
-    )
+    """The question, and the response as the answer."""
+    return with_system(row, single_turn(text(row.get("question"), "question"), text(row.get("response"), "response")))
 
 
 def metamath(row: Row) -> Messages:
     """The query, and the response as the answer."""
-    return single_turn(text(row.get("query"), "query"), text(row.get("response"), "response"))
+    return with_system(row, single_turn(text(row.get("query"), "query"), text(row.get("response"), "response")))
 
 
 def messages(row: Row) -> Messages:
-    """The conversation in ``messages``. Every answer in it is learnt."""
+    """The conversation in ``messages``. Every answer in it is learnt that is not marked otherwise."""
     return _conversation(row, "messages")
 
 
 def sharegpt(row: Row) -> Messages:
-    """The conversation in ``conversations``. Every answer in it is learnt."""
+    """The conversation in ``conversations``. Every answer in it is learnt that is not marked otherwise."""
     return _conversation(row, "conversations")
 
 
 def _conversation(row: Row, column: str) -> Messages:
     conversation = read_messages(row.get(column), column)
     answer_of(conversation, column)
-    return conversation
+    if not any(message["role"] == "assistant" and message.get("learn", True) for message in conversation):
+        raise NothingToLearn(column, "has no answer to learn: all are marked (weight: 0)")
+    return with_system(row, conversation)
 
 
 @hookimpl
 def register_sft_formatters() -> list[SFTFormatter]:
     """The built-in formatters."""
-    instruction_columns = ("instruction", "output")
     return [
         SFTFormatter(
-            name="alpaca", columns=instruction_columns, to_messages=alpaca, summary="instruction, input, output"
+            name="alpaca",
+            columns=("instruction", "output"),
+            to_messages=alpaca,
+            summary="instruction, input, output; history",
+            version=2,
+            optional_columns=("input", "history", *SYSTEM_COLUMNS),
         ),
         SFTFormatter(
             name="alpaca_prompt",
-            columns=instruction_columns,
+            columns=("instruction", "output"),
             to_messages=alpaca_prompt,
-            summary="instruction, input, output in Alpaca's own prompt wording",
+            summary="instruction, input, output in Alpaca's own prompt wording; history",
+            version=2,
+            optional_columns=("input", "history", *SYSTEM_COLUMNS),
         ),
         SFTFormatter(
             name="openorca",
             columns=("question", "response"),
             to_messages=openorca,
             summary="system_prompt, question, response",
-        ),
-        SFTFormatter(name="metamath", columns=("query", "response"), to_messages=metamath, summary="query, response"),
-        SFTFormatter(
-            name="messages", columns=("messages",), to_messages=messages, summary="messages of role and content"
+            version=2,
+            optional_columns=SYSTEM_COLUMNS,
         ),
         SFTFormatter(
-            name="sharegpt", columns=("conversations",), to_messages=sharegpt, summary="conversations of from and value"
+            name="metamath",
+            columns=("query", "response"),
+            to_messages=metamath,
+            summary="query, response",
+            version=2,
+            optional_columns=SYSTEM_COLUMNS,
+        ),
+        SFTFormatter(
+            name="messages",
+            columns=("messages",),
+            to_messages=messages,
+            summary="messages of role and content",
+            version=2,
+            optional_columns=SYSTEM_COLUMNS,
+        ),
+        SFTFormatter(
+            name="sharegpt",
+            columns=("conversations",),
+            to_messages=sharegpt,
+            summary="conversations of from and value",
+            version=2,
+            optional_columns=SYSTEM_COLUMNS,
         ),
     ]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 
 import pytest
@@ -156,11 +157,66 @@ def test_the_wrong_file_is_named_with_what_could_read_it(folder):
     assert words == (
         "datasets[0] (pairs.jsonl): has no column instruction, output, which type: solar_plugins.alpaca needs; it has "
         "system, question, chosen, rejected. solar_plugins.orca_dpo_pairs (with rl: dpo) or "
-        "solar_plugins.ultrafeedback_binarized (with rl: dpo) could read it"
+        "solar_plugins.preference (with rl: dpo) could read it"
     )
     assert "solar_plugins.alpaca (without rl:)" in refused(recipe("alpaca.jsonl", "orca_dpo_pairs", rl="dpo"))
     write("other.jsonl", [{"a": 1}])
-    assert refused(recipe("other.jsonl")).endswith("it has a. rename its columns")
+    assert refused(recipe("other.jsonl")).endswith(
+        "it has a. No registered formatter can use its first 100 rows; convert them, or write a formatter"
+    )
+
+
+PUBLISHED = {
+    "TRL's preference form": ({"prompt": "u", "chosen": "a", "rejected": "b"}, ["preference"]),
+    "argilla's Orca pairs": (
+        {"system": "s", "input": "u", "chosen": "a", "rejected": "b", "status": "swapped"},
+        ["preference"],
+    ),
+    "argilla's ties": ({"system": "s", "input": "u", "chosen": "a", "rejected": "b", "status": "tie"}, []),
+    "KTO": ({"prompt": "u", "completion": "a", "label": True}, ["unpaired_preference"]),
+    "columns of a formatter whose rows fail": ({"conversations": "u", "messages": "v"}, []),
+    "tools": ({"tools": "[{}, 1]", "query": "u", "response": "a"}, []),
+    "LLaMA-Factory's ranking": (
+        {"conversations": [{"from": "human", "value": "u"}], "chosen": "a", "rejected": "b"},
+        ["sharegpt_pairs"],
+    ),
+}
+KINDS = {"without rl:": {}, "with rl: dpo": {"rl": "dpo"}, "under rl: kto": {"rl": "kto"}}
+
+
+@pytest.mark.parametrize("title", PUBLISHED)
+def test_a_hint_names_what_was_tried_and_works(folder, title):
+    row, names = PUBLISHED[title]
+    write("rows.jsonl", [row] * 3)
+    words = refused(recipe("rows.jsonl", "alpaca"))
+    hinted = re.findall(r"solar_plugins\.(\w+) \(([^)]*)\)", words)
+    assert [name for name, _ in hinted] == names
+    assert ("No registered formatter can use" in words) == (not names)
+    for name, kind in hinted:
+        assert "3 kept" in use_ready_sets(recipe("rows.jsonl", name, **KINDS[kind]))[0]
+
+
+def test_a_formatter_that_fails_on_the_rows_is_told_which_one_does_not(folder):
+    turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    write("rows.jsonl", [{"conversations": "u", "messages": turns, "chosen": "a", "rejected": "b"}] * 3)
+    words = refused(recipe("rows.jsonl", "sharegpt"))
+    assert "3 conversations is a str, expected a list of messages (rows 1, 2, 3)" in words
+    assert words.endswith(
+        "solar_plugins.messages (without rl:) or solar_plugins.sharegpt_pairs (with rl: dpo) could read it"
+    )
+
+
+def test_the_innermost_cause_of_a_file_that_cannot_be_loaded(folder, monkeypatch):
+    def broken_loader(*_):
+        try:
+            raise TypeError("Couldn't cast array of type string to null")
+        except TypeError as error:
+            raise RuntimeError("An error occurred while generating the dataset") from error
+
+    monkeypatch.setattr("axolotl.utils.data.shared.load_dataset_with_config", broken_loader)
+    words = refused(recipe("org/set"))
+    assert "cannot be loaded (TypeError: Couldn't cast array of type string to null)" in words
+    assert "An error occurred" not in words
 
 
 def test_files_that_cannot_be_loaded(folder):
@@ -185,6 +241,8 @@ def test_a_tokenizer_with_another_template(folder):
     assert "({% for m in messages %}<|im_start|>{{ m.role }}" in words
     assert words.endswith("To train the model on SOLAR's, set chat_template: solar")
     assert use_ready_sets(recipe(chat_template="jinja", chat_template_jinja=template_text()))
+    words = refused(recipe(chat_template="tokenizer_default"))
+    assert words.startswith("chat_template: tokenizer_default, and the tokenizer of base carries another template")
 
 
 def test_a_tokenizer_that_has_the_template_already_keeps_it(folder):
@@ -192,6 +250,8 @@ def test_a_tokenizer_that_has_the_template_already_keeps_it(folder):
     cfg = recipe()
     assert use_ready_sets(cfg)
     assert cfg.chat_template is None
+    for choice in ("tokenizer_default", "tokenizer_default_fallback_chatml"):
+        assert use_ready_sets(recipe(chat_template=choice))
 
 
 def test_a_tokenizer_without_an_end_token(folder):

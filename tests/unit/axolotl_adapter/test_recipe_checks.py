@@ -81,7 +81,13 @@ def test_each_method_that_trains_on_pairs(method, needs):
             SFT | {"rl": "dpo"},
             ArgsError,
             "datasets[0].type: solar_plugins.alpaca gives conversations, but rl: dpo trains on preference pairs. "
-            "Remove rl:, or use one of math_pairs, orca_dpo_pairs, sharegpt_pairs, ultrafeedback_binarized",
+            "Remove rl:, or use one of hh_rlhf, math_pairs, orca_dpo_pairs, preference, sharegpt_pairs, ultraf",
+        ),
+        (
+            entry(DPO, type="solar_plugins.unpaired_preference"),
+            ArgsError,
+            "datasets[0].type: solar_plugins.unpaired_preference gives single answers with a label, on which only rl: "
+            "kto trains. Set rl: kto, or use one of hh_rlhf",
         ),
         (
             DPO | {"rl": "grpo"},
@@ -96,7 +102,7 @@ def test_each_method_that_trains_on_pairs(method, needs):
         (
             entry(DPO, type="solar_plugins.orca"),
             PluginError,
-            "datasets[0].type: 'orca' is not a registered preference formatter; known: math_pairs, orca_dpo_pairs",
+            "datasets[0].type: 'orca' is not a registered preference formatter; known: hh_rlhf, math_pairs",
         ),
         (entry(SFT, type="solar_plugins.data"), PluginError, "'data' is not a registered SFT formatter"),
         (entry(SFT, field_messages="x"), ArgsError, "datasets[0].field_messages: has no effect on type: solar_plugins"),

@@ -30,6 +30,9 @@ CONVERSATIONS = [
     [SYSTEM, USER, ANSWER, USER, ANSWER | {"content": "Bye."}],
     [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}],
     [SYSTEM | {"content": ""}, USER, ANSWER],
+    [USER, ANSWER | {"weight": 0}, USER, ANSWER],
+    [USER, ANSWER | {"content": "    if a:\n        b"}],
+    [USER, ANSWER | {"tool_calls": [{"name": "x"}]}],
     [USER, USER, ANSWER],
     [USER],
     [],
@@ -44,7 +47,10 @@ def texts(*columns):
 
 
 ROWS = {
-    "alpaca": texts("instruction", "input", "output"),
+    "alpaca": [
+        *texts("instruction", "input", "output", "system"),
+        {"instruction": "u", "output": "a", "history": [["q", "b"], ["r", "c"]]},
+    ],
     "alpaca_prompt": texts("instruction", "input", "output"),
     "openorca": texts("system_prompt", "question", "response"),
     "metamath": texts("query", "response"),
@@ -61,6 +67,27 @@ ROWS = {
         {"instruction": "Why?", "completions": [{"response": str(n), "overall_score": score} for n, score in scores]}
         for scores in ([*enumerate((3, 9.5, 9.5, 1))], [(0, "high"), (1, 2)], [(0, 1)])
         for _ in range(9)
+    ],
+    "preference": [
+        *texts("system", "prompt", "chosen", "rejected"),
+        *texts("instruction", "input", "chosen", "rejected"),
+        *(
+            {"prompt": prompt, "chosen": chosen, "rejected": "No."}
+            for prompt in ([USER], [ANSWER], None)
+            for chosen in ("Yes.", [ANSWER], [USER, ANSWER], [USER])
+        ),
+        {"prompt": "Why?", "chosen": "a", "rejected": "b", "score_chosen": 3, "score_rejected": 3},
+        {"prompt": "Why?", "chosen": "a", "rejected": "b", "context": "c"},
+    ],
+    "hh_rlhf": [
+        {"chosen": f"\n\nHuman: Why?\n\nAssistant: {text}", "rejected": "\n\nHuman: Why?\n\nAssistant: No."}
+        for text in TEXTS
+    ],
+    "unpaired_preference": [
+        {"prompt": prompt, "completion": answer, "label": label}
+        for prompt in ("Why?", [USER], None)
+        for answer in ("Yes.", [ANSWER], [USER, ANSWER])
+        for label in (True, False, "no")
     ],
     "math_pairs": texts("rephrased_question", "rephrased_answer", "original_answer"),
     "sharegpt_pairs": [
@@ -88,7 +115,11 @@ def digest(formatter, tokenizer):
 
 
 def test_a_row_gives_what_it_gave_in_this_version(tokenizer):
-    formatters = [*sft.register_sft_formatters(), *preference.register_preference_formatters()]
+    formatters = [
+        *sft.register_sft_formatters(),
+        *preference.register_preference_formatters(),
+        *preference.register_unpaired_formatters(),
+    ]
     found = [f"format {FORMAT_VERSION}"]
     found += sorted(f"{one.name} {one.version} {digest(one, tokenizer)}" for one in formatters)
     print("\n".join(found))

@@ -132,7 +132,8 @@ def test_everything_that_matters_changes_the_fingerprint(dataset, records, token
         replace(rows, max_length=65),
         replace(rows, truncate=True),
         replace(rows, seed=1),
-        replace(rows, formatter=replace(alpaca, version=2)),
+        replace(rows, whole_conversations=True),
+        replace(rows, formatter=replace(alpaca, version=99)),
         replace(rows, formatter=replace(alpaca, name="other")),
         replace(rows, formatter=formatter_from(tmp_path / "another_package.py", ALPACA_SOURCE)),
         replace(rows, encoder=make_encoder(other_tokenizer, "test")),
@@ -146,7 +147,7 @@ def test_everything_that_matters_changes_the_fingerprint(dataset, records, token
         with monkeypatch.context() as patch:
             patch.setattr(prepared_sets, name, value)
             keys.append(fingerprint(dataset, records))
-    assert len(set(keys)) == len(keys) == 13
+    assert len(set(keys)) == len(keys) == 14
 
 
 def test_a_new_version_of_a_formatter_is_read_again(dataset, records, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from solar_plugins.data.row_tally import RowTally
 from solar_plugins.errors import DataError
 
-Example = namedtuple("Example", "too_long cut", defaults=(False, False))
+Example = namedtuple("Example", "too_long cut num_tokens notes", defaults=(False, False, 0, ()))
 PLAIN, LONG, CUT = Example(), Example(too_long=True), Example(cut=True)
 
 

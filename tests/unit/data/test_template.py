@@ -94,8 +94,18 @@ def test_another_wording_of_the_same_template_is_known_by_its_text(tokenizer):
         "{{ '### User:\n' + m['content'] + '\n\n' }}{% else %}{{ '### Assistant:\n' + m['content'] }}{% endif %}"
         "{% if loop.last and add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}{% endfor %}"
     )
-    assert renders_as_solar(tokenizer)
-    tokenizer.chat_template = tokenizer.chat_template.replace("### User", "### Human")
-    assert not renders_as_solar(tokenizer)
-    tokenizer.chat_template = "{{ raise_exception('no') }}"
-    assert not renders_as_solar(tokenizer)
+
+    def apply(messages):
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    assert renders_as_solar(apply)
+    same = tokenizer.chat_template
+    for other in (
+        same.replace("### User", "### Human"),
+        same.replace("m['content'] + '\n\n'", "m['content'].strip() + '\n\n'"),
+        same.replace("'### Assistant:\n' + m['content']", "'### Assistant:\n' + m['content'] | trim"),
+        "{{ raise_exception('no') }}",
+    ):
+        tokenizer.chat_template = other
+        assert other != same
+        assert not renders_as_solar(apply)

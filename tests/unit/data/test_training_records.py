@@ -21,7 +21,9 @@ def read(tokenizer):
         batch = {name: [row.get(name) for row in rows] for name in columns}
         result = TrainingRecords(encoder, unpaired).read_batch(batch, list(range(10, 10 + len(rows))))
         records = zip(*result.values(), strict=True)
-        return [{k: v for k, v in zip(result, values, strict=True) if v is not None} for values in records]
+        unused = ("solar_sound", "solar_tokens", "solar_opening")
+        named = [dict(zip(result, values, strict=True)) for values in records]
+        return [{k: v for k, v in one.items() if v is not None and k not in unused} for one in named]
 
     return read_rows
 
@@ -68,8 +70,18 @@ def test_what_is_cut_is_marked(read, tokenizer):
 
 
 def test_records_are_counted_by_their_rows():
-    records = [(3, None, True), (3, "too long", False), (4, "too long", False), (4, "too long", False), (7, "x", False)]
+    records = [
+        (3, None, False, True, 30, None),
+        (3, None, False, False, 50, "note\nnote"),
+        (3, "too long", False, False, 0, None),
+        (4, "too long", False, False, 0, None),
+        (4, "too long", False, False, 0, None),
+        (7, "x", False, False, 0, None),
+        (8, "tie", True, False, 0, None),
+    ]
     tally = count_rows(RowTally("here", "messages"), *zip(*records, strict=True))
-    assert (tally.rows_read, tally.rows_kept, tally.examples, tally.cut) == (3, 1, 1, 1)
+    assert (tally.rows_read, tally.rows_kept, tally.examples, tally.cut) == (4, 1, 2, 1)
+    assert (tally.num_tokens, tally.num_tokens_once, tally.repetition) == (80, 50, 1.6)
+    assert (tally.nothing_to_learn, tally.notes) == ({"tie": 1}, {"note": 2})
     assert (tally.examples_too_long, tally.too_long, tally.bad) == (1, 1, {"x": 1})
-    assert tally.first_rows == {"too long": [5], "x": [8]}
+    assert tally.first_rows == {"note": [4, 4], "too long": [5], "x": [8], "tie": [9]}

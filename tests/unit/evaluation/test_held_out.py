@@ -131,7 +131,7 @@ def test_training_report_and_sdpo_order_encode_a_row_alike(stages, tokenizers, t
     ordered = encoded_pairs(file, frozenset(range(20)), rows, RowTally("f", "scores"))
     [source, _] = formatted_sets(stages[2].recipe)
     trained = TrainingRecords(row_encoder(stages[2].recipe, source, encoder))
-    texts, _ = read_set(load_rows(stages[2].recipe, source), trained, "here", None)
+    texts, _ = read_set(load_rows(stages[2].recipe, source, encoder), trained, "here", None)
 
     assert [*ordered] == [*reported]
     for pair, row in zip(reported, texts, strict=True):

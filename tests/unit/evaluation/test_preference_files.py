@@ -4,10 +4,11 @@ import random
 import pytest
 
 from solar_plugins.data.formatters.base import RowError
+from solar_plugins.data.formatters.preference import preference
 from solar_plugins.data.row_encoder import RowEncoder
 from solar_plugins.data.row_tally import RowTally
 from solar_plugins.errors import DataError
-from solar_plugins.evaluation.preference_files import drawn_rows, encoded_pairs, find_file, prompt_and_answers
+from solar_plugins.evaluation.preference_files import drawn_rows, encoded_pairs, find_file
 
 USER = {"role": "user", "content": "Why?"}
 ROW = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
@@ -32,7 +33,7 @@ def assistant(text):
     ],
 )
 def test_texts_and_messages_give_one_pair(row):
-    assert prompt_and_answers(row, random.Random(0)) == ([USER], "Because.", "No.")
+    assert preference(row, random.Random(0)) == ([USER], "Because.", "No.")
 
 
 @pytest.mark.parametrize(
@@ -42,18 +43,18 @@ def test_texts_and_messages_give_one_pair(row):
         ({"prompt": 3}, "prompt is a int, expected a text"),
         ({"prompt": [USER, assistant("x")]}, "prompt does not end with the user's message"),
         ({"chosen": " "}, "chosen is empty"),
-        ({"rejected": ["x"]}, "rejected is a list, expected a text"),
+        ({"rejected": ["x"]}, r"rejected\[0\] is a str, expected a message"),
     ],
 )
 def test_rows_that_are_no_pair(change, message):
     with pytest.raises(RowError, match=message):
-        prompt_and_answers(ROW | change, random.Random(0))
+        preference(ROW | change, random.Random(0))
 
 
 @pytest.mark.parametrize(
     ("row", "name"),
     [
-        (ROW, "prompt_and_answers"),
+        (ROW, "preference"),
         ({"system": "", "question": "q", "chosen": "c", "rejected": "r"}, "orca_dpo_pairs"),
         ({"chosen": [USER, assistant("c")], "rejected": [USER, assistant("r")]}, "ultrafeedback_binarized"),
         ({"instruction": "i", "completions": []}, "ultrafeedback_scores"),
@@ -70,10 +71,21 @@ def test_the_formatter_is_found_by_the_columns_of_the_first_row(tmp_path, row, n
 def test_a_named_formatter_is_taken(tmp_path):
     path = write(tmp_path / "set.jsonl", ROW)
     assert find_file(path, "ultrafeedback_binarized").formatter.name == "ultrafeedback_binarized"
+    assert find_file(path, "prompt_and_answers").formatter.name == "preference"
     with pytest.raises(
-        DataError, match=r"--type: 'orca' is no preference formatter; known: math_pairs, orca_dpo_pairs"
+        DataError, match=r"--type: 'orca' is no preference formatter; known: hh_rlhf, math_pairs, orca_dpo_pairs"
     ):
         find_file(path, "orca")
+
+
+def test_columns_are_not_judged_by_one_row(tmp_path):
+    """The first row of a set may be cut, lack a column, or look like another shape."""
+    argilla = {"system": "s", "input": "u", "chosen": "a", "rejected": "b"}
+    orca = {"system": "s", "question": "u", "chosen": "a", "rejected": "b"}
+    for odd in ("{cut", orca, {"chosen": None}, argilla | {"input": ""}):
+        assert find_file(write(tmp_path / "set.jsonl", odd, argilla, argilla), None).formatter.name == "preference"
+    for odd in ("{cut", orca | {"question": None}):
+        assert find_file(write(tmp_path / "set.jsonl", odd, orca, orca), None).formatter.name == "orca_dpo_pairs"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +119,7 @@ def test_rows_become_ids_and_bad_ones_are_counted_and_named(tmp_path, encoder):
         ROW | {"prompt": "long " * 90},
         ROW | {"rejected": "long " * 90},
     ]
-    tally = RowTally("set.jsonl", "prompt_and_answers")
+    tally = RowTally("set.jsonl", "preference")
     file = find_file(write(tmp_path / "set.jsonl", *rows), None)
     rows = RowEncoder(file.formatter, encoder, 64, truncate=True)
     read = list(encoded_pairs(file, frozenset(range(7)), rows, tally))
@@ -138,7 +150,7 @@ def test_a_drawing_is_of_that_size_and_repeats_with_its_seed():
 
 def test_only_the_drawn_rows_are_read(tmp_path, encoder):
     file = find_file(write(tmp_path / "set.jsonl", *(ROW | {"prompt": str(i)} for i in range(9))), None)
-    tally = RowTally("set.jsonl", "prompt_and_answers")
+    tally = RowTally("set.jsonl", "preference")
     read = encoded_pairs(file, frozenset({1, 4, 8}), RowEncoder(file.formatter, encoder, 64, truncate=True), tally)
     assert [pair.row for pair in read] == [2, 5, 9]
     assert tally.rows_read == 3

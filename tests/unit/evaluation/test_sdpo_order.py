@@ -107,7 +107,7 @@ def test_the_command_says_what_it_found(tiny_chat_model, ranked, tmp_path):
     command = ["sdpo-order", str(tiny_chat_model), str(hard), str(easy), "--max-length", "128"]
     refused = CliRunner().invoke(solar, command)
     assert refused.exit_code == 1
-    assert "1 of 13 rows cannot be read as prompt_and_answers (1 chosen is empty (row 13))" in refused.stderr
+    assert "1 of 13 rows cannot be read as preference (1 chosen is empty (row 13))" in refused.stderr
     shown = CliRunner().invoke(solar, [*command, "--max-bad-share", "0.1"], catch_exceptions=False)
     lines = shown.stdout.splitlines()
     assert lines[0].split("  ")[0] == "easy to hard"
@@ -115,7 +115,7 @@ def test_the_command_says_what_it_found(tiny_chat_model, ranked, tmp_path):
     assert "100.0 % ± 8.3" in lines[1]
     assert lines[2].startswith(f"2. {hard}  ")
     assert "50.0 % ± 12.5" in lines[2]
-    assert f"{hard}: read as prompt_and_answers, 13 of 13 rows" in lines
+    assert f"{hard}: read as preference, 13 of 13 rows" in lines
     assert "  left out as bad: 1 chosen is empty (row 13)" in lines
     assert "carries another one or none" in shown.stdout
     assert "differ by less than" not in shown.stdout

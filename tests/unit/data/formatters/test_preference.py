@@ -5,8 +5,9 @@ from collections import Counter
 
 import pytest
 
-from solar_plugins.data.formatters import preference_formatters
-from solar_plugins.data.formatters.base import RowError
+from solar_plugins.data.formatters import preference_formatters, unpaired_formatters
+from solar_plugins.data.formatters.base import NothingToLearn, RowError
+from solar_plugins.data.formatters.columns import SCORE_COLUMNS
 from solar_plugins.data.template import render
 
 
@@ -28,7 +29,7 @@ CASES = {
     "orca": (
         "orca_dpo_pairs",
         {"system": "Be brief.", "question": " 2 + 2?\n", "chosen": " 4", "rejected": "5 "},
-        ("### System:\nBe brief.\n\n### User:\n2 + 2?\n\n### Assistant:\n", "4", "5"),
+        ("### System:\nBe brief.\n\n### User:\n 2 + 2?\n\n\n### Assistant:\n", " 4", "5 "),
     ),
     "orca with an empty system text": (
         "orca_dpo_pairs",
@@ -58,7 +59,48 @@ CASES = {
         {"prompt": [turn("user", "u")], "chosen": [turn("assistant", "4")], "rejected": [turn("assistant", "5")]},
         ("### User:\nu\n\n### Assistant:\n", "4", "5"),
     ),
-    "scores": ("ultrafeedback_scores", SCORED, ("### User:\n2 + 2?\n\n### Assistant:\n", "4", "5")),
+    "scores": ("ultrafeedback_scores", SCORED, ("### User:\n2 + 2?\n\n### Assistant:\n", "4", "four")),
+    "TRL's form: texts": (
+        "preference",
+        {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"},
+        ("### User:\n2 + 2?\n\n### Assistant:\n", "4", "5"),
+    ),
+    "TRL's form: messages": (
+        "preference",
+        {"prompt": [turn("user", "u")], "chosen": [turn("assistant", "4")], "rejected": [turn("assistant", "5")]},
+        ("### User:\nu\n\n### Assistant:\n", "4", "5"),
+    ),
+    "TRL's form: the prompt in the lists alone": (
+        "preference",
+        {
+            "chosen": [turn("user", "u"), turn("assistant", "4")],
+            "rejected": [turn("user", "u"), turn("assistant", "5")],
+        },
+        ("### User:\nu\n\n### Assistant:\n", "4", "5"),
+    ),
+    "truthy-dpo: system, prompt and texts": (
+        "preference",
+        {"system": "s", "prompt": "u", "chosen": "4", "rejected": "5", "source": "x"},
+        ("### System:\ns\n\n### User:\nu\n\n### Assistant:\n", "4", "5"),
+    ),
+    "argilla's Orca pairs": (
+        "preference",
+        {"system": "s", "input": "u", "chosen": "4", "rejected": "5", "status": "unchanged", "rating": [9, 7]},
+        ("### System:\ns\n\n### User:\nu\n\n### Assistant:\n", "4", "5"),
+    ),
+    "LLaMA-Factory's Alpaca pairs": (
+        "preference",
+        {"instruction": "Add.", "input": "2, 2", "chosen": "4", "rejected": "5"},
+        ("### User:\nAdd.\n\n2, 2\n\n### Assistant:\n", "4", "5"),
+    ),
+    "hh-rlhf": (
+        "hh_rlhf",
+        {
+            "chosen": "\n\nHuman: u\n\nmore\n\nAssistant: a\n\nHuman: v\n\nAssistant:  4",
+            "rejected": "\n\nHuman: u\n\nmore\n\nAssistant: a\n\nHuman: v\n\nAssistant: 5",
+        },
+        ("### User:\nu\n\nmore\n\n### Assistant:\na### User:\nv\n\n### Assistant:\n", " 4", "5"),
+    ),
     "maths": (
         "math_pairs",
         {"rephrased_question": "What is 2 plus 2?", "rephrased_answer": "It is 4.", "original_answer": "4"},
@@ -103,13 +145,140 @@ def test_every_built_in_formatter_has_a_case():
     assert {name for name, _, _ in CASES.values()} == preference_formatters().keys()
 
 
-def test_the_best_score_is_chosen_and_each_other_one_is_rejected_as_often():
+def test_the_best_score_is_chosen_and_each_worse_one_is_rejected_as_often():
     chance = random.Random(0)
-    pairs = [pair("ultrafeedback_scores", SCORED, chance) for _ in range(3000)]
+    pairs = [pair("ultrafeedback_scores", SCORED, chance) for _ in range(2000)]
     assert {found.chosen for found in pairs} == {"4"}, "of two equal scores the first"
     rejected = Counter(found.rejected for found in pairs)
-    assert rejected.keys() == {"3", "four", "5"}
+    assert rejected.keys() == {"3", "four"}, "one of the same score is not worse"
     assert all(900 < count < 1100 for count in rejected.values())
+
+
+def scored(*scores):
+    """A row with completions of these overall and fine-grained scores, named by their place."""
+    completions = [
+        {"response": str(place), "overall_score": overall, "fine-grained_score": fine}
+        for place, (overall, fine) in enumerate(scores)
+    ]
+    return {"instruction": "i", "completions": completions}
+
+
+EMPTY, UNSCORED, CONTRADICTS = (
+    f"completion set aside: {why}"
+    for why in ("it is empty", "it has no overall_score", "its overall_score contradicts the fine-grained score")
+)
+
+
+@pytest.mark.parametrize(
+    ("row", "chosen", "rejected", "notes"),
+    [
+        (scored((8.5, 4.75), (7, 4.0)), "0", {"1"}, ()),
+        # OpenBMB/UltraFeedback, issue 8: an overall score of 10 that the critique's 1 became
+        (scored((8.5, 4.75), (10, 1.0), (7, 4.0)), "0", {"2"}, (CONTRADICTS,)),
+        (scored((8.5, 4.75), (10, 2.5), (7, 4.0)), "0", {"2"}, (CONTRADICTS,)),
+        (scored((8, 4.0), (1, 5.0), (7, 3.0)), "0", {"2"}, (CONTRADICTS,)),
+        # the order of two completions
+        (scored((9, 4.0), (8, 4.5), (7, 4.0)), "0", {"2"}, ()),
+        (scored((9, 4.0), (9, 4.5), (7, 4.0)), "1", {"2"}, ()),
+        (scored((9, None), (8, 4.5), ("7", "N/A")), "0", {"1", "2"}, ()),
+        # what cannot be used
+        (scored((9, 4.5), ("N/A", 4.5), (7, 3.0), (float("nan"), 2.0)), "0", {"2"}, (UNSCORED, UNSCORED)),
+    ],
+)
+def test_scores_of_ultrafeedback(row, chosen, rejected, notes):
+    pairs = [pair("ultrafeedback_scores", row, random.Random(seed)) for seed in range(20)]
+    assert {found.chosen for found in pairs} == {chosen}
+    assert {found.rejected for found in pairs} == rejected
+    assert {getattr(found, "notes", ()) for found in pairs} == {notes}
+
+
+@pytest.mark.parametrize("nothing", ["", " \n", None])
+def test_an_empty_completion_does_not_lose_the_row(nothing):
+    row = scored((9, None), (1, None), (7, None))
+    row["completions"][1]["response"] = nothing
+    found = pair("ultrafeedback_scores", row)
+    assert (found.chosen, found.rejected, found.notes) == ("0", "2", (EMPTY,))
+
+
+def test_the_ratings_of_older_copies_stand_for_the_fine_grained_score():
+    row = scored((8, None), (10, None), (6, None))
+    row["completions"][1]["annotations"] = {
+        aspect: {"Rating": rating} for aspect, rating in [("honesty", "1"), ("truthfulness", "2"), ("helpful", "N/A")]
+    }
+    found = pair("ultrafeedback_scores", row)
+    assert (found.chosen, found.rejected, found.notes) == ("0", "2", (CONTRADICTS,))
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (scored((7, 4), (7, 4), (7, 4)), "completions hold no preference: all have the same overall_score"),
+        (
+            scored((8, 3.5), (7, 4)),
+            "completions hold no preference: the fine-grained scores contradict the overall scores",
+        ),
+    ],
+)
+def test_scores_without_a_preference_are_no_bad_rows(row, problem):
+    with pytest.raises(NothingToLearn) as error:
+        pair("ultrafeedback_scores", row)
+    assert str(error.value) == problem
+
+
+TEXTS = {"prompt": "u", "question": "u", "rephrased_question": "u", "conversations": "u"}
+ANSWERS = {"chosen": "4", "rejected": "5", "rephrased_answer": "4", "original_answer": "5"}
+LISTS = {name: [turn("user", "u"), turn("assistant", answer)] for name, answer in (("chosen", "4"), ("rejected", "5"))}
+TRANSCRIPTS = {name: f"\n\nHuman: u\n\nAssistant: {name}" for name in LISTS}
+OF_PAIRS = {
+    "preference": TEXTS | ANSWERS,
+    "orca_dpo_pairs": TEXTS | ANSWERS,
+    "math_pairs": TEXTS | ANSWERS,
+    "sharegpt_pairs": TEXTS | ANSWERS,
+    "ultrafeedback_binarized": LISTS,
+    "hh_rlhf": TRANSCRIPTS,
+}
+
+
+@pytest.mark.parametrize("name", OF_PAIRS)
+@pytest.mark.parametrize(
+    ("marks", "problem"),
+    [
+        ({"status": "tie"}, "status is tie: neither answer is preferred"),
+        ({"status": "swapped", "score_chosen": 8, "score_rejected": 7.5}, None),
+        *(
+            pytest.param({better: x, worse: y}, problem, id=f"{better} {x}")
+            for better, worse in SCORE_COLUMNS
+            for x, y, problem in [
+                (8, 7.5, None),
+                (8, "N/A", None),
+                (8, 8.0, f"{better} is equal to {worse}: neither answer is preferred"),
+                (6, 8, f"{better} is below {worse}"),
+            ]
+        ),
+    ],
+)
+def test_a_pair_that_calls_itself_a_tie_is_left_out(name, marks, problem):
+    if problem is None:
+        assert pair(name, OF_PAIRS[name] | marks)
+        return
+    with pytest.raises(NothingToLearn) as error:
+        pair(name, OF_PAIRS[name] | marks)
+    assert str(error.value) == problem
+
+
+def test_every_formatter_of_two_answers_is_walked():
+    assert OF_PAIRS.keys() == preference_formatters().keys() - {"ultrafeedback_scores"}
+
+
+def test_labelled_answers():
+    read = unpaired_formatters()["unpaired_preference"].to_answer
+    asked = [turn("user", "u")]
+    assert read({"prompt": "u", "completion": "4", "label": True}) == (asked, "4", True)
+    assert read({"prompt": asked, "completion": [turn("assistant", "4")], "label": False}) == (asked, "4", False)
+    assert read({"completion": [*asked, turn("assistant", "4")], "label": False}) == (asked, "4", False)
+    for label in (None, 1, "true"):
+        with pytest.raises(RowError, match=r"^label is .*, expected true"):
+            read({"prompt": "u", "completion": "4", "label": label})
 
 
 @pytest.mark.parametrize(
@@ -145,16 +314,16 @@ def test_the_best_score_is_chosen_and_each_other_one_is_rejected_as_often():
         (
             "ultrafeedback_scores",
             {"instruction": "i", "completions": [SCORED["completions"][0], {"response": "b", "overall_score": "N/A"}]},
-            "completions[1].overall_score is 'N/A', expected a number",
+            "completions has 1 usable of 2 (1 completion set aside: it has no overall_score)",
         ),
+        ("preference", {"chosen": "a", "rejected": "b"}, "prompt is missing"),
         (
-            "ultrafeedback_scores",
-            {
-                "instruction": "i",
-                "completions": [SCORED["completions"][0], {"response": "b", "overall_score": float("nan")}],
-            },
-            "completions[1].overall_score is nan, expected a number",
+            "preference",
+            {"prompt": [turn("assistant", "u")], "chosen": "a", "rejected": "b"},
+            "prompt[0] is the assistant's, expected the user's",
         ),
+        ("hh_rlhf", {"chosen": "Human: u", "rejected": "x"}, "chosen does not begin with 'Human:' after a blank line"),
+        ("hh_rlhf", {"chosen": "\n\nHuman: u\n\nHuman: v"}, "chosen[1] is the user's, expected the assistant's"),
         (
             "sharegpt_pairs",
             {"conversations": [turn("user", "u"), turn("assistant", "a")], "chosen": "b", "rejected": "c"},

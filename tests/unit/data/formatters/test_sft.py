@@ -31,7 +31,7 @@ CASES = {
     "alpaca with input": (
         "alpaca",
         {"instruction": "Add.", "input": "1, {2}", "output": " 3\n", "text": "ignored"},
-        "### User:\nAdd.\n\n1, {2}\n\n### Assistant:\n3",
+        "### User:\nAdd.\n\n1, {2}\n\n### Assistant:\n 3\n",
     ),
     "alpaca without input": (
         "alpaca",

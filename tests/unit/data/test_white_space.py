@@ -1,0 +1,123 @@
+"""White space around texts: prompts are what `apply_chat_template` gives, and answers keep their indentation.
+
+Tokenizers differ in what they join across the line break that ends a prompt, so one of each kind is walked.
+"""
+
+import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from solar_plugins.data.encoder import IGNORED_LABEL, make_encoder
+from solar_plugins.data.formatters import preference_formatters, sft_formatters
+from solar_plugins.data.formatters.base import RowError
+from solar_plugins.data.row_encoder import RowEncoder
+from solar_plugins.data.template import template_text
+
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+"""How Llama 3 splits a text before BPE (its tokenizer.json); Qwen's differs in digits alone. Line breaks stick to the
+punctuation before them."""
+TEXT = [
+    "### User:\nu\n\n### Assistant:\n\n\n    if a:\n        return 1\n\n\t\tx\n### Assistant:\n    b\n  c\n\n d"
+] * 50
+
+
+def byte_level(**options):
+    made = Tokenizer(models.BPE())
+    split = options.pop("split", None)
+    steps = [pre_tokenizers.Split(Regex(split), "isolated")] if split else []
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not split))
+    made.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    made.decoder = decoders.ByteLevel()
+    return made, pre_tokenizers.ByteLevel.alphabet()
+
+
+def joined_pieces():
+    """SentencePiece with line breaks as pieces, and a space that it puts before every text."""
+    made = Tokenizer(models.BPE())
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return made, sorted(set("".join(TEXT).replace(" ", "▁")) | set("▁defg"))
+
+
+KINDS = {
+    "GPT-2": byte_level,
+    "Llama 3": lambda: byte_level(split=LLAMA_3),
+    "no split at all": lambda: byte_level(split=r"[\s\S]+"),
+    "line breaks as pieces": joined_pieces,
+}
+
+
+@pytest.fixture(scope="module")
+def made_tokenizers():
+    from transformers import PreTrainedTokenizerFast
+
+    made = {}
+    for name, make in KINDS.items():
+        backend, alphabet = make()
+        trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=["</s>"])
+        backend.train_from_iterator(TEXT, trainer)
+        made[name] = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    return made
+
+
+ANSWERS = ["a", "    if a:\n        return 1", "\n\n    b\n", "\t\tx", " d", "\n", "c\n\n", "  \n b  "]
+
+
+@pytest.mark.parametrize("kind", ["mistral", *KINDS])
+def test_prompts_are_those_of_inference_and_answers_stay_whole(kind, made_tokenizers, tokenizer):
+    tokenizer = tokenizer if kind == "mistral" else made_tokenizers[kind]
+    rows = RowEncoder(sft_formatters()["messages"], make_encoder(tokenizer, "test"), 512)
+    for answer in ANSWERS:
+        for asked in ("u", " u \n", "Complete:\ndef f(a):\n    "):
+            turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+            row = {"messages": [*turns, *turns]}
+            if not answer.strip():
+                with pytest.raises(RowError, match="is empty"):
+                    rows.conversation(row)
+                continue
+            for number, encoded in enumerate(rows.conversation(row)):
+                ids, labels = encoded.tokens
+                prompt = tokenizer.apply_chat_template(
+                    row["messages"][: 2 * number + 1],
+                    chat_template=template_text(),
+                    tokenize=True,
+                    add_generation_prompt=True,
+                    return_dict=False,
+                )
+                start = [*rows.encoder.start_ids] if prompt[:1] != [*rows.encoder.start_ids] else []
+                masked = [token for token, label in zip(ids, labels, strict=True) if label == IGNORED_LABEL]
+                assert masked == start + prompt
+                learnt = [label for label in labels if label != IGNORED_LABEL]
+                assert ids == masked + learnt
+                before = tokenizer("a", add_special_tokens=False)["input_ids"]
+                assert tokenizer.decode(before + learnt) == f"a{answer}</s>"
+
+
+@pytest.mark.parametrize("kind", ["mistral", *KINDS])
+def test_a_pair_is_what_trl_makes_of_its_texts_or_it_is_refused(kind, made_tokenizers, tokenizer):
+    tokenizer = tokenizer if kind == "mistral" else made_tokenizers[kind]
+    rows = RowEncoder(preference_formatters()["preference"], make_encoder(tokenizer, "test"), 512)
+    refused = set()
+    for answer in filter(str.strip, ANSWERS):
+        try:
+            pair = rows.pair({"prompt": "u", "chosen": answer, "rejected": "other"}, 0)
+        except RowError as error:
+            refused.add((answer[0].isspace(), error.problem))
+            continue
+        ids, labels = pair.chosen.tokens
+        prompt = tokenizer(pair.chosen.prompt)["input_ids"]
+        assert ids == tokenizer(pair.chosen.prompt + pair.chosen.completion)["input_ids"]
+        assert labels == [IGNORED_LABEL] * len(prompt) + ids[len(prompt) :]
+    joined = "starts with white space that this tokenizer joins with the prompt's last line break"
+    assert refused == (set() if kind == "mistral" else {(True, joined)}), "the others join line breaks and white space"
+
+
+def test_code_stays_valid(tokenizer):
+    rows = RowEncoder(sft_formatters()["alpaca"], make_encoder(tokenizer, "test"), 512)
+    body = "    if a:\n        return 1\n    return 2"
+    [answer] = rows.conversation({"instruction": "Complete:\ndef f(a):\n", "output": body})
+    assert answer.prompt == "### User:\nComplete:\ndef f(a):\n\n\n### Assistant:\n"
+    learnt = tokenizer.decode(tokenizer("\n")["input_ids"] + [label for label in answer.tokens.labels if label >= 0])
+    compile("def f(a):\n" + learnt.partition("\n")[2].removesuffix("</s>"), "learnt", "exec")
