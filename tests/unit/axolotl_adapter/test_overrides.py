@@ -42,7 +42,10 @@ def test_they_are_kept_for_a_recipe_that_does_not_up_scale():
     """Axolotl's validation with our schema would refuse the unexpanded spelling."""
     cfg = DictDefault({"base_model": "b", "solar": {"dpo": "sdpo", "data__bad_rows": "stop"}})
     SolarPlugin().register(cfg)
-    assert cfg["solar"] == {"dpo": "sdpo", "data": {"bad_rows": "stop", "max_bad_share": 0.02}}
+    assert cfg["solar"] == {
+        "dpo": "sdpo",
+        "data": {"bad_rows": "stop", "max_bad_share": 0.02, "examples_per": "answer"},
+    }
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ import pytest
 from click.testing import CliRunner
 
 from solar_plugins.cli import solar
+from solar_plugins.data.formatters import preference_formatters
 from solar_plugins.data.row_tally import RowTally
 from solar_plugins.data.template import Example
 from solar_plugins.errors import CheckpointError, DataError
 from solar_plugins.evaluation.log_probabilities import AnswerScore, answer_scores
 from solar_plugins.evaluation.models import load_model
-from solar_plugins.evaluation.preference_files import PLAIN, PreferenceFile
+from solar_plugins.evaluation.preference_files import PreferenceFile
 from solar_plugins.evaluation.sdpo_order import SetShare, order_sets
 
 ANSWERS = ["Yes.", "No.", "Perhaps.", "Never, I think.", "It depends on the weather.", "Ask somebody else."]
@@ -65,7 +66,11 @@ def test_sets_of_equal_share_keep_the_order_in_which_they_were_given(tiny_chat_m
 
 
 def judged(pairs, preferred=0):
-    return SetShare(PreferenceFile("f", PLAIN, pairs), RowTally("f", PLAIN.name, examples=pairs), preferred)
+    return SetShare(
+        PreferenceFile("f", preference_formatters()["preference"], pairs),
+        RowTally("f", "preference", examples=pairs),
+        preferred,
+    )
 
 
 def test_sum_and_mean_may_disagree_and_the_sum_decides():
