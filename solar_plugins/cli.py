@@ -35,8 +35,18 @@ def _strategy_options() -> list[click.Option]:
     return [click.Option([f"--{name.replace('_', '-')}"], help="; ".join(texts)) for name, texts in helps.items()]
 
 
-def _init_args(strategy: str, arguments: dict[str, str | None]) -> InitArgs:
-    return InitArgs.model_validate({"strategy": strategy, **{k: v for k, v in arguments.items() if v is not None}})
+def _init_args(strategy: str, arguments: dict[str, str | None], trusted_keys: tuple[str, ...] = ()) -> InitArgs:
+    given = {key: value for key, value in arguments.items() if value is not None}
+    return InitArgs.model_validate({"strategy": strategy, "trust_config_keys": list(trusted_keys) or None, **given})
+
+
+_trust_config_key = click.option(
+    "--trust-config-key",
+    "trusted_keys",
+    multiple=True,
+    metavar="KEY",
+    help="Vouch that this key of the base's config says nothing about single layers; may be given several times.",
+)
 
 
 class SolarGroup(click.Group):
@@ -71,6 +81,7 @@ def solar() -> None:
 @click.option("--revision", help="Revision of a hub id.")
 @click.option("--strategy", help="With --base: how to grow it.  [default: dus]")
 @click.option("--trust-remote-code", is_flag=True, help="Accept a base that brings code of its own; it is not run.")
+@_trust_config_key
 @click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
 @click.option(
     "--plot", type=click.Path(path_type=Path), help="Draw base layers against new layers: FILE.png or FILE.svg."
@@ -88,6 +99,7 @@ def plan(
     revision: str | None,
     strategy: str | None,
     trust_remote_code: bool,
+    trusted_keys: tuple[str, ...],
     as_json_text: bool,
     plot: Path | None,
     memory: bool,
@@ -101,14 +113,16 @@ def plan(
     --base stands for the base_model at the start of RECIPE's chain of stages.
     """
     if memory:
-        others = (revision, strategy, plot, trust_remote_code or None, *arguments.values())
+        others = (revision, strategy, plot, trust_remote_code or None, trusted_keys or None, *arguments.values())
         if recipe is None or any(value is not None for value in others):
             raise click.UsageError("--memory takes a RECIPE, --base, --gpus, --gpu-memory and --json, and nothing else")
         click.echo(_memory_text(recipe, base, gpus, gpu_memory, as_json_text=as_json_text))
         return
     if gpus or gpu_memory:
         raise click.UsageError("--gpus and --gpu-memory belong to --memory")
-    report = _plan_report(recipe, base, revision, strategy, arguments, trust_remote_code=trust_remote_code)
+    report = _plan_report(
+        recipe, base, revision, strategy, arguments, trusted_keys, trust_remote_code=trust_remote_code
+    )
     if plot:
         from solar_plugins.report.plan_plot import draw_plan
 
@@ -133,17 +147,19 @@ def _plan_report(
     revision: str | None,
     strategy: str | None,
     arguments: dict[str, str | None],
+    trusted_keys: tuple[str, ...],
     *,
     trust_remote_code: bool,
 ) -> PlanReport:
     if (recipe is None) == (base is None):
         raise click.UsageError("give either a RECIPE or --base, and with --base a strategy's arguments")
     if recipe is not None:
-        if trust_remote_code or any(value is not None for value in (revision, strategy, *arguments.values())):
+        options = (revision, strategy, *arguments.values())
+        if trust_remote_code or trusted_keys or any(value is not None for value in options):
             raise click.UsageError("what the options say stands in the recipe; give them only with --base")
         return plan_for_recipe(recipe)
     assert base is not None
-    init = _init_args(strategy or "dus", arguments)
+    init = _init_args(strategy or "dus", arguments, trusted_keys)
     return plan_for_base(base, revision, init, where="", trust_remote_code=trust_remote_code)
 
 
@@ -153,14 +169,21 @@ def _plan_report(
 @click.option("--revision", help="Revision of a hub id.")
 @click.option("--strategy", default="dus", show_default=True, help="How to grow it.")
 @click.option("--trust-remote-code", is_flag=True, help="Accept a base that brings code of its own; it is not run.")
+@_trust_config_key
 def upscale(
-    base: str, out: Path, revision: str | None, strategy: str, trust_remote_code: bool, **arguments: str | None
+    base: str,
+    out: Path,
+    revision: str | None,
+    strategy: str,
+    trust_remote_code: bool,
+    trusted_keys: tuple[str, ...],
+    **arguments: str | None,
 ) -> None:
     """Write BASE (a directory or hub id), up-scaled, to the directory OUT. No Axolotl, no GPU."""
     from solar_plugins.upscaling.base_model import find_base
     from solar_plugins.upscaling.checkpoint import write_checkpoint
 
-    found = find_base(base, revision, trust_remote_code=trust_remote_code)
+    found = find_base(base, revision, trust_remote_code=trust_remote_code, trusted_keys=trusted_keys)
     layer_plan = plan_of(_init_args(strategy, arguments), found.num_layers, where="")
     written = write_checkpoint(found, layer_plan, out)
     click.echo(f"{out}: {layer_plan}{'' if written else ' (was there already, whole)'}")

@@ -191,6 +191,11 @@ class Recipe(AxolotlKeys):
         return self.trust_remote_code is True
 
     @property
+    def trusted_keys(self) -> tuple[str, ...]:
+        """Keys of the base's config for which ``solar.init.trust_config_keys`` vouches."""
+        return self.solar.init.trusted_keys if self.solar is not None and self.solar.init_args is not None else ()
+
+    @property
     def output_directory(self) -> Path:
         """Where training writes."""
         return Path(self.output_dir).expanduser()

@@ -19,6 +19,16 @@ class InitArgs(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
     strategy: str = Field(description="a registered initialisation strategy, such as dus")
+    trust_config_keys: list[str] | None = Field(
+        None,
+        description="keys of the base's config for which you vouch that they say nothing about single layers, or that "
+        "their value is right for the deeper model as it is",
+    )
+
+    @property
+    def trusted_keys(self) -> tuple[str, ...]:
+        """``trust_config_keys``; empty where the recipe has none."""
+        return tuple(self.trust_config_keys or ())
 
 
 class DataArgs(BaseModel):

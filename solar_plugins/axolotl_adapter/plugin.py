@@ -143,7 +143,7 @@ def _up_scale_base(cfg: MutableMapping[str, Any], recipe: Recipe, solar: SolarAr
 
 def _upscaled_checkpoint(recipe: Recipe, solar: SolarArgs) -> Path | None:
     """The checkpoint that is to take the base's place; None where that was up-scaled by this recipe already."""
-    base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code)
+    base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
     _refuse_other_layers(recipe, base.decoder)
     plan, already_grown = growth_of(base.decoder, base.name, solar.init)
     if already_grown:

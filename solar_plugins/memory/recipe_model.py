@@ -59,7 +59,12 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
         if recipe.base_model is None:
             raise ArgsError(f"{maker}: a merge that names no base_model, so the chain to {path.name} ends here")
     try:
-        found = find_config(base or name, None if base else revision, trust_remote_code=recipe.trusts_code)
+        found = find_config(
+            base or name,
+            None if base else revision,
+            trust_remote_code=recipe.trusts_code,
+            trusted_keys=recipe.trusted_keys,
+        )
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}\n{path.name} begins with base_model: {name}; no recipe in {path.parent} makes it. Give the "

@@ -65,7 +65,8 @@ def plan_for_recipe(path: Path) -> PlanReport:
     recipe = read_recipe(path)
     if recipe.solar is None:
         raise ArgsError(f"{path}: has no `solar:` block, so there is nothing to plan; see recipes/solar_dus.yml")
-    init, base = recipe.solar.init, find_config(*recipe.base, trust_remote_code=recipe.trusts_code)
+    init = recipe.solar.init
+    base = find_config(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
     plan, already_grown = growth_of(base.decoder, base.name, init)
     make = _as_it_is if already_grown else _to_be_grown
     return make(base, init, plan, recipe.sequence_tokens)
@@ -92,7 +93,7 @@ def plan_for_base(
     Raises:
         SolarError: The base or the arguments cannot be used.
     """
-    found = find_config(base, revision, trust_remote_code=trust_remote_code)
+    found = find_config(base, revision, trust_remote_code=trust_remote_code, trusted_keys=init.trusted_keys)
     return _to_be_grown(found, init, plan_of(init, found.decoder.num_layers, where), sequence_tokens)
 
 

@@ -163,7 +163,7 @@ def _required_block(recipe: Recipe) -> SolarArgs:
 
 def _required_base(recipe: Recipe) -> BaseCheckpoint:
     name = recipe.base.name
-    base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code)
+    base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
     if (plan := grown_plan(base.config)) is not None:
         raise ArgsError(
             f"base_model: {name} was up-scaled already ({plan}); the report compares with the base before that: name it"

@@ -51,6 +51,7 @@ class BaseCheckpoint:
         config: The content of its config.json.
         revision: The commit of a hub model, else None.
         trusts_code: Whether the user trusts code that comes with it, so that it is copied.
+        trusted_keys: Keys of its config for which the user vouches that they say nothing about single layers.
     """
 
     name: str
@@ -58,6 +59,7 @@ class BaseCheckpoint:
     config: Mapping[str, Any]
     revision: str | None = None
     trusts_code: bool = False
+    trusted_keys: tuple[str, ...] = ()
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -66,7 +68,7 @@ class BaseCheckpoint:
         Raises:
             CheckpointError: The architecture is not supported, or the config contradicts itself.
         """
-        return Decoder.of(self.config)
+        return Decoder.of(self.config, self.trusted_keys)
 
     @property
     def num_layers(self) -> int:
@@ -215,12 +217,14 @@ class FoundConfig:
         revision: As the user wrote it.
         config: The content of its config.json.
         folder: The base itself, if it is a folder of this machine.
+        trusted_keys: As for `BaseCheckpoint`; the folder has its own.
     """
 
     name: str
     revision: str | None
     config: Mapping[str, Any]
     folder: BaseCheckpoint | None = None
+    trusted_keys: tuple[str, ...] = ()
 
     @property
     def checkpoint(self) -> BaseCheckpoint | None:
@@ -230,7 +234,7 @@ class FoundConfig:
     @cached_property
     def decoder(self) -> Decoder:
         """As `BaseCheckpoint.decoder`."""
-        return self.folder.decoder if self.folder else Decoder.of(self.config)
+        return self.folder.decoder if self.folder else Decoder.of(self.config, self.trusted_keys)
 
 
 SAMPLE_BYTES = 65_536
@@ -246,7 +250,9 @@ def _sample(path: Path, num_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def find_base(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> BaseCheckpoint:
+def find_base(
+    name: str, revision: str | None = None, *, trust_remote_code: bool = False, trusted_keys: tuple[str, ...] = ()
+) -> BaseCheckpoint:
     """The base called ``name``: a directory, or a model of the hub or of its offline cache.
 
     Of a hub model only the config is fetched now; a finished checkpoint in our cache needs no more.
@@ -255,6 +261,7 @@ def find_base(name: str, revision: str | None = None, *, trust_remote_code: bool
         name: A directory or a hub id.
         revision: Of a hub id.
         trust_remote_code: Accept a base whose config names code that comes with it. The code is carried along, not run.
+        trusted_keys: Keys of its config for which the user vouches that they say nothing about single layers.
 
     Raises:
         CheckpointError: It cannot be found or fetched, is not a model in safetensors format, or is not trusted.
@@ -263,12 +270,12 @@ def find_base(name: str, revision: str | None = None, *, trust_remote_code: bool
     if name and directory.is_dir():
         refuse_adapter(directory, name)
         config = _trusted(read_config(directory / CONFIG), trust_remote_code)
-        return BaseCheckpoint(name, directory, config, trusts_code=trust_remote_code)
+        return BaseCheckpoint(name, directory, config, trusts_code=trust_remote_code, trusted_keys=trusted_keys)
     _refuse_missing_path(name)
     directory = fetch(name, revision, [CONFIG, ADAPTER_CONFIG])
     refuse_adapter(directory, name)
     config = _trusted(read_config(directory / CONFIG), trust_remote_code)
-    return BaseCheckpoint(name, directory, config, revision=directory.name, trusts_code=trust_remote_code)
+    return BaseCheckpoint(name, directory, config, directory.name, trust_remote_code, trusted_keys)
 
 
 def _trusted(config: dict[str, Any], trust_remote_code: bool) -> dict[str, Any]:
@@ -281,13 +288,16 @@ def _trusted(config: dict[str, Any], trust_remote_code: bool) -> dict[str, Any]:
     return config
 
 
-def find_config(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> FoundConfig:
+def find_config(
+    name: str, revision: str | None = None, *, trust_remote_code: bool = False, trusted_keys: tuple[str, ...] = ()
+) -> FoundConfig:
     """The config of a base, and the base itself if its weights are here already. Fetches at most config.json.
 
     Args:
         name: A directory, a config.json, or a hub id.
         revision: Of a hub id.
         trust_remote_code: As for `find_base`.
+        trusted_keys: As for `find_base`.
 
     Raises:
         CheckpointError: The config cannot be found, fetched or read.
@@ -296,13 +306,14 @@ def find_config(name: str, revision: str | None = None, *, trust_remote_code: bo
     if path.is_file():
         if path.suffix != ".json":
             raise CheckpointError(_file_for_folder(path))
-        return FoundConfig(name, revision, _trusted(read_config(path), trust_remote_code))
+        config = _trusted(read_config(path), trust_remote_code)
+        return FoundConfig(name, revision, config, trusted_keys=trusted_keys)
     if path.is_dir():
-        base = find_base(name, trust_remote_code=trust_remote_code)
+        base = find_base(name, trust_remote_code=trust_remote_code, trusted_keys=trusted_keys)
         return FoundConfig(name, revision, base.config, base)
     _refuse_missing_path(name)
     config = _trusted(read_config(fetch(name, revision, [CONFIG]) / CONFIG), trust_remote_code)
-    return FoundConfig(name, revision, config)
+    return FoundConfig(name, revision, config, trusted_keys=trusted_keys)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -53,7 +53,8 @@ def cache_name(base: BaseCheckpoint, plan: LayerPlan) -> str:
 
     It holds no part of the base's name: Axolotl takes words such as "llama" in a path for the model's type.
     """
-    content = json.dumps([FORMAT_VERSION, base.identity, plan.to_dict()], sort_keys=True)
+    trust = [sorted(base.trusted_keys)] if base.trusted_keys else []  # It stands in the result's config.json.
+    content = json.dumps([FORMAT_VERSION, base.identity, plan.to_dict(), *trust], sort_keys=True)
     return f"{CACHE_PREFIX}{plan.base_layers}-to-{len(plan)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
@@ -153,7 +154,8 @@ def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -
         shutil.copyfile(path, directory / name)
     for level, line in base.notes_on_companions():
         LOG.log(level, "%s", line)
-    _write_json(directory / CONFIG, config | provenance(base.public_name, base.revision, plan))
+    record = provenance(base.public_name, base.revision, plan, base.decoder.trusted_keys)
+    _write_json(directory / CONFIG, config | record)
     (directory / CARD).write_text(_card(base, plan), encoding="utf-8")
     _refuse_changed(base, state)
     files = {name: (directory / name).stat().st_size for name in sorted(files_below(directory))}

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.upscaling.architectures.unknown_keys import LISTS, SPECIAL_TOKEN
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.upscaled_config import NOT_PER_LAYER
 
 LAYER_NUMBERS = re.compile(r"(?<!mtp_)(?<!mtp_local_)layer|_ind(?:ex|ices)$|_idxs?$")
 """Names of lists that hold layer numbers, not those of prediction layers."""
@@ -91,7 +91,12 @@ def _require_depth(before: Mapping[str, Any], after: Mapping[str, Any], plan: La
 
 def _follows(key: str, before: Any, after: Any, plan: LayerPlan, version: str) -> bool:
     """Whether a value has an entry a layer, and is as the plan says."""
-    if key in NOT_PER_LAYER or not isinstance(before, list | tuple | str) or isinstance(after, int | float):
+    if (
+        key in LISTS
+        or SPECIAL_TOKEN.search(key)
+        or not isinstance(before, list | tuple | str)
+        or isinstance(after, int | float)
+    ):
         return False
     numbers = not isinstance(before, str) and all(type(n) is int and 0 <= n < plan.base_layers for n in before)
     by_layer = [before[source] for source in plan.sources] if len(before) == plan.base_layers else None

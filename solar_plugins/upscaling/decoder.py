@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -20,6 +20,7 @@ from solar_plugins.upscaling.architectures.table import (
     REFUSED,
     Architecture,
 )
+from solar_plugins.upscaling.architectures.unknown_keys import refuse_layer_keys
 from solar_plugins.upscaling.layer_plan import MAX_LAYERS
 
 PREDICTION_LAYER_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
@@ -27,6 +28,16 @@ PREDICTION_LAYER_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
 
 LANGUAGE_MODEL_CLASSES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "WithLMHead", "DoubleHeadsModel")
 """How the names of transformers' classes with a head for language modelling end."""
+
+
+_KEYS_BY_POSITION = POSITIONAL_KEYS.union(
+    word for row in ARCHITECTURES.values() for field in row.fields for word in field.key.split()
+)
+"""Keys by which the layers of known model types differ. In code that nobody here knows, zero switches them off."""
+
+
+_SWITCHED = {"max_window_layers": "use_sliding_window", "cla_share_factor": "use_cla"}
+"""Keys that mean nothing while the other key is false."""
 
 
 class DecoderWidths(NamedTuple):
@@ -53,16 +64,22 @@ class Decoder:
             a config may say under several names stands there under one.
         architecture: The row for its model type, with this model's spelling of the tensor names.
         num_layers: Its depth.
+        trusted_keys: Config keys for which the user vouches that they say nothing about single layers.
     """
 
     config: Config
     text_config: Config
     architecture: Architecture
     num_layers: int
+    trusted_keys: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, config: Config) -> Self:
+    def of(cls, config: Config, trusted_keys: Iterable[str] = ()) -> Self:
         """The decoder of a config.json.
+
+        Args:
+            config: Its content.
+            trusted_keys: Config keys for which the user vouches that they say nothing about single layers.
 
         Raises:
             CheckpointError: The model type is refused or unknown, the config holds something that copying layers would
@@ -79,7 +96,8 @@ class Decoder:
         if prefixes:
             architecture = architecture._replace(layers_prefix=prefixes[0], other_prefixes=prefixes[1:])
         text_config = in_one_spelling(text_config, architecture.spellings)
-        return cls(config, text_config, architecture, _depth(text_config, architecture))
+        depth = _depth(text_config, architecture)
+        return cls(config, text_config, architecture, depth, tuple(sorted(set(trusted_keys))))
 
     def with_text_config(self, changed: Config) -> dict[str, Any]:
         """The whole config with another ``text_config``, under every name that the base has for its values."""
@@ -147,11 +165,30 @@ class Decoder:
         spare = () if any(field.key == "layer_types" for field in own) else (optional_list("layer_types"),)
         return (*own, *spare, layer_overrides())
 
+    def refuse_unknown_layer_keys(self) -> None:
+        """Check that no config key could say something about single layers that nobody here follows.
+
+        Raises:
+            CheckpointError: One could, and the user does not vouch for it.
+        """
+        row, text = self.architecture, self.text_config
+        followed = {word for field in self.fields for word in (*field.key.split(), *field.reads)}
+        off = {key for key in _KEYS_BY_POSITION if text.get(key) == 0}
+        off |= {key for key, switch in _SWITCHED.items() if text.get(switch) is False}
+        refuse_layer_keys(
+            text,
+            self.num_layers,
+            num_prediction_layers=self.num_prediction_layers,
+            known={row.depth_key, *row.more_depth_keys, *row.must_be_unset, *followed, *off},
+            trusted=self.trusted_keys,
+            own_code=bool(self.config.get("auto_map") or text.get("auto_map")),
+        )
+
     @property
     def layer_keys(self) -> frozenset[str]:
         """The config keys that say how many decoder layers there are, or how they differ, under any of their names."""
         row = self.architecture
-        by_position = (word for field in self.fields for word in field.key.split())
+        by_position = (word for field in self.fields for word in (*field.key.split(), *field.reads))
         nested = ("text_config",) if _composite_prefixes(self.config) else ()
         spelled = (spelling.name for spelling in row.spellings)
         return POSITIONAL_KEYS | {row.depth_key, *row.more_depth_keys, *spelled, *by_position, *nested}
@@ -222,7 +259,7 @@ def _architecture(text_config: Config) -> Architecture:
         raise CheckpointError(f"config.json: model_type {model_type!r} cannot be up-scaled: {REFUSED[model_type]}")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         if isinstance(model_type, str) and text_config.get("auto_map"):
-            return _own_code_architecture(text_config)
+            return Architecture()  # The usual layout; `upscale_config` judges the keys.
         raise CheckpointError(
             f"config.json: model_type {model_type!r} is not known here; {len(ARCHITECTURES)} types are, "
             "docs/architectures.md lists them. A per-layer field that nobody tested could give a wrong model in "
@@ -233,19 +270,6 @@ def _architecture(text_config: Config) -> Architecture:
         if text_config.get(key):
             raise CheckpointError(f"config.json: {key} is {text_config[key]!r:.200}; such a model is refused: {reason}")
     return row
-
-
-def _own_code_architecture(config: Config) -> Architecture:
-    """The usual layout, for a model type that only the checkpoint's own, trusted code knows."""
-    said = (field.key.split() for row in ARCHITECTURES.values() for field in row.fields)
-    by_position = {word for words in said for word in words} | POSITIONAL_KEYS
-    odd = sorted(key for key in by_position & config.keys() if config[key] not in (None, [], 0))
-    if odd:
-        raise CheckpointError(
-            f"config.json: model_type {config['model_type']!r} is known only to the checkpoint's own code, and "
-            f"{odd[0]} ({config[odd[0]]!r:.80}) makes its layers differ; how is not known here, so it is refused"
-        )
-    return Architecture()
 
 
 def _depth(text_config: Config, row: Architecture) -> int:

@@ -5,7 +5,7 @@ The record survives training, LoRA merging and upload, so it tells whether a rec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import ArgsError, CheckpointError, SolarError
@@ -18,9 +18,26 @@ PROVENANCE_KEY = "solar_plugins"
 """Where the record stands in the config."""
 
 
-def provenance(base_name: str, base_revision: str | None, plan: LayerPlan) -> dict[str, Any]:
-    """Our record in the config, which says where the model comes from."""
-    return {PROVENANCE_KEY: {"base_model": base_name, "base_revision": base_revision, "plan": plan.to_dict()}}
+def provenance(
+    base_name: str, base_revision: str | None, plan: LayerPlan, trusted_keys: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Our record in the config, which says where the model comes from.
+
+    Args:
+        base_name: Of the base, fit for publication.
+        base_revision: Of a hub model.
+        plan: By which it was upscaled.
+        trusted_keys: Config keys for which the user vouched.
+    """
+    record = {"base_model": base_name, "base_revision": base_revision, "plan": plan.to_dict()}
+    return {PROVENANCE_KEY: record | ({"trusted_config_keys": list(trusted_keys)} if trusted_keys else {})}
+
+
+def recorded_trust(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The config keys for which the user vouched when this model was upscaled."""
+    record = config.get(PROVENANCE_KEY)
+    keys = record.get("trusted_config_keys") if isinstance(record, Mapping) else None
+    return tuple(key for key in keys if isinstance(key, str)) if isinstance(keys, list) else ()
 
 
 def grown_plan(config: Mapping[str, Any]) -> LayerPlan | None:

@@ -11,24 +11,21 @@ from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.quantization import reordered_quantization
 
-NOT_PER_LAYER = frozenset({"architectures", "eos_token_id", "time_step_limit", "mlp_multipliers", "ssm_multipliers"})
-"""Config lists that are not per layer, whatever their length."""
-
 
 def upscale_config(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
     """The deeper model's config: the new depth, and every per-layer property in the order of the plan.
 
     Raises:
-        CheckpointError: The base's depth is not the plan's, a per-layer property cannot follow the plan, or there is
-            a list as long as the base is deep under a key that is not known to be per-layer: copying it unchanged or
-            re-ordering it might both be wrong.
+        CheckpointError: The base's depth is not the plan's, a per-layer property cannot follow the plan, or a key that
+            is not known here could say something about single layers: copying it unchanged or reordering it might
+            both be wrong.
     """
     row, text = decoder.architecture, decoder.text_config
     if decoder.num_layers != plan.base_layers:
         raise CheckpointError(
             f"config.json: {row.depth_key} is {decoder.num_layers}, the plan is for {plan.base_layers}"
         )
-    _check_unknown_lists(decoder)
+    decoder.refuse_unknown_layer_keys()
     changes = reordered_fields(text, decoder.fields, plan)
     changes |= {key: len(plan) for key in (row.depth_key, *row.more_depth_keys) if type(text.get(key)) is int}
     upscaled = decoder.with_text_config({**text, **changes})
@@ -38,13 +35,3 @@ def upscale_config(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
         upscaled["quantization_config"] = reordered_quantization(decoder, plan)
     upscaled.pop("transformers_weights", None)  # Names a file of the base; transformers drops it when it saves, too.
     return deepcopy(upscaled)
-
-
-def _check_unknown_lists(decoder: Decoder) -> None:
-    known = NOT_PER_LAYER.union(*(field.key.split() for field in decoder.fields))
-    for key, value in decoder.text_config.items():
-        if key not in known and isinstance(value, list) and len(value) == decoder.num_layers > 1:
-            raise CheckpointError(
-                f"config.json: {key} has {len(value)} entries, as many as the base has layers, but is not known to be "
-                "per layer. Refused: either guess could give a wrong model in silence"
-            )

@@ -25,7 +25,7 @@ from solar_plugins.upscaling.companions import Reason, judge
 from solar_plugins.upscaling.config_check import check_by_transformers
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import MARKER, Marker, read_marker
-from solar_plugins.upscaling.provenance import provenance
+from solar_plugins.upscaling.provenance import provenance, recorded_trust
 from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
 from solar_plugins.upscaling.weight_files import INDEX
@@ -72,7 +72,7 @@ def verify_checkpoint(directory: Path, base_name: str | None = None, revision: s
         CheckpointError: They differ; the text names the first difference. Or they cannot be compared.
     """
     marker = read_marker(directory)
-    base = _base(directory, marker, base_name, revision)
+    base = replace(_base(directory, marker, base_name, revision), trusted_keys=_trusted_keys(directory))
     same = base.identity == marker.base_identity
     note = "" if same else "the base is not the one that the marker names: changed, touched or copied since, or another"
     shards = planned_shards(base, marker.plan)
@@ -112,6 +112,13 @@ def _found_base(directory: Path, marker: Marker, name: str | None, revision: str
     return base
 
 
+def _trusted_keys(directory: Path) -> tuple[str, ...]:
+    try:
+        return recorded_trust(read_json_object(directory / CONFIG))
+    except (CheckpointError, OSError):
+        return ()  # The comparison of the files says what is wrong with it.
+
+
 def _differences(
     directory: Path, base: BaseCheckpoint, marker: Marker, shards: list[Shard]
 ) -> Iterator[tuple[Path, Difference | None]]:
@@ -120,7 +127,7 @@ def _differences(
     sizes = {name: require_file(directory / name) if name in marker.files else 0 for name in sorted(names)}
     yield directory, files_difference(marker.files, sizes)
     config = upscale_config(base.decoder, marker.plan)
-    config |= provenance(marker.base_name, marker.base_revision, marker.plan)
+    config |= provenance(marker.base_name, marker.base_revision, marker.plan, base.decoder.trusted_keys)
     yield directory / CONFIG, values_difference(config, read_json_object(directory / CONFIG))
     companions = {base.relative(path): path for path in base.companions}
     planned = {shard.filename for shard in shards} | companions.keys() | {CONFIG, CARD}

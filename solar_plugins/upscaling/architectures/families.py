@@ -30,7 +30,67 @@ def every(
         period = whole_number(config, key, default)
         return [at if period and (index + 1) % period == 0 else else_ for index in range(num_layers)]
 
-    return listed(name, layers)
+    return listed(name, layers)._replace(reads=(key,))
+
+
+def leading_dense(default: int) -> LayerField:
+    """``mlp_layer_types`` where it is absent: the first ``first_k_dense_replace`` layers are dense."""
+
+    def layers(config: Config, num_layers: int) -> Sequence[str]:
+        dense = whole_number(config, "first_k_dense_replace", default)
+        return ["dense" if index < dense else "sparse" for index in range(num_layers)]
+
+    return listed("mlp_layer_types", layers)
+
+
+def mimo_attention(config: Config, num_layers: int) -> Sequence[str]:
+    """MiMo-V2's: the first layer and every sixth attend to everything (configuration_mimo_v2_flash.py)."""
+    return [
+        "full_attention" if index == 0 or (index + 1) % 6 == 0 else "sliding_attention" for index in range(num_layers)
+    ]
+
+
+def kimi_attention(config: Config, num_layers: int) -> Sequence[str | None]:
+    """Kimi-Linear's: by the lists in ``linear_attn_config``, else every fourth layer attends to everything."""
+    numbers = _kimi_numbers(config)
+    if numbers is None:
+        return ["full_attention" if index and index % 4 == 0 else "linear_attention" for index in range(num_layers)]
+    return [next((kind for kind, layers in numbers.items() if at + 1 in layers), None) for at in range(num_layers)]
+
+
+_KIMI_LISTS = {"full_attention": "full_attn_layers", "linear_attention": "kda_layers"}
+
+
+def _kimi_numbers(config: Config) -> dict[str, Sequence[int]] | None:
+    """The layers of each kind, counted from 1; None where the config does not say both."""
+    stated = config.get("linear_attn_config") or {}
+    if not all(isinstance(stated.get(key), list) for key in _KIMI_LISTS.values()):
+        return None
+    return {kind: stated[key] for kind, key in _KIMI_LISTS.items()}
+
+
+def kimi_lists(decides: LayerField) -> LayerField:
+    """The lists in ``linear_attn_config``, which vLLM reads and transformers only where ``layer_types`` is absent."""
+
+    def read(config: Config, num_layers: int) -> Sequence[str | None]:
+        if _kimi_numbers(config) is None:
+            return [None] * num_layers
+        kinds = kimi_attention(config, num_layers)
+        if list(kinds) != list(decides.read(config, num_layers)):
+            raise CheckpointError(
+                "config.json: linear_attn_config and layer_types describe different layers; make these keys agree"
+            )
+        return kinds
+
+    def write(config: Config, values: Sequence[str | None]) -> dict[str, Any]:
+        if _kimi_numbers(config) is None:
+            return {}
+        lists = {
+            key: [index + 1 for index, value in enumerate(values) if value == kind] for kind, key in _KIMI_LISTS.items()
+        }
+        return {"linear_attn_config": {**config["linear_attn_config"], **lists}}
+
+    return LayerField("linear_attn_config", read, write)
 
 
 def upper_window(config: Config, num_layers: int) -> Sequence[str]:
@@ -92,7 +152,7 @@ def llama4_experts() -> LayerField:
             return {}
         return {"moe_layers": [index for index, holds in enumerate(values) if holds]}
 
-    return LayerField("moe_layers", read, write)
+    return LayerField("moe_layers", read, write, reads=("interleave_moe_layer_step",))
 
 
 def listed_full(config: Config, num_layers: int) -> Sequence[str]:
@@ -111,6 +171,7 @@ def empty_is_absent(field: LayerField) -> LayerField:
         field.key,
         lambda config, num_layers: field.read(dropped(config), num_layers),
         lambda config, values: field.write(dropped(config), values),
+        reads=field.reads,
     )
 
 
@@ -238,5 +299,5 @@ def is_last(config: Config, index: int, num_layers: int) -> bool:
     return index == num_layers - 1
 
 
-NO_ROPE = listed("no_rope_layers", interval_rope)
+NO_ROPE = listed("no_rope_layers", interval_rope)._replace(reads=("no_rope_layer_interval",))
 LLAMA4_ROPE = empty_is_absent(NO_ROPE)

@@ -27,6 +27,8 @@ class LayerField(NamedTuple):
     """``(config, values)`` -> the keys to change so that ``read`` gives the values, as far as the keys can say it."""
     is_hint: bool = False
     """Another key decides; this one is kept in step for other readers where it can say the plan, and else left."""
+    reads: tuple[str, ...] = ()
+    """Other keys from which the values follow where the key is absent."""
 
 
 def reordered_fields(config: Config, fields: Iterable[LayerField], plan: LayerPlan) -> dict[str, Any]:
@@ -100,6 +102,32 @@ def optional_list(key: str) -> LayerField:
         return {key: list(values)} if isinstance(config.get(key), list) else {}
 
     return LayerField(key, read, write)
+
+
+def restated(key: str, decides: LayerField) -> LayerField:
+    """A list with one entry a layer that transformers does not read, as published configs have it; other engines may.
+
+    Args:
+        key: Of the list; anything but a list says nothing of single layers.
+        decides: The field that transformers reads. The list must tell the same layers apart.
+    """
+
+    def read(config: Config, num_layers: int) -> Sequence[Any]:
+        value = config.get(key)
+        if not isinstance(value, list):
+            return [None] * num_layers
+        kinds = list(decides.read(config, num_layers))
+        pairs = {(repr(ours), repr(theirs)) for ours, theirs in zip(value, kinds, strict=False)}
+        told = [len({pair[side] for pair in pairs}) for side in (0, 1)]
+        if len(value) != num_layers or told != [len(pairs)] * 2:
+            raise CheckpointError(
+                f"config.json: {key} is {value!r:.200}, but transformers does not read it: by {decides.key} "
+                f"({'as it stands there' if config.get(decides.key) else 'which is absent, so by its default'}) the "
+                f"layers are {kinds!r:.200}. Set {decides.key} to what the model was trained with, or remove {key}"
+            )
+        return value
+
+    return LayerField(key, read, optional_list(key).write)
 
 
 def indices(key: str) -> LayerField:

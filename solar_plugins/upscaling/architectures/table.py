@@ -21,6 +21,7 @@ from solar_plugins.upscaling.architectures.layer_fields import (
     listed,
     optional_list,
     recoded,
+    restated,
 )
 from solar_plugins.upscaling.architectures.spellings import Spelling, depth_spellings
 
@@ -92,21 +93,34 @@ _WRITERS = ("self_attn.o_proj", "mlp.down_proj")
 _PLAIN = Architecture(residual_writers=_WRITERS)
 _WITH_TYPES = Architecture(fields=(_TYPES,))
 _DENSE_HINT = leading_hint("first_k_dense_replace")
+_MIMO_TYPES, _MIMO_MLP = listed("layer_types", family.mimo_attention), family.leading_dense(1)
+_KIMI_TYPES = listed("layer_types", family.kimi_attention)
+_NO_SHARED_CACHE = {"use_cla": "some layers take keys and values from a lower one, by position"}
 _WITH_BOTH = Architecture(fields=(_TYPES, _MLP, _DENSE_HINT))
 
 _SAME_EVERYWHERE = (
-    "aria_text bitnet doge falcon_h1 flex_olmo glm4 granitemoe granitemoeshared hunyuan_v1_moe "
-    "hyperclovax jais2 jetmoe minimax_m2 mixtral nanochat nemotron olmo2 olmoe persimmon phimoe solar_open "
+    "aria_text bitnet doge falcon_h1 flex_olmo glm4 granitemoe granitemoeshared "
+    "hyperclovax jais2 jetmoe mixtral nanochat nemotron olmo2 olmoe persimmon phimoe solar_open "
     "stablelm youtu"
 ).split()
 _PLAIN_TYPES = (
-    "llama mistral apertus arcee cohere ernie4_5 gemma glm granite helium hunyuan_v1_dense ministral3 olmo phi3 "
-    "seed_oss"
+    "llama mistral apertus arcee cohere ernie4_5 gemma glm granite helium ministral3 olmo phi3 seed_oss"
 ).split()
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     **dict.fromkeys(_PLAIN_TYPES, _PLAIN),
     **dict.fromkeys(_SAME_EVERYWHERE, Architecture()),
+    "hunyuan_v1_dense": _PLAIN._replace(must_be_unset=_NO_SHARED_CACHE),
+    "hunyuan_v1_moe": Architecture(
+        fields=tuple(
+            optional_list(key)
+            for key in ("moe_topk", "num_experts_per_tok", "num_experts", "moe_intermediate_size", "num_shared_expert")
+        ),
+        must_be_unset=_NO_SHARED_CACHE,
+    ),
+    "minimax_m2": Architecture(
+        fields=(restated("attn_type_list", derived("full attention everywhere", lambda *_: "full_attention")),)
+    ),
     "phi": Architecture(residual_writers=("self_attn.dense", "mlp.fc2")),
     "starcoder2": Architecture(residual_writers=("self_attn.o_proj", "mlp.c_proj")),
     # Depth under other names.
@@ -200,7 +214,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "recurrent_gemma": Architecture(fields=(recoded("block_types", family.repeated, list),)),
     # Dense layers and experts.
     "afmoe": Architecture(fields=(family.every("global_attn_every_n_layers", 4), leading("num_dense_layers", 1))),
-    "axk1": Architecture(fields=(_MLP,)),
+    "axk1": Architecture(fields=(_MLP, _DENSE_HINT)),
     "deepseek_v2": Architecture(fields=(_DENSE_FIRST, _EXPERTS_EVERY)),
     "deepseek_v3": Architecture(fields=(leading("first_k_dense_replace", 3), _EXPERTS_EVERY)),
     "dots1": Architecture(fields=(listed("layer_types", family.dots_window), _WINDOW_HINT, _DENSE_FIRST)),
@@ -217,11 +231,28 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "qwen3_moe": Architecture(fields=(optional_list("layer_types"), _QWEN_EXPERTS)),
     **dict.fromkeys(
-        (
-            "axk2 bailing_hybrid cohere2_moe deepseek_v32 deepseek_v4 exaone_moe kimi_linear "
-            "mellum mimo_v2_flash minimax_m3_vl_text"
-        ).split(),
+        ("axk2 bailing_hybrid cohere2_moe deepseek_v32 deepseek_v4 mellum minimax_m3_vl_text").split(),
         _WITH_BOTH,
+    ),
+    "exaone_moe": Architecture(
+        fields=(
+            family.every("sliding_window_pattern", 4),
+            family.leading_dense(1),
+            restated("is_moe_layer", family.leading_dense(1)),
+            _DENSE_HINT,
+        )
+    ),
+    "kimi_linear": Architecture(
+        fields=(_KIMI_TYPES, family.kimi_lists(_KIMI_TYPES), family.leading_dense(1), _DENSE_HINT)
+    ),
+    "mimo_v2_flash": Architecture(
+        fields=(
+            _MIMO_TYPES,
+            restated("hybrid_layer_pattern", _MIMO_TYPES),
+            _MIMO_MLP,
+            restated("moe_layer_freq", _MIMO_MLP),
+            _DENSE_HINT,
+        )
     ),
     "inkling_text": Architecture(fields=(_TYPES, _MLP, indices("local_layer_ids"))),
     "glm_moe_dsa": Architecture(fields=(_TYPES, _MLP, listed("indexer_types"), _DENSE_HINT)),

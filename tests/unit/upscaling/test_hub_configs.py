@@ -116,6 +116,41 @@ PUBLISHED = {
         "moe_layer_end_index": -1,
         "moe_layer_interval": 1,
     },
+    "minimax-m2": {"model_type": "minimax_m2", "num_hidden_layers": 62, "attn_type_list": [1] * 62},
+    "mimo-v2-flash": {
+        "model_type": "mimo_v2_flash",
+        "num_hidden_layers": 48,
+        "hybrid_layer_pattern": [int(i != 0 and (i + 1) % 6 != 0) for i in range(48)],
+        "moe_layer_freq": [0] + [1] * 47,
+        "attention_chunk_size": 128,
+    },
+    "k-exaone-236b, older": {
+        "model_type": "exaone_moe",
+        "num_hidden_layers": 48,
+        "first_k_dense_replace": 1,
+        "is_moe_layer": [False] + [True] * 47,
+        "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 12,
+    },
+    "kimi-linear-48b": {
+        "model_type": "kimi_linear",
+        "num_hidden_layers": 27,
+        "first_k_dense_replace": 1,
+        "linear_attn_config": {
+            "full_attn_layers": [4, 8, 12, 16, 20, 24, 27],
+            "kda_layers": [i for i in range(1, 27) if i % 4],
+            "head_dim": 128,
+        },
+        "moe_layer_freq": 1,
+    },
+    "hunyuan-a13b": {
+        "model_type": "hunyuan_v1_moe",
+        "num_hidden_layers": 32,
+        "moe_topk": [8] * 32,
+        "moe_intermediate_size": [3072] * 32,
+        "num_shared_expert": [1] * 32,
+        "use_cla": False,
+        "cla_share_factor": 2,
+    },
     "gpt2": {"model_type": "gpt2", "n_layer": 12},
     "falcon-7b": {"model_type": "falcon", "num_hidden_layers": 32},
 }
@@ -151,8 +186,39 @@ def test_transformers_reads_the_deeper_config_as_the_plan_says(name, drop):
         "full_attn_idxs",
     }
     followed |= {"max_window_layers", "moe_layer_end_index", "attn_layer_indices", "moe_layers", "per_layer_config"}
+    followed |= {"linear_attn_config"}
     followed |= {"final_w_init_variance_scale"}  # for new random weights only
     assert {key for key in before if before[key] != after[key]} <= followed
+
+
+def test_lists_of_other_engines_stay_true():
+    """transformers reads layer_types where it is there; vLLM reads these."""
+    plan = LayerPlan.from_sources(27, [*range(20), *range(7, 27)])
+    kimi = upscale_config(Decoder.of(PUBLISHED["kimi-linear-48b"]), plan)
+    full = [4, 8, 12, 16, 20, 21, 25, 29, 33, 37, 40]
+    assert kimi["linear_attn_config"]["full_attn_layers"] == full
+    assert kimi["linear_attn_config"]["kda_layers"] == [i for i in range(1, 41) if i not in full]
+    assert kimi["linear_attn_config"]["head_dim"] == 128
+    assert [i for i, kind in enumerate(kimi["layer_types"], 1) if kind == "full_attention"] == full
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("minimax-m2", {"attn_type_list": [1, 0] * 31}, "attn_type_list is .*transformers does not read it"),
+        ("minimax-m2", {"attn_type_list": [1] * 61}, "attn_type_list is"),
+        ("mimo-v2-flash", {"hybrid_layer_pattern": [0, 1] * 24}, "layer_types .which is absent, so by its default"),
+        ("mimo-v2-flash", {"moe_layer_freq": [0, 0] + [1] * 46}, "Set mlp_layer_types to what the model was trained"),
+        ("k-exaone-236b, older", {"first_k_dense_replace": 2}, "is_moe_layer is"),
+        ("kimi-linear-48b", {"layer_types": ["linear_attention"] * 27}, "linear_attn_config and layer_types describe"),
+        ("hunyuan-a13b", {"use_cla": True}, "use_cla is True; such a model is refused"),
+    ],
+)
+def test_lists_that_transformers_does_not_read_must_agree_with_what_it_reads(name, change, message):
+    config = PUBLISHED[name] | change
+    depth = config["num_hidden_layers"]
+    with pytest.raises(CheckpointError, match=message):
+        upscale_config(Decoder.of(config), LayerPlan.from_sources(depth, range(depth)))
 
 
 def test_fields_that_are_no_lists_are_right_too():

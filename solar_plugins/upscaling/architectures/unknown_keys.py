@@ -1,0 +1,228 @@
+"""Config keys that nothing here knows: which could say something about single layers. Pure.
+
+A key that names layers and is copied unchanged gives a wrong model in silence. So a config that the checkpoint's own
+code reads is accepted only if each of its keys is known to be harmless; of a config that transformers reads, whose keys
+the table has, only what looks like a value for each layer is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from solar_plugins.errors import CheckpointError
+from solar_plugins.upscaling.architectures.layer_fields import Config
+
+
+def _words(*texts: str) -> frozenset[str]:
+    return frozenset(" ".join(texts).split())
+
+
+LISTS = _words(
+    """
+    architectures axial_pos_shape bad_words_ids begin_suppress_tokens suppress_tokens forced_decoder_ids keys_to_ignore
+    languages tags keys_to_ignore_at_inference moe_capacity time_step_limit mlp_multipliers ssm_multipliers
+    """
+)
+"""Lists that are not per layer, whatever their length and values."""
+
+MAPS = _words(
+    """
+    auto_map custom_pipelines generation_config id2label label2id quantization_config rope_parameters
+    rope_scaling rotary solar_plugins task_specific_params vision_config audio_config
+    """
+)
+"""Maps that say nothing about the decoder's layers, or that another module follows."""
+
+SCALARS = _words(
+    # of any config that transformers or a trainer writes
+    """
+    _commit_hash _from_model_config _name_or_path _attn_implementation _attn_implementation_autoset
+    chunk_size_feed_forward diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size
+    exponential_decay_length_penalty finetuning_task gradient_checkpointing is_decoder is_encoder_decoder
+    length_penalty license max_length min_length no_repeat_ngram_size num_beam_groups num_beams num_labels
+    num_return_sequences onnx_safe output_attentions output_hidden_states output_scores prefix problem_type
+    remove_invalid_values repetition_penalty return_dict_in_generate tf_legacy_loss tie_encoder_decoder
+    tie_lm_head tie_word_embeddings tokenizer_class top_k top_p torchscript typical_p unsloth_fixed use_bfloat16
+    verbose
+    """,
+    # widths and counts that are the same for all layers
+    """
+    attention_chunk_size block_multiple_of chunk_size compression_ratio conv_kernel d_ff d_inner d_model
+    dense_intermediate_size dim_model_base embedding_fraction expand expansion_ratio mamba_d_conv mamba_expand
+    moe_gate moe_k moe_shared_expert_intermediate_size moe_num_shared_experts moe_top_k multi_query_group_num n_ctx
+    n_embd n_group n_head n_inner n_shared_experts n_shared_head norm_head num_expert_group
+    num_local_experts num_logits_to_keep num_query_groups num_shared_expert num_shared_experts
+    shared_expert_intermediate_size shared_intermediate_size topk_group zero_expert_num
+    """,
+    # what is done in every layer
+    """
+    alibi alibi_bias_max apply_residual_connection_post_layernorm bf16 bias clip_qkv fp16 fp32
+    fp32_residual_connection layerdrop max_position_embeddings n_positions new_decoder_architecture
+    original_max_position_embeddings parallel_attn partial_rotary_factor pos_emb position_embedding_type
+    post_norm pre_norm rope_interleave rope_pct rope_ratio rotary_emb_base rotary_pct rotary_percentage
+    sandwich_norm scale_emb seq_aux sliding_window sliding_window_size swiglu_limit use_position_ids
+    use_sliding_window time_step_floor time_step_init_scheme time_step_max time_step_min time_step_rank
+    time_step_scale
+    """,
+)
+"""Numbers, texts and switches that are said once for all layers, by names that the words below do not make."""
+
+WORDS = _words(
+    """
+    activation add aux attn attention attns autocast balance biases by cache causal conv d device div dot
+    dynamic emb embd embed embedding enable enabled ep eval expert fan feed ffn final flash forward free fused
+    gate gated gating glu gqa grouped has head hidden in init initializer inner input intermediate is jitter k
+    kernels key kv l2 lambda latent learnable learned limited lm ln load log logit logits logn lora loss lru
+    mamba math mask max mem mla mlp mm model moe multi mup music n native ngram no noise nope norm normalize ntk
+    num o of original out output pad padded parallel per pool pooling pos post pre prenorm pretraining proj q qk
+    qkv query random rel relative renormalize rescale reset resid residual rms rmsnorm rope rotary route routed
+    router routing safe scaled score scoring sdpa seq sequence short sink sinks soft softcap special ssm stable
+    state swa swiglu text time tok token tokenizer tokens torch train training trainable transformers type unpadded
+    unsloth upcast use v value vision vocab vocabulary w weight weights width word words world xpos yarn z zero
+    fp32 float32 bf16 bfloat16 classifier router uniform truncation
+    """
+)
+"""Words that say of what a key speaks. None is a place in the stack, or a rule for one."""
+
+NUMBERS = _words(
+    """
+    alpha beta bias bound capacity channels coef coeff coefficient decay dim dims dropout embeddings eps epsilon
+    experts extent factor gain groups heads lambda len length multiplier noise pdrop prob probs range rank scale
+    scaling seed size sizes softcap softcapping std temperature theta tok topk tp truncation vocab weight width
+    """
+)
+"""The last word of a key that measures something."""
+
+TEXTS = _words(
+    """
+    act activation device dtype fn func function impl implementation method mode name nonlinearity path scheme
+    type version
+    """
+)
+"""The last word of a key whose value is the name of something."""
+
+SPECIAL_TOKEN = re.compile(r"(?:^|_)(?:bos|eos|eod|pad|unk|sep|cls|token|tokens)_(?:id|ids|index|idx)$|_token$")
+PREDICTION = re.compile(r"(?:num_|n_|use_)?(?:mtp|nextn)(?:_|$)")
+"""About prediction layers, which stand behind the decoder's and are copied as they are."""
+PERIOD = re.compile(r"(?:^|_)(?:freq|frequency|interval|period|step)(?:_|$)")
+LAYER_NUMBERS = re.compile(r"\s*\d+(?:\s*[,;:\s]\s*\d+)+\s*")
+PATTERN = re.compile(r"[A-Z0-9*|+\-]{3,}")
+
+REMEDY = (
+    "If you know that {each} nothing about single layers, or that the value is right for the deeper model as it is, "
+    "vouch for it: solar.init.trust_config_keys: [{keys}] in the recipe, {options} for a command. The result's "
+    "config.json records it"
+)
+
+
+def refuse_layer_keys(
+    config: Config,
+    num_layers: int,
+    *,
+    num_prediction_layers: int,
+    known: Collection[str],
+    trusted: Collection[str],
+    own_code: bool,
+) -> None:
+    """Refuse a config with a key that could name layers.
+
+    Args:
+        config: What of a config.json describes the decoder.
+        num_layers: Its depth.
+        num_prediction_layers: How many stand behind the decoder's layers; some lists have entries for them too.
+        known: Keys that are followed, or known to need nothing.
+        trusted: Keys, or ``outer.inner`` in a map, for which the user vouches.
+        own_code: Whether code of the checkpoint's own reads the config; then a key has to be known to be harmless.
+
+    Raises:
+        CheckpointError: There is one; the text names all of them and how to vouch for them. Or a trusted key is absent.
+    """
+    absent = sorted(key for key in trusted if not _has(config, key))
+    if absent:
+        raise CheckpointError(f"trust_config_keys: {absent[0]!r} is no key of the base's config.json; remove it")
+    depths = {num_layers, num_layers + num_prediction_layers} - {1}
+    suspects = dict(_suspects(config, depths, {*known, *trusted}, own_code=own_code))
+    if not suspects:
+        return
+    said = "; ".join(f"{key} ({_at(config, key)!r:.80}) {reason}" for key, reason in suspects.items())
+    reader = (
+        "the checkpoint's own code reads it, so what it does is not known here"
+        if own_code
+        else ("it is not known to this model type's rules; transformers may ignore it, other engines may not")
+    )
+    remedy = REMEDY.format(
+        each="each says" if len(suspects) > 1 else "it says",
+        keys=", ".join(suspects),
+        options=" ".join(f"--trust-config-key {key}" for key in suspects),
+    )
+    raise CheckpointError(f"config.json: {said}; {reader}. Refused: a layer could become another one. {remedy}")
+
+
+def _suspects(
+    config: Config, depths: Collection[int], passed: Collection[str], *, own_code: bool, where: str = ""
+) -> Iterator[tuple[str, str]]:
+    for key, value in config.items():
+        path = f"{where}{key}"
+        if path in passed or SPECIAL_TOKEN.search(key) or PREDICTION.match(key):
+            continue
+        if (key in LISTS and isinstance(value, list)) or (key in MAPS and isinstance(value, Mapping)):
+            continue
+        if reason := _layer_data(value, depths):
+            yield path, reason
+        elif isinstance(value, Mapping):
+            yield from _suspects(value, depths, passed, own_code=own_code, where=f"{path}.")
+        elif own_code and not _is_harmless(key, value):
+            yield path, "is not known to be the same for all layers"
+
+
+def _layer_data(value: Any, depths: Collection[int]) -> str | None:
+    """Why a value looks like one for each layer, or like numbers of layers."""
+    if isinstance(value, Mapping) and value and all(str(inner).isdecimal() for inner in value):
+        return "is keyed by numbers"
+    if len(value) in depths if isinstance(value, list) else isinstance(value, str) and _is_pattern(value, depths):
+        return f"has {len(value)} entries, as many as the base has layers"
+    numbers = list(_flat(value)) if isinstance(value, list) else []
+    if numbers and all(type(number) is int and 0 <= number <= max(depths, default=1) for number in numbers):
+        return "holds numbers that could be those of layers"
+    if isinstance(value, str) and LAYER_NUMBERS.fullmatch(value):
+        return "holds numbers that could be those of layers"
+    return None
+
+
+def _is_pattern(text: str, depths: Collection[int] = ()) -> bool:
+    """Whether a text looks like ``MMAM``, a letter a layer; without depths, for however many layers."""
+    return bool(PATTERN.fullmatch(text)) and len(set(text)) < len(text) and (not depths or len(text) in depths)
+
+
+def _flat(values: list[Any]) -> Iterator[Any]:
+    for value in values:
+        yield from _flat(value) if isinstance(value, list) else [value]
+
+
+def _is_harmless(key: str, value: Any) -> bool:
+    """Whether a key, read by code that nobody here knows, is known to be the same for all layers."""
+    if value is None or value is False or value in ("", [], {}):
+        return True  # switched off
+    if isinstance(value, list):
+        return False
+    if key in SCALARS or (PERIOD.search(key) and value == 1):  # every layer is meant
+        return True
+    words = re.sub(r"layer_?norm", "norm", key.strip("_").lower()).split("_")
+    if not all(word in WORDS or word in NUMBERS or word in TEXTS for word in words):
+        return False
+    if isinstance(value, str):
+        return value == "auto" or (words[-1] in TEXTS and not _is_pattern(value))
+    return isinstance(value, bool) or words[-1] in NUMBERS
+
+
+def _has(config: Config, path: str) -> bool:
+    outer, _, inner = path.partition(".")
+    value = config.get(outer)
+    return path in config or bool(inner and isinstance(value, Mapping) and _has(value, inner))
+
+
+def _at(config: Config, path: str) -> Any:
+    outer, _, inner = path.partition(".")
+    return config[path] if path in config else _at(config[outer], inner)
