@@ -18,6 +18,7 @@ from solar_plugins.axolotl_adapter.axolotl_keys import refuse_misspelt_keys
 from solar_plugins.axolotl_adapter.bindings import bind
 from solar_plugins.axolotl_adapter.datasets import use_ready_sets
 from solar_plugins.axolotl_adapter.excepthook import errors_as_paragraphs
+from solar_plugins.axolotl_adapter.merged_model import finish_merged_model
 from solar_plugins.axolotl_adapter.new_layers import refuse_frozen_new_layers
 from solar_plugins.axolotl_adapter.overrides import refuse_lost_options, with_overrides
 from solar_plugins.axolotl_adapter.precision import lost_steps
@@ -102,6 +103,22 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
         for line in self._row_lines:
             LOG.info("%s", line)
         self._row_lines = []
+
+    def post_lora_merge(self, cfg: Any, adapter_path: str, output_path: str) -> None:
+        """Give the merged model the tokenizer of its training, and a card of its own.
+
+        Raises:
+            SolarError: A config of the merged model cannot be read.
+        """
+        if not concerns_us(cfg):
+            return
+        with errors_as_paragraphs():
+            finish_merged_model(
+                Path(adapter_path),
+                Path(output_path),
+                save_jinja_files=cfg.get("tokenizer_save_jinja_files") is not False,
+                trust_remote_code=parse_recipe(cfg).trusts_code,
+            )
 
     def get_input_args(self) -> str:
         """The schema of the ``solar:`` block, which Axolotl merges into its own."""

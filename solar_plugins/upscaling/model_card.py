@@ -12,7 +12,18 @@ from solar_plugins.upscaling.layer_plan import LayerPlan
 INHERITED_FIELDS = ("license", "license_name", "license_link", "language")
 
 
-def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub: bool) -> str:
+UNTRAINED = """\
+**The weights have not been trained since.** The seam costs quality, most of all in generation, until the whole model
+has been trained further. `solar_plan.json` holds the exact plan.
+"""
+
+TRAINED = """\
+The model has been trained since: an adapter (LoRA) was merged into the upscaled weights with `axolotl merge-lora`.
+`config.json` holds the exact plan, under `solar_plugins`.
+"""
+
+
+def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub: bool, trained: bool = False) -> str:
     """The card as Markdown with YAML front matter.
 
     Args:
@@ -20,6 +31,7 @@ def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub
         plan: What was done.
         base_card: The base's own card. Only its licence and language are taken over.
         on_hub: Whether ``base_name`` is a hub id, so that the hub can link to it.
+        trained: Whether the weights were trained after they were upscaled.
     """
     inherited = _front_matter(base_card or "")
     front = {field: inherited[field] for field in INHERITED_FIELDS if field in inherited}
@@ -37,7 +49,8 @@ def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub
 # {base_name}, {plan.base_layers} layers up-scaled to {len(plan)}
 
 Made by `solar_plugins` from `{base_name}` by stacking copies of its decoder layers
-(depth up-scaling, Kim et al. 2023, arXiv:2312.15166). Everything outside the layers is the base's, unchanged.
+(depth up-scaling, Kim et al. 2023, arXiv:2312.15166). Everything outside the layers is the
+base's{"" if trained else ", unchanged"}.
 
 | new layers | base layers | initialised as |
 |---|---|---|
@@ -46,9 +59,7 @@ Made by `solar_plugins` from `{base_name}` by stacking copies of its decoder lay
 Seams, where layers meet that were not neighbours in the base:
 
 {seams or "- none" + chr(10)}
-**The weights have not been trained since.** The seam costs quality, most of all in generation, until the whole model
-has been trained further. `solar_plan.json` holds the exact plan.
-"""
+{TRAINED if trained else UNTRAINED}"""
 
 
 def _range_rows(plan: LayerPlan) -> list[str]:

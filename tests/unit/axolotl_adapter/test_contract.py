@@ -1012,6 +1012,64 @@ class TestWhatTrainingLeaves:
         assert given == {"max_length": 9}, "nothing that weights it"
 
 
+class TestMergedModel:
+    """Run in tests/axolotl/test_merged_lora.py."""
+
+    files = stands_on("axolotl_adapter/merged_model.py", "axolotl_adapter/plugin.py")
+
+    def test_plugins_are_told_of_the_merge(self, monkeypatch):
+        from axolotl.integrations.base import PluginManager
+
+        told = []
+        monkeypatch.setattr(SolarPlugin, "post_lora_merge", lambda self, *args: told.append(args))
+        manager = PluginManager()
+        monkeypatch.setattr(manager, "plugins", {"solar": SolarPlugin()})
+        manager.post_lora_merge("cfg", "adapter", "merged")
+        assert told == [("cfg", "adapter", "merged")]
+
+    def test_after_everything_is_written(self):
+        import axolotl.cli.merge_lora as command
+
+        efficient, legacy = source(command._do_merge_lora_efficient), source(command._do_merge_lora_legacy)
+        told = "PluginManager.get_instance().post_lora_merge("
+        assert efficient.index("merge_lora_sharded_efficient(\n") < efficient.index(told)
+        assert legacy.rindex("save_pretrained(") < legacy.index(told)
+        assert "save_jinja_files=cfg.tokenizer_save_jinja_files" in legacy
+
+    def test_small_files_come_from_the_base(self, tmp_path):
+        from axolotl.cli.utils.lora_merge import copy_non_model_files
+
+        from solar_plugins.upscaling.marker import MARKER
+
+        base, merged = tmp_path / "base", tmp_path / "merged"
+        (base / "additional_chat_templates").mkdir(parents=True)
+        merged.mkdir()
+        files = {MARKER, "README.md", "config.json", "tokenizer.json", "generation_config.json"}
+        for name in files | {"model.safetensors", "additional_chat_templates/x.jinja"}:
+            (base / name).write_text("x")
+        copy_non_model_files(base, merged, [base / "model.safetensors"])
+        assert {path.name for path in merged.iterdir()} == files
+
+    def test_the_tokenizer_of_the_training_is_saved_with_the_adapter(self):
+        import axolotl.train
+
+        for function in (axolotl.train.save_initial_configs, axolotl.train.train):
+            assert re.search(r"tokenizer\.save_pretrained\(\s+str\(Path\(cfg\.output_dir\)\)", source(function))
+
+    def test_template_files_are_written_by_default(self):
+        assert validated().tokenizer_save_jinja_files is not False
+        assert "tokenizer_save_jinja_files" in schema()
+
+    def test_special_tokens_are_aligned_on_any_object(self):
+        from transformers.trainer_utils import align_special_tokens
+
+        config = SimpleNamespace(eos_token_id=2, bos_token_id=1, pad_token_id=None)
+        config.get_text_config = lambda: config
+        tokenizer = SimpleNamespace(eos_token_id=9, bos_token_id=None, pad_token_id=9)
+        align_special_tokens(SimpleNamespace(config=config, generation_config=None), tokenizer)
+        assert (config.eos_token_id, config.bos_token_id, config.pad_token_id) == (9, 1, 9)
+
+
 class TestEvaluation:
     files = stands_on("evaluation/preference_files.py", "evaluation/lm_eval_results.py")
 

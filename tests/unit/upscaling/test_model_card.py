@@ -40,3 +40,14 @@ def test_what_was_done_is_said_in_words():
 def test_no_seam_is_said_too():
     plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity")))
     assert "- none\n" in model_card("b", plan, None, on_hub=False)
+
+
+def test_a_trained_model_is_not_called_untrained():
+    """A card of ours is read back for its licence when the model is merged."""
+    untrained = model_card("org/base", SOLAR, "---\nlicense: mit\n---\n", on_hub=True)
+    card = model_card("org/base", SOLAR, untrained, on_hub=True, trained=True)
+    assert front_matter(card) == front_matter(untrained)
+    for promise in ("not been trained", "unchanged", "solar_plan.json"):
+        assert promise in untrained
+        assert promise not in card
+    assert "has been trained since" in card

@@ -1,0 +1,123 @@
+"""What ``axolotl merge-lora`` leaves wrong in the merged folder.
+
+It merges shard by shard and copies every other file from ``base_model``: the tokenizer from before the training, the
+end token that the config had then, and of an upscaled base the plan file and a card that says that nothing was trained.
+The folder of the adapter has the tokenizer that the rows were encoded with.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from solar_plugins.logs import logger
+from solar_plugins.storage.files import write_file
+from solar_plugins.storage.untrusted import read_json_object
+from solar_plugins.upscaling.base_model import CARD, CONFIG
+from solar_plugins.upscaling.marker import MARKER
+from solar_plugins.upscaling.model_card import model_card
+from solar_plugins.upscaling.provenance import PROVENANCE_KEY, grown_plan
+
+LOG = logger("merged_model")
+
+GENERATION_CONFIG = "generation_config.json"
+
+TOKEN_IDS = ("eos_token_id", "bos_token_id", "pad_token_id")
+
+OLD_TOKENIZER = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "chat_template.json", "additional_chat_templates"),
+)
+"""Of the base, besides the vocabulary that the tokenizer's class names. All go, because what the trained tokenizer does
+not write anew would be read beside it: a template, or by llama.cpp a SentencePiece model without the new tokens."""
+
+
+def finish_merged_model(adapter: Path, merged: Path, *, save_jinja_files: bool, trust_remote_code: bool) -> None:
+    """Give a merged model the tokenizer and the end token of its training, and take away what its base said of itself.
+
+    Args:
+        adapter: Where Axolotl saved the adapter, with the tokenizer.
+        merged: The merged model.
+        save_jinja_files: Axolotl's ``tokenizer_save_jinja_files``.
+        trust_remote_code: The recipe's.
+
+    Raises:
+        CheckpointError: A config of the merged model cannot be read.
+        OSError: A file cannot be read or written.
+    """
+    _replace_card(merged)
+    if not (adapter / "tokenizer_config.json").is_file():
+        LOG.warning(
+            "%s: holds no tokenizer_config.json, so the merged model in %s keeps the tokenizer and the end token of "
+            "base_model; those of the training are where Axolotl saved the adapter first",
+            adapter,
+            merged,
+        )
+        return
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=trust_remote_code)
+    for name in {*OLD_TOKENIZER, *filter(None, tokenizer.vocab_files_names.values())}:
+        _remove(merged / name)
+    tokenizer.save_pretrained(merged, save_jinja_files=save_jinja_files)
+    _align_token_ids(tokenizer, merged)
+    LOG.info("%s: has the tokenizer of the training; answers end with %r", merged, tokenizer.eos_token)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _align_token_ids(tokenizer: Any, merged: Path) -> None:
+    """Put the tokenizer's special tokens into the configs, as transformers' trainer does when all weights train."""
+    from transformers.trainer_utils import align_special_tokens
+
+    config = read_json_object(merged / CONFIG)
+    nested = config.get("text_config")
+    text_config = nested if isinstance(nested, dict) else config
+    has_generation_config = (merged / GENERATION_CONFIG).is_file()
+    generation = read_json_object(merged / GENERATION_CONFIG) if has_generation_config else None
+    ids = _ids(text_config)
+    ids.get_text_config = lambda: ids
+    aligned = SimpleNamespace(config=ids, generation_config=None if generation is None else _ids(generation))
+    align_special_tokens(aligned, tokenizer)  # type: ignore[no-untyped-call]
+    _take_over(aligned.config, text_config)
+    for name in TOKEN_IDS:
+        if name in config:
+            config[name] = text_config.get(name)
+    _write_json(merged / CONFIG, config)
+    if generation is not None:
+        _take_over(aligned.generation_config, generation)
+        _write_json(merged / GENERATION_CONFIG, generation)
+
+
+def _ids(config: Mapping[str, Any]) -> SimpleNamespace:
+    return SimpleNamespace(**{name: config.get(name) for name in TOKEN_IDS})
+
+
+def _take_over(ids: SimpleNamespace, config: dict[str, Any]) -> None:
+    config.update({name: getattr(ids, name) for name in TOKEN_IDS if getattr(ids, name) is not None})
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_file(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _replace_card(merged: Path) -> None:
+    """Take away the plan file, whose sizes and promise are the untrained model's, and write a card that is true."""
+    (merged / MARKER).unlink(missing_ok=True)
+    config = read_json_object(merged / CONFIG)
+    plan = grown_plan(config)
+    if plan is None:
+        return
+    base, card = config[PROVENANCE_KEY], merged / CARD
+    old = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
+    new = model_card(str(base["base_model"]), plan, old, on_hub=bool(base["base_revision"]), trained=True)
+    write_file(card, new.encode())

@@ -1,0 +1,119 @@
+"""`axolotl merge-lora` and what comes after it: the ways in the heads of the LoRA recipes, on a tiny model."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from solar_plugins.plugins.recipe_packs import recipe_directory
+from solar_plugins.recipe import read_yaml
+
+pytestmark = pytest.mark.slow
+
+INSTRUCTIONS = [{"instruction": f"Add {n} and 1.", "input": "", "output": f"It is {n + 1}."} for n in range(40)]
+PAIRS = [
+    {"system": "", "question": f"Add {n} and 1.", "chosen": f"It is {n + 1}.", "rejected": f"It is {n}."}
+    for n in range(8)
+]
+ON_A_CPU = {
+    "bf16": False, "tf32": False, "attn_implementation": "sdpa", "optimizer": "adamw_torch", "sample_packing": False,
+    "gradient_checkpointing": False, "micro_batch_size": 1, "gradient_accumulation_steps": 1, "num_epochs": 1,
+    "max_steps": 1, "sequence_len": 128, "dataset_num_proc": 1, "lora_r": 4,
+    **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel"), False),
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(training_folder):
+    """The folder of tiny things, with rows."""
+    for name, rows in (("rows", INSTRUCTIONS), ("pairs", PAIRS)):
+        (training_folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return training_folder
+
+
+def shipped(folder, name, data, **changes):
+    """A recipe of ours with a tiny dataset, for a CPU. All that concerns models, tokens and folders is as shipped."""
+    recipe = read_yaml(recipe_directory() / name) | ON_A_CPU | changes
+    recipe["datasets"] = [recipe["datasets"][0] | data]
+    for key in ("test_datasets", "deepspeed"):
+        recipe.pop(key, None)
+    (folder / name).write_text(yaml.safe_dump(recipe))
+    return recipe["output_dir"]
+
+
+def trained_and_merged(run, folder, name, *options):
+    for command in (("python", "-m", "axolotl.cli.train", name), ("axolotl", "merge-lora", name, *options)):
+        done = run(*command, cwd=folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def loaded(directory):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory), json.loads((directory / "config.json").read_text())
+
+
+QUESTION = [{"role": "user", "content": "u"}]
+
+
+def assert_sound(merged, adapter):
+    """What somebody who downloads the merged model would find wrong."""
+    (ours, config), (trained, _) = loaded(merged), loaded(adapter)
+    assert ours.chat_template == trained.chat_template
+    assert ours.get_vocab() == trained.get_vocab()
+    assert ours.apply_chat_template(QUESTION, tokenize=False) == "### User:\nu\n\n"
+    assert config["eos_token_id"] == ours.eos_token_id == trained.eos_token_id
+    assert config["solar_plugins"]["plan"]["base_layers"] == 8
+    assert not (merged / "solar_plan.json").exists()
+    assert "not been trained" not in (merged / "README.md").read_text()
+
+
+def test_the_way_in_the_heads_of_the_lora_recipes(folder, run, run_warm):
+    """Upscaled, tuned with adapters, merged; then as after the full recipe: DPO from the result, merged again."""
+    upscaled = run("solar", "upscale", "base", "outputs/solar_dus", "--drop-layers", "2", cwd=folder)
+    assert upscaled.returncode == 0, upscaled.stderr
+    assert (folder / "outputs" / "solar_dus" / "solar_plan.json").exists()
+    rows = {"path": "rows.jsonl", "ds_type": "json"}
+    out = shipped(folder, "solar_sft_lora.yml", rows)
+    assert read_yaml(folder / "solar_sft_lora.yml")["base_model"] == "outputs/solar_dus"
+    trained_and_merged(run, folder, "solar_sft_lora.yml")
+    assert_sound(folder / out / "merged", folder / out)
+
+    pairs = {"path": "pairs.jsonl", "type": "solar_plugins.orca_dpo_pairs"}
+    then = shipped(folder, "solar_dpo_lora.yml", pairs, base_model=f"{out}/merged")
+    trained_and_merged(run_warm, folder, "solar_dpo_lora.yml")
+    assert_sound(folder / then / "merged", folder / then)
+
+
+@pytest.mark.parametrize("method", ["memory_efficient", "legacy"])
+def test_a_new_end_token(folder, run_warm, method):
+    from datasets import load_from_disk
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    recipe = yaml.safe_load((folder / "recipe.yml").read_text()) | ON_A_CPU
+    recipe |= {"adapter": "lora", "lora_alpha": 8, "lora_target_linear": True, "merge_method": method}
+    recipe |= {"special_tokens": {"eos_token": "<|im_end|>"}, "lora_modules_to_save": ["embed_tokens", "lm_head"]}
+    recipe["datasets"] = [{"path": "rows.jsonl", "ds_type": "json", "type": "solar_plugins.alpaca"}]
+    (folder / "recipe.yml").write_text(yaml.safe_dump(recipe))
+    trained_and_merged(run_warm, folder, "recipe.yml", "--lora-model-dir=out")
+    assert_sound(folder / "out" / "merged", folder / "out")
+    ours, config = loaded(folder / "out" / "merged")
+    (prepared,) = (folder / "prepared" / "solar_plugins").iterdir()
+    assert load_from_disk(str(prepared))[0]["labels"][-1] == ours.eos_token_id == 32000
+    assert 32000 in GenerationConfig.from_pretrained(folder / "out" / "merged").eos_token_id
+    assert config["vocab_size"] == 32001
+    _, info = AutoModelForCausalLM.from_pretrained(folder / "out" / "merged", output_loading_info=True)
+    assert not any(info.values()), info
+
+
+def test_a_merge_of_an_adapter_whose_tokenizer_is_gone_says_so(folder, run_warm):
+    recipe = yaml.safe_load((folder / "recipe.yml").read_text()) | ON_A_CPU
+    recipe |= {"adapter": "lora", "lora_alpha": 8, "lora_target_linear": True}
+    (folder / "recipe.yml").write_text(yaml.safe_dump(recipe))
+    done = run_warm("python", "-m", "axolotl.cli.train", "recipe.yml", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(folder / "out", folder / "bare", ignore=shutil.ignore_patterns("tokenizer*", "checkpoint-*"))
+    done = run_warm("axolotl", "merge-lora", "recipe.yml", "--lora-model-dir=bare", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "bare: holds no tokenizer_config.json, so the merged model in" in done.stdout + done.stderr
