@@ -25,6 +25,7 @@ from solar_plugins.storage.safetensors import shard_index, write_shard
 from solar_plugins.storage.untrusted import require_inside
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.base_model import CARD, CONFIG, BaseCheckpoint
+from solar_plugins.upscaling.generation_config import GENERATION_CONFIG, savable_copy, warning
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import FORMAT_VERSION, MARKER, Marker, read_marker
 from solar_plugins.upscaling.model_card import model_card
@@ -151,7 +152,13 @@ def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -
         _write_json(directory / INDEX, shard_index(shards))
     for name, path in companions.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, directory / name)
+        changed = savable_copy(path) if name == GENERATION_CONFIG else None
+        if changed is None:
+            shutil.copyfile(path, directory / name)
+        else:
+            (directory / name).write_bytes(changed)
+    if said := warning(base.directory / GENERATION_CONFIG, base.config):
+        LOG.warning("%s", said)
     for level, line in base.notes_on_companions():
         LOG.log(level, "%s", line)
     record = provenance(base.public_name, base.revision, plan, base.decoder.trusted_keys)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from solar_plugins.upscaling.base_model import CARD, CONFIG, BaseCheckpoint, fin
 from solar_plugins.upscaling.checkpoint import progress
 from solar_plugins.upscaling.companions import Reason, judge
 from solar_plugins.upscaling.config_check import check_by_transformers
+from solar_plugins.upscaling.generation_config import GENERATION_CONFIG, savable_copy
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import MARKER, Marker, read_marker
 from solar_plugins.upscaling.provenance import provenance, recorded_trust
@@ -136,7 +138,8 @@ def _differences(
     if len(shards) > 1:
         yield directory / INDEX, index_difference(shard_index(shards), read_json_object(directory / INDEX))
     for name, path in companions.items():
-        yield directory / name, _companion_difference(path, directory / name)
+        changed = savable_copy(path) if name == GENERATION_CONFIG else None
+        yield directory / name, _companion_difference(path if changed is None else changed, directory / name)
     for shard in shards:
         yield directory / shard.filename, _header_difference(shard, directory / shard.filename)
     with progress(sum(shard.data_bytes for shard in shards), "comparing") as advance:
@@ -197,8 +200,8 @@ def tensors_difference(
     return None
 
 
-def _companion_difference(ours: Path, theirs: Path) -> Difference | None:
-    with ours.open("rb") as expected, theirs.open("rb") as found:
+def _companion_difference(ours: Path | bytes, theirs: Path) -> Difference | None:
+    with BytesIO(ours) if isinstance(ours, bytes) else ours.open("rb") as expected, theirs.open("rb") as found:
         position = 0
         while True:
             pair = expected.read(BUFFER_BYTES), found.read(BUFFER_BYTES)
