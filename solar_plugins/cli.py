@@ -209,7 +209,8 @@ def mergekit(recipe: Path) -> None:
     """Print the plan of a RECIPE as a mergekit YAML, for mergekit-yaml."""
     import yaml
 
-    from solar_plugins.upscaling.mergekit import passthrough_merge, weights_of
+    from solar_plugins.upscaling.mergekit import passthrough_merge
+    from solar_plugins.upscaling.mergekit_weights import weights_of
 
     report = plan_for_recipe(recipe)
     if report.already_grown:

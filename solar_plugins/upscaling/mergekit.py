@@ -1,15 +1,12 @@
-"""Mergekit recipes from layer plans. Pure, but for `weights_of`."""
+"""Mergekit recipes from layer plans. Pure."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from copy import deepcopy
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, LayerRange
 
@@ -25,36 +22,6 @@ FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float6
 
 Reference = str | dict[str, Any]
 """A model as mergekit's YAML names it."""
-
-
-class Weights(NamedTuple):
-    """Where mergekit finds a base's weights, and what they are."""
-
-    model: Reference
-    dtypes: frozenset[str] | None
-    """Of its tensors, as safetensors calls them; None if the weights are not here."""
-
-
-def weights_of(base: str, revision: str | None, *, trust_remote_code: bool = False) -> Weights:
-    """What mergekit has to be told of a base. A local one gets its whole path, so that the YAML runs in any folder.
-
-    Args:
-        base: A directory, a config.json or a hub id.
-        revision: Of a hub id.
-        trust_remote_code: As for `find_base`.
-
-    Raises:
-        CheckpointError: The base cannot be found; or it is a folder whose weights are damaged.
-    """
-    path = Path(os.path.expanduser(base))
-    found = find_base(str(path.parent) if path.is_file() else base, revision, trust_remote_code=trust_remote_code)
-    model = reference(base, revision) if found.revision else reference(str(found.directory))
-    return Weights(model, _dtypes(found))
-
-
-def _dtypes(found: BaseCheckpoint) -> frozenset[str] | None:
-    tensors = found.tensors_here
-    return None if tensors is None else frozenset(tensor.dtype for tensor in tensors.values())
 
 
 def reference(path: str, revision: str | None = None) -> Reference:

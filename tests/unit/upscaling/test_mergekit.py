@@ -1,6 +1,3 @@
-import shutil
-from pathlib import Path
-
 import pytest
 import yaml
 
@@ -9,7 +6,7 @@ from solar_plugins.plugins.recipe_packs import recipe_directory
 from solar_plugins.upscaling.architectures.table import ARCHITECTURES
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
-from solar_plugins.upscaling.mergekit import MERGEKIT_TYPES, passthrough_merge, reference, weights_of
+from solar_plugins.upscaling.mergekit import MERGEKIT_TYPES, passthrough_merge, reference
 
 MISTRAL = Decoder.of({"model_type": "mistral", "num_hidden_layers": 32, "torch_dtype": "bfloat16"})
 
@@ -83,23 +80,6 @@ def test_without_weights_the_config_is_believed_and_nothing_is_guessed():
     silent = Decoder.of({"model_type": "mistral", "num_hidden_layers": 32})
     assert "dtype" not in passthrough_merge("b", silent, LayerPlan.from_sources(32, range(32)))
     assert passthrough_merge("b", MISTRAL, LayerPlan.from_sources(32, range(32)))["dtype"] == "bfloat16"
-
-
-@pytest.mark.parametrize("spelling", ["base", "./base", "../here/base", "~/base", "base/config.json"])
-def test_a_local_base_gets_its_whole_path(made_bases, tmp_path, monkeypatch, spelling):
-    here = tmp_path / "here"
-    shutil.copytree(made_bases / "llama", here / "base")
-    monkeypatch.chdir(here)
-    monkeypatch.setenv("HOME", str(here))
-    found = weights_of(spelling, None)
-    assert Path(found.model).is_absolute()
-    assert Path(found.model).samefile(here / "base")
-    assert found.dtypes == {"BF16"}
-
-
-def test_weights_that_are_not_here_are_not_fetched(base):
-    (base / "model.safetensors").unlink()
-    assert weights_of(str(base), None).dtypes is None
 
 
 def test_one_model_is_written_out_for_each_slice():

@@ -1,0 +1,23 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from solar_plugins.upscaling.mergekit_weights import weights_of
+
+
+@pytest.mark.parametrize("spelling", ["base", "./base", "../here/base", "~/base", "base/config.json"])
+def test_a_local_base_gets_its_whole_path(made_bases, tmp_path, monkeypatch, spelling):
+    here = tmp_path / "here"
+    shutil.copytree(made_bases / "llama", here / "base")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(here))
+    found = weights_of(spelling, None)
+    assert Path(found.model).is_absolute()
+    assert Path(found.model).samefile(here / "base")
+    assert found.dtypes == {"BF16"}
+
+
+def test_weights_that_are_not_here_are_not_fetched(base):
+    (base / "model.safetensors").unlink()
+    assert weights_of(str(base), None).dtypes is None
