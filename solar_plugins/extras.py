@@ -12,7 +12,7 @@ EXTRA_OF: Mapping[str, str] = {
     "solar report": "report",
     "solar report on test_datasets of type solar_plugins.*": "axolotl",
     "solar sdpo-order": "torch",
-    "reading a .parquet file": "parquet",
+    "reading a Parquet, .zst or .lz4 file": "parquet",
     "recipes/smollm2/prepare.py": "smollm2",
 }
 """The extra of each command, or part of a command, that needs one. What is not listed needs the core alone."""

@@ -41,3 +41,20 @@ def printable(text: str) -> str:
         'plain�[31m red'
     """
     return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+
+
+def half_character(text: str) -> str | None:
+    r"""The half of a character that a text holds, in words, or None.
+
+    UTF-16 writes an emoji as a pair; programs that cut texts by UTF-16 units leave one of the two. No tokenizer reads
+    such a text, and no file can hold it but as an escape in JSON.
+
+    Example:
+        >>> half_character("yes \ud83d")
+        "'\\ud83d', half of a UTF-16 pair"
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"{text[error.start]!r}, half of a UTF-16 pair"
+    return None

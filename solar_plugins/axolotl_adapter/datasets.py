@@ -13,16 +13,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from solar_plugins.axolotl_adapter.local_files import is_local, load_local
 from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet, formatted_sets
 from solar_plugins.data.encoder import Encoder, make_encoder
 from solar_plugins.data.formatters import preference_formatters, sft_formatters, unpaired_formatters
 from solar_plugins.data.formatters.base import Formatter, Messages
 from solar_plugins.data.prepared_datasets import prepared_set, read_set
 from solar_plugins.data.row_encoder import DEFAULT_SEED, RowEncoder
+from solar_plugins.data.row_tables import columns_of
 from solar_plugins.data.row_tally import RowTally
 from solar_plugins.data.template import renders_as_solar, template_text
 from solar_plugins.data.training_records import TALLY_COLUMNS, TrainingRecords, count_rows
-from solar_plugins.errors import DataError
+from solar_plugins.errors import DataError, SolarError
 from solar_plugins.logs import logger
 from solar_plugins.recipe import TEMPLATE_NAME, TYPE_PREFIX, Recipe, concerns_us, parse_recipe
 from solar_plugins.solar_block import DataArgs
@@ -224,7 +226,7 @@ def _default_directory() -> str:
 
 
 def load_rows(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> Any:
-    """The rows, as Axolotl itself would load them.
+    """The rows: of local files by our own reader, of hubs and clouds as Axolotl itself would load them.
 
     Args:
         recipe: The recipe.
@@ -232,7 +234,7 @@ def load_rows(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> Any:
         encoder: The tokenizer, to try other formatters where columns are missing.
 
     Returns:
-        A `datasets.Dataset` with the columns that the set's formatter needs.
+        A `datasets.Dataset`; `row_tables.numbered_rows` gives its rows, which have the columns that are needed.
 
     Raises:
         DataError: There are none, a column is missing, or the set has several splits and the recipe names none.
@@ -241,7 +243,13 @@ def load_rows(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> Any:
     from axolotl.utils.dict import DictDefault
 
     try:
-        dataset = load_dataset_with_config(DictDefault(dict(source.entry)), recipe.hf_use_auth_token)
+        dataset = (
+            load_local(source)
+            if is_local(source)
+            else load_dataset_with_config(DictDefault(dict(source.entry)), recipe.hf_use_auth_token)
+        )
+    except SolarError:
+        raise
     except Exception as error:
         # The loaders of files, hubs and clouds raise whatever they like.
         cause = _innermost(error)
@@ -277,9 +285,10 @@ def _check_columns(recipe: Recipe, source: FormattedSet, dataset: Any, encoder: 
     Raises:
         DataError: A column is missing.
     """
-    missing = _missing(source.formatter, dataset.column_names)
-    if not missing:
-        return
+    columns = columns_of(dataset, source.formatter.columns)
+    missing = _missing(source.formatter, columns)
+    if not missing or not columns:
+        return  # Without columns no row could be read, and the tally says why.
     others = _readers(recipe, source, dataset, encoder)
     hint = (
         f"{' or '.join(others)} could read it"
@@ -288,7 +297,7 @@ def _check_columns(recipe: Recipe, source: FormattedSet, dataset: Any, encoder: 
     )
     raise DataError(
         f"{source.where}: has no column {', '.join(missing)}, which type: {TYPE_PREFIX}{source.formatter.name} needs; "
-        f"it has {', '.join(dataset.column_names)}. {hint}"
+        f"it has {', '.join(columns)}. {hint}"
     )
 
 
@@ -304,12 +313,12 @@ def _readers(recipe: Recipe, source: FormattedSet, dataset: Any, encoder: Encode
         ("under rl: kto", unpaired_formatters()),
     )
     first = dataset.select(range(min(len(dataset), TRIED_ROWS)))
+    columns = columns_of(first)
     return [
         f"{TYPE_PREFIX}{name} ({kind})"
         for kind, formatters in kinds
         for name, formatter in formatters.items()
-        if not _missing(formatter, dataset.column_names)
-        and _accepts(recipe, source._replace(formatter=formatter), first, encoder)
+        if not _missing(formatter, columns) and _accepts(recipe, source._replace(formatter=formatter), first, encoder)
     ]
 
 

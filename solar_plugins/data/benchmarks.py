@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from solar_plugins.data.formatters.base import RowError
 from solar_plugins.data.mixture_args import BenchmarkArgs, DecontaminateArgs
 from solar_plugins.data.ngrams import NgramIndex, Place, Searched
-from solar_plugins.data.row_checks import parsed_row, texts_in
-from solar_plugins.data.row_files import read_blocks
+from solar_plugins.data.row_checks import texts_in
+from solar_plugins.data.row_files import parse_row, read_blocks
 from solar_plugins.errors import DataError
 
 
@@ -46,14 +47,17 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
 
 
 def _columns(path: str, columns: list[str]) -> Iterator[tuple[int, str]]:
-    for block in read_blocks(path):
+    for block in read_blocks(path, wanted=columns):
         for number, line in enumerate(block.lines, start=block.first_row):
             if line.strip():
                 yield from ((number, text) for text in _row_texts(line, path, number, columns))
 
 
 def _row_texts(line: bytes, path: str, number: int, columns: list[str]) -> Iterator[str]:
-    row = parsed_row(line, path, number)
+    try:
+        row = parse_row(line)
+    except RowError as error:
+        raise DataError(f"{path}: row {number}: {error}. It begins {line[:80]!r}. Fix or remove the row") from None
     for column in columns:
         texts = list(texts_in(row.get(column)))
         if not texts:

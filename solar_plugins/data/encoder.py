@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from solar_plugins.data.formatters.base import Message, Messages, RowError
 from solar_plugins.data.template import Example, is_learnt, render
 from solar_plugins.errors import DataError
+from solar_plugins.text import half_character
 
 IGNORED_LABEL = -100
 """What torch's cross-entropy leaves out."""
@@ -114,7 +115,7 @@ class Encoder:
         return len(self._ids(text))
 
     def check_messages(self, messages: Messages) -> None:
-        """Refuse texts in which a token of control is spelt out: the model would read the token.
+        """Refuse texts in which a token of control is spelt out, which the model would read, and halves of characters.
 
         Raises:
             RowError: There is one.
@@ -126,6 +127,8 @@ class Encoder:
         for token in self.special_tokens:
             if token in message["content"]:
                 raise RowError(f"the {message['role']}'s text", f"holds the special token {token!r}")
+        if half := half_character(message["content"]):
+            raise RowError(f"the {message['role']}'s text", f"holds {half}")
 
 
 def _common(ids: list[int], other: list[int]) -> int:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from solar_plugins.data.benchmarks import benchmark_index, rows_by_search
+from solar_plugins.data.formatters.columns import PROMPT_COLUMNS
 from solar_plugins.data.mixture_args import MixtureArgs, SetArgs, read_mixture
 from solar_plugins.data.mixture_report import (
     DROPPED,
     REPORT,
+    InputState,
     MixtureReport,
     SetReport,
     finished_report,
@@ -23,14 +25,18 @@ from solar_plugins.data.mixture_report import (
     write_report,
 )
 from solar_plugins.data.row_checks import BlockVerdict, Dropped, Reason, RowRules
-from solar_plugins.data.row_files import Block, read_blocks, require_readable
+from solar_plugins.data.row_files import Block, left_out_columns, read_blocks, require_readable
 from solar_plugins.data.sampling import choose_rows, rows_with_shares
 from solar_plugins.data.scan import Scanner, default_processes
 from solar_plugins.errors import DataError
+from solar_plugins.logs import logger
+from solar_plugins.storage.content import FileStamp, content_hashes, stamps
 from solar_plugins.storage.directories import write_directory
 from solar_plugins.storage.files import write_errors_explained
 from solar_plugins.storage.lock import sole_writer
 from solar_plugins.storage.partials import remove_left_overs
+
+LOG = logger("mixture")
 
 
 class Judged(NamedTuple):
@@ -43,6 +49,7 @@ class Judged(NamedTuple):
     matches: Counter[str]
     """Rows dropped for sharing words, by benchmark file."""
     rows_with_task: int
+    first_unreadable: Dropped | None
 
 
 def make_mixture(mixture: Path, processes: int | None = None) -> tuple[MixtureReport, bool]:
@@ -59,7 +66,7 @@ def make_mixture(mixture: Path, processes: int | None = None) -> tuple[MixtureRe
         DataError: The mixture or its data cannot be used. The folder is then as it was before.
     """
     args = read_mixture(mixture)
-    state = _input_state(args)
+    before, state = _input_stamps(args), _input_state(args)
     named, output = Path(args.output), Path(args.output).resolve()  # a link to a folder stays a link
     if (found := finished_report(output, args, state)) is not None:
         remove_left_overs(output)
@@ -69,7 +76,7 @@ def make_mixture(mixture: Path, processes: int | None = None) -> tuple[MixtureRe
 
     def fill(folder: Path) -> None:
         report = _make(folder, args, state, processes)
-        if _input_state(args) != state:
+        if _input_stamps(args) != before:
             raise DataError(f"{mixture}: an input changed while it was read; nothing was written. Run again")
         write_report(folder / REPORT, report)
 
@@ -83,13 +90,23 @@ def make_mixture(mixture: Path, processes: int | None = None) -> tuple[MixtureRe
     return report, made
 
 
-def _input_state(args: MixtureArgs) -> dict[str, tuple[int, int]]:
+def _input_paths(args: MixtureArgs) -> list[str]:
     paths = [path for one in args.sets.values() for path in one.path]
-    paths += [one.path for one in args.decontaminate.against] if args.decontaminate else []
-    return {path: require_readable(path) for path in paths}
+    return paths + ([one.path for one in args.decontaminate.against] if args.decontaminate else [])
 
 
-def _make(partial: Path, args: MixtureArgs, state: dict[str, tuple[int, int]], processes: int) -> MixtureReport:
+def _input_stamps(args: MixtureArgs) -> dict[str, FileStamp]:
+    for path in _input_paths(args):
+        require_readable(path)
+    return stamps(_input_paths(args))
+
+
+def _input_state(args: MixtureArgs) -> InputState:
+    sizes = {path: Path(path).stat().st_size for path in _input_paths(args)}
+    return {path: (sizes[path], content) for path, content in content_hashes(sizes).items()}
+
+
+def _make(partial: Path, args: MixtureArgs, state: InputState, processes: int) -> MixtureReport:
     began = time.monotonic()
     index = benchmark_index(args.decontaminate) if args.decontaminate else None
     judged: dict[str, Judged] = {}
@@ -123,12 +140,13 @@ def _make(partial: Path, args: MixtureArgs, state: dict[str, tuple[int, int]], p
     )
 
 
-def _judge_set(name: str, args: SetArgs, state: dict[str, tuple[int, int]], scanner: Scanner, log: IO[str]) -> Judged:
+def _judge_set(name: str, args: SetArgs, state: InputState, scanner: Scanner, log: IO[str]) -> Judged:
     rules = RowRules(tuple(args.text_columns), args.task_column, frozenset(args.exclude_tasks or ()))
     kept, rows, rows_with_task = bytearray(), 0, 0
     dropped, matches, columns = Counter[Reason](), Counter[str](), tuple[str, ...]()
+    unreadable: Dropped | None = None
     with _progress(f"{name}: judging", args, state) as advance:
-        blocks = (block for path in args.path for block in read_blocks(path))
+        blocks = (block for path in args.path for block in read_blocks(path, wanted=_wanted(args)))
         for block, verdict in scanner.verdicts(blocks, rules):
             kept += verdict.kept
             rows += verdict.rows
@@ -136,17 +154,28 @@ def _judge_set(name: str, args: SetArgs, state: dict[str, tuple[int, int]], scan
             columns = columns or verdict.columns
             dropped.update(one.reason for one in verdict.dropped)
             matches.update(one.match.benchmark.file for one in verdict.dropped if one.match)
+            unreadable = unreadable or next((one for one in verdict.dropped if one.reason is Reason.UNREADABLE), None)
             log.writelines(_as_line(name, one) for one in verdict.dropped)
             advance(block, verdict)
-    found = Judged(kept, rows, dropped, matches, rows_with_task)
+    found = Judged(kept, rows, dropped, matches, rows_with_task, unreadable)
     _require_usable(name, args, found, columns)
     return found
+
+
+def _wanted(args: SetArgs) -> list[str]:
+    """What is compared, and what training refuses to ignore: a row with a picture shall not become one without."""
+    return [*args.text_columns, *([args.task_column] if args.task_column else []), *PROMPT_COLUMNS]
 
 
 def _require_usable(name: str, args: SetArgs, found: Judged, columns: tuple[str, ...]) -> None:
     where = f"sets.{name}: {', '.join(args.path)}"
     if not found.rows:
         raise DataError(f"{where}: holds no rows; expected an object for each row. Fetch the file again")
+    if (first := found.first_unreadable) and found.dropped[Reason.UNREADABLE] == found.rows:
+        raise DataError(
+            f"{where}: none of {found.rows:,} rows can be read; {first.path} row {first.row}: {first.value}. Expected "
+            'an object for each row, such as {"instruction": "...", "output": "..."}. Fix the file, or fetch it again'
+        )
     if args.task_column is not None and not found.rows_with_task:
         raise DataError(
             f"{where}: none of {found.rows:,} rows names a task in the column {args.task_column!r} (task_column); the "
@@ -158,7 +187,7 @@ def _require_usable(name: str, args: SetArgs, found: Judged, columns: tuple[str,
         why = ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.items())
         raise DataError(
             f"{where}: no row is left of {found.rows:,} ({why}); text_columns are {', '.join(args.text_columns)}, the "
-            f"columns of the first row are {', '.join(columns)}. Mend text_columns, exclude_tasks or decontaminate"
+            f"columns of the first row are {', '.join(columns)}. Fix text_columns, exclude_tasks or decontaminate"
         )
 
 
@@ -178,11 +207,15 @@ def _rows_of_sets(args: MixtureArgs, judged: dict[str, Judged]) -> dict[str, int
     return rows
 
 
-def _write_set(target: Path, name: str, args: SetArgs, state: dict[str, tuple[int, int]], chosen: bytearray) -> None:
+def _write_set(target: Path, name: str, args: SetArgs, state: InputState, chosen: bytearray) -> None:
     at = 0
     with target.open("wb") as file, _progress(f"{name}: writing", args, state) as advance:
         for path in args.path:
-            for block in read_blocks(path):
+            if left_out := left_out_columns(path, _wanted(args)):
+                LOG.info(
+                    "%s: the columns %s hold bytes, for which JSON has no form; left out", path, ", ".join(left_out)
+                )
+            for block in read_blocks(path, wanted=_wanted(args)):
                 stay = chosen[at : at + len(block.lines)]
                 file.writelines(line.strip() + b"\n" for line, stays in zip(block.lines, stay, strict=False) if stays)
                 at += len(block.lines)
@@ -204,9 +237,7 @@ def _as_line(name: str, dropped: Dropped) -> str:
 
 
 @contextmanager
-def _progress(
-    title: str, args: SetArgs, state: dict[str, tuple[int, int]]
-) -> Iterator[Callable[[Block, BlockVerdict | None], None]]:
+def _progress(title: str, args: SetArgs, state: InputState) -> Iterator[Callable[[Block, BlockVerdict | None], None]]:
     """A bar over the bytes of the set's files, with the number of rows beside it."""
     from tqdm import tqdm
 

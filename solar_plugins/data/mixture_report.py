@@ -23,11 +23,15 @@ DROPPED = "dropped.jsonl"
 FORMAT_VERSION = 2
 """Raise it when the same mixture file and inputs would give other rows: folders made before are then made again."""
 HEADINGS = {
+    Reason.UNREADABLE: "unreadable",
     Reason.MISSING_TEXT: "no text",
     Reason.EXCLUDED_TASK: "excluded task",
     Reason.BENCHMARK_OVERLAP: "in a benchmark",
 }
 NUM_EXAMPLES = 3
+
+type InputState = dict[str, tuple[int, str]]
+"""Size and SHA-256 of every file that was read. Sizes and times alone do not tell two contents apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +55,7 @@ class MixtureReport:
     """What went into a mixture and what came out."""
 
     mixture: dict[str, Any]
-    inputs: dict[str, tuple[int, int]]
-    """Size and time of change of every file that was read."""
+    inputs: InputState
     sets: dict[str, SetReport]
     num_ngrams: int
     benchmark_rows: dict[str, dict[str, int]]
@@ -86,7 +89,7 @@ def read_report(output: Path) -> MixtureReport:
         raise DataError(f"{path}: damaged ({type(error).__name__}: {error}); {fix}") from None
 
 
-def finished_report(output: Path, args: MixtureArgs, inputs: dict[str, tuple[int, int]]) -> MixtureReport | None:
+def finished_report(output: Path, args: MixtureArgs, inputs: InputState) -> MixtureReport | None:
     """The report of a folder that was made from the same options and files and is whole, else None."""
     try:
         report = read_report(output)

@@ -1,8 +1,9 @@
 """Datasets that are ready for Axolotl, kept in directories that are whole or absent.
 
-Axolotl's own cache knows neither the formatter nor the content of a file, so a changed file trains on yesterday's rows.
-Here the directory's name is a hash of all that the result depends on, and Axolotl's cache, which hashes the path,
-follows. Code enters that hash as version numbers, so that a comment or a refactoring keeps all caches.
+Axolotl's own cache knows neither the formatter nor the content of a file, and that of `datasets` knows a file by path
+and time, so a changed file trains on yesterday's rows. Here the directory's name is a hash of all that the result
+depends on, the content of local files included, and Axolotl's cache, which hashes the path, follows. Code enters that
+hash as version numbers, so that a comment or a refactoring keeps all caches.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from solar_plugins.data.formatters.base import PreferenceFormatter, SFTFormatter
+from solar_plugins.data.row_tables import row_place
 from solar_plugins.data.row_tally import RowTally
 from solar_plugins.data.template import template_text
 from solar_plugins.data.training_records import (
@@ -137,7 +139,8 @@ def read_set(
         desc=f"Reading {where}",
     )
     columns = (read.data.column(name).to_pylist() for name in TALLY_COLUMNS)
-    return _kept(read), count_rows(RowTally(where, records.rows.formatter.name), *columns)
+    tally = count_rows(RowTally(where, records.rows.formatter.name), *columns)
+    return _kept(read), tally.name_rows(lambda index: row_place(dataset, index))
 
 
 def _kept(read: Any) -> Any:

@@ -1,20 +1,21 @@
-"""Why a row is dropped: it lacks a text, its task is excluded, or it shares words with a benchmark. Pure."""
+"""Why a row is dropped: unreadable, without a text, of an excluded task, or with words of a benchmark. Pure."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from solar_plugins.data.formatters.base import RowError
 from solar_plugins.data.ngrams import Match, NgramIndex
-from solar_plugins.data.row_files import Block
-from solar_plugins.errors import DataError
+from solar_plugins.data.row_files import Block, parse_row
+from solar_plugins.text import half_character
 
 
 class Reason(StrEnum):
     """Why a row is dropped, in the order in which it is asked."""
 
+    UNREADABLE = "unreadable"
     MISSING_TEXT = "missing_text"
     EXCLUDED_TASK = "excluded_task"
     BENCHMARK_OVERLAP = "benchmark_overlap"
@@ -36,9 +37,9 @@ class Dropped(NamedTuple):
     """Counted from 1."""
     reason: Reason
     column: str
-    """Where the reason was found."""
+    """Where the reason was found; empty if the row has no columns that could be read."""
     value: str
-    """The excluded task, the n-gram, or what stands in place of a text."""
+    """The excluded task, the n-gram, what stands in place of a text, or what is wrong with the row."""
     match: Match | None = None
 
 
@@ -56,20 +57,20 @@ class BlockVerdict(NamedTuple):
 
 
 def check_block(block: Block, rules: RowRules, index: NgramIndex | None) -> BlockVerdict:
-    """Judge each row of a block.
-
-    Raises:
-        DataError: A line is no JSON, or no object.
-    """
+    """Judge each row of a block."""
     kept, dropped, columns = bytearray(len(block.lines)), list[Dropped](), tuple[str, ...]()
     rows = rows_with_task = 0
     for at, line in enumerate(block.lines):
         if not line.strip():
             continue
         number = block.first_row + at
-        row = parsed_row(line, block.path, number)
-        columns = columns or tuple(row)
         rows += 1
+        try:
+            row = parse_row(line)
+        except RowError as error:
+            dropped.append(Dropped(block.path, number, Reason.UNREADABLE, "", str(error)))
+            continue
+        columns = columns or tuple(row)
         rows_with_task += _task_of(row, rules) is not None
         why = check_row(row, rules, index)
         if why is None:
@@ -90,6 +91,9 @@ def check_row(
         >>> check_row({"question": "?", "response": "!", "task": "cot_gsm8k"}, rules, None)
         (<Reason.EXCLUDED_TASK: 'excluded_task'>, 'task', 'cot_gsm8k', None)
     """
+    for column in rules.text_columns:
+        if half := next(filter(None, map(half_character, texts_in(row.get(column)))), None):
+            return Reason.UNREADABLE, column, f"holds {half}", None
     for column in rules.text_columns:
         if next(texts_in(row.get(column)), None) is None:
             return Reason.MISSING_TEXT, column, _described(row, column), None
@@ -129,25 +133,3 @@ def _task_of(row: Mapping[str, Any], rules: RowRules) -> str | None:
 
 def _described(row: Mapping[str, Any], column: str) -> str:
     return f"{row[column]!r:.80}" if column in row else "no such column"
-
-
-def parsed_row(line: bytes, path: str, number: int) -> dict[str, Any]:
-    """The row on a line.
-
-    Raises:
-        DataError: It is no JSON, or no object.
-    """
-    try:
-        row = json.loads(line.decode())
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}: row {number} is not readable JSON ({error}); expected an object on the line, such as "
-            f'{{"instruction": "...", "output": "..."}}. It begins {line[:80]!r}. Mend or remove the row, or fetch the '
-            "file again"
-        ) from None
-    if not isinstance(row, dict):
-        raise DataError(
-            f"{path}: row {number} is a {type(row).__name__}, expected an object with a key for each column, such as "
-            f'{{"instruction": "...", "output": "..."}}. It begins {line[:80]!r}. Mend or remove the row'
-        )
-    return row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Self
 
@@ -60,7 +60,7 @@ class RowTally:
         num_tokens: Of all examples.
         num_tokens_once: Of the longest example of each row, which holds the others' text.
         notes: What was left out of rows that were kept, with how often.
-        first_rows: The first rows of each kind.
+        first_rows: The first rows of each kind: numbers, or file and number after `name_rows`.
     """
 
     where: str
@@ -75,7 +75,7 @@ class RowTally:
     num_tokens: int = 0
     num_tokens_once: int = 0
     notes: dict[str, int] = field(default_factory=dict)
-    first_rows: dict[str, list[int]] = field(default_factory=dict)
+    first_rows: dict[str, list[int | str]] = field(default_factory=dict)
 
     def add_error(self, index: int, error: RowError) -> None:
         """Count a row that gives no example.
@@ -126,6 +126,18 @@ class RowTally:
         if len(rows) < NAMED_ROWS:
             rows.append(index + 1)
 
+    def name_rows(self, place: Callable[[int], int | str]) -> Self:
+        """Call the first rows what their files call them.
+
+        Args:
+            place: From a row's place in the dataset, counted from 0, to its number or its file and number.
+        """
+        self.first_rows = {
+            kind: [place(row - 1) if isinstance(row, int) else row for row in rows]
+            for kind, rows in self.first_rows.items()
+        }
+        return self
+
     @property
     def num_bad(self) -> int:
         """Rows that could not be read."""
@@ -142,10 +154,10 @@ class RowTally:
         return self.num_tokens / self.num_tokens_once if self.num_tokens_once else 1.0
 
     @property
-    def first_bad(self) -> list[tuple[int, str]]:
+    def first_bad(self) -> list[tuple[int | str, str]]:
         """The first bad rows: number and problem."""
         named = [(row, problem) for problem in self.bad for row in self.first_rows[problem]]
-        return sorted(named)[:NAMED_ROWS]
+        return sorted(named, key=lambda one: (one[0] if isinstance(one[0], int) else 0, str(one)))[:NAMED_ROWS]
 
     def words(self, sequence_len: int) -> str:
         """One line for the log."""
@@ -232,5 +244,5 @@ class RowTally:
         return cls(**{**fields, "where": where})
 
 
-def _listed(rows: Sequence[int], total: int) -> str:
+def _listed(rows: Sequence[int | str], total: int) -> str:
     return f"{'row' if total == 1 else 'rows'} {', '.join(map(str, rows))}{', ...' if total > len(rows) else ''}"

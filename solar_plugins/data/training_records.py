@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from solar_plugins.data.formatters.base import NothingToLearn, Row, RowError, SFTFormatter, UnpairedFormatter
 from solar_plugins.data.row_encoder import EncodedAnswer, RowEncoder
+from solar_plugins.data.row_tables import rows_of_batch
 from solar_plugins.data.row_tally import TOO_LONG, RowTally
 
 ROW_COLUMN = "solar_row"
-"""The index of the row from which a record comes."""
+"""The place in the dataset of the row from which a record comes, counted from 0."""
 PROBLEM_COLUMN = "solar_problem"
 """Why a record holds nothing to train on: what is wrong with the row, or `TOO_LONG`; null where it does."""
 CUT_COLUMN = "solar_cut"
@@ -72,20 +73,20 @@ class TrainingRecords:
         """The records of some rows column by column, those for bookkeeping included. Every row has at least one."""
         columns = [*self.columns, *BOOKKEEPING_COLUMNS]
         result: dict[str, list[Any]] = {column: [] for column in columns}
-        for position, index in enumerate(indices):
-            row = {name: values[position] for name, values in batch.items()}
-            for record in self._records(row, index):
+        for place, numbered in zip(indices, rows_of_batch(batch, indices), strict=True):
+            for record in self._records(numbered.row, numbered.row_index):
                 for column in columns:
-                    result[column].append(record.get(column))
+                    result[column].append(place if column == ROW_COLUMN else record.get(column))
         return result
 
-    def _records(self, row: Row, index: int) -> Iterator[Record]:
-        bookkeeping: Record = NO_BOOKKEEPING | {ROW_COLUMN: index}
+    def _records(self, row: Row | RowError, index: int) -> Iterator[Record]:
         try:
+            if isinstance(row, RowError):
+                raise row
             for record in self._examples(row, index):
-                yield bookkeeping | record
+                yield NO_BOOKKEEPING | record
         except RowError as error:
-            yield bookkeeping | {PROBLEM_COLUMN: str(error), SOUND_COLUMN: isinstance(error, NothingToLearn)}
+            yield NO_BOOKKEEPING | {PROBLEM_COLUMN: str(error), SOUND_COLUMN: isinstance(error, NothingToLearn)}
 
     def _examples(self, row: Row, index: int) -> Iterator[Record]:
         if isinstance(self.rows.formatter, SFTFormatter):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -12,6 +13,7 @@ from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet, formatted_
 from solar_plugins.data.encoder import Encoded, make_encoder
 from solar_plugins.data.formatters.base import PreferenceFormatter, Row, RowError, SFTFormatter
 from solar_plugins.data.row_encoder import EncodedAnswer, EncodedPair, RowEncoder
+from solar_plugins.data.row_tables import numbered_rows, row_place
 from solar_plugins.data.row_tally import Fit, RowTally
 from solar_plugins.data.template import render
 from solar_plugins.errors import CheckpointError, SolarError
@@ -177,15 +179,19 @@ def _read[Example: Fit](
         for source in (one for found in sets for one in expanded(found)):
             encoder = row_encoder(recipe, source, tokens)
             tally = RowTally(source.where, source.formatter.name)
-            rows = tqdm(load_rows(recipe, source, tokens), desc=f"Reading {source.where}", unit="row", mininterval=0.5)
-            for index, row in enumerate(rows):
+            dataset = load_rows(recipe, source, tokens)
+            rows = tqdm(numbered_rows(dataset), f"Reading {source.where}", len(dataset), unit="row", mininterval=0.5)
+            for index, numbered in enumerate(rows):
                 try:
-                    examples = encode(encoder, row, index)
+                    if isinstance(numbered.row, RowError):
+                        raise numbered.row
+                    examples = encode(encoder, numbered.row, numbered.row_index)
                 except RowError as error:
                     tally.add_error(index, error)
                     continue
                 tally.add(index, examples)
                 kept += [example for example in examples if not example.too_long]
+            tally.name_rows(partial(row_place, dataset))
             lines.append(judged(recipe, tally, encoder))
     except SolarError as error:
         raise type(error)(f"{recipe.path}: {error}") from None

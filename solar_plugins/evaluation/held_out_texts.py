@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from solar_plugins.data.formatters.base import RowError
+from solar_plugins.data.row_files import parse_row, read_blocks
 from solar_plugins.errors import ArgsError
+from solar_plugins.logs import logger
 from solar_plugins.recipe import Recipe
+from solar_plugins.solar_block import DataArgs
+from solar_plugins.text import half_character
+
+LOG = logger("report")
 
 NUM_PROMPTS, PROMPT_WORDS = 3, 12
 
@@ -33,51 +39,45 @@ def held_out_path(recipe: Recipe, option: Path | None) -> Path:
 
 
 def read_texts(path: Path) -> list[str]:
-    """The texts of a ``.jsonl`` file, in order. Rows of white space are passed over.
+    """The texts in the column ``text`` of a file, in order.
+
+    A few bad rows are left out with a warning, as in training; more than `DataArgs.max_bad_share` are an error.
+
+    Args:
+        path: JSON lines, JSON or Parquet.
 
     Raises:
-        ArgsError: The file is missing, not ``.jsonl`` or empty, or a row (counted from 1) has no text.
+        SolarError: The file cannot be read, is empty, or too many rows have no text.
     """
-    if path.suffix != ".jsonl":
-        raise ArgsError(f'{path}: expected held-out text as .jsonl, one JSON object with a "text" in each row')
-    texts = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            texts = [_row_text(path, number, row) for number, row in enumerate(file, start=1) if row.strip()]
-    except OSError as error:
-        raise ArgsError(
-            f"{path}: the held-out text cannot be read ({error.strerror}); give the path of a .jsonl file"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ArgsError(
-            f"{path}: the held-out text is not UTF-8 ({error.reason} at byte {error.start}); convert it"
-        ) from None
-    if not texts:
+    texts, bad = list[str](), list[str]()
+    for block in read_blocks(str(path), wanted=("text",)):
+        for number, line in enumerate(block.lines, start=block.first_row):
+            if not line.strip():
+                continue
+            try:
+                texts.append(_row_text(line))
+            except RowError as error:
+                bad.append(f"row {number}: {error}")
+    if not texts and not bad:
         raise ArgsError(f'{path}: empty; expected held-out text, one JSON object with a "text" in each row')
+    if bad:
+        found = f"{path}: {len(bad)} of {len(texts) + len(bad)} rows cannot be used, the first is {bad[0]}"
+        if len(bad) > DataArgs().max_bad_share * (len(texts) + len(bad)):
+            raise ArgsError(
+                f'{found}; expected a JSON object with a "text" that is not blank, such as {{"text": "Once upon a '
+                'time"}. Fix or remove the rows'
+            )
+        LOG.warning("%s; they are left out", found)
     return texts
 
 
-def _row_text(path: Path, number: int, row: str) -> str:
-    expected = 'expected a JSON object with a "text" that is not blank, such as {"text": "Once upon a time"}'
-    try:
-        content = json.loads(row)
-    except (ValueError, RecursionError) as error:
-        raise ArgsError(f"{path}, row {number}: not valid JSON ({error}); {expected}. Mend or remove the row") from None
-    text = content.get("text") if isinstance(content, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        raise ArgsError(f"{path}, row {number}: found {row.strip()!r:.80}; {expected}. Mend or remove the row")
-    if (half := _half_character(text)) is not None:
-        raise ArgsError(f"{path}, row {number}: its text holds {half}. Mend or remove the row")
-    return text
-
-
-def _half_character(text: str) -> str | None:
-    """The surrogate in it that stands alone, in words; no tokenizer reads such a text, and no file can hold it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return f"{text[error.start]!r}, half of a UTF-16 pair; expected whole characters"
-    return None
+def _row_text(line: bytes) -> str:
+    value = parse_row(line)["text"]
+    if not isinstance(value, str) or not value.strip():
+        raise RowError("text", f"is {value!r:.40}")
+    if half := half_character(value):
+        raise RowError("text", f"holds {half}")
+    return value
 
 
 def checked_prompts(prompts: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:
@@ -93,6 +93,6 @@ def checked_prompts(prompts: Sequence[str], texts: Sequence[str]) -> tuple[str, 
     for number, prompt in enumerate(prompts, start=1):
         if not prompt.strip():
             raise ArgsError(f"prompt {number}: {prompt!r} is blank; expected the beginning of a text")
-        if (half := _half_character(prompt)) is not None:
+        if (half := half_character(prompt)) is not None:
             raise ArgsError(f"prompt {number}: holds {half}, as UTF-8")
     return tuple(prompts) or tuple(" ".join(text.split()[:PROMPT_WORDS]) for text in texts[:NUM_PROMPTS])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from solar_plugins.data.formatters import preference_formatters
 from solar_plugins.data.formatters.base import NothingToLearn, PreferenceFormatter, Row, RowError
 from solar_plugins.data.row_encoder import EncodedPair, RowEncoder
-from solar_plugins.data.row_files import read_blocks, require_readable
+from solar_plugins.data.row_files import parse_row, read_blocks, require_readable
 from solar_plugins.data.row_tally import RowTally
 from solar_plugins.errors import DataError
 
@@ -27,7 +25,7 @@ class PreferenceFile:
     """A file, and how to read it.
 
     Args:
-        path: JSON lines, plain or gzipped; a JSON list; parquet.
+        path: JSON lines, plain or compressed; JSON; Parquet.
         formatter: For all its rows.
         num_rows: How many it has.
     """
@@ -76,15 +74,17 @@ def _formatter(path: Path, name: str | None, first: list[bytes]) -> PreferenceFo
     rows = [row for row in map(_row_or_none, first) if row is not None]
     if not rows:
         try:
-            _parsed(first[0])
+            parse_row(first[0])
         except RowError as error:
-            raise DataError(f"{path}: the first row {error}; expected a JSON object for each row") from None
+            raise DataError(
+                f"{path}: no row can be read; of the first, {error}; expected a JSON object for each row"
+            ) from None
     columns = {column: None for row in rows for column, value in row.items() if value is not None}
     fitting = [formatter for formatter in known.values() if columns.keys() >= set(formatter.columns)]
     if not fitting:
         expected = "; ".join(f"{formatter.name}: {', '.join(formatter.columns)}" for formatter in known.values())
         raise DataError(
-            f"{path}: the first row has the columns {', '.join(columns) or 'none'}; expected those of a "
+            f"{path}: the first rows have the columns {', '.join(columns) or 'none'}; expected those of a "
             f"preference formatter ({expected}). Is it an instruction set? Else name the formatter with --type"
         )
     return max(fitting, key=lambda formatter: (sum(_reads(formatter, row) for row in rows), len(formatter.columns)))
@@ -92,7 +92,7 @@ def _formatter(path: Path, name: str | None, first: list[bytes]) -> PreferenceFo
 
 def _row_or_none(line: bytes) -> Row | None:
     try:
-        return _parsed(line)
+        return parse_row(line)
     except RowError:
         return None
 
@@ -105,16 +105,6 @@ def _reads(formatter: PreferenceFormatter, row: Row) -> bool:
     except Exception:  # A third party's formatter may raise anything.
         return False
     return True
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RowError("it", f"is not JSON ({' '.join(str(error).split())[:80]})") from None
-    if not isinstance(row, dict):
-        raise RowError("it", f"is a {type(row).__name__}, expected an object")
-    return row
 
 
 def drawn_rows(num_rows: int, limit: int | None, seed: int) -> frozenset[int]:
@@ -142,7 +132,7 @@ def encoded_pairs(
 
 def _pair(encoder: RowEncoder, index: int, line: bytes, tally: RowTally) -> EncodedPair | None:
     try:
-        pair = encoder.pair(_parsed(line), index)
+        pair = encoder.pair(parse_row(line), index)
     except RowError as error:
         tally.add_error(index, error)
         return None

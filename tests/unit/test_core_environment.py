@@ -160,7 +160,7 @@ def test_a_base_on_the_hub_that_cannot_be_fetched(solar):
         ("solar plan --plot", ["plan", "recipe.yml", "--plot", "plan.png"]),
         ("solar report", ["report", "recipe.yml"]),
         ("solar sdpo-order", ["sdpo-order", "base", "pairs.jsonl"]),
-        ("reading a .parquet file", ["mix", "mix.yml"]),
+        ("reading a Parquet, .zst or .lz4 file", ["mix", "mix.yml"]),
     ],
 )
 def test_another_command_says_how_to_install_what_it_needs(solar, base, command, arguments):

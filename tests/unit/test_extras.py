@@ -30,7 +30,7 @@ ARGUMENTS = {
         *("report", "{folder}/recipe.yml", "{folder}/solar_sft.yml", "--output", "{folder}/report.html")
     ],
     "solar sdpo-order": ["sdpo-order", "{folder}/base", "{folder}/pairs.jsonl", "--max-length", "64"],
-    "reading a .parquet file": ["mix", "{folder}/mix.yml"],
+    "reading a Parquet, .zst or .lz4 file": ["mix", "{folder}/mix.yml"],
     "recipes/smollm2/prepare.py": ["--directory", "{folder}/smollm2"],
 }
 

@@ -222,7 +222,9 @@ def test_the_innermost_cause_of_a_file_that_cannot_be_loaded(folder, monkeypatch
 def test_files_that_cannot_be_loaded(folder):
     assert "datasets[0] (gone.jsonl): cannot be loaded (" in refused(recipe("gone.jsonl"))
     (folder / "broken.jsonl").write_text("{")
-    assert "datasets[0] (broken.jsonl): cannot be loaded (" in refused(recipe("broken.jsonl"))
+    assert "1 the row is not JSON (Expecting property name enclosed in double quotes) (row 1)" in refused(
+        recipe("broken.jsonl")
+    )
 
 
 def test_a_set_with_other_splits(folder):

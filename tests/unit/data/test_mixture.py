@@ -1,4 +1,7 @@
+import datetime
+import decimal
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -101,7 +104,7 @@ def test_what_is_written(folder):
     orca = json.loads((out / "report.json").read_text())["sets"]["orca"]
     assert orca == {
         "rows_read": 100,
-        "dropped": {"missing_text": 1, "excluded_task": 20, "benchmark_overlap": 1},
+        "dropped": {"unreadable": 0, "missing_text": 1, "excluded_task": 20, "benchmark_overlap": 1},
         "not_drawn": 58,
         "rows_kept": 20,
         "rows_asked": 20,
@@ -199,8 +202,10 @@ def test_a_share_without_a_row(folder):
     [
         (lambda: save(with_set(path="gone.jsonl")), r"gone\.jsonl: cannot be read \(no such file\)"),
         (lambda: save(with_set(path="x.csv")), r"x\.csv: unknown kind of file"),
-        (lambda: write_lines("orca2.jsonl", [[1]]), r"orca2\.jsonl: row 1 is a list, expected an object"),
-        (lambda: Path("orca2.jsonl").write_text("{}\n{\n"), r"orca2\.jsonl: row 2 is not readable JSON"),
+        (
+            lambda: [Path(f"orca{i}.jsonl").write_bytes(b"\xff\n" * 3) for i in (1, 2)],
+            r"none of 6 rows can be read; orca1\.jsonl row 1: the row is not UTF-8",
+        ),
         (
             lambda: save(with_set(text_columns=["q", "response"])),
             r"sets\.orca: orca1.*no row is left of 100 \(100 missing_text\).*columns of the first row are q, r, task",
@@ -297,3 +302,65 @@ def test_a_set_that_a_benchmark_empties_is_told_and_not_refused(folder):
     assert [one["benchmark_row"] for one in lines(folder / "made/mix/dropped.jsonl")] == [1, 1]
     assert report.benchmark_rows == {"bench.jsonl": {"ngrams": 2, "inside": 0, "equal": 0}}
     assert "bad: NO ROW IS LEFT" in as_text(report, folder / "made/mix", made=True)
+
+
+def test_rows_that_cannot_be_read_are_dropped_and_named(folder):
+    damaged = [b'{"text": "cut', b'{"text": "a"},', "é".encode("latin-1"), b"[1]", b'{"text": "half \\ud83d"}', b""]
+    sound = b'{"text": "whole", "late": "2024-01-01"}'
+    (folder / "mixed.jsonl").write_bytes(b"\n".join([sound, *damaged, sound]))
+    save(MIXTURE | {"sets": {"math": {"path": "mixed.jsonl", "text_columns": "text"}}})
+    report, _ = make_mixture(folder / "mix.yml")
+    assert (report.sets["math"].rows_read, report.sets["math"].rows_kept) == (7, 2)
+    dropped = lines(folder / "made/mix/dropped.jsonl")
+    assert [(one["row"], one["reason"], one["column"]) for one in dropped] == [
+        *((row, "unreadable", "") for row in (2, 3, 4, 5)),
+        (6, "unreadable", "text"),
+    ]
+    assert content(folder / "made/mix")["math.jsonl"] == (sound + b"\n") * 2
+
+
+def test_other_content_of_the_same_size_and_time_is_read_again(folder):
+    make_mixture(folder / "mix.yml")
+    state, text = os.stat("orca1.jsonl"), Path("orca1.jsonl").read_text()
+    Path("orca1.jsonl").write_text(text.replace("reply", "REPLY"))
+    os.utime("orca1.jsonl", ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert os.stat("orca1.jsonl").st_size == state.st_size
+    _, made = make_mixture(folder / "mix.yml")
+    assert made
+    assert any("REPLY" in row["r"] for row in lines(folder / "made/mix/orca.jsonl"))
+
+
+def test_the_same_content_under_another_time_is_found_again(folder):
+    make_mixture(folder / "mix.yml")
+    os.utime("orca1.jsonl", (1, 1))
+    assert not make_mixture(folder / "mix.yml")[1]
+
+
+def test_a_mixture_of_an_older_format_is_made_again(folder):
+    make_mixture(folder / "mix.yml")
+    path = folder / "made/mix/report.json"
+    old = json.loads(path.read_text())
+    # As version 1 wrote it: inputs by time, no benchmark rows.
+    old |= {"format_version": 1, "inputs": {name: [size, 1] for name, (size, _) in old["inputs"].items()}}
+    del old["benchmark_rows"]
+    path.write_text(json.dumps(old))
+    assert make_mixture(folder / "mix.yml")[1]
+
+
+def test_columns_that_json_has_no_form_for(folder):
+    import pyarrow
+    import pyarrow.parquet
+
+    table = {
+        "text": ["a b"],
+        "day": [datetime.date(2024, 1, 2)],
+        "price": [decimal.Decimal("1.50")],
+        "png": [b"\xff"],
+        "image": [b"\xff"],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(table), "math.parquet")
+    save(MIXTURE | {"sets": {"math": {"path": "math.parquet", "text_columns": "text"}}})
+    make_mixture(folder / "mix.yml")
+    assert lines(folder / "made/mix/math.jsonl") == [
+        {"text": "a b", "day": "2024-01-02", "price": "1.50", "image": {"bytes": 1}}
+    ]

@@ -20,11 +20,11 @@ ARGS = MixtureArgs.model_validate(
         "decontaminate": {"against": [{"path": "b.jsonl", "columns": "q"}, {"path": "c.txt"}]},
     }
 )
-INPUTS = {"o.jsonl": (10, 20), "m.jsonl": (30, 40), "b.jsonl": (1, 2), "c.txt": (3, 4)}
+INPUTS = {"o.jsonl": (10, "a1"), "m.jsonl": (30, "b2"), "b.jsonl": (1, "c3"), "c.txt": (3, "d4")}
 
 
 def a_set(read, missing, task, overlap, not_drawn, kept, **others):
-    dropped = {"missing_text": missing, "excluded_task": task, "benchmark_overlap": overlap}
+    dropped = {"unreadable": 0, "missing_text": missing, "excluded_task": task, "benchmark_overlap": overlap}
     return SetReport(
         rows_read=read, dropped=dropped, not_drawn=not_drawn, rows_kept=kept, **({"file_bytes": 3} | others)
     )
@@ -59,9 +59,9 @@ def test_the_summary(tmp_path):
     assert as_text(REPORT, tmp_path, made=True).splitlines() == [
         f"{tmp_path}: made from 1,220 rows in 0.5 s, 2,440 rows/s",
         "",
-        "set    read  no text  excluded task  in a benchmark  not drawn  kept  share",
-        "orca  1,200        1             20               7      1,112    60  80.0%",
-        "math     20        0              0               0          0    15  20.0%",
+        "set    read  unreadable  no text  excluded task  in a benchmark  not drawn  kept  share",
+        "orca  1,200           0        1             20               7      1,112    60  80.0%",
+        "math     20           0        0              0               0          0    15  20.0%",
         "",
         "orca: 5 rows name no task; they were kept if nothing else spoke against it",
         "math: 15 rows, 20 were asked for (no more are left)",

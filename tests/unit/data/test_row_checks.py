@@ -5,7 +5,6 @@ import pytest
 from solar_plugins.data.ngrams import Match, NgramIndex, Place
 from solar_plugins.data.row_checks import BlockVerdict, Dropped, Reason, RowRules, check_block, check_row, texts_in
 from solar_plugins.data.row_files import Block
-from solar_plugins.errors import DataError
 
 INDEX = NgramIndex(3, [("one two three four", Place("gsm8k.jsonl", 7))])
 RULES = RowRules(("q", "a"), "task", frozenset({"cot_gsm8k"}))
@@ -72,16 +71,28 @@ def test_values_without_text(value):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("line", "problem"),
     [
-        (b'{"q": ', r"^f\.jsonl: row 3 is not readable JSON .*expected an object on the line.*It begins b'\{\"q\": '"),
-        (b"\xff", r"row 3 is not readable JSON"),
-        (b"[" * 100_000, r"row 3 is not readable JSON"),
-        (b'"text"', r"^f\.jsonl: row 3 is a str, expected an object"),
-        (b"[1]", r"row 3 is a list, expected an object"),
-        (b"null", r"row 3 is a NoneType, expected an object"),
+        (b'{"q": ', "the row is not JSON (Expecting value)"),
+        (b'{"q": "", "a": ""},', "the row is not JSON (something follows the object, such as a comma)"),
+        (b"\xff", "the row is not UTF-8 (convert the file)"),
+        (b'{"q": "\xed\xa0\xbd"}', "the row is not UTF-8 (convert the file)"),  # half a character, as UTF-8 cannot be
+        (b"[" * 100_000, "the row is not JSON (maximum recursion depth exceeded"),
+        (b"1" * 5000, "the row is not JSON (Exceeds the limit"),
+        (b'"text"', "the row is a str, expected an object"),
+        (b"[1]", "the row is a list, expected an object"),
+        (b"null", "the row is a NoneType, expected an object"),
     ],
 )
-def test_lines_that_are_no_row(line, message):
-    with pytest.raises(DataError, match=message):
-        check_block(block({"q": "", "a": ""}, b"", line), RULES, INDEX)
+def test_a_line_that_is_no_row_is_one_bad_row(line, problem):
+    verdict = check_block(block({"q": "", "a": ""}, b"", line, {"q": "", "a": ""}), RULES, INDEX)
+    assert (verdict.kept, verdict.rows) == (bytes([1, 0, 0, 1]), 3)
+    [dropped] = verdict.dropped
+    assert (dropped.row, dropped.reason, dropped.column) == (3, Reason.UNREADABLE, "")
+    assert dropped.value.startswith(problem)
+
+
+def test_half_a_character_in_a_text_column_is_unreadable_and_elsewhere_is_not_read():
+    row = {"q": "", "a": [{"content": "half \ud83d"}]}
+    assert check_row(row, RULES, INDEX)[:3] == (Reason.UNREADABLE, "a", "holds '\\ud83d', half of a UTF-16 pair")
+    assert check_row({"q": "", "a": "", "note": "\ud83d"}, RULES, INDEX) is None

@@ -44,10 +44,13 @@ def test_few_blocks_are_read_ahead():
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_line_that_is_no_row_stops_the_reading(processes):
+def test_a_line_that_is_no_row_is_dropped_and_the_reading_goes_on(processes):
     damaged = Block("f", 7, [b'{"text": "x"}', b"{"], 1)
-    with Scanner(None, processes) as scanner, pytest.raises(DataError, match="f: row 8 is not readable JSON"):
-        list(scanner.verdicts([damaged, *blocks()], RowRules(("text",))))
+    with Scanner(None, processes) as scanner:
+        verdicts = list(scanner.verdicts([damaged, *blocks()], RowRules(("text",))))
+    assert len(verdicts) == 1 + len(list(blocks()))
+    [dropped] = verdicts[0][1].dropped
+    assert (dropped.row, dropped.reason) == (8, Reason.UNREADABLE)
 
 
 def test_a_killed_process_is_an_error_and_no_endless_wait(monkeypatch):

@@ -1,6 +1,6 @@
 import pytest
 
-from solar_plugins.errors import ArgsError
+from solar_plugins.errors import ArgsError, SolarError
 from solar_plugins.evaluation.held_out_texts import checked_prompts, held_out_path, read_texts
 from solar_plugins.recipe import parse_recipe
 
@@ -37,19 +37,19 @@ def test_texts_are_read_in_order_and_blank_lines_passed_over(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{", "row 2: not valid JSON"),
-        ('"text"', "row 2: found '\"text\"'; expected a JSON object"),
-        ('{"content": "x"}', "row 2: found .*content.*; expected a JSON object"),
-        ('{"text": 3}', "row 2: found"),
-        ('{"text": " "}', 'row 2: found .*; expected a JSON object with a "text" that is not blank'),
-        ('{"text": "a \\ud83d b"}', r"row 2: its text holds '\\ud83d', half of a UTF-16 pair"),
+        ("{", "row 2: the row is not JSON"),
+        ('"text"', 'row 2: the row is a str, expected an object; expected a JSON object with a "text"'),
+        ('{"content": "x"}', "row 2: text is None; expected a JSON object"),
+        ('{"text": 3}', "row 2: text is 3"),
+        ('{"text": " "}', "row 2: text is ' '; expected a JSON object with a \"text\" that is not blank"),
+        ('{"text": "a \\ud83d b"}', r"row 2: text holds '\\ud83d', half of a UTF-16 pair"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, row, message):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "good"}\n' + row + "\n")
 
-    with pytest.raises(ArgsError, match=f"a.jsonl, {message}"):
+    with pytest.raises(ArgsError, match=f"a.jsonl: 1 of 2 rows cannot be used, the first is {message}"):
         read_texts(path)
 
 
@@ -58,17 +58,29 @@ def test_a_bad_row_is_named(tmp_path, row, message):
     [
         ("a.jsonl", b"", "a.jsonl: empty"),
         ("a.jsonl", b"\n \n", "a.jsonl: empty"),
-        ("a.jsonl", b'{"text": "\xff"}', "a.jsonl: the held-out text is not UTF-8"),
-        ("a.txt", b"text", "a.txt: expected held-out text as .jsonl"),
-        ("a.jsonl", None, r"a.jsonl: the held-out text cannot be read \(No such file"),
+        (
+            "a.jsonl",
+            b'{"text": "\xff"}',
+            "a.jsonl: 1 of 1 rows cannot be used, the first is row 1: the row is not UTF-8",
+        ),
+        ("a.txt", b"text", "a.txt: unknown kind of file; expected a name that ends in .jsonl"),
+        ("a.jsonl", None, r"a.jsonl: cannot be read \(No such file"),
     ],
 )
 def test_a_file_that_holds_no_texts_is_refused(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
 
-    with pytest.raises(ArgsError, match=message):
+    with pytest.raises(SolarError, match=message):
         read_texts(tmp_path / name)
+
+
+def test_a_few_bad_rows_are_left_out_with_a_warning(tmp_path, caplog):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "good"}\n' * 60 + b"\xff\n")
+
+    assert read_texts(path) == ["good"] * 60
+    assert "1 of 61 rows cannot be used, the first is row 61: the row is not UTF-8" in caplog.text
 
 
 def test_prompts_are_those_given_or_the_beginnings_of_three_texts():

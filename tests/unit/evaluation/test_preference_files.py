@@ -68,6 +68,12 @@ def test_the_formatter_is_found_by_the_columns_of_the_first_row(tmp_path, row, n
     assert found.num_rows == 2
 
 
+def test_the_formatter_is_found_though_the_first_rows_are_bad_or_lack_a_column(tmp_path):
+    question = {"question": "q", "chosen": "c", "rejected": "r"}
+    path = write(tmp_path / "set.jsonl", "{cut", question | {"question": None}, question)
+    assert find_file(path, None).formatter.name == "orca_dpo_pairs"
+
+
 def test_a_named_formatter_is_taken(tmp_path):
     path = write(tmp_path / "set.jsonl", ROW)
     assert find_file(path, "ultrafeedback_binarized").formatter.name == "ultrafeedback_binarized"
@@ -93,11 +99,11 @@ def test_columns_are_not_judged_by_one_row(tmp_path):
     [
         ("", "has no rows; expected preference pairs"),
         ("\n\n", "has no rows"),
-        ("{oops\n", "the first row it is not JSON"),
-        ("[1]\n", "the first row it is a list, expected an object"),
+        ("{oops\n", "no row can be read; of the first, the row is not JSON"),
+        ("[1]\n", "no row can be read; of the first, the row is a int, expected an object"),
         (
             '{"instruction": "i", "output": "o"}\n',
-            "the first row has the columns instruction, output; expected those of a",
+            "the first rows have the columns instruction, output; expected those of a",
         ),
     ],
 )
@@ -127,7 +133,7 @@ def test_rows_become_ids_and_bad_ones_are_counted_and_named(tmp_path, encoder):
     assert (tally.rows_read, tally.examples, tally.num_bad, tally.too_long, tally.cut) == (7, 2, 4, 1, 1)
     assert tally.first_bad == [
         (2, "chosen is empty"),
-        (3, "it is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
+        (3, "the row is not JSON (Expecting property name enclosed in double quotes)"),
         (4, "chosen is equal to rejected"),
         (5, "the assistant's text holds the special token '</s>'"),
     ]

@@ -1,0 +1,149 @@
+"""Datasets of a recipe that lie on this machine: which files they are, and how they are read.
+
+Which file belongs to which split and configuration is left to `datasets`: globs, folders, names such as
+``train-00000-of-00002.jsonl``, the YAML head of a README. What the files hold is read by `data.row_files`, as JSON and
+Parquet in every command of this package. Other kinds (CSV, text, Arrow, archives, folders of `save_to_disk`) are read
+by `datasets`, under a name that follows from their content, because its own cache goes by path and time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet
+from solar_plugins.data.formatters.columns import wanted_columns
+from solar_plugins.data.row_tables import row_table
+from solar_plugins.errors import DataError, SolarError
+from solar_plugins.storage.content import content_hashes
+
+OUR_KINDS = ("json", "parquet")
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".rar", ".7z")
+SAVED_MARKERS = ("state.json", "dataset_dict.json")
+"""What `save_to_disk` leaves in a folder."""
+
+
+def is_local(source: FormattedSet) -> bool:
+    """Whether a dataset lies on this machine. Axolotl, too, looks here first."""
+    return Path(str(source.entry.get("path"))).exists()
+
+
+def load_local(source: FormattedSet) -> Any:
+    """The rows of a local dataset.
+
+    Args:
+        source: One dataset of one configuration.
+
+    Returns:
+        A `datasets.Dataset`: of `row_table`, or with the dataset's own columns for kinds that `datasets` reads. Where
+        the recipe names no split and there are several, a mapping of them.
+
+    Raises:
+        DataError: It cannot be read, or has not the split.
+    """
+    import datasets
+
+    entry, path = source.entry, Path(source.entry["path"])
+    tables = Path(datasets.config.HF_DATASETS_CACHE) / "solar_plugins"
+    split = entry.get("split") or None
+    if path.is_dir() and not entry.get("data_files") and any((path / name).is_file() for name in SAVED_MARKERS):
+        found = datasets.load_from_disk(str(path))
+        key = _key([str(file) for file in sorted(path.rglob("*")) if file.is_file()])
+        if isinstance(found, Mapping):
+            return {name: _named(one, f"{key}-{name}") for name, one in found.items()}
+        return _named(found, key)
+    builder = datasets.load_dataset_builder(**_origin(entry, path))
+    files = {str(name): [str(file) for file in of_split] for name, of_split in builder.config.data_files.items()}
+    kind = type(builder).__module__.rpartition(".")[2]
+    if path.is_file() and split is None:
+        split = "train"
+    if not _is_ours(builder, kind, files):
+        key = _key([file for of_split in files.values() for file in of_split])
+        found = datasets.load_dataset(**_origin(entry, path), split=split, cache_dir=str(tables / key))
+        return found if split is None else _named(found, hashlib.sha256(f"{key} {split}".encode()).hexdigest())
+    wanted = wanted_columns(source.formatter)
+
+    @cache
+    def read(name: str) -> Any:
+        return row_table(files[name], kind, wanted, tables)
+
+    return _Splits(files, read) if split is None else _selected(files, read, split, source.where)
+
+
+def _origin(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What to load, as `axolotl.utils.data.shared` says it to `datasets`."""
+    name = entry.get("name")
+    if path.is_dir() and not entry.get("data_files"):
+        return {"path": str(path), "name": name}
+    from axolotl.utils.data.shared import get_dataset_type
+    from axolotl.utils.dict import DictDefault
+
+    files = entry["data_files"] if path.is_dir() else str(path)
+    return {"path": get_dataset_type(DictDefault(dict(entry))), "name": name, "data_files": files}
+
+
+def _is_ours(builder: Any, kind: str, files: Mapping[str, list[str]]) -> bool:
+    return (
+        kind in OUR_KINDS
+        and not getattr(builder.config, "field", None)
+        and all(Path(file).is_file() and not file.lower().endswith(ARCHIVES) for one in files.values() for file in one)
+    )
+
+
+def _key(files: list[str]) -> str:
+    hashes = content_hashes(files)
+    return hashlib.sha256(repr([hashes[file] for file in files]).encode()).hexdigest()[:32]
+
+
+def _named(dataset: Any, key: str) -> Any:
+    """The same dataset under a fingerprint that follows from its content."""
+    dataset._fingerprint = key
+    return dataset
+
+
+class _Splits(Mapping[str, Any]):
+    """Splits of which a value is read when it is asked for."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], Any]) -> None:
+        self._names, self._read = tuple(names), read
+
+    def __getitem__(self, name: str) -> Any:
+        return self._read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _selected(names: Collection[str], read: Callable[[str], Any], split: str, where: str) -> Any:
+    """The rows that a split names: ``train``, ``train[:500]``, ``train[10%:20%]+test``.
+
+    Raises:
+        DataError: It cannot be understood, or names a split that is not there.
+    """
+    from datasets import ReadInstruction, concatenate_datasets
+
+    try:
+        parts = ReadInstruction.from_spec(split).to_absolute(_Splits(names, lambda name: len(read(name))))
+    except SolarError:
+        raise
+    except (ValueError, AssertionError, KeyError) as error:
+        raise DataError(
+            f"{where}: split {split!r} cannot be read ({' '.join(str(error).split()):.200}); it has "
+            f"{', '.join(names)}. Set split: to one of them, or to a part such as {next(iter(names), 'train')}[:500]"
+        ) from None
+    found = []
+    for part in parts:
+        table = read(part.splitname)
+        whole = range(len(table))
+        chosen = whole[part.from_ : part.to]
+        found.append(table if chosen == whole else table.select(chosen))
+    return found[0] if len(found) == 1 else concatenate_datasets(found)

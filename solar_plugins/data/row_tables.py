@@ -1,0 +1,178 @@
+"""Rows of local files as a `datasets.Dataset` that guesses no types, on the disk and not in memory.
+
+Its rows are lines of JSON with the file and the number of each. `datasets`' own loader gives every column one type,
+taken from the first megabytes: a text that looks like a date becomes a time, a column that is null at first and a text
+later, or a single damaged line, ends the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from solar_plugins.data.formatters.base import Row as AnyRow
+from solar_plugins.data.formatters.base import RowError
+from solar_plugins.data.row_files import parse_row, read_blocks
+from solar_plugins.errors import DataError
+from solar_plugins.storage.content import content_hashes, stamps
+from solar_plugins.storage.directories import ensure_directory
+from solar_plugins.storage.files import write_errors_explained
+
+FILE_COLUMN, NUMBER_COLUMN, LINE_COLUMN = "solar_file", "solar_number", "solar_line"
+"""The file's name where a dataset has several, the row's number in it counted from 1, and the row as JSON."""
+FORMAT_VERSION = 1
+"""Raise it when the same files would give another table."""
+TABLE, DONE = "rows.arrow", "rows.json"
+
+
+class NumberedRow(NamedTuple):
+    """A row and where it stands.
+
+    Args:
+        file: The name of its file in a dataset of several files, else empty.
+        row_index: Its number in the file, or in a dataset without files, counted from 0.
+        row: The row, or what is wrong with it.
+    """
+
+    file: str
+    row_index: int
+    row: AnyRow | RowError
+
+
+def row_table(files: Sequence[str], kind: str, wanted: Collection[str] | None, directory: Path) -> Any:
+    """The rows of files as one `datasets.Dataset` with the columns above, from ``directory`` or made now.
+
+    Args:
+        files: The files in order.
+        kind: ``json`` or ``parquet``.
+        wanted: Columns that are needed; see `read_blocks`.
+        directory: Where tables lie, each under a hash of its files' content.
+
+    Raises:
+        DataError: A file cannot be read, changes meanwhile, or the table cannot be written.
+    """
+    from datasets import Dataset
+
+    names = _short_names(files)
+    try:
+        before = stamps(files)
+        hashes = content_hashes(files)
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); give the path of a file") from None
+    parts = {
+        "version": FORMAT_VERSION,
+        "kind": kind,
+        "wanted": sorted(wanted) if wanted is not None and kind == "parquet" else None,
+        "files": [[name, hashes[file]] for name, file in zip(names, files, strict=True)],
+    }
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    path = directory / key
+
+    def fill(folder: Path) -> None:
+        num_rows = _write_table(folder / TABLE, files, names, kind, wanted)
+        if stamps(files) != before:
+            raise DataError(f"{', '.join(files)}: changed while it was read; run again")
+        (folder / DONE).write_text(json.dumps({"rows": num_rows, "files": list(files)}), encoding="utf-8")
+
+    with write_errors_explained(path, "table of rows", "choose another place with HF_DATASETS_CACHE", DataError):
+        directory.mkdir(parents=True, exist_ok=True)
+        ensure_directory(path, fill, lambda folder: (folder / DONE).is_file(), what="table of rows")
+        table = Dataset.from_file(str(path / TABLE))
+    return Dataset(table.data, info=table.info, fingerprint=key)
+
+
+def _short_names(files: Sequence[str]) -> list[str]:
+    """Names by which a message tells the files apart; a single file needs none, its dataset's name names it."""
+    if len(files) == 1:
+        return [""]
+    folder = os.path.commonpath([os.path.dirname(file) for file in files])
+    return [os.path.relpath(file, folder) for file in files]
+
+
+def _write_table(
+    target: Path, files: Sequence[str], names: Sequence[str], kind: str, wanted: Collection[str] | None
+) -> int:
+    import pyarrow
+    from tqdm import tqdm
+
+    schema = pyarrow.schema(
+        {FILE_COLUMN: pyarrow.string(), NUMBER_COLUMN: pyarrow.int64(), LINE_COLUMN: pyarrow.large_binary()}
+    )
+    total, num_rows = sum(Path(file).stat().st_size for file in files), 0
+    with (
+        pyarrow.OSFile(str(target), "wb") as sink,
+        pyarrow.ipc.new_stream(sink, schema) as writer,
+        tqdm(total=total, desc="Reading files", unit="B", unit_scale=True, unit_divisor=1000, mininterval=0.5) as bar,
+    ):
+        for file, name in zip(files, names, strict=True):
+            for block in read_blocks(file, kind=kind, wanted=wanted):
+                rows = [row for row in enumerate(block.lines, start=block.first_row) if row[1].strip()]
+                numbers, lines = zip(*rows, strict=True) if rows else ((), ())
+                batch = pyarrow.record_batch([[name] * len(rows), numbers, lines], schema=schema)
+                writer.write_batch(batch)
+                num_rows += len(rows)
+                bar.update(block.read_bytes)
+    return num_rows
+
+
+def numbered_rows(dataset: Any) -> Iterator[NumberedRow]:
+    """Every row of a dataset, whether of local files or of any other origin."""
+    start = 0
+    for batch in dataset.iter(batch_size=1000):
+        size = len(next(iter(batch.values())))
+        yield from rows_of_batch(batch, range(start, start + size))
+        start += size
+
+
+def rows_of_batch(batch: Mapping[str, Sequence[Any]], indices: Sequence[int]) -> Iterator[NumberedRow]:
+    """The rows of a batch as `datasets` gives it: column by column.
+
+    Args:
+        batch: The columns.
+        indices: The rows' places in the dataset, for datasets that are not of local files.
+    """
+    if LINE_COLUMN not in batch:
+        for position, index in enumerate(indices):
+            yield NumberedRow("", index, {name: values[position] for name, values in batch.items()})
+        return
+    for file, number, line in zip(batch[FILE_COLUMN], batch[NUMBER_COLUMN], batch[LINE_COLUMN], strict=True):
+        try:
+            row: AnyRow | RowError = parse_row(line)
+        except RowError as error:
+            row = error
+        yield NumberedRow(file, number - 1, row)
+
+
+def row_place(dataset: Any, index: int) -> int | str:
+    """What messages call a row of a dataset: its number counted from 1, with its file where there are several.
+
+    Args:
+        dataset: The dataset.
+        index: The row's place in it, counted from 0.
+    """
+    if LINE_COLUMN not in dataset.column_names:
+        return index + 1
+    row = dataset.select_columns([FILE_COLUMN, NUMBER_COLUMN])[index]
+    return f"{row[FILE_COLUMN]}:{row[NUMBER_COLUMN]}" if row[FILE_COLUMN] else int(row[NUMBER_COLUMN])
+
+
+def columns_of(dataset: Any, needed: Collection[str] | None = None) -> list[str]:
+    """The columns that the rows of a dataset have; of local files, those that any row has. Empty if none can be read.
+
+    Args:
+        dataset: The dataset.
+        needed: Stop at the row after which all of these have been seen.
+    """
+    if LINE_COLUMN not in dataset.column_names:
+        return list(dataset.column_names)
+    found: dict[str, None] = {}
+    for numbered in numbered_rows(dataset):
+        if not isinstance(numbered.row, RowError):
+            found |= dict.fromkeys(numbered.row)
+            if needed is not None and all(column in found for column in needed):
+                break
+    return list(found)
