@@ -219,7 +219,7 @@ def test_mix_makes_the_data_and_prints_what_became_of_the_rows(tmp_path, monkeyp
     }
     Path("mix.yml").write_text(yaml.safe_dump(mixture))
     result = CliRunner().invoke(solar, ["mix", "mix.yml"], catch_exceptions=False)
-    assert "a       3        1              0               1          0     1  100.0%" in result.stdout
+    assert "a       3           0        1              0               1          0     1  100.0%" in result.stdout
     assert Path("mixed/a.jsonl").read_text() == '{"text": "four"}\n'
     again = CliRunner().invoke(solar, ["mix", "mix.yml", "--json"], catch_exceptions=False)
     assert json.loads(again.stdout)["sets"]["a"]["rows_kept"] == 1

@@ -620,6 +620,34 @@ def rows(**columns):
     return Dataset.from_dict(columns)
 
 
+class TestLocalFiles:
+    files = stands_on("axolotl_adapter/local_files.py")
+
+    @pytest.mark.parametrize(
+        ("entry", "kind"),
+        [
+            ({"path": "a.jsonl"}, "json"),
+            ({"path": "a.parquet"}, "parquet"),
+            ({"path": "a.csv"}, "csv"),
+            ({"path": "a.txt"}, "text"),
+            ({"path": "a.txt", "ds_type": "json"}, "json"),
+        ],
+    )
+    def test_the_kind_of_a_file(self, entry, kind):
+        from axolotl.utils.data.shared import get_dataset_type
+
+        assert get_dataset_type(DictDefault(entry)) == kind
+
+    def test_how_a_local_path_is_loaded(self):
+        from axolotl.utils.data import shared
+
+        source = inspect.getsource(shared._load_from_local_path)
+        for line in ("load_from_disk(dataset_config.path)", "load_dataset(dataset_config.path, **load_dataset_kwargs)"):
+            assert line in source
+        assert source.count("data_files=dataset_config.data_files") == 1
+        assert 'load_dataset_kwargs["split"] = "train"' in source
+
+
 class TestDatasets:
     files = stands_on(
         "axolotl_adapter/datasets.py",
