@@ -38,50 +38,57 @@ MAPS = _words(
 SCALARS = _words(
     # of any config that transformers or a trainer writes
     """
-    _commit_hash _from_model_config _name_or_path _attn_implementation _attn_implementation_autoset
+    _attn_implementation _attn_implementation_autoset _commit_hash _from_model_config _name_or_path
     chunk_size_feed_forward diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size
-    exponential_decay_length_penalty finetuning_task gradient_checkpointing is_decoder is_encoder_decoder
+    exponential_decay_length_penalty finetuning_task gradient_checkpointing is_decoder is_encoder_decoder language
     length_penalty license max_length min_length no_repeat_ngram_size num_beam_groups num_beams num_labels
     num_return_sequences onnx_safe output_attentions output_hidden_states output_scores prefix problem_type
-    remove_invalid_values repetition_penalty return_dict_in_generate tf_legacy_loss tie_encoder_decoder
-    tie_lm_head tie_word_embeddings tokenizer_class top_k top_p torchscript typical_p unsloth_fixed use_bfloat16
-    verbose
+    remove_invalid_values repetition_penalty return_dict return_dict_in_generate summary_activation
+    summary_first_dropout summary_last_dropout summary_proj_to_labels summary_type summary_use_proj tf_legacy_loss
+    tie_embeddings tie_encoder_decoder tie_lm_head tie_weights tie_word_embedding tie_word_embeddings
+    tokenizer_class top_k top_p torchscript typical_p unsloth_fixed use_bfloat16 verbose
     """,
     # widths and counts that are the same for all layers
     """
-    attention_chunk_size block_multiple_of chunk_size compression_ratio conv_kernel d_ff d_inner d_model
-    dense_intermediate_size dim_model_base embedding_fraction expand expansion_ratio mamba_d_conv mamba_expand
-    moe_gate moe_k moe_shared_expert_intermediate_size moe_num_shared_experts moe_top_k multi_query_group_num n_ctx
-    n_embd n_group n_head n_inner n_shared_experts n_shared_head norm_head num_expert_group
-    num_local_experts num_logits_to_keep num_query_groups num_shared_expert num_shared_experts
-    shared_expert_intermediate_size shared_intermediate_size topk_group zero_expert_num
+    attention_chunk_size block_multiple_of chunk_size compression_ratio conv_L_cache conv_kernel d_ff d_head d_inner
+    d_model dense_intermediate_size dim_model_base embedding_fraction expand expansion_ratio index_head_dim
+    index_n_heads index_topk intermediate_size_mlp linear_conv_kernel_dim linear_head_dim linear_key_head_dim
+    linear_num_heads linear_num_key_heads linear_num_value_heads linear_value_head_dim mamba_chunk_size mamba_d_conv
+    mamba_d_head mamba_d_ssm mamba_d_state mamba_expand moe_gate moe_k moe_num_shared_experts
+    moe_shared_expert_intermediate_size moe_top_k multi_query_group_num multiple_of n_ctx n_embd n_group n_inner
+    n_shared_experts n_shared_head num_expert_group num_local_experts num_logits_to_keep num_query_groups
+    num_shared_expert num_shared_experts router_top_k shared_expert_intermediate_size shared_intermediate_size
+    short_conv_kernel_size topk_group zero_expert_num
     """,
     # what is done in every layer
     """
-    alibi alibi_bias_max apply_residual_connection_post_layernorm bf16 bias clip_qkv fp16 fp32
-    fp32_residual_connection layerdrop max_position_embeddings n_positions new_decoder_architecture
-    original_max_position_embeddings parallel_attn partial_rotary_factor pos_emb position_embedding_type
-    post_norm pre_norm rope_interleave rope_pct rope_ratio rotary_emb_base rotary_pct rotary_percentage
-    sandwich_norm scale_emb seq_aux sliding_window sliding_window_size swiglu_limit use_position_ids
-    use_sliding_window time_step_floor time_step_init_scheme time_step_max time_step_min time_step_rank
-    time_step_scale
+    alibi alibi_bias_max apply_residual_connection_post_layernorm attn_dropout_rate attn_temperature_tuning bf16
+    bias clip_qkv compress_rope_theta do_layer_norm_before dropout_rate floor_scale fp16 fp32
+    fp32_residual_connection gate_soft_cap hidden_dropout_rate input_mult kda_lower_bound kda_safe_gate layerdrop
+    logits_soft_cap max_position_embeddings moe_eval_capacity_token_fraction moe_norm_min moe_shared_expert_overlap
+    n_positions new_decoder_architecture original_max_position_embeddings output_mult parallel_attn
+    partial_rotary_factor pos_emb position_embedding_type post_norm pre_norm query_pre_attn_scalar rope_base
+    rope_interleave rope_pct rope_ratio rotary_base rotary_emb_base rotary_pct rotary_percentage sandwich_norm
+    scale_emb seq_aux sliding_window sliding_window_size swiglu_limit time_step_floor time_step_init_scheme
+    time_step_max time_step_min time_step_rank time_step_scale use_position_ids use_sliding_window weight_tying
     """,
 )
 """Numbers, texts and switches that are said once for all layers, by names that the words below do not make."""
 
 WORDS = _words(
     """
-    activation add aux attn attention attns autocast balance biases by cache causal conv d device div dot
-    dynamic emb embd embed embedding enable enabled ep eval expert fan feed ffn final flash forward free fused
-    gate gated gating glu gqa grouped has head hidden in init initializer inner input intermediate is jitter k
-    kernels key kv l2 lambda latent learnable learned limited lm ln load log logit logits logn lora loss lru
-    mamba math mask max mem mla mlp mm model moe multi mup music n native ngram no noise nope norm normalize ntk
-    num o of original out output pad padded parallel per pool pooling pos post pre prenorm pretraining proj q qk
-    qkv query random rel relative renormalize rescale reset resid residual rms rmsnorm rope rotary route routed
-    router routing safe scaled score scoring sdpa seq sequence short sink sinks soft softcap special ssm stable
-    state swa swiglu text time tok token tokenizer tokens torch train training trainable transformers type unpadded
-    unsloth upcast use v value vision vocab vocabulary w weight weights width word words world xpos yarn z zero
-    fp32 float32 bf16 bfloat16 classifier router uniform truncation
+    activated activation add affine attention attn attns audio autocast aux balance balancing bf16 bfloat16 biases
+    by cache causal classifier combine context conv d device div dot dt dynamic elementwise emb embd embed embedding
+    enable enabled ep eval expert fan feed ffn final flash float32 forward fp32 free fused gate gated gating glu gqa
+    grouped has head hidden image in init initializer inner input intermediate is jitter k kernels key kv l2 lambda
+    latent learnable learned limited lm ln load log logit logits logn lora loss lru mamba mask math max mem min mla
+    mlp mm model moe multi mup music n native ngram no noise nope norm normalize ntk num o of original out output
+    pad padded parallel patch per pool pooling pos post pre prenorm pretraining proj q qk qkv query random rel
+    relative renormalize rescale reset resid residual rms rmsnorm rope rotary route routed router routing safe
+    scaled score scoring sdpa selected selection seq sequence short sink sinks soft softcap softmax special ssm
+    stable state swa swiglu text time tok token tokenizer tokens torch train trainable training transformers
+    truncation type uniform unpadded unsloth upcast use v value vision vocab vocabulary w weight weights width word
+    words world xpos yarn z zero
     """
 )
 """Words that say of what a key speaks. None is a place in the stack, or a rule for one."""
@@ -89,8 +96,9 @@ WORDS = _words(
 NUMBERS = _words(
     """
     alpha beta bias bound capacity channels coef coeff coefficient decay dim dims dropout embeddings eps epsilon
-    experts extent factor gain groups heads lambda len length multiplier noise pdrop prob probs range rank scale
-    scaling seed size sizes softcap softcapping std temperature theta tok topk tp truncation vocab weight width
+    experts extent factor gain groups head heads lambda len length multiplier noise pdrop prob probs range rank
+    scale scaling seed size sizes softcap softcapping std temperature theta tok topk tp truncation vocab weight
+    weights width
     """
 )
 """The last word of a key that measures something."""
@@ -106,6 +114,8 @@ TEXTS = _words(
 SPECIAL_TOKEN = re.compile(r"(?:^|_)(?:bos|eos|eod|pad|unk|sep|cls|token|tokens)_(?:id|ids|index|idx)$|_token$")
 PREDICTION = re.compile(r"(?:num_|n_|use_)?(?:mtp|nextn)(?:_|$)")
 """About prediction layers, which stand behind the decoder's and are copied as they are."""
+PLACE = re.compile(r"layer|every|interval|period|pattern|skip")
+"""In the name of a key inside a map that is otherwise accepted: it speaks of single layers."""
 PERIOD = re.compile(r"(?:^|_)(?:freq|frequency|interval|period|step)(?:_|$)")
 LAYER_NUMBERS = re.compile(r"\s*\d+(?:\s*[,;:\s]\s*\d+)+\s*")
 PATTERN = re.compile(r"[A-Z0-9*|+\-]{3,}")
@@ -167,7 +177,11 @@ def _suspects(
         path = f"{where}{key}"
         if path in passed or SPECIAL_TOKEN.search(key) or PREDICTION.match(key):
             continue
-        if (key in LISTS and isinstance(value, list)) or (key in MAPS and isinstance(value, Mapping)):
+        if key in LISTS and isinstance(value, list):
+            continue
+        if key in MAPS and isinstance(value, Mapping):
+            if own_code and key.startswith(("rope", "rotary")):
+                yield from ((f"{path}.{inner}", "names layers") for inner in value if PLACE.search(inner))
             continue
         if reason := _layer_data(value, depths):
             yield path, reason

@@ -77,6 +77,7 @@ HOSTILE = {
     "lower": 8,
     "ffn_mult": [1.0, 2.0],
     "layer_head_dim": 64,
+    "rope_scaling": {"type": "linear", "factor": 2.0, "skip_layers": [3]},
 }
 
 
