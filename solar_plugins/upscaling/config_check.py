@@ -7,20 +7,22 @@ and every list with an entry a layer are those that the config class has after l
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.architectures.unknown_keys import LISTS, SPECIAL_TOKEN
+from solar_plugins.upscaling.architectures.unknown_keys import LISTS, PREDICTION, SPECIAL_TOKEN
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
-LAYER_NUMBERS = re.compile(r"(?<!mtp_)(?<!mtp_local_)layer|_ind(?:ex|ices)$|_idxs?$")
-"""Names of lists that hold layer numbers, not those of prediction layers."""
+LAYER_NUMBERS = re.compile(r"layer|_ind(?:ex|ices)$|_idxs?$")
+"""Names of lists that hold layer numbers."""
 
 
-def check_by_transformers(base: Path, upscaled: Path, model_type: str, plan: LayerPlan) -> str:
+def check_by_transformers(
+    base: Path, upscaled: Path, model_type: str, plan: LayerPlan, trusted_keys: Collection[str] = ()
+) -> str:
     """Load both configs with transformers' class for their model type and compare layer by layer.
 
     Args:
@@ -28,6 +30,7 @@ def check_by_transformers(base: Path, upscaled: Path, model_type: str, plan: Lay
         upscaled: The folder with the upscaled model's config.json.
         model_type: Of both.
         plan: By which it was upscaled.
+        trusted_keys: Config keys for which the user vouched; they stay as they are.
 
     Returns:
         One sentence: what transformers reads, or why it was not asked. The checkpoint's own code is never run.
@@ -59,7 +62,8 @@ def check_by_transformers(base: Path, upscaled: Path, model_type: str, plan: Lay
             f"config.json: transformers {version} reads the base's config, but not this one: {error!r:.500}"
         ) from None
     _require_depth(before, after, plan, version)
-    followed = [key for key, value in before.items() if _follows(key, value, after.get(key), plan, version)]
+    judged = {key: value for key, value in before.items() if key not in trusted_keys and not PREDICTION.match(key)}
+    followed = [key for key, value in judged.items() if _follows(key, value, after.get(key), plan, version)]
     return f"transformers {version} reads {' and '.join([f'{len(plan)} layers', *sorted(followed)])} as the plan says"
 
 

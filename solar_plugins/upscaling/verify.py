@@ -87,7 +87,7 @@ def verify_checkpoint(directory: Path, base_name: str | None = None, revision: s
                 "expected; otherwise remove the folder and make it again"
             )
     total_bytes = sum(shard.data_bytes for shard in shards)
-    config = check_by_transformers(base.directory, directory, base.decoder.model_type, marker.plan)
+    config = check_by_transformers(base.directory, directory, base.decoder.model_type, marker.plan, base.trusted_keys)
     return Verified(sum(len(shard.tensors) for shard in shards), total_bytes, base.name, marker.plan, note, config)
 
 

@@ -20,12 +20,12 @@ PLAN = LayerPlan.from_sources(NUM_LAYERS, [*range(6), *range(3, 9)])
 def check(tmp_path):
     """Write two configs, and check them."""
 
-    def run(base, upscaled, plan=PLAN):
+    def run(base, upscaled, plan=PLAN, trusted=()):
         folders = tmp_path / "base", tmp_path / "upscaled"
         for folder, config in zip(folders, (base, upscaled), strict=True):
             folder.mkdir(exist_ok=True)
             (folder / "config.json").write_text(json.dumps(config))
-        return check_by_transformers(*folders, upscaled["model_type"], plan)
+        return check_by_transformers(*folders, upscaled["model_type"], plan, trusted)
 
     return run
 
@@ -60,6 +60,14 @@ def test_a_wrong_config_is_found(model_type, change, message, check):
     assert "reads 12 layers" in check(base, upscaled)
     with pytest.raises(CheckpointError, match=message):
         check(base, upscaled | change)
+
+
+def test_what_the_user_vouched_for_stays_as_it_is(check):
+    base = tiny("llama") | {"some_layers": [1, 2], "kinds": ["a"] * 9}
+    upscaled = upscale_config(Decoder.of(base, ["some_layers", "kinds"]), PLAN)
+    assert "reads 12 layers as" in check(base, upscaled, trusted=["some_layers", "kinds"])
+    with pytest.raises(CheckpointError, match="reads kinds as"):
+        check(base, upscaled, trusted=["some_layers"])
 
 
 def test_what_is_not_checked_is_said(check, monkeypatch):
