@@ -218,7 +218,8 @@ def mergekit(recipe: Path) -> None:
             f"base_model: {report.base} was up-scaled by this plan already; name the base that it came from"
         )
     # plan_for_recipe has asked for the trust that the base needs.
-    weights = weights_of(report.base, report.revision, trust_remote_code=True)
+    trusted_keys = report.decoder.trusted_keys
+    weights = weights_of(report.base, report.revision, trust_remote_code=True, trusted_keys=trusted_keys)
     merge = passthrough_merge(weights.model, report.decoder, report.plan, weights.dtypes)
     click.echo(f"# {report.plan}\n{yaml.safe_dump(merge, sort_keys=False)}", nl=False)
 

@@ -18,7 +18,8 @@ from solar_plugins.storage.untrusted import read_json_object, require_file, requ
 from solar_plugins.upscaling.companions import companions_in, judge, listed
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.hub import fetch, repository_files
-from solar_plugins.upscaling.tensor_names import model_names
+from solar_plugins.upscaling.quantization import SIDE_FILES
+from solar_plugins.upscaling.tensor_names import layer_prefix_of, model_names
 from solar_plugins.upscaling.weight_files import (
     ADAPTER_CONFIG,
     INDEX,
@@ -28,6 +29,7 @@ from solar_plugins.upscaling.weight_files import (
     names_in,
     read_weights,
     refuse_adapter,
+    refuse_ungathered,
 )
 
 CONFIG = "config.json"
@@ -68,7 +70,19 @@ class BaseCheckpoint:
         Raises:
             CheckpointError: The architecture is not supported, or the config contradicts itself.
         """
-        return Decoder.of(self.config, self.trusted_keys)
+        return Decoder.of(self.config, self.trusted_keys, self.side_files)
+
+    @cached_property
+    def side_files(self) -> dict[str, Any]:
+        """What files beside config.json say of the quantisation of the weights, by name.
+
+        Raises:
+            CheckpointError: One is no JSON object, or a link that leads out of the folder.
+        """
+        paths = [path for name in SIDE_FILES if (path := self.directory / name).is_file()]
+        for path in paths:
+            require_inside(path, self.directory)
+        return {path.name: read_json_object(path) for path in paths}
 
     @property
     def num_layers(self) -> int:
@@ -150,7 +164,9 @@ class BaseCheckpoint:
             raise CheckpointError(f"{self.directory}: {error}") from None
         for note in names.notes:
             LOG.info("%s: %s", self.name, note)
-        return {name: weights.tensors[stored] for name, stored in names.stored.items()}
+        tensors = {name: weights.tensors[stored] for name, stored in names.stored.items()}
+        refuse_ungathered(self.directory, {n: t for n, t in tensors.items() if layer_prefix_of(n, self.decoder)})
+        return tensors
 
     @property
     def tensors_here(self) -> dict[str, StoredTensor] | None:
@@ -272,7 +288,7 @@ def find_base(
         config = _trusted(read_config(directory / CONFIG), trust_remote_code)
         return BaseCheckpoint(name, directory, config, trusts_code=trust_remote_code, trusted_keys=trusted_keys)
     _refuse_missing_path(name)
-    directory = fetch(name, revision, [CONFIG, ADAPTER_CONFIG])
+    directory = fetch(name, revision, [CONFIG, ADAPTER_CONFIG, *SIDE_FILES])
     refuse_adapter(directory, name)
     config = _trusted(read_config(directory / CONFIG), trust_remote_code)
     return BaseCheckpoint(name, directory, config, directory.name, trust_remote_code, trusted_keys)

@@ -25,7 +25,7 @@ from solar_plugins.storage.safetensors import shard_index, write_shard
 from solar_plugins.storage.untrusted import require_inside
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.base_model import CARD, CONFIG, BaseCheckpoint
-from solar_plugins.upscaling.generation_config import GENERATION_CONFIG, savable_copy, warning
+from solar_plugins.upscaling.generation_config import GENERATION_CONFIG, warning
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import FORMAT_VERSION, MARKER, Marker, read_marker
 from solar_plugins.upscaling.model_card import model_card
@@ -139,7 +139,7 @@ def _os_errors_explained(directory: Path) -> AbstractContextManager[None]:
 
 def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -> None:
     """Write into ``directory`` what will stand at ``final``."""
-    config, shards = planned_checkpoint(base, plan)
+    config, shards, changed = planned_checkpoint(base, plan)
     total_bytes = sum(shard.data_bytes for shard in shards)
     companions = {base.relative(path): path for path in base.companions}
     _require_space(total_bytes + sum(path.stat().st_size for path in companions.values()), final, directory)
@@ -152,11 +152,10 @@ def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -
         _write_json(directory / INDEX, shard_index(shards))
     for name, path in companions.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        changed = savable_copy(path) if name == GENERATION_CONFIG else None
-        if changed is None:
-            shutil.copyfile(path, directory / name)
+        if name in changed:
+            (directory / name).write_bytes(changed[name])
         else:
-            (directory / name).write_bytes(changed)
+            shutil.copyfile(path, directory / name)
     if said := warning(base.directory / GENERATION_CONFIG, base.config):
         LOG.warning("%s", said)
     for level, line in base.notes_on_companions():

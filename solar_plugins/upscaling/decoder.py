@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 from solar_plugins.errors import CheckpointError
@@ -25,6 +26,9 @@ from solar_plugins.upscaling.layer_plan import MAX_LAYERS
 
 PREDICTION_LAYER_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
 """Config keys that announce prediction layers stored past the last decoder layer."""
+
+QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quantization")
+"""Where a config says how its weights are quantised: today, by old versions of compressed-tensors, and by MLX."""
 
 LANGUAGE_MODEL_CLASSES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "WithLMHead", "DoubleHeadsModel")
 """How the names of transformers' classes with a head for language modelling end."""
@@ -65,6 +69,7 @@ class Decoder:
         architecture: The row for its model type, with this model's spelling of the tensor names.
         num_layers: Its depth.
         trusted_keys: Config keys for which the user vouches that they say nothing about single layers.
+        side_files: Files beside config.json that say how the weights are quantised, by name.
     """
 
     config: Config
@@ -72,14 +77,21 @@ class Decoder:
     architecture: Architecture
     num_layers: int
     trusted_keys: tuple[str, ...] = ()
+    side_files: Mapping[str, Config] = MappingProxyType({})
 
     @classmethod
-    def of(cls, config: Config, trusted_keys: Iterable[str] = ()) -> Self:
+    def of(
+        cls,
+        config: Config,
+        trusted_keys: Iterable[str] = (),
+        side_files: Mapping[str, Config] = MappingProxyType({}),
+    ) -> Self:
         """The decoder of a config.json.
 
         Args:
             config: Its content.
             trusted_keys: Config keys for which the user vouches that they say nothing about single layers.
+            side_files: See the class.
 
         Raises:
             CheckpointError: The model type is refused or unknown, the config holds something that copying layers would
@@ -97,7 +109,7 @@ class Decoder:
             architecture = architecture._replace(layers_prefix=prefixes[0], other_prefixes=prefixes[1:])
         text_config = in_one_spelling(text_config, architecture.spellings)
         depth = _depth(text_config, architecture)
-        return cls(config, text_config, architecture, depth, tuple(sorted(set(trusted_keys))))
+        return cls(config, text_config, architecture, depth, tuple(sorted(set(trusted_keys))), side_files)
 
     def with_text_config(self, changed: Config) -> dict[str, Any]:
         """The whole config with another ``text_config``, under every name that the base has for its values."""
@@ -136,9 +148,17 @@ class Decoder:
         return self.text_config.get("model_type") not in ARCHITECTURES
 
     @property
+    def quantizations(self) -> dict[str, Any]:
+        """All that says how the weights are quantised, not checked, by its place: a key of the config, or a file."""
+        said = {key: self.config.get(key) for key in QUANTIZATION_KEYS}
+        if _composite_prefixes(self.config):
+            said["text_config.quantization_config"] = self.text_config.get("quantization_config")
+        return {place: value for place, value in {**said, **self.side_files}.items() if value}
+
+    @property
     def quantization(self) -> Any:
-        """The ``quantization_config`` as it stands there, not checked; None if the weights are not quantised."""
-        return self.config.get("quantization_config") or None
+        """The first of `quantizations`, which readers believe; None if nothing says that the weights are quantised."""
+        return next(iter(self.quantizations.values()), None)
 
     @property
     def stated_dtype(self) -> str | None:

@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.storage.safetensors import Shard
 from solar_plugins.upscaling.base_model import BaseCheckpoint
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.estimates import Shape, shapes_from_config, shapes_from_shards
+from solar_plugins.upscaling.generation_config import GENERATION_CONFIG, savable_copy
 from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.quantization import reordered_quantizations
 from solar_plugins.upscaling.tensor_names import is_tied
 from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
 
-def planned_checkpoint(base: BaseCheckpoint, plan: LayerPlan) -> tuple[dict[str, Any], list[Shard]]:
-    """Config and weight files of the upscaled checkpoint. Reads headers only, and refuses all that they can tell.
+class PlannedCheckpoint(NamedTuple):
+    """What is written anew for an upscaled checkpoint."""
+
+    config: dict[str, Any]
+    shards: list[Shard]
+    changed: dict[str, bytes]
+    """As `changed_companions`."""
+
+
+def changed_companions(base: BaseCheckpoint, plan: LayerPlan) -> dict[str, bytes]:
+    """The content, by name, of files beside the weights that are not copied as they are.
+
+    Those that say how the weights are quantised, where they name layers by number; and a generation config that
+    transformers would refuse to save.
+
+    Raises:
+        CheckpointError: As `reordered_quantizations`.
+    """
+    reordered = reordered_quantizations(base.decoder, plan)
+    side_files = {name: reordered[name] for name, said in base.side_files.items() if said and reordered[name] != said}
+    changed = {name: (json.dumps(content, indent=2) + "\n").encode() for name, content in side_files.items()}
+    path = base.directory / GENERATION_CONFIG
+    savable = savable_copy(path) if path.is_file() else None
+    return changed if savable is None else changed | {GENERATION_CONFIG: savable}
+
+
+def planned_checkpoint(base: BaseCheckpoint, plan: LayerPlan) -> PlannedCheckpoint:
+    """What is written anew for the upscaled checkpoint. Reads headers only, and refuses all that they can tell.
 
     Raises:
         CheckpointError: The base cannot be used, or not with this plan.
@@ -25,7 +54,7 @@ def planned_checkpoint(base: BaseCheckpoint, plan: LayerPlan) -> tuple[dict[str,
     config, shards = upscale_config(base.decoder, plan), planned_shards(base, plan)
     _require_expected_parameters(shards, base.decoder, plan, base.name)
     _ = base.files  # Refuses links that lead out of the folder, and git-lfs pointers.
-    return config, shards
+    return PlannedCheckpoint(config, shards, changed_companions(base, plan))
 
 
 def _require_expected_parameters(shards: Iterable[Shard], decoder: Decoder, plan: LayerPlan, base_name: str) -> None:

@@ -1,4 +1,4 @@
-"""Quantised bases: copied as they are, with the module names in ``quantization_config`` following the plan. Pure.
+"""Quantised bases: copied as they are, with the module names in what declares them following the plan. Pure.
 
 Quantised tensors of a layer carry the layer's name like all others, so copying them is nothing special. What is special
 are lists of modules, such as those kept in full precision, which name layers by number.
@@ -7,7 +7,7 @@ are lists of modules, such as those kept in full precision, which name layers by
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,27 @@ KNOWN_METHODS = frozenset({"bitsandbytes", "gptq", "awq", "fp8", "compressed-ten
 """Methods that store each module's tensors under the module's name, and nothing about layers elsewhere."""
 
 
-def reordered_quantization(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
-    """The base's ``quantization_config`` whose module names follow the plan: a layer's name becomes one for each copy.
+SIDE_FILES: Mapping[str, str | None] = {
+    "quantize_config.json": "gptq",
+    "quant_config.json": "awq",
+    "quantization_config.json": None,
+    "hf_quant_config.json": "modelopt",
+}
+"""Files beside config.json that say how the weights are quantised, where config.json does not: of AutoGPTQ, AutoAWQ,
+AutoRound and NVIDIA's ModelOpt. With the method that one stands for where it does not name one itself."""
+
+_QUANTISED = re.compile(
+    r"\.(?:q(?:weight|zeros|data)|g_idx|scales|biases|SCB|weight_format|W_q|codes|codebooks|centroids|Qidxs"
+    r"|(?:nested_)?(?:absmax|quant_map)|quant_state\..+|_data|_scale|(?:input|output)_scale"
+    r"|weight_(?:packed|scales?|scale_inv|scale_2|shape|zero_point|g_idx))$"
+    r"|_(?:blocks|scales)$|:\w+$"
+)
+"""How tensors end that only a quantised weight has: of GPTQ and AWQ, MLX, bitsandbytes, HQQ, AQLM, VPTQ, QuIP#, quanto,
+FP8, compressed-tensors and ModelOpt, MXFP4, torchao."""
+
+
+def reordered_quantizations(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
+    """`Decoder.quantizations` with module names that follow the plan: a layer's name becomes one for each copy.
 
     Raises:
         CheckpointError: The method is unknown; the plan has identity layers, but zero bytes are not zero weights; or a
@@ -33,23 +52,61 @@ def reordered_quantization(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
         >>> quantization = {"quant_method": "awq", "modules_to_not_convert": ["lm_head", "model.layers.1.mlp"]}
         >>> config = {"model_type": "llama", "num_hidden_layers": 3, "quantization_config": quantization}
         >>> plan = LayerPlan.from_sources(3, [0, 1, 1, 2])
-        >>> reordered_quantization(Decoder.of(config), plan)["modules_to_not_convert"]
+        >>> reordered_quantizations(Decoder.of(config), plan)["quantization_config"]["modules_to_not_convert"]
         ['lm_head', 'model.layers.1.mlp', 'model.layers.2.mlp']
     """
-    quantization = decoder.quantization
-    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
-    if not isinstance(method, str) or method not in KNOWN_METHODS:
+    for place, said in list(decoder.quantizations.items())[:1]:
+        method = _method(place, said)
+        if method not in KNOWN_METHODS:
+            raise CheckpointError(
+                f"{_described(place)} says that the weights are quantised, by quant_method {method!r:.200}; up-scaling "
+                f"copies {', '.join(sorted(KNOWN_METHODS))}. Use the unquantised base, and quantise after training"
+            )
+        if any(layer.initialization != "copy" for layer in plan.layers):
+            raise CheckpointError(
+                f"{_described(place)} says that the weights are quantised, but the plan has identity layers, whose "
+                "weights must be zero; use the unquantised base, or a strategy that only copies"
+            )
+    reordered = {}
+    for place, said in decoder.quantizations.items():
+        copies = partial(_copies, architecture=decoder.architecture, plan=plan, place=_described(place))
+        reordered[place] = _reordered(said, copies)
+    return reordered
+
+
+def refuse_undeclared_quantization(names: Iterable[str], decoder: Decoder) -> None:
+    """Refuse layers that hold quantised weights where nothing says how they are quantised: nobody could load them.
+
+    Args:
+        names: The tensors of the layers.
+        decoder: The base's.
+
+    Raises:
+        CheckpointError: There is such a tensor.
+    """
+    if decoder.quantization is not None:
+        return
+    found = next(filter(_QUANTISED.search, names), None)
+    if found is not None:
         raise CheckpointError(
-            f"config.json: quantization_config.quant_method is {method!r:.200}; up-scaling copies "
-            f"{', '.join(sorted(KNOWN_METHODS))}. Use the unquantised base, and quantise after training"
+            f"tensor {found!r:.200} is part of a quantised weight, but nothing says how it is quantised: config.json "
+            f"has no quantization_config, and none of {', '.join(SIDE_FILES)} lies beside it. Add what the quantiser "
+            "wrote, or use the unquantised base and quantise after training"
         )
-    if any(layer.initialization != "copy" for layer in plan.layers):
-        raise CheckpointError(
-            "config.json: quantization_config says that the weights are quantised, but the plan has identity layers, "
-            "whose weights must be zero; use the unquantised base, or a strategy that only copies"
-        )
-    copies = partial(_copies, architecture=decoder.architecture, plan=plan)
-    return {key: _reordered(value, copies) for key, value in quantization.items()}
+
+
+def _method(place: str, said: Any) -> str | None:
+    if not isinstance(said, Mapping):
+        return None
+    if any(said.get(key) for key in ("load_in_4bit", "load_in_8bit")):
+        return "bitsandbytes"  # As transformers takes it, whatever quant_method says.
+    default = "compressed-tensors" if place == "compression_config" else SIDE_FILES.get(place)
+    method = said.get("quant_method", default)
+    return method if isinstance(method, str) else repr(method)
+
+
+def _described(place: str) -> str:
+    return place if place in SIDE_FILES else f"config.json: {place}"
 
 
 def _reordered(value: Any, copies: Callable[[str], list[str]]) -> Any:
@@ -64,7 +121,7 @@ def _reordered(value: Any, copies: Callable[[str], list[str]]) -> Any:
     return value
 
 
-def _copies(name: str, architecture: Architecture, plan: LayerPlan) -> list[str]:
+def _copies(name: str, architecture: Architecture, plan: LayerPlan, place: str) -> list[str]:
     """The names of all copies of the layer that a module name or pattern names; the name itself if it names none."""
     # Dots may be escaped, as patterns of compressed-tensors have them.
     match = re.search(rf"((?:\w+\\?\.)*\b{re.escape(architecture.stack)}\\?\.)(\d+)(?=$|\\?\.|\$)", name)
@@ -78,7 +135,6 @@ def _copies(name: str, architecture: Architecture, plan: LayerPlan) -> list[str]
         return [f"{name[: match.start(2)]}{position}{name[match.end(2) :]}" for position in new]
     if re.search(rf"\b{re.escape(architecture.stack)}\\?\.[\[({{]*\d", name):
         raise CheckpointError(
-            f"config.json: quantization_config holds {name!r:.200}, which names several layers in one pattern; write "
-            "one entry a layer"
+            f"{place} holds {name!r:.200}, which names several layers in one pattern; write one entry a layer"
         )
     return [name]

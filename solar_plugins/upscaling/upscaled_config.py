@@ -9,7 +9,7 @@ from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.architectures.layer_fields import reordered_fields
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.quantization import reordered_quantization
+from solar_plugins.upscaling.quantization import reordered_quantizations
 
 
 def upscale_config(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
@@ -31,7 +31,9 @@ def upscale_config(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
     upscaled = decoder.with_text_config({**text, **changes})
     if any(layer.initialization == "identity" for layer in plan.layers):
         _ = decoder.residual_writers  # Refuses here already, and not first when the weights are there.
-    if decoder.quantization is not None:
-        upscaled["quantization_config"] = reordered_quantization(decoder, plan)
+    for place, said in reordered_quantizations(decoder, plan).items():
+        *outer, key = place.split(".")
+        if place not in decoder.side_files:
+            (upscaled[outer[0]] if outer else upscaled)[key] = said
     upscaled.pop("transformers_weights", None)  # Names a file of the base; transformers drops it when it saves, too.
     return deepcopy(upscaled)

@@ -10,6 +10,7 @@ from solar_plugins.storage.safetensors import PlannedTensor, Shard, plan_shards
 from solar_plugins.upscaling.base_model import BaseCheckpoint
 from solar_plugins.upscaling.decoder import PREDICTION_LAYER_KEYS, Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+from solar_plugins.upscaling.quantization import refuse_undeclared_quantization
 from solar_plugins.upscaling.tensor_names import layer_prefix_of, layer_prefixes
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -60,6 +61,7 @@ def layer_names(names: Iterable[str], decoder: Decoder) -> LayerNames:
             f"({' or '.join(PREDICTION_LAYER_KEYS)}); the config belongs to another model"
         )
     layers = [numbered.get(index, []) for index in range(num_layers)]
+    refuse_undeclared_quantization((name for layer in layers for name in layer), decoder)
     # Which modules are quantised may differ from layer to layer, and with it what is stored of a module.
     part = str if decoder.quantization is None else _module
     _check_same_parts(prefix, layers, decoder.layer_kinds, part)

@@ -24,9 +24,9 @@ from solar_plugins.upscaling.base_model import CARD, CONFIG, BaseCheckpoint, fin
 from solar_plugins.upscaling.checkpoint import progress
 from solar_plugins.upscaling.companions import Reason, judge
 from solar_plugins.upscaling.config_check import check_by_transformers
-from solar_plugins.upscaling.generation_config import GENERATION_CONFIG, savable_copy
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import MARKER, Marker, read_marker
+from solar_plugins.upscaling.planned_checkpoint import changed_companions
 from solar_plugins.upscaling.provenance import provenance, recorded_trust
 from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
@@ -137,9 +137,9 @@ def _differences(
     yield directory, files_difference(dict.fromkeys(planned), dict.fromkeys(sizes))
     if len(shards) > 1:
         yield directory / INDEX, index_difference(shard_index(shards), read_json_object(directory / INDEX))
+    changed = changed_companions(base, marker.plan)
     for name, path in companions.items():
-        changed = savable_copy(path) if name == GENERATION_CONFIG else None
-        yield directory / name, _companion_difference(path if changed is None else changed, directory / name)
+        yield directory / name, _companion_difference(changed.get(name, path), directory / name)
     for shard in shards:
         yield directory / shard.filename, _header_difference(shard, directory / shard.filename)
     with progress(sum(shard.data_bytes for shard in shards), "comparing") as advance:

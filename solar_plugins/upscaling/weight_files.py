@@ -41,13 +41,15 @@ class OtherFolder(NamedTuple):
     fix: str
 
 
+ZERO = OtherFolder(
+    ("global_step*", "zero_pp_rank_*", "*_zero_pp_rank_*"),
+    "a DeepSpeed ZeRO checkpoint, whose weights are split over the ranks and were not gathered",
+    "Gather them: python zero_to_fp32.py DIR NEW_DIR --safe_serialization (the script lies in the folder), and copy "
+    "config.json and the tokenizer there; or train with stage3_gather_16bit_weights_on_model_save: true",
+)
+
 OTHER_FOLDERS = (
-    OtherFolder(
-        ("global_step*", "zero_pp_rank_*", "*_zero_pp_rank_*"),
-        "a DeepSpeed ZeRO checkpoint, whose weights are split over the ranks and were not gathered",
-        "Gather them: python zero_to_fp32.py DIR NEW_DIR --safe_serialization (the script lies in the folder), and "
-        "copy config.json and the tokenizer there; or train with stage3_gather_16bit_weights_on_model_save: true",
-    ),
+    ZERO,
     OtherFolder(
         ("pytorch_model_fsdp*", "*.distcp", "*/*.distcp"),
         "a sharded FSDP checkpoint",
@@ -123,6 +125,25 @@ def read_weights(
     where = str(directory) if repository is None else repository[0]
     names = names_in(directory) if repository is None else repository[1]
     raise CheckpointError(describe_other(where, names) or f"{where}: no weights; {EXPECTED}")
+
+
+def refuse_ungathered(directory: Path, layers: Mapping[str, StoredTensor]) -> None:
+    """Refuse weight files in which ZeRO-3 left only one rank's empty hulls of the weights.
+
+    Args:
+        directory: The folder.
+        layers: The tensors of the decoder layers.
+
+    Raises:
+        CheckpointError: A weight is empty; or there are no layers, and the folder is a ZeRO checkpoint.
+    """
+    empty = next((name for name, tensor in layers.items() if name.endswith(".weight") and 0 in tensor.shape), None)
+    if empty or (not layers and _matching(names_in(directory), ZERO.patterns)):
+        what = f"tensor {empty!r:.200} has the shape {list(layers[empty].shape)}" if empty else "there are no layers"
+        raise CheckpointError(
+            f"{directory}: {what} in the weight files, as DeepSpeed ZeRO-3 leaves them where it saves without "
+            f"gathering the weights; expected whole tensors. {ZERO.fix}"
+        )
 
 
 def has_weights(directory: Path) -> bool:

@@ -3,14 +3,14 @@ import pytest
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
-from solar_plugins.upscaling.quantization import reordered_quantization
+from solar_plugins.upscaling.quantization import refuse_undeclared_quantization, reordered_quantizations
 
 PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
 
 
 def reordered(quantization, plan=PLAN):
     config = {"model_type": "llama", "num_hidden_layers": plan.base_layers, "quantization_config": quantization}
-    return reordered_quantization(Decoder.of(config), plan)
+    return reordered_quantizations(Decoder.of(config), plan)["quantization_config"]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_pattern_over_several_layers_is_refused(name):
     "quantization", [{"quant_method": "new"}, {"quant_method": ["gptq"]}, {"bits": 4}, [4], "4bit"]
 )
 def test_unknown_methods_are_refused(quantization):
-    with pytest.raises(CheckpointError, match=r"quant_method is .*unquantised base"):
+    with pytest.raises(CheckpointError, match=r"by quant_method .*unquantised base"):
         reordered(quantization)
 
 
@@ -62,3 +62,79 @@ def test_identity_layers_need_real_zeros():
     plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity")))
     with pytest.raises(CheckpointError, match="identity layers, whose weights must be zero"):
         reordered({"quant_method": "gptq"}, plan)
+
+
+LLAMA = {"model_type": "llama", "num_hidden_layers": 4}
+IDENTITY = LayerPlan(4, (*(PlannedLayer(index) for index in range(4)), PlannedLayer(3, "identity")))
+DECLARED = {
+    "GPTQ's file": (LLAMA, {"quantize_config.json": {"bits": 4, "group_size": 128}}),
+    "AWQ's file": (LLAMA, {"quant_config.json": {"w_bit": 4, "q_group_size": 128, "version": "GEMM"}}),
+    "AWQ in AutoGPTQ's file": (LLAMA, {"quantize_config.json": {"quant_method": "awq", "bits": 4}}),
+    "AutoRound's file": (LLAMA, {"quantization_config.json": {"quant_method": "gptq", "bits": 4}}),
+    "old compressed-tensors": (LLAMA | {"compression_config": {"format": "pack-quantized"}}, {}),
+    "bitsandbytes without a method": (LLAMA | {"quantization_config": {"load_in_4bit": True}}, {}),
+    "beside the decoder of a composite": (
+        {
+            "model_type": "gemma3",
+            "text_config": {
+                "model_type": "gemma3_text",
+                "num_hidden_layers": 4,
+                "layer_types": ["full_attention"] * 4,
+                "quantization_config": {"quant_method": "fp8"},
+            },
+        },
+        {},
+    ),
+}
+
+
+def declared(of):
+    config, side_files = of
+    return Decoder.of(config, side_files=side_files)
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_every_place_that_declares_a_quantisation_has_the_same_rules(name):
+    decoder = declared(DECLARED[name])
+    assert list(reordered_quantizations(decoder, PLAN).values()) == list(decoder.quantizations.values())
+    with pytest.raises(CheckpointError, match="says that the weights are quantised, but the plan has identity layers"):
+        reordered_quantizations(decoder, IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("config", "side_files", "message"),
+    [
+        (LLAMA, {"hf_quant_config.json": {"producer": {"name": "modelopt"}}}, "hf_quant_config.json says .*'modelopt'"),
+        (LLAMA, {"quantization_config.json": {"bits": 4}}, "quantization_config.json says .*None"),
+        (LLAMA | {"quantization": {"group_size": 64, "bits": 4}}, {}, "config.json: quantization says .*None"),
+    ],
+)
+def test_methods_that_are_not_known_are_refused_wherever_they_are_declared(config, side_files, message):
+    with pytest.raises(CheckpointError, match=message):
+        reordered_quantizations(declared((config, side_files)), PLAN)
+
+
+QUANTISED = {
+    "GPTQ and AWQ": "qweight qzeros scales g_idx",
+    "bitsandbytes": "weight.absmax weight.quant_map weight.quant_state.bitsandbytes__nf4 weight.nested_absmax SCB",
+    "compressed-tensors": "weight_packed weight_scale weight_shape weight_zero_point weight_g_idx",
+    "FP8 and ModelOpt": "weight_scale_inv weight_scale_2 input_scale",
+    "HQQ": "W_q",
+    "AQLM": "codes codebooks",
+    "QuIP#": "Qidxs",
+    "VPTQ": "centroids",
+    "quanto": "weight._data weight._scale output_scale",
+    "torchao": "weight:qdata weight:scale",
+    "MLX": "scales biases",
+    "EETQ": "weight_scales",
+    "MXFP4": "gate_up_proj_blocks gate_up_proj_scales",
+}
+
+
+@pytest.mark.parametrize("method", QUANTISED)
+def test_quantised_weights_that_nothing_declares_are_refused(method):
+    for name in QUANTISED[method].split():
+        names = ["model.layers.0.mlp.up_proj.weight", f"model.layers.0.mlp.up_proj.{name}"]
+        with pytest.raises(CheckpointError, match="part of a quantised weight, but nothing says how"):
+            refuse_undeclared_quantization(names, Decoder.of(LLAMA))
+        refuse_undeclared_quantization(names, declared(DECLARED["GPTQ's file"]))

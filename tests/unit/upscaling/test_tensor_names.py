@@ -8,6 +8,7 @@ from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.architectures.outer_tensors import TIED_BY_DEFAULT, UNCHECKED
 from solar_plugins.upscaling.architectures.table import ARCHITECTURES, COMPOSITES
 from solar_plugins.upscaling.decoder import Decoder
+from solar_plugins.upscaling.quantization import refuse_undeclared_quantization
 from solar_plugins.upscaling.tensor_names import is_tied, model_names
 
 LLAMA = {"model_type": "llama", "num_hidden_layers": 2, "architectures": ["LlamaForCausalLM"]}
@@ -152,6 +153,7 @@ def test_every_type_needs_its_embeddings_norm_and_head(model_type, tiny_types):
     decoder = Decoder.of(config | {"architectures": [type(model).__name__]})
     assert model_names(names, decoder).stored == {name: name for name in names}
     assert model_names([name for name in names if name not in tied], decoder).stored, "as save_pretrained writes it"
+    refuse_undeclared_quantization(names, decoder)  # No type has such names of its own.
     if model_type in UNCHECKED:
         return
     needed = [model.get_input_embeddings(), *([] if tied else [model.get_output_embeddings()])]

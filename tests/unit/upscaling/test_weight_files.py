@@ -14,6 +14,7 @@ from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint, write_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import MARKER
+from solar_plugins.upscaling.verify import verify_checkpoint
 from solar_plugins.upscaling.weight_files import INDEX, SINGLE_FILE
 
 DUS = LayerPlan.from_sources(8, [*range(6), *range(2, 8)])
@@ -233,3 +234,61 @@ def test_a_result_whose_names_nobody_could_load_is_made_again(base, tmp_path):
     (made / MARKER).write_text(json.dumps(marker | {"format_version": 1}))
     again = ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "cache")
     assert (again / SINGLE_FILE).read_bytes() == good
+
+
+def quantise(base, side):
+    """As AutoGPTQ wrote it before transformers had ``quantization_config``; layer 3 is kept in full."""
+    tensors = load_file(base / SINGLE_FILE)
+    quantised = {name for name in tensors if name.endswith("_proj.weight") and ".3." not in name}
+    parts = {"qweight": torch.int32, "qzeros": torch.int32, "scales": torch.float16, "g_idx": torch.int32}
+    packed = {
+        f"{name.removesuffix('weight')}{part}": torch.ones(4, dtype=dtype)
+        for name in quantised
+        for part, dtype in parts.items()
+    }
+    plain = {name: tensor for name, tensor in tensors.items() if name not in quantised}
+    save_file(plain | packed, base / SINGLE_FILE, metadata={"format": "pt"})
+    (base / "quantize_config.json").write_text(json.dumps(side))
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"),
+    [
+        ({"bits": 4, "desc_act": False}, None),
+        (
+            {"bits": 4, "modules_to_not_convert": ["model.layers.3"]},
+            {"bits": 4, "modules_to_not_convert": ["model.layers.3", "model.layers.7"]},
+        ),
+    ],
+)
+def test_an_old_quantised_base_keeps_its_side_file_which_follows_the_plan(base, tmp_path, side, expected):
+    quantise(base, side)
+    write_checkpoint(find_base(str(base)), DUS, tmp_path / "out")
+    written = tmp_path / "out" / "quantize_config.json"
+    if expected is None:
+        assert written.read_bytes() == (base / "quantize_config.json").read_bytes()
+    else:
+        assert json.loads(written.read_text()) == expected
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    verify_checkpoint(tmp_path / "out", str(base))
+    written.write_text(written.read_text().replace("4", "8"))
+    with pytest.raises(CheckpointError, match=r"quantize_config\.json"):
+        verify_checkpoint(tmp_path / "out", str(base))
+
+
+def test_quantised_weights_without_a_word_on_how_are_refused_by_plan_too(base):
+    quantise(base, {})
+    (base / "quantize_config.json").unlink()
+    with pytest.raises(CheckpointError, match="is part of a quantised weight, but nothing says how"):
+        plan_for_base(str(base), None, InitArgs(strategy="dus", drop_layers="2"))
+
+
+def test_what_zero_3_leaves_where_it_does_not_gather(base):
+    hulls = {name: torch.zeros(0) for name in load_file(base / SINGLE_FILE)}
+    save_file(hulls, base / SINGLE_FILE, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"has the shape \[0\] in the weight files.*zero_to_fp32.py"):
+        _ = find_base(str(base)).tensors
+    save_file({"model.norm.weight": torch.zeros(32)}, base / SINGLE_FILE, metadata={"format": "pt"})
+    (base / "global_step10").mkdir()
+    with pytest.raises(CheckpointError, match=r"there are no layers in the weight files.*zero_to_fp32.py"):
+        _ = find_base(str(base)).tensors
