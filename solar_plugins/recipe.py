@@ -65,6 +65,7 @@ class AxolotlKeys(BaseModel):
     test_datasets: Any = None
     pretraining_dataset: Any = None
     dataset_prepared_path: str | None = None
+    val_set_size: float | None = 0.0
     dataset_num_proc: int | None = None
     hf_use_auth_token: bool | None = None
     chat_template: str | None = None

@@ -9,16 +9,17 @@ of strategies, some of which turn an exception into a warning.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from solar_plugins.axolotl_adapter.chosen_rows import ReadySet, chosen_rows
 from solar_plugins.axolotl_adapter.local_files import is_local, load_local
-from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet, formatted_sets
+from solar_plugins.axolotl_adapter.recipe_checks import SFT_ENTRY_KEYS, FormattedSet, formatted_sets
 from solar_plugins.data.encoder import Encoder, make_encoder
 from solar_plugins.data.formatters import preference_formatters, sft_formatters, unpaired_formatters
 from solar_plugins.data.formatters.base import Formatter, Messages
-from solar_plugins.data.prepared_datasets import prepared_set, read_set
+from solar_plugins.data.prepared_datasets import PreparedSet, prepared_set, read_set
 from solar_plugins.data.row_encoder import DEFAULT_SEED, RowEncoder
 from solar_plugins.data.row_tables import columns_of
 from solar_plugins.data.row_tally import RowTally
@@ -39,8 +40,8 @@ TRAINERS_WITH_ADDED_TOKENS = ("dpo", "ipo", "kto")
 TRIED_ROWS = 100
 """How many rows a formatter has to read before a message names it."""
 
-SOURCE_KEYS = ("path", "type", "split", "data_files", "revision", "ds_type", "name", "trust_remote_code")
-"""Keys that say where rows come from; the ready set needs none of them."""
+SOURCE_KEYS = SFT_ENTRY_KEYS
+"""Keys that say where rows come from and which of them are taken; the ready set needs none of them."""
 
 
 def use_ready_sets(cfg: Any) -> list[str]:
@@ -65,19 +66,27 @@ def use_ready_sets(cfg: Any) -> list[str]:
     _check_boundary(recipe, encoder)
     if encoder.end_token != SOLAR_END_TOKEN:
         LOG.info("answers end with %r, this tokenizer's end token; SOLAR's is %r", encoder.end_token, SOLAR_END_TOKEN)
-    lines = []
+    ready, lines = list[ReadySet](), list[str]()
+    for source in (one for found in sets for one in expanded(found)):
+        prepared, line = _ready_set(recipe, source, encoder)
+        ready.append(ReadySet(source, prepared))
+        lines.append(line)
     replaced: dict[str, dict[int, list[Any]]] = {}
     for found in sets:
-        for source in expanded(found):
-            ready, line = _ready_set(recipe, source, encoder)
-            lines.append(line)
-            entry = {key: value for key, value in source.entry.items() if key not in SOURCE_KEYS}
-            replaced.setdefault(found.key, {}).setdefault(found.number, []).append(
-                type(cfg)({**entry, "path": str(ready)})
-            )
+        replaced.setdefault(found.key, {})[found.number] = []
+    ready, chosen = chosen_rows(ready, recipe.val_set_size, _seed(recipe))
+    for line in chosen:
+        _log(line)
+    for source, prepared in ready:
+        entry = {key: value for key, value in source.entry.items() if key not in SOURCE_KEYS}
+        new = type(cfg)({**entry, "path": str(prepared.path)})
+        replaced.setdefault(source.key, {}).setdefault(source.number, []).append(new)
+    if recipe.val_set_size:
+        cfg["test_datasets"] = [new for entries in replaced.pop("test_datasets").values() for new in entries]
+        cfg["val_set_size"] = 0.0
     for key, entries in replaced.items():
         cfg[key] = [new for index, old in enumerate(cfg[key]) for new in entries.get(index, [old])]
-    return lines
+    return lines + chosen
 
 
 def read_in_memory(dataset: Any, tokenizer: Any, cfg: Any, entry: Mapping[str, Any], num_proc: int | None) -> Any:
@@ -94,6 +103,12 @@ def read_in_memory(dataset: Any, tokenizer: Any, cfg: Any, entry: Mapping[str, A
         DataError: The set or the tokenizer cannot be used.
     """
     recipe = parse_recipe(cfg)
+    for key, value in (("val_set_size", recipe.val_set_size), ("shards", entry.get("shards"))):
+        if value:
+            raise DataError(
+                f"{key}: {value:g}; this command of Axolotl's splits rows by itself, otherwise than training did, so "
+                "that it would evaluate on rows that were trained on. Name the rows with test_datasets"
+            )
     found = next(found for found in formatted_sets(recipe) if _same_set(found.entry, entry))
     source = found._replace(entry=entry)
     encoder = make_encoder(tokenizer, str(recipe.base_model))
@@ -160,13 +175,13 @@ def expanded(found: FormattedSet) -> Iterator[FormattedSet]:
         yield found._replace(entry={**found.entry, "name": name})
 
 
-def _ready_set(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> tuple[Path, str]:
+def _ready_set(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> tuple[PreparedSet, str]:
     dataset = load_rows(recipe, source, encoder)
     directory = Path(recipe.dataset_prepared_path or _default_directory()) / "solar_plugins"
     rows = row_encoder(recipe, source, encoder)
     ready = prepared_set(dataset, _records(recipe, rows), source.where, directory, recipe.dataset_num_proc)
     try:
-        return ready.path, judged(recipe, ready.tally, rows)
+        return ready, judged(recipe, ready.tally, rows)
     except DataError as error:
         others = _readers(recipe, source, dataset, encoder) if ready.tally.num_bad else []
         if not others:
@@ -188,7 +203,7 @@ def row_encoder(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> RowEn
         encoder=encoder,
         max_length=sequence_len,
         truncate=_excess_policy(recipe) == "truncate",
-        seed=DEFAULT_SEED if recipe.seed is None else recipe.seed,
+        seed=_seed(recipe),
         whole_conversations=_rules(recipe).examples_per == "conversation",
     )
 
@@ -200,8 +215,7 @@ def judged(recipe: Recipe, tally: RowTally, rows: RowEncoder) -> str:
         DataError: The recipe does not allow so many bad or long rows.
     """
     line = tally.words(rows.max_length)
-    if os.environ.get("RANK", "0") == "0":
-        (LOG.warning if tally.rows_kept < tally.rows_read else LOG.info)("%s", line)
+    _log(line, LOG.warning if tally.rows_kept < tally.rows_read else LOG.info)
     rules = _rules(recipe)
     tally.judge(rules.bad_rows, rules.max_bad_share, rows.max_length)
     if _excess_policy(recipe) == "raise" and (tally.too_long or tally.examples_too_long):
@@ -211,8 +225,17 @@ def judged(recipe: Recipe, tally: RowTally, rows: RowEncoder) -> str:
     return line
 
 
+def _seed(recipe: Recipe) -> int:
+    return DEFAULT_SEED if recipe.seed is None else recipe.seed
+
+
 def _rules(recipe: Recipe) -> DataArgs:
     return (recipe.solar.data if recipe.solar else None) or DataArgs()
+
+
+def _log(line: str, say: Callable[[str, str], None] = LOG.info) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        say("%s", line)
 
 
 def _excess_policy(recipe: Recipe) -> str:

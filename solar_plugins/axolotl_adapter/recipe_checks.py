@@ -148,6 +148,12 @@ def _check_top_level(recipe: Recipe, found: FormattedSet) -> None:
     ):
         if value := getattr(recipe, key):
             raise ArgsError(f"{key}: {value!r} {why}, so it cannot be used with {used}; remove the key")
+    entries = [entry for _, entry in recipe.entries("datasets")]
+    if recipe.val_set_size and not all(str(entry.get("type")).startswith(TYPE_PREFIX) for entry in entries):
+        raise ArgsError(
+            f"val_set_size: {recipe.val_set_size:g} with datasets of several kinds: Axolotl would split examples, and "
+            f"the answers of one conversation in {used} are several of them. Name held-out rows with test_datasets"
+        )
     other = recipe.chat_template
     by_the_tokenizer = str(other).startswith(TOKENIZERS_TEMPLATE)  # Judged when the tokenizer is loaded.
     if (

@@ -11,16 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from solar_plugins.data.formatters.base import PreferenceFormatter, SFTFormatter
+from solar_plugins.data.row_selection import Examples
 from solar_plugins.data.row_tables import row_place
 from solar_plugins.data.row_tally import RowTally
 from solar_plugins.data.template import template_text
 from solar_plugins.data.training_records import (
     BOOKKEEPING_COLUMNS,
+    OPENING_COLUMN,
     PROBLEM_COLUMN,
+    ROW_COLUMN,
     SFT_COLUMNS,
     TALLY_COLUMNS,
     TrainingRecords,
@@ -36,6 +40,9 @@ FORMAT_VERSION = 2
 records or a helper of `formatters.base` gives another result for some row; a formatter has a version of its own."""
 
 TALLY_FILE = "solar_rows.json"
+EXAMPLES_FILE = "solar_examples.parquet"
+"""From which row each example comes, and how its conversation begins."""
+WHAT, OTHERWISE = "prepared dataset", "choose another place with dataset_prepared_path"
 REPAIR = "remove the folder, and it is made again"
 SMALL_SET = 2_000
 """Rows below which one process is faster than several."""
@@ -68,15 +75,59 @@ def prepared_set(
     def fill(folder: Path) -> None:
         scratch = folder / "scratch"
         scratch.mkdir()
-        ready, tally = read_set(dataset, records, where, num_proc, scratch)
-        ready.save_to_disk(str(folder))
+        read, tally = _read(dataset, records, where, num_proc, scratch)
+        read.select_columns([ROW_COLUMN, OPENING_COLUMN]).to_parquet(str(folder / EXAMPLES_FILE))
+        _ready(read).save_to_disk(str(folder))
         shutil.rmtree(scratch)
         (folder / TALLY_FILE).write_text(tally.to_json(), encoding="utf-8")
 
-    what, otherwise = "prepared dataset", "choose another place with dataset_prepared_path"
-    with write_errors_explained(path, what, otherwise, DataError):
-        ensure_directory(path, fill, is_finished, what=what)
+    with write_errors_explained(path, WHAT, OTHERWISE, DataError):
+        ensure_directory(path, fill, is_finished, what=WHAT)
         return PreparedSet(path, read_tally(path, where))
+
+
+def examples_of(prepared: PreparedSet) -> Examples:
+    """Where the examples of a prepared dataset come from.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    import pyarrow.parquet
+
+    file = prepared.path / EXAMPLES_FILE
+    try:
+        table = pyarrow.parquet.read_table(file)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{file}: cannot be read ({error}); {REPAIR}") from None
+    return Examples(table.column(ROW_COLUMN).to_pylist(), table.column(OPENING_COLUMN).to_pylist())
+
+
+def selected_set(prepared: PreparedSet, places: Sequence[int], why: str) -> PreparedSet:
+    """The examples of a prepared dataset at some places, beside it in a directory of their own.
+
+    Args:
+        prepared: All examples.
+        places: Which are taken, counted from 0.
+        why: What chose them; with the same dataset it determines the places.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    name = hashlib.sha256(json.dumps([prepared.path.name, why]).encode()).hexdigest()[:24]
+    path = prepared.path.parent / name
+
+    def fill(folder: Path) -> None:
+        import pyarrow.parquet
+        from datasets import load_from_disk
+
+        load_from_disk(str(prepared.path)).select(places).save_to_disk(str(folder))
+        of_all = pyarrow.parquet.read_table(prepared.path / EXAMPLES_FILE)
+        pyarrow.parquet.write_table(of_all.take(pyarrow.array(places, pyarrow.int64())), folder / EXAMPLES_FILE)
+        (folder / TALLY_FILE).write_text(prepared.tally.to_json(), encoding="utf-8")
+
+    with write_errors_explained(path, WHAT, OTHERWISE, DataError):
+        ensure_directory(path, fill, is_finished, what=WHAT)
+    return PreparedSet(path, prepared.tally)
 
 
 def is_finished(path: Path) -> bool:
@@ -119,6 +170,14 @@ def read_set(
         num_proc: Processes that may work.
         scratch: A directory for intermediate files; without one the result is kept in memory.
     """
+    read, tally = _read(dataset, records, where, num_proc, scratch)
+    return _ready(read), tally
+
+
+def _read(
+    dataset: Any, records: TrainingRecords, where: str, num_proc: int | None, scratch: Path | None
+) -> tuple[Any, RowTally]:
+    """The records with something to train on, bookkeeping included, and what became of all rows."""
     from datasets import Features, List, Value
 
     features: dict[str, Any] = {
@@ -140,13 +199,13 @@ def read_set(
     )
     columns = (read.data.column(name).to_pylist() for name in TALLY_COLUMNS)
     tally = count_rows(RowTally(where, records.rows.formatter.name), *columns)
-    return _kept(read), tally.name_rows(lambda index: row_place(dataset, index))
-
-
-def _kept(read: Any) -> Any:
+    tally = tally.name_rows(lambda index: row_place(dataset, index))
     problems: list[str | None] = read.data.column(PROBLEM_COLUMN).to_pylist()
-    places = [place for place, problem in enumerate(problems) if problem is None]
-    return read.select(places).remove_columns(list(BOOKKEEPING_COLUMNS))
+    return read.select([place for place, problem in enumerate(problems) if problem is None]), tally
+
+
+def _ready(read: Any) -> Any:
+    return read.remove_columns(list(BOOKKEEPING_COLUMNS))
 
 
 def fingerprint(dataset: Any, records: TrainingRecords) -> str:

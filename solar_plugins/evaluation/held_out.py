@@ -16,7 +16,7 @@ from solar_plugins.data.row_encoder import EncodedAnswer, EncodedPair, RowEncode
 from solar_plugins.data.row_tables import numbered_rows, row_place
 from solar_plugins.data.row_tally import Fit, RowTally
 from solar_plugins.data.template import render
-from solar_plugins.errors import CheckpointError, SolarError
+from solar_plugins.errors import CheckpointError, DataError, SolarError
 from solar_plugins.extras import require
 from solar_plugins.recipe import Recipe
 
@@ -177,6 +177,11 @@ def _read[Example: Fit](
     try:
         _ = recipe.sequence_tokens  # Refuses a length at which nothing can be measured.
         for source in (one for found in sets for one in expanded(found)):
+            if source.entry.get("shards"):
+                raise DataError(
+                    f"{source.where}: shards: {source.entry['shards']}; the report reads all rows of a set, and training "
+                    "may have had the other shards. Give the held-out rows a file of their own"
+                )
             encoder = row_encoder(recipe, source, tokens)
             tally = RowTally(source.where, source.formatter.name)
             dataset = load_rows(recipe, source, tokens)

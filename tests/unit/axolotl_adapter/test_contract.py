@@ -648,6 +648,35 @@ class TestLocalFiles:
         assert 'load_dataset_kwargs["split"] = "train"' in source
 
 
+class TestChosenRows:
+    files = stands_on("axolotl_adapter/chosen_rows.py", "data/row_selection.py")
+
+    def test_a_validation_set_is_a_share_up_to_1_or_a_number(self):
+        from axolotl.utils.data import rl, sft
+
+        assert "int(cfg.val_set_size) if cfg.val_set_size > 1 else float(cfg.val_set_size)" in source(
+            sft._handle_train_dataset_split
+        )
+        assert len(rows(a=[*range(10)]).train_test_split(0.11)["test"]) == 2, "rounded up"
+        for module in (rl.prepare_preference_datasets, sft._handle_train_dataset_split):
+            assert "create_train_validation_split" in source(module)
+
+    def test_test_datasets_stand_in_for_it(self):
+        """Under SFT they replace the split; under preference training they come first."""
+        from axolotl.core.builders import causal
+        from axolotl.utils.data import rl, sft
+
+        assert "if cfg.test_datasets:" in source(sft._prepare_standard_dataset)
+        assert re.search(r"if cfg\.test_datasets:.*elif cfg\.val_set_size:", source(rl), re.DOTALL)
+        assert "(self.cfg.test_datasets and self.cfg.val_set_size == 0)" in source(causal), "the best model at the end"
+
+    def test_the_rows_of_a_weight(self):
+        from axolotl.utils.data.sft import _load_and_process_single_dataset
+
+        assert "max(1, int(original_len * dataset_config.weight))" in source(_load_and_process_single_dataset)
+        assert "dataset_config.weight < 1.0" in source(_load_and_process_single_dataset)
+
+
 class TestDatasets:
     files = stands_on(
         "axolotl_adapter/datasets.py",

@@ -99,15 +99,6 @@ def test_a_set_of_pairs_reaches_the_preference_loader(folder):
     assert set(train["prompt"]) == {f"### User:\nu{n}\n\n### Assistant:\n" for n in range(6)}
 
 
-def test_options_of_a_set_that_choose_rows_stay_with_axolotl(folder):
-    cfg = recipe(
-        datasets=[{"path": "alpaca.jsonl", "type": "solar_plugins.alpaca", "weight": 0.5, "split": "train[:4]"}]
-    )
-    assert "4 rows read" in use_ready_sets(cfg)[0]
-    assert cfg.datasets[0].weight == 0.5
-    assert cfg.datasets[0].split is None
-
-
 def test_test_sets_and_sets_of_others(folder):
     other = {"path": "x.jsonl", "type": "completion"}
     cfg = recipe(

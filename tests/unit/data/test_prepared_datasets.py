@@ -189,7 +189,8 @@ def test_a_ready_set_whose_tally_is_damaged_is_made_again(dataset, records, tmp_
 
 def test_of_many_at_once_one_does_the_work(dataset, records, tmp_path, monkeypatch):
     calls, results = [], []
-    monkeypatch.setattr(prepared_sets, "read_set", lambda *a, **k: (calls.append(1), read_set(*a, **k))[1])
+    read = prepared_sets._read
+    monkeypatch.setattr(prepared_sets, "_read", lambda *a, **k: (calls.append(1), read(*a, **k))[1])
 
     def work():
         results.append(prepared_set(dataset, records, "here", tmp_path / "ready", None))

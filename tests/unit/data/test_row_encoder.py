@@ -5,6 +5,7 @@ import pytest
 from solar_plugins.data.encoder import make_encoder
 from solar_plugins.data.formatters import preference_formatters, sft_formatters
 from solar_plugins.data.formatters.base import (
+    NothingToLearn,
     PreferenceFormatter,
     PreferencePair,
     RowError,
@@ -13,6 +14,7 @@ from solar_plugins.data.formatters.base import (
     text,
 )
 from solar_plugins.data.row_encoder import RowEncoder
+from solar_plugins.data.template import template_text
 
 PAIR = {"question": "u", "chosen": "good", "rejected": "bad and longer"}
 INSTRUCTION = {"instruction": "u", "output": "good"}
@@ -49,6 +51,52 @@ def test_a_conversation_gives_each_answer_with_the_turns_before_it(encoder, toke
     assert [learnt(tokenizer, answer) for answer in answers] == ["good</s>", "bye</s>"]
     assert [answer.messages for answer in answers] == [row["messages"][:1], row["messages"][:3]]
     assert tokenizer.decode(answers[1].tokens.input_ids).endswith("good### User:\nv\n\n### Assistant:\nbye</s>")
+
+
+TURNS = [("system", "s"), ("user", "u"), ("assistant", "good"), ("user", "v"), ("assistant", " bye\n")]
+CHAT = [{"role": role, "content": content} for role, content in TURNS]
+
+
+def whole(encoder, messages, **options):
+    return encoder("messages", whole_conversations=True, **options).conversation({"messages": messages})
+
+
+def test_a_conversation_as_one_example(encoder, tokenizer):
+    [answer] = whole(encoder, CHAT)
+    assert answer.tokens.input_ids == [
+        tokenizer.bos_token_id,
+        *tokenizer.apply_chat_template(CHAT, chat_template=template_text(), tokenize=True, return_dict=False),
+        tokenizer.eos_token_id,
+    ], "what the template gives for the conversation, and the end"
+    assert learnt(tokenizer, answer) == "good bye\n</s>"
+    assert (answer.messages, answer.completion) == (CHAT[:4], " bye\n</s>")
+    labels = answer.tokens.labels
+    runs = [label >= 0 and labels[place - 1] < 0 for place, label in enumerate(labels)]
+    assert sum(runs) == 2, "two runs of labels: the turns between the answers are masked"
+
+
+def test_answers_that_are_marked_are_not_learnt_in_either_form(encoder, tokenizer):
+    marked = [*CHAT[:2], CHAT[2] | {"weight": 0}, *CHAT[3:]]
+    [answer] = encoder("messages").conversation({"messages": marked})
+    assert learnt(tokenizer, answer) == "bye\n</s>"
+    assert len(answer.notes) == 1
+    [answer] = whole(encoder, marked)
+    assert learnt(tokenizer, answer) == "bye\n</s>"
+    [answer] = whole(encoder, [*CHAT[:4], CHAT[4] | {"weight": 0}])
+    assert learnt(tokenizer, answer) == "good</s>", "it ends with the last answer that is learnt"
+    with pytest.raises(NothingToLearn, match="has no answer to learn"):
+        whole(encoder, [CHAT[1], CHAT[2] | {"weight": 0}])
+
+
+def test_a_conversation_that_is_too_long_ends_with_the_last_answer_that_fits(encoder, tokenizer):
+    [first] = whole(encoder, CHAT[:3])
+    length = first.num_tokens
+    kept, left_out = whole(encoder, CHAT, max_length=length)
+    assert kept == first
+    assert left_out.too_long
+    assert [answer.too_long for answer in whole(encoder, CHAT, max_length=length - 1)] == [True, True]
+    [cut] = whole(encoder, CHAT, max_length=length, truncate=True)
+    assert (cut.cut, len(cut.tokens.input_ids)) == (True, length)
 
 
 def test_a_pair(encoder, tokenizer):

@@ -3,6 +3,7 @@ from collections import namedtuple
 
 import pytest
 
+from solar_plugins.data.formatters.base import NothingToLearn, RowError
 from solar_plugins.data.row_tally import RowTally
 from solar_plugins.errors import DataError
 
@@ -41,6 +42,34 @@ def test_conversations_of_several_turns():
     assert found.words(8) == (
         "datasets[0] (a.jsonl) as alpaca: 3 rows read, 3 kept (giving 6 examples), 0 dropped. "
         "Of conversations that were kept, 3 later answers are too long and were left out"
+    )
+
+
+def test_repeated_turns_are_told():
+    """Eight turns of one length: 1 + 2 + ... + 8 turns are in the examples, 4.5 times the conversation's 8."""
+    words = tally(2, examples=[Example(num_tokens=100 * turns) for turns in range(1, 9)]).words(8)
+    assert "The examples have 4.5 times the tokens of the conversations" in words
+    assert "solar: {data: {examples_per: conversation}}" in words
+    assert "times the tokens" not in tally(2, examples=[Example(num_tokens=9)]).words(8)
+
+
+def test_rows_with_nothing_to_learn_are_named_but_no_fault():
+    found = tally(10)
+    for index in range(10, 30):
+        found.add_error(index, NothingToLearn("status", "is tie"))
+    found.add_error(30, RowError("chosen", "is empty"))
+    assert (found.num_bad, found.rows_kept, found.rows_read) == (1, 10, 31)
+    assert "21 dropped: 20 status is tie (rows 11, 12, 13, 14, 15, ...); 1 chosen is empty (row 31)" in found.words(8)
+    found.judge("drop", 0.04, 8)
+    with pytest.raises(DataError, match="1 of 31 rows"):
+        found.judge("stop", 1, 8)
+
+
+def test_what_was_left_out_of_rows_is_counted():
+    assert (
+        tally(2, examples=[Example(notes=("answer set aside",) * 2)])
+        .words(8)
+        .endswith("0 dropped. 4 answer set aside (rows 1, 1, 2, 2)")
     )
 
 
