@@ -179,8 +179,8 @@ def _read[Example: Fit](
         for source in (one for found in sets for one in expanded(found)):
             if source.entry.get("shards"):
                 raise DataError(
-                    f"{source.where}: shards: {source.entry['shards']}; the report reads all rows of a set, and training "
-                    "may have had the other shards. Give the held-out rows a file of their own"
+                    f"{source.where}: shards: {source.entry['shards']}; the report reads all rows of a set, and "
+                    "training may have had the other shards. Give the held-out rows a file of their own"
                 )
             encoder = row_encoder(recipe, source, tokens)
             tally = RowTally(source.where, source.formatter.name)
