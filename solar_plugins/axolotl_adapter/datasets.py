@@ -112,7 +112,11 @@ def read_in_memory(dataset: Any, tokenizer: Any, cfg: Any, entry: Mapping[str, A
     found = next(found for found in formatted_sets(recipe) if _same_set(found.entry, entry))
     source = found._replace(entry=entry)
     encoder = make_encoder(tokenizer, str(recipe.base_model))
-    _check_columns(recipe, source, dataset, encoder)
+    if is_local(source) and not entry.get("shards"):
+        # The same rows and numbers as in training; Axolotl's may come from a cache that goes by path and time.
+        dataset = load_rows(recipe, source, encoder)
+    else:
+        _check_columns(recipe, source, dataset, encoder)
     rows = row_encoder(recipe, source, encoder)
     ready, tally = read_set(dataset, _records(recipe, rows), source.where, num_proc)
     judged(recipe, tally, rows)

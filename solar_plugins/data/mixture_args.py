@@ -44,7 +44,9 @@ class _Block(BaseModel):
 class SetArgs(_Block):
     """One set of a mixture."""
 
-    path: Names = Field(description="a file of rows, or several in order: .jsonl, .jsonl.gz, .json or .parquet")
+    path: Names = Field(
+        description="a file of rows, or several in order: .jsonl, .json (both may be compressed) or .parquet"
+    )
     rows: int | None = Field(None, ge=1, description="at most so many rows, chosen by the seed; default: all")
     seed: int = Field(42, ge=0, description="of that choice")
     text_columns: Names = Field(description="columns that a row must have and that are compared with the benchmarks")

@@ -41,6 +41,24 @@ def test_axolotls_loader_finds_a_bound_formatter_and_gets_ids_and_labels(tokeniz
         get_dataset_wrapper(cfg.datasets[0], tokenizer, cfg, "x", Dataset.from_list([{"output": "good"}]))
 
 
+def test_rows_of_a_local_file_are_read_as_in_training(tokenizer, tmp_path, monkeypatch, caplog):
+    from axolotl.utils.data.wrappers import get_dataset_wrapper
+    from axolotl.utils.dict import DictDefault
+    from datasets import Dataset, config
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "hub")
+    (tmp_path / "rows.jsonl").write_text('\n{"instruction": "u", "output": "new"}\n{cut\n')
+    cfg = DictDefault(
+        {"datasets": [SET], "sequence_len": 64, "base_model": "base", "solar": {"data": {"max_bad_share": 0.5}}}
+    )
+    bind(*check_recipe(parse_recipe(cfg)))
+    stale = Dataset.from_list([{"instruction": "u", "output": "old"}])
+    ready, _ = get_dataset_wrapper(cfg.datasets[0], tokenizer, cfg, "solar_plugins.alpaca", stale)
+    assert [tokenizer.decode([t for t in row["labels"] if t >= 0]) for row in ready] == ["new</s>"]
+    assert "(row 3)" in caplog.text
+
+
 def test_a_preference_set_is_refused_in_words(caplog):
     from axolotl.prompt_strategies.dpo import load
 
