@@ -170,6 +170,7 @@ def read_set(
         num_proc: Processes that may work.
         scratch: A directory for intermediate files; without one the result is kept in memory.
     """
+<<<<<<< HEAD
     read, tally = _read(dataset, records, where, num_proc, scratch)
     return _ready(read), tally
 
@@ -179,6 +180,9 @@ def _read(
 ) -> tuple[Any, RowTally]:
     """The records with something to train on, bookkeeping included, and what became of all rows."""
     from datasets import Features, List, Value
+=======
+    from datasets import Dataset, Features, List, Value
+>>>>>>> 3be3c15 (A file without rows is refused in words; tests of local files through the recipe)
 
     features: dict[str, Any] = {
         name: List(Value(kind)) if name in SFT_COLUMNS else Value(kind) for name, kind in records.columns.items()
@@ -197,6 +201,8 @@ def _read(
         new_fingerprint=fingerprint(dataset, records),
         desc=f"Reading {where}",
     )
+    if not len(dataset):  # Then `map` leaves the columns as they were.
+        read = Dataset.from_dict({name: [] for name in features}, Features(features))
     columns = (read.data.column(name).to_pylist() for name in TALLY_COLUMNS)
     tally = count_rows(RowTally(where, records.rows.formatter.name), *columns)
     tally = tally.name_rows(lambda index: row_place(dataset, index))

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 
 import pytest
+from transformers import AutoTokenizer
 
 from solar_plugins.axolotl_adapter.datasets import use_ready_sets
 from solar_plugins.data.formatters import preference_formatters
@@ -216,6 +218,44 @@ def test_files_that_cannot_be_loaded(folder):
     assert "1 the row is not JSON (Expecting property name enclosed in double quotes) (row 1)" in refused(
         recipe("broken.jsonl")
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "datasets[0] (rows.jsonl): has no rows; expected rows for alpaca"),
+        (b"\n \n", "datasets[0] (rows.jsonl): has no rows"),
+        ("é\n".encode("latin-1") * 3, "3 of 3 rows cannot be read as alpaca"),
+        (b'[{"instruction": "u"}, {"instruction" "u"}]', "rows.jsonl: row 2 is not readable JSON"),
+        (b"\x1f\x8b no gzip", "rows.jsonl: damaged compressed file"),
+    ],
+)
+def test_local_files_without_a_row_to_train_on(folder, content, words):
+    (folder / "rows.jsonl").write_bytes(content)
+    assert words in refused(recipe("rows.jsonl"))
+
+
+def test_a_changed_file_of_the_same_size_and_time_is_read_again(folder):
+    for word in ("old", "new"):
+        write("rows.jsonl", [{"instruction": "u", "output": word}])
+        os.utime("rows.jsonl", (1_700_000_000, 1_700_000_000))
+        cfg = recipe("rows.jsonl")
+        use_ready_sets(cfg)
+        decoded = AutoTokenizer.from_pretrained("base").decode([t for t in load(cfg)["labels"][0] if t >= 0])
+        assert decoded == f"{word}</s>"
+
+
+def test_rows_are_named_by_their_line_and_file(folder):
+    good, bad = json.dumps(ALPACA[0]), json.dumps(ALPACA[0] | {"output": ""})
+    (folder / "parts").mkdir()
+    (folder / "parts/a.jsonl").write_text(f"\n{good}\n\n{bad}\n")
+    (folder / "parts/b.jsonl").write_text(f"{good}\n{{cut\n{bad}\n")
+    lenient = {"data": {"max_bad_share": 0.9}}
+    [one] = use_ready_sets(recipe("parts/a.jsonl", solar=lenient))
+    assert one.endswith("1 output is empty (row 4)")
+    [both] = use_ready_sets(recipe("parts", solar=lenient))
+    assert "2 output is empty (rows a.jsonl:4, b.jsonl:3)" in both
+    assert "1 the row is not JSON (Expecting property name enclosed in double quotes) (row b.jsonl:2)" in both
 
 
 def test_a_set_with_other_splits(folder):
