@@ -170,7 +170,6 @@ def read_set(
         num_proc: Processes that may work.
         scratch: A directory for intermediate files; without one the result is kept in memory.
     """
-<<<<<<< HEAD
     read, tally = _read(dataset, records, where, num_proc, scratch)
     return _ready(read), tally
 
@@ -179,10 +178,7 @@ def _read(
     dataset: Any, records: TrainingRecords, where: str, num_proc: int | None, scratch: Path | None
 ) -> tuple[Any, RowTally]:
     """The records with something to train on, bookkeeping included, and what became of all rows."""
-    from datasets import Features, List, Value
-=======
     from datasets import Dataset, Features, List, Value
->>>>>>> 3be3c15 (A file without rows is refused in words; tests of local files through the recipe)
 
     features: dict[str, Any] = {
         name: List(Value(kind)) if name in SFT_COLUMNS else Value(kind) for name, kind in records.columns.items()
