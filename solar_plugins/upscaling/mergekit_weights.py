@@ -32,8 +32,8 @@ def weights_of(
         trusted_keys: As for `find_base`.
 
     Raises:
-        CheckpointError: The base cannot be found; or it is a folder whose weights are damaged, or carry names of training
-            wrappers.
+        CheckpointError: The base cannot be found; or it is a folder whose weights are damaged, or carry names of
+            training wrappers.
     """
     path = Path(os.path.expanduser(base))
     name = str(path.parent) if path.is_file() else base
