@@ -231,7 +231,7 @@ def _shard_names(index: Path, weight_map: Mapping[str, str], single: str | None)
 
 
 def describe_other(where: str, names: Collection[str]) -> str:
-    """What a folder or repository that transformers cannot load is instead, with the fix; empty if nothing tells.
+    """What a folder or repository without a model's weights is instead, with the fix; empty if nothing tells.
 
     Args:
         where: What to call it.
@@ -241,6 +241,8 @@ def describe_other(where: str, names: Collection[str]) -> str:
         >>> describe_other("tiny", ["model.Q4.gguf"])[:51]
         'tiny: holds model.Q4.gguf (GGUF, the format of llam'
     """
+    if {SINGLE_FILE, INDEX} & set(names):
+        return ""
     if cut_off := _shards_without_index(where, names):
         return cut_off
     leftovers = _matching(names, LEFTOVER_FILES)
