@@ -102,6 +102,16 @@ class BaseCheckpoint:
         used = {CONFIG, CARD, INDEX, *judge(self._listed, code=self.trusts_code).kept}
         return fetch(self.name, self.revision, used | set(filter(_is_shard, self._listed)))
 
+    @property
+    def hub_was_asked(self) -> bool:
+        """Whether all its files are known: those of a hub model offline are not."""
+        return self.revision is None or self._listed is not None
+
+    @property
+    def companions_on_hub(self) -> frozenset[str]:
+        """The relative paths of a hub model's companions, as far as the hub can be asked; fetches none of them."""
+        return frozenset(judge(self._listed or {}, code=self.trusts_code).kept)
+
     @cached_property
     def _listed(self) -> Mapping[str, int | None] | None:
         """The files of a hub model's repository, if it can be asked."""
@@ -131,12 +141,12 @@ class BaseCheckpoint:
         used = {INDEX, *map(self.relative, self.files)}
         left = {name: why for name, why in {**not_fetched, **judged.left}.items() if name not in used}
         yield from judged._replace(left=left).notes()
-        if self.revision and self._listed is None:
+        if not self.hub_was_asked:
             yield (
                 logging.WARNING,
                 f"the hub was not asked what {self.name} consists of, so only what its cache holds was copied beside "
                 f"the weights: {listed(list(judged.kept)) or 'nothing'}. If more is needed (tokenizer, processor, "
-                f"licence): `hf download {self.name} --revision {self.revision}` with network, then run again",
+                f"licence): run again with network, or after `hf download {self.name} --revision {self.revision}`",
             )
 
     @cached_property

@@ -127,6 +127,7 @@ def is_finished(directory: Path, base: BaseCheckpoint, plan: LayerPlan) -> bool:
             marker.base_identity == identity
             and marker.plan == plan
             and {base.relative(path) for path in base.companions_here} <= marker.files.keys()
+            and (marker.hub_was_asked or base.companions_on_hub <= marker.files.keys())
             and all((directory / name).stat().st_size == size for name, size in marker.files.items())
         )
     except (CheckpointError, FileNotFoundError, NotADirectoryError):
@@ -165,7 +166,7 @@ def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -
     (directory / CARD).write_text(_card(base, plan), encoding="utf-8")
     _refuse_changed(base, state)
     files = {name: (directory / name).stat().st_size for name in sorted(files_below(directory))}
-    marker = Marker(base.public_name, base.revision, base.identity, plan, files)
+    marker = Marker(base.public_name, base.revision, base.identity, plan, files, base.hub_was_asked)
     _write_json(directory / MARKER, marker.to_dict())
 
 

@@ -78,7 +78,10 @@ PICKLES = ("*.pkl", "*.pickle", "*.joblib", "*.dill", "*.cloudpickle")
 
 CODE = ("*.py", "*.so", "*.so.*", "*.pyd", "*.dll", "*.dylib")
 
-READ_BY_NAME = ("*.json", "*.model", "*.jinja", "*.tiktoken", "*.spm", "vocab*", "merges*")
+READ_BY_NAME = (
+    *("*config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges*"),
+    *("*.model", "*.tiktoken", "tekken.json", "*.jinja"),
+)
 """What configs and tokenizers are read from. Without such a file the model would be another one, so a link in its place
 that leads out of the folder is refused instead of left behind."""
 

@@ -31,6 +31,8 @@ class Marker(NamedTuple):
     plan: LayerPlan
     files: Mapping[str, int]
     """Relative path, with slashes, and size of every other file."""
+    hub_was_asked: bool = True
+    """False if the base is a hub model of which no more than a cache was known, so that files may be missing."""
 
     def to_dict(self) -> dict[str, Any]:
         """The marker as JSON-ready values."""
@@ -39,6 +41,7 @@ class Marker(NamedTuple):
             "base": {"name": self.base_name, "revision": self.base_revision, "identity": self.base_identity},
             "plan": self.plan.to_dict(),
             "files": dict(self.files),
+            "hub_was_asked": self.hub_was_asked,
         }
 
 
@@ -59,13 +62,14 @@ def read_marker(directory: Path) -> Marker:
             "of solar_plugins wrote this checkpoint. Make it again, or use that version"
         )
     try:
-        base, files = data["base"], data["files"]
+        base, files, asked = data["base"], data["files"], data["hub_was_asked"]
         name, revision, identity = base["name"], base["revision"], base["identity"]
         _require(isinstance(name, str) and isinstance(revision, str | None) and isinstance(identity, str))
         _require(isinstance(files, dict) and CONFIG in files and MARKER not in files)
         _require(all(is_plain_relative_path(name) for name in files))
         _require(all(type(size) is int and size >= 0 for size in files.values()))
-        return Marker(name, revision, identity, LayerPlan.from_dict(data["plan"]), files)
+        _require(isinstance(asked, bool))
+        return Marker(name, revision, identity, LayerPlan.from_dict(data["plan"]), files, asked)
     except (KeyError, TypeError, ValueError, SolarError) as error:
         raise CheckpointError(
             f"{path}: damaged ({type(error).__name__}: {error}); it should hold the base's name, revision and "

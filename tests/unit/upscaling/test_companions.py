@@ -7,6 +7,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -297,6 +298,7 @@ def own_code(base):
 
 OWN_CODE = """
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 from transformers import PreTrainedTokenizer
 
@@ -442,6 +444,44 @@ def test_offline_the_cache_is_all_there_is_and_that_is_said(base, tmp_path, monk
     assert not (made / NESTED).is_symlink()
     (said,) = [record.message for record in caplog.records if "not asked" in record.message]
     assert f"{NESTED}, config.json.not, generation_config.json. If more is needed" in said
+
+
+@pytest.fixture
+def half_a_cache(base, tmp_path, monkeypatch):
+    """The hub's cache with config and weights alone; what the hub answers, None while it cannot be asked."""
+    snapshot = tmp_path / "hub" / "models--org--tiny" / "snapshots" / COMMIT
+    shutil.copytree(base, snapshot)
+    (snapshot / "generation_config.json").unlink()
+    answers = SimpleNamespace(listing=None, asked=0)
+
+    def repository_files(name, revision):
+        answers.asked += 1
+        return answers.listing
+
+    def fetch(name, revision, files):
+        for file in files:
+            if answers.listing and file in answers.listing and not (snapshot / file).exists():
+                (snapshot / file).write_text("{}")
+        return snapshot
+
+    monkeypatch.setattr("solar_plugins.upscaling.base_model.repository_files", repository_files)
+    monkeypatch.setattr("solar_plugins.upscaling.base_model.fetch", fetch)
+    return answers
+
+
+def test_what_was_made_offline_is_made_again_once_the_hub_has_more(half_a_cache, tmp_path):
+    def made():
+        return files_in(ensure_checkpoint(find_base("org/tiny", COMMIT), DUS, tmp_path / "cache"))
+
+    assert "spiece.model" not in made()
+    before = half_a_cache.asked
+    assert "spiece.model" not in made(), "the hub is asked once more, in vain"
+    assert half_a_cache.asked == before + 1
+    half_a_cache.listing = {"config.json": 9, "model.safetensors": 9, "spiece.model": 9, "x.gguf": 9}
+    assert "spiece.model" in made()
+    before = half_a_cache.asked
+    assert "spiece.model" in made()
+    assert half_a_cache.asked == before, "a whole checkpoint asks nobody"
 
 
 def test_an_index_beside_the_shards_is_not_named_as_left_behind(sharded_base, tmp_path, caplog):

@@ -20,7 +20,7 @@ def write(directory, content):
 
 def test_a_marker_is_read_as_it_was_written(tmp_path):
     assert read_marker(write(tmp_path, GOOD.to_dict())) == GOOD
-    hub = GOOD._replace(base_name="someone/tiny", base_revision="a" * 40)
+    hub = GOOD._replace(base_name="someone/tiny", base_revision="a" * 40, hub_was_asked=False)
     assert read_marker(write(tmp_path, hub.to_dict())) == hub
 
 
@@ -36,6 +36,7 @@ def test_a_marker_is_read_as_it_was_written(tmp_path):
         ({"plan": {"base_layers": 2, "ranges": [{"start": 0.0, "end": 1.0}]}}, "damaged .PlanError"),
         ({"files": {}}, "damaged .ValueError: a value of the wrong kind"),
         ({"files": []}, "damaged"),
+        ({"hub_was_asked": 1}, "damaged"),
         ({"files": {"config.json": -1}}, "damaged"),
         ({"files": {"config.json": True}}, "damaged"),
         ({"files": {"config.json": 1, "../../etc/passwd": 1}}, "damaged"),
