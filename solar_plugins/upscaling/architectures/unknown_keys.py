@@ -64,13 +64,15 @@ SCALARS = _words(
     """
     alibi alibi_bias_max apply_residual_connection_post_layernorm attn_dropout_rate attn_temperature_tuning bf16
     bias clip_qkv compress_rope_theta do_layer_norm_before dropout_rate floor_scale fp16 fp32
-    fp32_residual_connection gate_soft_cap hidden_dropout_rate input_mult kda_lower_bound kda_safe_gate layerdrop
-    logits_soft_cap max_position_embeddings moe_eval_capacity_token_fraction moe_norm_min moe_shared_expert_overlap
-    n_positions new_decoder_architecture original_max_position_embeddings output_mult parallel_attn
-    partial_rotary_factor pos_emb position_embedding_type post_norm pre_norm query_pre_attn_scalar rope_base
+    fp32_residual_connection gate_soft_cap hidden_dropout_rate init_div_is_residual input_mult kda_lower_bound
+    kda_safe_gate layerdrop logits_soft_cap max_position_embeddings moe_eval_capacity_token_fraction moe_norm_min
+    moe_shared_expert_overlap n_positions new_decoder_architecture original_max_position_embeddings output_mult
+    parallel_attn parallel_residual partial_rotary_factor pos_emb position_embedding_type post_norm pre_norm
+    query_pre_attn_scalar rescale_prenorm_residual residual_dropout residual_in_fp32 residual_multiplier rope_base
     rope_interleave rope_pct rope_ratio rotary_base rotary_emb_base rotary_pct rotary_percentage sandwich_norm
     scale_emb seq_aux sliding_window sliding_window_size swiglu_limit time_step_floor time_step_init_scheme
-    time_step_max time_step_min time_step_rank time_step_scale use_position_ids use_sliding_window weight_tying
+    time_step_max time_step_min time_step_rank time_step_scale use_parallel_residual use_position_ids
+    use_sliding_window weight_tying
     """,
 )
 """Numbers, texts and switches that are said once for all layers, by names that the words below do not make."""
@@ -84,11 +86,11 @@ WORDS = _words(
     latent learnable learned limited lm ln load log logit logits logn lora loss lru mamba mask math max mem min mla
     mlp mm model moe multi mup music n native ngram no noise nope norm normalize ntk num o of original out output
     pad padded parallel patch per pool pooling pos post pre prenorm pretraining proj q qk qkv query random rel
-    relative renormalize rescale reset resid residual rms rmsnorm rope rotary route routed router routing safe
-    scaled score scoring sdpa selected selection seq sequence short sink sinks soft softcap softmax special ssm
-    stable state swa swiglu text time tok token tokenizer tokens torch train trainable training transformers
-    truncation type uniform unpadded unsloth upcast use v value vision vocab vocabulary w weight weights width word
-    words world xpos yarn z zero
+    relative renormalize rescale reset resid rms rmsnorm rope rotary route routed router routing safe scaled score
+    scoring sdpa selected selection seq sequence short sink sinks soft softcap softmax special ssm stable state swa
+    swiglu text time tok token tokenizer tokens torch train trainable training transformers truncation type uniform
+    unpadded unsloth upcast use v value vision vocab vocabulary w weight weights width word words world xpos yarn z
+    zero
     """
 )
 """Words that say of what a key speaks. None is a place in the stack, or a rule for one."""
@@ -116,6 +118,8 @@ PREDICTION = re.compile(r"(?:num_|n_|use_)?(?:mtp|nextn)(?:_|$)")
 """About prediction layers, which stand behind the decoder's and are copied as they are."""
 PLACE = re.compile(r"layer|every|interval|period|pattern|skip")
 """In the name of a key inside a map that is otherwise accepted: it speaks of single layers."""
+MIXED = re.compile(r"altern|hybrid|interleav|every|even|odd|mixed")
+"""In a text: layers are of several kinds."""
 PERIOD = re.compile(r"(?:^|_)(?:freq|frequency|interval|period|step)(?:_|$)")
 LAYER_NUMBERS = re.compile(r"\s*\d+(?:\s*[,;:\s]\s*\d+)+\s*")
 PATTERN = re.compile(r"[A-Z0-9*|+\-]{3,}")
@@ -227,7 +231,7 @@ def _is_harmless(key: str, value: Any) -> bool:
     if not all(word in WORDS or word in NUMBERS or word in TEXTS for word in words):
         return False
     if isinstance(value, str):
-        return value == "auto" or (words[-1] in TEXTS and not _is_pattern(value))
+        return value == "auto" or (words[-1] in TEXTS and not _is_pattern(value) and not MIXED.search(value.lower()))
     return isinstance(value, bool) or words[-1] in NUMBERS
 
 

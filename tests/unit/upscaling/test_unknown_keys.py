@@ -77,6 +77,12 @@ HOSTILE = {
     "lower": 8,
     "ffn_mult": [1.0, 2.0],
     "layer_head_dim": 64,
+    "value_residual": True,
+    "attention_type": "alternating",
+    "attn_impl": "LLLG",
+    "unet_skip": True,
+    "num_kv_reuse": 2,
+    "early_exit": 8,
     "rope_scaling": {"type": "linear", "factor": 2.0, "skip_layers": [3]},
 }
 
