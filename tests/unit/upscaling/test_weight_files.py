@@ -190,9 +190,7 @@ def test_a_folder_that_is_no_model_is_called_what_it_is_by_plan_and_upscale_alik
 @pytest.mark.parametrize("any_base", ["llama", "llama-sharded"], indirect=True)
 def test_weights_without_a_config_are_not_called_something_else(any_base):
     (any_base / "config.json").unlink()
-    with pytest.raises(
-        CheckpointError, match=r"config.json: missing; a base model has a config.json beside .*weights$"
-    ):
+    with pytest.raises(CheckpointError, match=r"config.json: missing; a base model has a config.json .*weights$"):
         find_base(str(any_base))
 
 
