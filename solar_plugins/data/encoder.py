@@ -55,10 +55,11 @@ class Encoder:
         Raises:
             RowError: The answer cannot be told from what stands before it.
         """
-        prompt, ids = self._ids(example.prompt), self._ids(example.prompt + example.answer)
-        if ids[: len(prompt)] != prompt:
-            ids = [*prompt, *self._continuation(example.answer)]
-        return self._with_ends(ids, [(len(prompt), len(ids))], learn_end=True)
+        ids, start = self._joined(example)
+        if start is None:
+            prompt = self._ids(example.prompt)
+            ids, start = [*prompt, *self._continuation(example.answer)], len(prompt)
+        return self._with_ends(ids, [(start, len(ids))], learn_end=True)
 
     def encode_for_trl(self, example: Example) -> Encoded:
         """The same, as TRL tokenizes the two texts.
@@ -66,12 +67,12 @@ class Encoder:
         Raises:
             RowError: This tokenizer joins the start of the answer with the prompt, so that TRL would drop it.
         """
-        prompt, ids = self._ids(example.prompt), self._ids(example.prompt + example.answer)
-        if ids[: len(prompt)] != prompt:
+        ids, start = self._joined(example)
+        if start is None:
             raise RowError(
                 "an answer", "starts with white space that this tokenizer joins with the prompt's last line break"
             )
-        return self._with_ends(ids, [(len(prompt), len(ids))], learn_end=True)
+        return self._with_ends(ids, [(start, len(ids))], learn_end=True)
 
     def encode_conversation(self, messages: Messages) -> Encoded:
         """A whole conversation as one example, with the ids that ``apply_chat_template`` gives.
@@ -89,6 +90,22 @@ class Encoder:
             if is_learnt(message)
         ]
         return self._with_ends(ids, spans, learn_end=is_learnt(messages[-1]))
+
+    def _joined(self, example: Example) -> tuple[list[int], int | None]:
+        """The ids of prompt and answer as one text, and where the answer starts; None if a token holds parts of both.
+
+        The characters of the tokens tell, in half the time that it takes to encode the prompt alone too; but not before
+        white space, which some tokenizers leave out of a token's characters, and not where they have lost count.
+        """
+        text = example.prompt + example.answer
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids: list[int] = encoded["input_ids"]
+        offsets: list[tuple[int, int]] = encoded["offset_mapping"]
+        if example.answer[:1].isspace() or offsets[-1][1] < len(text):
+            prompt = self._ids(example.prompt)
+            return ids, len(prompt) if ids[: len(prompt)] == prompt else None
+        start = sum(end <= len(example.prompt) for _, end in offsets)
+        return ids, None if offsets[start][0] < len(example.prompt) else start
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

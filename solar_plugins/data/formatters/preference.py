@@ -134,7 +134,8 @@ def ultrafeedback_scores(row: Row, chance: random.Random) -> PreferencePair:
     equal scores the one with the higher fine-grained score is the best, then the first. Set aside and counted: empty
     completions, those without a score, and those whose overall score contradicts the fine-grained one by more than
     `MAX_SCORE_GAP`. A completion is worse if its overall score is lower and its fine-grained one is not higher; a row
-    in which none is worse is left out.
+    in which none is worse is left out. As there, the system prompts under which completions were made are not read: the
+    scores judge the answer to the instruction alone.
     """
     completions = row.get("completions")
     if not isinstance(completions, list) or len(completions) < 2:
