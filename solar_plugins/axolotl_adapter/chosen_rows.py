@@ -67,7 +67,7 @@ def _of_entry(one: ReadySet, seed: int, lines: list[str]) -> ReadySet:
         openings = share(examples_of(one.prepared), weight, seed)
         one, line = _taken(one, openings, f"taken (weight: {weight:g}, seed {seed})")
         lines.append(f"{where}: {line}")
-    if not examples_of(one.prepared).rows:
+    if (shards or weight is not None) and not examples_of(one.prepared).rows:
         raise DataError(
             f"{where}: shards and weight leave none of its rows. Rows that begin with the same text of the user stay "
             "together; take fewer shards, or a larger weight"

@@ -78,7 +78,9 @@ def _prompt_and_answer(row: Row, column: str) -> tuple[Messages, str]:
     """The prompt and the answer of a column: a text, a message, or messages that may hold the prompt too."""
     value = row.get(column)
     if isinstance(value, list) and len(value) != 1:
-        prompt, answer = answer_of(read_messages(value, column), column)
+        messages = read_messages(value, column)
+        prompt, answer = answer_of(messages, column)
+        _check_learnt(messages[-1], column)
         return with_system(row, prompt), answer
     if isinstance(value, list):
         return prompt_column(row), _answer_message(value[0], f"{column}[0]")
@@ -93,7 +95,13 @@ def _answer_message(value: Any, field: str) -> str:
     message = read_message(value, field)
     if message["role"] != "assistant":
         raise RowError(field, f"is the {message['role']}'s, expected the assistant's")
+    _check_learnt(message, field)
     return message["content"]
+
+
+def _check_learnt(answer: Message, field: str) -> None:
+    if not answer.get("learn", True):
+        raise NothingToLearn(field, "is marked not to be trained on (weight: 0)")
 
 
 def orca_dpo_pairs(row: Row, chance: random.Random) -> PreferencePair:

@@ -270,6 +270,21 @@ def test_every_formatter_of_two_answers_is_walked():
     assert OF_PAIRS.keys() == preference_formatters().keys() - {"ultrafeedback_scores"}
 
 
+def test_an_answer_that_is_marked_not_to_be_learnt_makes_no_pair():
+    marked = turn("assistant", "4") | {"weight": 0}
+    other = turn("assistant", "5")
+    for name, row in [
+        ("preference", {"prompt": "u", "chosen": [marked], "rejected": [other]}),
+        ("preference", {"prompt": "u", "chosen": "4", "rejected": other | {"train": False}}),
+        ("ultrafeedback_binarized", {"chosen": [turn("user", "u"), marked], "rejected": [turn("user", "u"), other]}),
+        ("sharegpt_pairs", {"conversations": "u", "chosen": marked, "rejected": other}),
+    ]:
+        with pytest.raises(NothingToLearn, match=r"is marked not to be trained on"):
+            pair(name, row)
+    earlier = [turn("user", "u"), marked, turn("user", "v")]
+    assert pair("preference", {"prompt": earlier, "chosen": "4", "rejected": "5"}).chosen == "4", "it is context"
+
+
 def test_labelled_answers():
     read = unpaired_formatters()["unpaired_preference"].to_answer
     asked = [turn("user", "u")]
