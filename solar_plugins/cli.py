@@ -204,6 +204,47 @@ def verify(directory: Path, base: str | None, revision: str | None) -> None:
 
 
 @solar.command()
+@click.argument("base")
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="JSON lines with a text each; several files give a column each.",
+)
+@click.option(
+    "--plans", type=click.Path(path_type=Path), help="YAML list of solar.init blocks, instead of every repeat."
+)
+@click.option(
+    "--target-layers", type=click.IntRange(2), help="End with the solar: block of the best plan of this depth."
+)
+@click.option("--sequence-len", default=512, show_default=True, type=click.IntRange(2), help="Tokens of a document.")
+@click.option("--limit-tokens", type=click.IntRange(2), help="Read at most so many tokens of each text.")
+@click.option("--memory", default=2.0, show_default=True, type=click.FloatRange(0.01), help="GB beside the weights.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), help="[default: bfloat16 on a GPU, float32 on a CPU]"
+)
+@click.option("--revision", help="Revision of a hub id.")
+@click.option("--trust-remote-code", is_flag=True, help="Run code that the base brings.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default="probe",
+    show_default=True,
+    help="Folder for the page, the picture and the figures; an interrupted probe goes on from it.",
+)
+@click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
+def probe(
+    base: str, texts: tuple[Path, ...], plans: Path | None, output: Path, as_json_text: bool, **options: Any
+) -> None:
+    """Measure what each layer plan of BASE costs before training: every block of layers once more, DUS among them."""
+    from solar_plugins.report.probe import probe_base
+
+    click.echo(probe_base(base, texts, plans, output, as_json_text=as_json_text, **options))
+
+
+@solar.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 def mergekit(recipe: Path) -> None:
     """Print the plan of a RECIPE as a mergekit YAML, for mergekit-yaml."""

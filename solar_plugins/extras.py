@@ -9,6 +9,7 @@ from solar_plugins.errors import SolarError
 
 EXTRA_OF: Mapping[str, str] = {
     "solar plan --plot": "plot",
+    "solar probe": "probe",
     "solar report": "report",
     "solar report on test_datasets of type solar_plugins.*": "axolotl",
     "solar sdpo-order": "torch",
@@ -21,6 +22,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "axolotl": ("axolotl",),
     "parquet": ("pyarrow",),
     "plot": ("matplotlib",),
+    "probe": ("matplotlib", "jinja2", "torch", "transformers", "accelerate"),
     "report": ("matplotlib", "jinja2", "rich", "torch", "transformers", "accelerate"),
     "smollm2": ("gguf", "torch", "transformers", "accelerate"),
     "torch": ("torch", "transformers", "accelerate"),

@@ -49,10 +49,10 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
     return tokenizer
 
 
-def load_model(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_model(directory: Path, *, trust_remote_code: bool = False, dtype: str | None = None) -> PreTrainedModel:
     """The model of a checkpoint, ready to be measured on this machine's `hardware`.
 
-    ``trust_remote_code`` runs code that comes with the checkpoint.
+    ``trust_remote_code`` runs code that comes with the checkpoint; ``dtype`` takes the place of the hardware's own.
 
     Raises:
         CheckpointError: Its files are damaged, or a tensor of the model is not in them; it would be random.
@@ -62,11 +62,11 @@ def load_model(directory: Path, *, trust_remote_code: bool = False) -> PreTraine
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     gc.collect()  # The model before may hang in a reference cycle, and two may not fit.
-    device, dtype = hardware()
+    device, best = hardware()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
-            dtype=getattr(torch, dtype),
+            dtype=getattr(torch, dtype or best),
             device_map=None if device == "cpu" else "auto",
             local_files_only=True,
             trust_remote_code=trust_remote_code,

@@ -16,6 +16,8 @@ from transformers import logging
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.evaluation.probe.replay import LayerReplay
+from solar_plugins.evaluation.probe.schedule import schedule
 from solar_plugins.upscaling.architectures.table import ARCHITECTURES, COMPOSITES, REFUSED
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import write_checkpoint
@@ -76,7 +78,45 @@ def check_config(deeper, base, sources):
             assert ours[key] == [theirs[key][source] for source in sources], key
 
 
-def upscale_and_compare(directory, base, sources, out):
+INTERLEAVED = [layer for layer in range(NUM_LAYERS) for _ in range(2)]
+NOT_PROBED = {
+    "gemma4": "shared_kv_states",
+    "gemma4_text": "shared_kv_states",
+    "gemma4_text, keys shared": "shared_kv_states",
+    "gemma4_unified": "shared_kv_states",
+    "gemma4_unified_text": "shared_kv_states",
+    "glm_moe_dsa": "prev_topk_indices depends on the layers before it",
+    "hy_v4": "prev_topk_indices depends on the layers before it",
+    "reformer": "prev_attn_output depends on the layers before it",
+    "rwkv": "is not given what layer",
+    "zaya": "an argument of layer 1 depends on the layers before it",
+    "xlnet": "hidden states have the shape",
+}
+"""Types whose layers pass on more than a hidden state, and what `solar probe` says of them."""
+
+
+def replay_of(name, base, ids):
+    """The base's layers as `solar probe` runs them; None where it refuses the type with the reason in `NOT_PROBED`."""
+    replay = LayerReplay(base, NUM_LAYERS, 4096, 10**6)
+    if name not in NOT_PROBED:
+        replay.check(ids)
+        return replay
+    with pytest.raises(CheckpointError, match=NOT_PROBED[name]):
+        replay.check(ids)
+    return None
+
+
+def check_probe(replay, ids, sources, model):
+    """What the probe measures of a plan is the loss of the model that the plan makes."""
+    recording = replay.record(ids)
+    ((_, state),) = replay.run(recording, schedule([LayerPlan.from_sources(NUM_LAYERS, sources)]), lambda count: None)
+    ((nats,),) = replay.document_nats(recording, [state])
+    likely = torch.log_softmax(logits(model, ids)[0, :-1].double(), dim=-1)
+    expected = -likely.gather(1, ids[0, 1:, None]).mean().item()
+    assert nats / (ids.shape[1] - 1) == pytest.approx(expected, abs=1e-5)
+
+
+def upscale_and_compare(directory, base, sources, out, replay):
     """``equal``, perhaps with a note; or why it was refused."""
     plan = LayerPlan.from_sources(NUM_LAYERS, sources)
     try:
@@ -92,6 +132,9 @@ def upscale_and_compare(directory, base, sources, out):
     ours = logits(deeper, tokens)
     assert compare(ours, logits(reference, tokens)).equal
     assert not compare(ours, logits(load(directory), tokens)).equal, "the plan must matter"
+    if replay is not None:
+        with torch.inference_mode():
+            check_probe(replay, tokens[:1], sources, deeper)
     cached = cache_difference(deeper, tokens[:1, :7])
     if isinstance(cached, Comparison) and cached.difference <= 1e-3 * max(1.0, cached.scale):
         return "equal"
@@ -117,8 +160,14 @@ def test_equal_to_the_rearranged_modules_or_refused(name, tmp_path):
         f"transformers has the new type {model_type}: give it a row in ARCHITECTURES, or a reason in REFUSED"
     )
     base = make_base(model_type, changes, tmp_path / "base")
+    ids = torch.randint(3, 100, (1, 24), generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        replay = replay_of(name, load(tmp_path / "base"), ids)  # RWKV's forward changes its weights.
+        if replay is not None:
+            check_probe(replay, ids, INTERLEAVED, rearranged(base, INTERLEAVED, NUM_LAYERS))
     RESULTS[name] = {
-        plan: upscale_and_compare(tmp_path / "base", base, sources, tmp_path / plan) for plan, sources in PLANS.items()
+        plan: upscale_and_compare(tmp_path / "base", base, sources, tmp_path / plan, replay)
+        for plan, sources in PLANS.items()
     }
 
 

@@ -1,0 +1,1 @@
+"""`solar probe`: what each layer plan costs before training, measured without writing a checkpoint."""

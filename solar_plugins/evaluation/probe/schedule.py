@@ -1,0 +1,134 @@
+"""The order in which layers run for many plans at once: what plans share runs once, what can be one batch is one. Pure.
+
+Plans are paths of a trie of source layers. A node is the hidden state after the layers of its path, so plans with a
+common beginning share it. Nodes that meet the same layer with equally many layers to go are one step: for repeats of
+one base these are the plans that end alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+from solar_plugins.upscaling.layer_plan import LayerPlan
+
+
+class Node(NamedTuple):
+    """A hidden state: that of its parent after one more layer."""
+
+    parent: int
+    layer: int
+
+
+class Step(NamedTuple):
+    """One layer, applied to several hidden states."""
+
+    layer: int
+    nodes: tuple[int, ...]
+    """The nodes that this makes, each from its parent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How to get the last hidden state of every plan.
+
+    Args:
+        nodes: Node 0 is the embeddings; every parent stands before its children.
+        ends: For each plan its last node.
+        trunk: Nodes that are a state of the base itself, and how many of its layers they have: nothing to run.
+        steps: In order.
+    """
+
+    nodes: tuple[Node, ...]
+    ends: tuple[int, ...]
+    trunk: dict[int, int]
+    steps: tuple[Step, ...]
+
+    @property
+    def layer_passes(self) -> int:
+        """How often a layer is applied to a hidden state."""
+        return sum(len(step.nodes) for step in self.steps)
+
+    def states_held(self) -> int:
+        """The most hidden states that are held at once, those of the base and of the batch at work not counted."""
+        children, ends = self.children(), set(self.ends)
+        held = peak = 0
+        for step in self.steps:
+            for node in step.nodes:
+                parent = self.nodes[node].parent
+                children[parent] -= 1
+                held += (children[node] > 0 or node in ends) - (children[parent] == 0 and parent not in self.trunk)
+                peak = max(peak, held)
+        return peak
+
+    def children(self) -> list[int]:
+        """For each node how many states are made from it by a step."""
+        made = [0] * len(self.nodes)
+        for step in self.steps:
+            for node in step.nodes:
+                made[self.nodes[node].parent] += 1
+        return made
+
+
+def schedule(plans: Sequence[LayerPlan]) -> Schedule:
+    """The schedule of some plans of one base.
+
+    A layer that starts as identity gives back what it is given, so it is passed over.
+
+    Example:
+        >>> plan = LayerPlan.from_sources(3, [0, 1, 0, 1, 2])
+        >>> schedule([plan]).steps
+        (Step(layer=0, nodes=(3,)), Step(layer=1, nodes=(4,)), Step(layer=2, nodes=(5,)))
+    """
+    nodes, index = [Node(-1, -1)], dict[tuple[int, int], int]()
+    ends = []
+    for plan in plans:
+        node = 0
+        for layer in plan.layers:
+            if layer.initialization == "identity":
+                continue
+            key = (node, layer.source)
+            if key not in index:
+                index[key] = len(nodes)
+                nodes.append(Node(*key))
+            node = index[key]
+        ends.append(node)
+    trunk = _trunk(nodes)
+    left = _layers_left(nodes)
+    run = [node for node in range(1, len(nodes)) if node not in trunk]
+    run.sort(key=lambda node: (-left[node], nodes[node].layer))
+    steps = [
+        Step(layer, tuple(group)) for (_, layer), group in groupby(run, lambda node: (left[node], nodes[node].layer))
+    ]
+    return Schedule(tuple(nodes), tuple(ends), trunk, tuple(steps))
+
+
+def _trunk(nodes: Sequence[Node]) -> dict[int, int]:
+    trunk = {0: 0}
+    for number, node in enumerate(nodes[1:], start=1):
+        if node.parent in trunk and node.layer == trunk[node.parent]:
+            trunk[number] = node.layer + 1
+    return trunk
+
+
+def _layers_left(nodes: Sequence[Node]) -> list[int]:
+    left = [0] * len(nodes)
+    for number in range(len(nodes) - 1, 0, -1):
+        parent = nodes[number].parent
+        left[parent] = max(left[parent], left[number] + 1)
+    return left
+
+
+def chunks(plans: Sequence[LayerPlan], max_states: int) -> list[list[int]]:
+    """Places of plans in groups, each holding at most ``max_states`` hidden states at once, or of a single plan."""
+    waiting, done = [list(range(len(plans)))], list[list[int]]()
+    while waiting:
+        places = waiting.pop()
+        if len(places) == 1 or schedule([plans[place] for place in places]).states_held() <= max_states:
+            done.append(places)
+        else:
+            half = len(places) // 2
+            waiting += [places[half:], places[:half]]
+    return done

@@ -1,0 +1,157 @@
+"""`solar probe` as a user runs it, on a tiny model."""
+
+import json
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from trained_models import tiny_llama
+
+from solar_plugins.cli import solar
+from solar_plugins.evaluation.probe import probe as probe_module
+from solar_plugins.upscaling.base_model import find_base
+
+LAYERS = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    """A base with a tokenizer, and two files of texts."""
+    made = tmp_path_factory.mktemp("probe")
+    tiny_llama(LAYERS).save_pretrained(made / "base")
+    tokenizer.save_pretrained(made / "base")
+    for name, words in (("news", "one two three four"), ("code", "x = 1 ; y = x")):
+        rows = [{"text": f"{words} {number} " * (4 + number)} for number in range(9)]
+        (made / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return made
+
+
+def run(folder, *arguments, out="out", status=0):
+    texts = ["--text", str(folder / "news.jsonl")]
+    result = CliRunner().invoke(
+        solar,
+        ["probe", str(folder / "base"), *texts, "--output", str(folder / out), "--sequence-len", "40", *arguments],
+    )
+    assert result.exit_code == status, result.output
+    return result
+
+
+def test_every_repeat(folder):
+    result = run(folder, "--target-layers", "10", "--text", str(folder / "code.jsonl"))
+    found = json.loads((folder / "out" / "probe.json").read_text())
+    assert {"base_loss", "plans"} <= found.keys()
+    assert [(plan["start"], plan["end"]) for plan in found["plans"]] == [
+        (i, j) for i in range(LAYERS) for j in range(i + 1, LAYERS + 1)
+    ]
+    for plan in found["plans"]:
+        assert plan["added_layers"] == plan["end"] - plan["start"]
+        assert plan["loss"] == pytest.approx(plan["delta"] + found["base_loss"], abs=0.5)
+        assert plan["tokens"] > 0
+        assert len(plan["delta_by_text"]) == 2
+    block = yaml.safe_load(result.output[result.output.index("solar:\n") :])
+    (best,) = [one["best"] for one in found["sizes"] if one["added_layers"] == 4]
+    planned = CliRunner().invoke(solar, ["plan", str(recipe(folder, block))])
+    assert planned.exit_code == 0, planned.output
+    assert best in planned.output, "the block makes that very plan"
+    assert best in result.output
+    assert "ranks seams" in result.output
+    page = (folder / "out" / "probe.html").read_text()
+    assert page.count('<rect class="cell"') == 21
+    assert "http" not in page
+    assert (folder / "out" / "probe.png").stat().st_size > 10_000
+
+
+def recipe(folder, block):
+    path = folder / "recipe.yml"
+    path.write_text(yaml.safe_dump({"base_model": str(folder / "base"), **block}))
+    return path
+
+
+def test_what_was_measured_is_not_measured_again(folder, monkeypatch):
+    first = json.loads(run(folder, "--json", out="again").stdout)
+    record = folder / "again" / "measured.jsonl"
+    lines = record.read_text().splitlines(keepends=True)
+    record.write_text("".join(lines[:4]) + lines[4][:50])  # killed while it wrote the fifth
+    measured = []
+    monkeypatch.setattr(
+        probe_module.LayerReplay,
+        "document_nats",
+        counted(probe_module.LayerReplay.document_nats, measured),
+    )
+    again = json.loads(run(folder, "--json", out="again").stdout)
+    for one in (first, again):
+        del one["seconds"], one["layer_passes"]
+    assert again == first
+    partly = len(measured)
+    measured.clear()
+    run(folder, "--json", out="again")
+    assert measured == []
+    assert partly > 0
+    run(folder, "--json", "--sequence-len", "20", out="again")
+    assert measured, "another question is asked anew"
+
+
+def counted(function, calls):
+    def counting(self, recording, states):
+        calls.append(len(states))
+        return function(self, recording, states)
+
+    return counting
+
+
+def test_memory_changes_no_figure(folder):
+    wide = json.loads(run(folder, "--json", out="wide").stdout)
+    narrow = json.loads(run(folder, "--json", "--memory", "0.01", out="narrow").stdout)
+    assert [plan["loss"] for plan in narrow["plans"]] == pytest.approx(
+        [plan["loss"] for plan in wide["plans"]], abs=1e-5
+    )
+
+
+def test_plans_of_a_file(folder):
+    plans = folder / "plans.yml"
+    plans.write_text("- {strategy: dus, drop_layers: 2}\n- {strategy: block_expansion, new_layers: 2}\n")
+    found = json.loads(run(folder, "--plans", str(plans), "--json", out="file").stdout)
+    dus, expanded = found["plans"]
+    assert (dus["start"], dus["end"]) == (2, 4)
+    assert expanded["delta"] == 0.0
+    assert expanded["init"] == {"strategy": "block_expansion", "new_layers": 2}
+    assert expanded["added_layers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--target-layers", "13"], "--target-layers: 13 is the depth of no plan here; expected one of 7, 8"),
+        (["--text", "{folder}/nowhere.jsonl"], "the held-out text cannot be read"),
+        (["--text", "{folder}/few.jsonl"], "few.jsonl: 2 texts of 2 tokens or more; expected at least 3"),
+        (["--plans", "{folder}/nowhere.yml"], "nowhere.yml: the plans cannot be read"),
+    ],
+)
+def test_what_cannot_be_measured(folder, arguments, words):
+    (folder / "few.jsonl").write_text('{"text": "one two"}\n{"text": "three four"}\n')
+    result = run(folder, *(one.format(folder=folder) for one in arguments), out="bad", status=1)
+    assert words in result.output
+    assert "Traceback" not in result.output
+
+
+def test_the_fingerprint_knows_the_question(folder):
+    base = find_base(str(folder / "base"))
+    candidates = probe_module_candidates(base)
+    texts = [folder / "news.jsonl"]
+    one = probe_module.Probe(base, candidates, texts, settings())
+    assert one.fingerprint == probe_module.Probe(base, candidates, texts, settings()).fingerprint
+    assert one.fingerprint != probe_module.Probe(base, candidates[:3], texts, settings()).fingerprint
+    assert one.fingerprint != probe_module.Probe(base, candidates, texts, settings(dtype="bfloat16")).fingerprint
+    assert one.fingerprint != probe_module.Probe(base, candidates, texts, settings(limit_tokens=100)).fingerprint
+
+
+def probe_module_candidates(base):
+    from solar_plugins.evaluation.probe.candidates import every_repeat
+
+    return every_repeat(base.num_layers)
+
+
+def settings(**changes):
+    return probe_module.Settings(
+        **({"sequence_len": 40, "limit_tokens": None, "memory_bytes": 10**9, "dtype": "float32"} | changes)
+    )
