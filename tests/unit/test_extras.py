@@ -25,6 +25,7 @@ PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text
 PLAN = ["plan", "--base", "{folder}/base", "--drop-layers", "1"]
 ARGUMENTS = {
     "solar plan --plot": [*PLAN, "--plot", "{folder}/plan.png"],
+    "solar probe": ["probe", "{folder}/base", "--text", "{folder}/texts.jsonl", "--output", "{folder}/probe"],
     "solar report": ["report", "{folder}/recipe.yml", "--output", "{folder}/report.html"],
     "solar report on test_datasets of type solar_plugins.*": [
         *("report", "{folder}/recipe.yml", "{folder}/solar_sft.yml", "--output", "{folder}/report.html")
@@ -88,6 +89,8 @@ def folder(tmp_path, base_directory):
     (tmp_path / "base").symlink_to(base_directory)
     pair = {"prompt": "Who came by?", "chosen": "The wolf.", "rejected": "Nobody."}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    texts = [json.dumps({"text": f"the wolf came by {number} times"}) for number in range(4)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(texts) + "\n")
     (tmp_path / "grow.yml").write_text(
         yaml.safe_dump(
             {

@@ -96,7 +96,7 @@ def _candidate(path: Path, number: int, init: object, num_layers: int) -> Candid
             f"{path}, plan {number}: starts layers as {', '.join(sorted(kinds))}, which is not measured here; only "
             "copy and identity are"
         )
-    return Candidate(plan, dict(args), _block(plan))
+    return Candidate(plan, args.model_dump(exclude_none=True), _block(plan))
 
 
 def _block(plan: LayerPlan) -> tuple[int, int] | None:
