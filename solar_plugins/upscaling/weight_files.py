@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.storage.safetensors import StoredTensor, read_header
-from solar_plugins.storage.untrusted import is_plain_file_name, read_json_object, require_inside
+from solar_plugins.storage.untrusted import is_plain_file_name, read_json_object, require_file, require_inside
 from solar_plugins.upscaling.companions import LEFTOVER_FILES, listed
 
 INDEX = "model.safetensors.index.json"
@@ -122,6 +122,11 @@ def read_weights(
         return _read_index(index, single.name if single.is_file() else None)
     if single.is_file():
         return StoredWeights(_read_own_header(single))
+    for path in (index, single):
+        if path.is_symlink() and not path.exists():
+            raise CheckpointError(f"{path}: a link that leads nowhere; restore or download the file again")
+        if path.exists():
+            require_file(path)
     where = str(directory) if repository is None else repository[0]
     names = names_in(directory) if repository is None else repository[1]
     raise CheckpointError(describe_other(where, names) or f"{where}: no weights; {EXPECTED}")

@@ -116,7 +116,7 @@ def test_plans_of_a_file(folder):
     ("arguments", "words"),
     [
         (["--target-layers", "13"], "--target-layers: 13 is the depth of no plan here; expected one of 7, 8"),
-        (["--text", "{folder}/nowhere.jsonl"], "the held-out text cannot be read"),
+        (["--text", "{folder}/nowhere.jsonl"], "nowhere.jsonl: cannot be read (No such file"),
         (["--text", "{folder}/few.jsonl"], "few.jsonl: 2 texts of 2 tokens or more; expected at least 3"),
         (["--plans", "{folder}/nowhere.yml"], "nowhere.yml: the plans cannot be read"),
     ],
