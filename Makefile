@@ -75,7 +75,7 @@ $(DEMO)/average/.merged: recipes/smollm2/mergekit/solar_average.yml $(DEMO)/dpo/
 test: $(INSTALLED)  ## run the tests, the real model's too, and print the package's line coverage: 12 minutes on two cores
 	$(PYTEST) -m "not nightly" --cov --cov-report=term:skip-covered
 
-test-fast: $(INSTALLED)  ## run the tests that start neither Axolotl nor mergekit
+test-fast: $(INSTALLED)  ## run the quick tests: they start neither Axolotl nor mergekit, and measure no models
 	$(PYTEST) -m "not slow and not network and not nightly"
 
 test-nightly: $(INSTALLED)  ## run every test, those too that repeat with more cases what another one covers

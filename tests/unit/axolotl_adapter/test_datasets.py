@@ -64,6 +64,7 @@ def test_a_set_of_instructions(folder):
     assert (cfg.chat_template, cfg.chat_template_jinja) == ("jinja", template_text()), "so the saved tokenizer has it"
 
 
+@pytest.mark.slow
 def test_axolotl_takes_the_set_as_it_is_and_joins_it_with_others(folder):
     from axolotl.loaders import load_tokenizer
     from axolotl.utils.data.sft import prepare_datasets
@@ -312,6 +313,7 @@ def test_a_tokenizer_that_ends_every_text_by_itself(folder):
     assert use_ready_sets(recipe())
 
 
+@pytest.mark.slow
 def test_the_seed_of_the_recipe_reaches_the_chance(folder):
     completions = [{"response": f"r{n}", "overall_score": 9 - n} for n in range(9)]
     write("scores.jsonl", [{"instruction": "u", "completions": completions}] * 20)

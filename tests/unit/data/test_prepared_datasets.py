@@ -41,6 +41,7 @@ def write_and_load(path, rows):
     return load_dataset("json", data_files=str(path), split="train", cache_dir=str(path.parent / "hub"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [None, 1, 3])
 def test_counts_do_not_depend_on_the_number_of_processes(dataset, records, processes, tmp_path):
     from datasets import load_from_disk

@@ -14,6 +14,8 @@ from solar_plugins.evaluation.models import load_model
 from solar_plugins.evaluation.preference_files import PreferenceFile
 from solar_plugins.evaluation.sdpo_order import SetShare, order_sets
 
+pytestmark = pytest.mark.slow  # Each loads models and measures them.
+
 ANSWERS = ["Yes.", "No.", "Perhaps.", "Never, I think.", "It depends on the weather.", "Ask somebody else."]
 LIMITS = {"max_length": 128, "batch_tokens": 512}
 

@@ -13,6 +13,8 @@ from solar_plugins.evaluation.models import load_model, load_tokenizer
 from solar_plugins.report import report as report_module
 from solar_plugins.report.report import write_report
 
+pytestmark = pytest.mark.slow  # Each loads models and measures them.
+
 
 def change(recipe_path, **keys):
     recipe = yaml.safe_load(recipe_path.read_text()) | keys
@@ -193,7 +195,6 @@ def test_importing_the_report_is_cheap():
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.slow
 def test_the_report_of_a_chain(trained_chain, tmp_path, tokenizer, few_new_tokens):
     recipe, *later = trained_chain
 
@@ -225,7 +226,6 @@ def report_texts(folder):
     return [json.loads(line)["text"] for line in (folder / "held_out.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
 def test_own_questions_are_asked_in_the_chat_format(trained_chain, tmp_path, tokenizer, few_new_tokens):
     recipe, sft, *_ = trained_chain
 
@@ -237,7 +237,6 @@ def test_own_questions_are_asked_in_the_chat_format(trained_chain, tmp_path, tok
     assert report.models[3].pairs is None
 
 
-@pytest.mark.slow
 def test_a_chain_without_held_out_instructions_goes_on_with_texts(trained_chain, tmp_path, few_new_tokens):
     recipe, *_, folder = trained_chain
 

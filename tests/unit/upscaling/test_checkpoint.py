@@ -232,6 +232,7 @@ def test_an_interrupted_attempt_is_repaired(base, tmp_path):
     assert not list(cache.glob(".*.partial-*"))
 
 
+@pytest.mark.slow
 def test_many_processes_at_once_make_one_checkpoint(base, tmp_path):
     workers = [start_process(base, tmp_path / "cache", start=time.time() + 2) for _ in range(6)]
     directories = {worker.communicate(timeout=60)[0].strip() for worker in workers}

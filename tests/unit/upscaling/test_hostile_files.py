@@ -97,6 +97,7 @@ def test_so_are_configs_and_indices(sharded_base, name, content):
         _ = find_base(str(sharded_base)).tensors
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_tensors_are_read(tmp_path):
     """More than any file is known to hold."""
     (tmp_path / "x.safetensors").write_bytes(framed(tensors(100_000)))

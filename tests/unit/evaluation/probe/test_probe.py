@@ -61,6 +61,7 @@ def test_every_repeat(folder):
     assert (folder / "out" / "probe.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_not_measured_again(folder, monkeypatch):
     first = json.loads(run(folder, "--json", out="again").stdout)
     record = folder / "again" / "measured.jsonl"
@@ -93,6 +94,7 @@ def counted(function, calls):
     return counting
 
 
+@pytest.mark.slow
 def test_memory_changes_no_figure(folder):
     wide = json.loads(run(folder, "--json", out="wide").stdout)
     narrow = json.loads(run(folder, "--json", "--memory", "0.01", out="narrow").stdout)
