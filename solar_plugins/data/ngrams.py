@@ -6,6 +6,8 @@ with a test set, case and punctuation aside, probably holds a part of that set.
 
 from __future__ import annotations
 
+import html
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -50,7 +52,10 @@ UNSPACED_SCRIPTS = (
     *("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "NEW TAI LUE", "TAI LE", "TAI THAM", "JAVANESE", "BALINESE"),
 )
 """How Unicode's names of characters begin in scripts that put no space between words."""
-IGNORED_NAMES = ("VARIATION SELECTOR", "FILLER", "GRAPHEME JOINER")
+UNSPOKEN_MARKS = ("COMBINING", "ARABIC", "HEBREW", "SYRIAC")
+"""How names of marks begin that a text may have or leave out: strokes through a text, vowels in scripts that are mostly
+written without."""
+IGNORED_NAMES = ("TATWEEL", "VARIATION SELECTOR", "FILLER", "GRAPHEME JOINER")
 """How names of invisible characters end that Unicode counts as letters or marks; a number may follow."""
 
 
@@ -67,8 +72,7 @@ def _kept(character: str) -> int | str | None:
     category, name = unicodedata.category(character), unicodedata.name(character, "")
     if category[0] in "PS" or (category in ("Cc", "Cf", "Cs") and not character.isspace()):
         return None
-    # Marks that NFKC could not put together with a letter: strokes through a text, dots under it.
-    if name.startswith("COMBINING") or name.rstrip("-0123456789").endswith(IGNORED_NAMES):
+    if (category[0] == "M" and name.startswith(UNSPOKEN_MARKS)) or name.rstrip("-0123456789").endswith(IGNORED_NAMES):
         return None
     if name.startswith(UNSPACED_SCRIPTS):
         # A vowel or a tone on a letter stays with it: what a reader calls a character is one unit.
@@ -77,6 +81,7 @@ def _kept(character: str) -> int | str | None:
 
 
 _KEPT_CHARACTERS = _KeptCharacters()
+_ENTITY = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
 _LOWER = bytes(range(256)).lower()
 _DROPPED = bytes(code for code in range(128) if _kept(chr(code)) is None)
 """The same for ASCII, as tables of bytes: half the time of `str.translate`."""
@@ -87,7 +92,9 @@ def words_of(text: str) -> list[str]:
 
     Symbols (Unicode categories S*) go with punctuation (P*), because the two are one thing to a reader of ``2 + 2 = 4``
     and because ``$``, ``+`` and ``=`` differ most between copies of one mathematical text. Invisible characters go too:
-    zero-width spaces and joiners, soft hyphens, variation selectors, control characters, half characters.
+    zero-width spaces and joiners, soft hyphens, variation selectors, control characters, half characters; and vowel
+    points of Arabic and Hebrew, with which a text is seldom written. HTML's ``&nbsp;`` is a space, ``&#39;`` an
+    apostrophe.
 
     In scripts without spaces between words, such as Chinese, Japanese, Thai and Khmer, every character is a word.
 
@@ -97,6 +104,8 @@ def words_of(text: str) -> list[str]:
         >>> words_of("5个苹果。Two ap\u00adples")
         ['5', '个', '苹', '果', 'two', 'apples']
     """
+    if "&" in text:
+        text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
     if text.isascii():
         return text.encode().translate(_LOWER, _DROPPED).decode().split()
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())

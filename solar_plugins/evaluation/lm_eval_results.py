@@ -18,8 +18,11 @@ RESULT_FILES = "results_*.json"
 
 NAME_ARGS = ("peft", "delta", "pretrained", "model", "path", "engine")
 """Arguments of lm_eval's models that name the model, in the order in which lm_eval itself asks for them."""
-VARIANT_ARGS = ("revision", "subfolder", "gguf_file", "peft", "delta")
-"""Arguments that choose other weights under the same name; lm_eval's ``model_name`` leaves them out."""
+VARIANT_ARGS = (
+    *("revision", "subfolder", "gguf_file", "peft", "delta"),
+    *("load_in_4bit", "load_in_8bit", "quantization", "autogptq", "gptqmodel"),
+)
+"""Arguments that choose other weights under one name, or quantise them; lm_eval's ``model_name`` leaves them out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ def model_label(content: Mapping[str, Any], file: Path) -> str:
         # A model that was handed over as an object is named by its path; anything else here is lm_eval's class for it.
         model = config.get("model")
         return model if isinstance(model, str) and "/" in model else f"unnamed model of {file}"
-    variant = [f"{key}={args[key]}" for key in VARIANT_ARGS if args.get(key) not in (None, "", "main", name)]
+    variant = [f"{key}={args[key]}" for key in VARIANT_ARGS if args.get(key) not in (None, "", "main", "False", name)]
     return f"{name} ({', '.join(variant)})" if variant else str(name)
 
 
@@ -199,10 +202,15 @@ def _score(task: Task, content: Mapping[str, Any], file: Path) -> Score:
     _check_shots(task, subtasks, content, file)
     return Score(
         100 * value,
-        None if error == "N/A" else 100 * _fraction(error, f"{where}.{task.error_metric}"),
+        None if _is_unknown(error) else 100 * _fraction(error, f"{where}.{task.error_metric}"),
         _examples(subtasks, content, file),
         file,
     )
+
+
+def _is_unknown(error: Any) -> bool:
+    """Whether lm_eval gives no standard error: it writes N/A, or NaN for a single example; other programs null."""
+    return error in ("N/A", None) or (isinstance(error, float) and math.isnan(error))
 
 
 def _fraction(value: Any, where: str) -> float:

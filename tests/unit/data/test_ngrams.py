@@ -142,6 +142,12 @@ def test_short_texts_are_compared_whole():
             for mark in "\u200b\u200c\u200d\u00ad\ufeff\u200e\u202e\u2060\ufe0f\U000e0100\u034f"
         ),
         *((f"wa{mark}ter", "water") for mark in "\u3164\x00\x1b\x7f\x9f\ud83d"),
+        ("\u05e9\u05b8\u05c1\u05dc\u05d5\u05b9\u05dd", "\u05e9\u05dc\u05d5\u05dd"),  # Hebrew and Arabic with vowels
+        (
+            "\u0643\u064e\u062a\u064e\u0628\u064e \u0643\u0640\u0640\u062a\u0628",
+            "\u0643\u062a\u0628 \u0643\u062a\u0628",
+        ),  # and stretched
+        ("don&#39;t&nbsp;stop &amp; &x", "dont stop x"),  # what a web page left
         ("s\u0336t\u0336r\u0336uck", "struck"),  # strokes that make no letter
         ("5个苹果。and kana カナ", "5 个 苹 果 and kana カ ナ"),
         ("ﾃﾞｰﾀ 々", "デ ー タ 々"),  # half width; the sign that repeats a character

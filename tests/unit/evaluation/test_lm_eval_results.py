@@ -39,8 +39,9 @@ def test_several_files_of_one_model_and_of_two(tmp_path):
     ]
 
 
-def test_no_standard_error_and_a_chat_template(tmp_path):
-    content = lm_eval_results({"gsm8k": 0.0}, error="N/A") | {"chat_template": "{{ messages }}"}
+@pytest.mark.parametrize("error", ["N/A", None, float("nan")])
+def test_no_standard_error_and_a_chat_template(tmp_path, error):
+    content = lm_eval_results({"gsm8k": 0.0}, error=error) | {"chat_template": "{{ messages }}"}
     [model] = read(tmp_path, content)
     [(task, score)] = model.scores.items()
     assert score.standard_error is None
@@ -165,6 +166,8 @@ CONFIG = {"model": "hf", "model_args": "pretrained=org/a,dtype=float16"}
         ({"model_name": "a", "config": {"model_args": "pretrained=a,revision=main"}}, "a"),
         ({"model_name": "ad", "config": {"model_args": "pretrained=a,peft=ad"}}, "ad"),
         ({"model_name": "a", "config": {"model_args": {"pretrained": "a", "subfolder": "x"}}}, "a (subfolder=x)"),
+        ({"model_name": "a", "config": {"model_args": "pretrained=a,load_in_4bit=True"}}, "a (load_in_4bit=True)"),
+        ({"model_name": "a", "config": {"model_args": {"pretrained": "a", "load_in_4bit": False}}}, "a"),
     ],
 )
 def test_what_tells_a_model_from_others(tmp_path, changes, label):
