@@ -32,6 +32,7 @@ SNIFF_BYTES = 1_000_000
 
 JSON_NAMES = (".jsonl", ".json", ".ndjson")
 PARQUET_NAMES = (".parquet", ".geoparquet", ".gpq")
+PARQUET_START = b"PAR1"
 COMPRESSIONS = {
     ".gz": b"\x1f\x8b",
     ".bz2": b"BZh",
@@ -85,7 +86,7 @@ def read_blocks(path: str, *, kind: str | None = None, wanted: Collection[str] |
 
     Args:
         path: The file.
-        kind: ``json`` or ``parquet``; None for what the name says.
+        kind: ``json`` or ``parquet``, for a file that has no name of a known kind. What it holds decides which it is.
         wanted: Columns that are needed; None for all. Others of a Parquet file that hold bytes, such as pictures, are
             not read.
 
@@ -94,9 +95,14 @@ def read_blocks(path: str, *, kind: str | None = None, wanted: Collection[str] |
             here, unless nothing after it can be found.
         SolarError: What reads such a file is not installed.
     """
-    kind = kind or _kind(path)
+    if kind is None:
+        _kind(path)
     try:
-        yield from _parquet_blocks(path, wanted) if kind == "parquet" else _json_blocks(path)
+        if is_parquet(path):
+            require("reading a Parquet, .zst or .lz4 file")
+            yield from _parquet_blocks(path, wanted)
+        else:
+            yield from _json_blocks(path)
     except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path}: damaged compressed file ({error}); fetch it again") from None
     except UnicodeDecodeError as error:
@@ -139,6 +145,22 @@ def _kind(path: str) -> str:
         f"{path}: unknown kind of file; expected a name that ends in {', '.join((*JSON_NAMES, *PARQUET_NAMES[:1]))}; "
         f"the first {len(JSON_NAMES)} may be compressed ({', '.join(COMPRESSIONS)})"
     )
+
+
+def is_parquet(path: str) -> bool:
+    """Whether a file holds Parquet, whatever its name says.
+
+    Raises:
+        DataError: Its name says so, and it holds neither Parquet nor text.
+        OSError: It cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        start = file.read(1000)
+    if start.startswith(PARQUET_START):
+        return True
+    if path.lower().endswith(PARQUET_NAMES) and start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] not in (b"{", b"["):
+        raise DataError(f"{path}: not a whole Parquet file (it does not begin as one); fetch it again")
+    return False
 
 
 class _Bytes(Protocol):
@@ -245,13 +267,15 @@ def _lines_blocks(path: str, stream: _Bytes, raw: IO[bytes]) -> Iterator[Block]:
     rest, row, done = b"", 1, 0
     while chunk := stream.read(BLOCK_BYTES):
         *lines, rest = (rest + chunk).split(b"\n")
+        if codecs.BOM_UTF8 in chunk:  # Files that were put one after another, each with its mark.
+            lines = [line.removeprefix(codecs.BOM_UTF8) for line in lines]
         if len(rest) > MAX_ROW_BYTES:
             raise _too_long(path, row + len(lines))
         if lines:
             yield Block(path, row, lines, raw.tell() - done)
             row, done = row + len(lines), raw.tell()
     if rest.strip():
-        yield Block(path, row, [rest], raw.tell() - done)
+        yield Block(path, row, [rest.removeprefix(codecs.BOM_UTF8)], raw.tell() - done)
 
 
 def _too_long(path: str, row: int) -> DataError:
@@ -381,7 +405,7 @@ def left_out_columns(path: str, wanted: Collection[str] | None) -> list[str]:
         path: A file that was found readable.
         wanted: As for `read_blocks`.
     """
-    if not path.lower().endswith(PARQUET_NAMES):
+    if not is_parquet(path):
         return []
     import pyarrow.parquet
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from solar_plugins.data.formatters.base import Row as AnyRow
 from solar_plugins.data.formatters.base import RowError
-from solar_plugins.data.row_files import parse_row, read_blocks
+from solar_plugins.data.row_files import is_parquet, parse_row, read_blocks
 from solar_plugins.errors import DataError
 from solar_plugins.storage.content import content_hashes, stamps
 from solar_plugins.storage.directories import ensure_directory
@@ -61,12 +61,13 @@ def row_table(files: Sequence[str], kind: str, wanted: Collection[str] | None, d
     try:
         before = stamps(files)
         hashes = content_hashes(files)
+        columns = sorted(wanted) if wanted is not None and any(map(is_parquet, files)) else None
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); give the path of a file") from None
     parts = {
         "version": FORMAT_VERSION,
         "kind": kind,
-        "wanted": sorted(wanted) if wanted is not None and kind == "parquet" else None,
+        "wanted": columns,
         "files": [[name, hashes[file]] for name, file in zip(names, files, strict=True)],
     }
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -82,6 +82,8 @@ def test_json_lists_of_anything(tmp_path_factory, rows, block_bytes, indent):
         ("r.json", "", []),
         ("r.jsonl", '\ufeff{"a": 1}', [(1, {"a": 1})]),
         ("r.jsonl", '\n\n{"a": 1}\r\n  \n{"a": 2}', [(3, {"a": 1}), (5, {"a": 2})]),
+        ("r.jsonl", '\ufeff{"a": 1}\r\n\ufeff{"a": 2}\n\ufeff{"a": 3}', [(1, {"a": 1}), (2, {"a": 2}), (3, {"a": 3})]),
+        ("r.parquet", '\n{"a": 1}', [(2, {"a": 1})]),
         ("r.jsonl", "", []),
         ("r.jsonl", "1", [(1, 1)]),
         # The layout is told by the content: an array of rows, or values over several lines, under any name.
@@ -115,6 +117,7 @@ def test_shapes_of_files(tmp_path, name, content, rows):
         ("r.jsonl.xz", lzma.compress(b'{"a": 1}\n' * 100)[:40], r"damaged compressed file"),
         ("r.jsonl", '{"a": 1}\n'.encode("utf-16")[:-1], r"not whole as utf-16"),
         ("r.parquet", b"PAR1 and no more", r"not a whole Parquet file"),
+        ("r.parquet", b"none of these", r"not a whole Parquet file \(it does not begin as one"),
         (
             "r.csv",
             b"a,b",
@@ -295,6 +298,17 @@ def test_columns_that_are_wanted_are_read_and_what_is_no_text_stays_none(tmp_pat
     assert parse_row(block.lines[0]) == expected
     assert next(read_blocks(str(path))).lines == block.lines, "without a choice, all of them"
     assert left_out_columns(str(path), ()) == ["text as bytes", "binary", "picture"]
+
+
+@pytest.mark.parametrize("name", ["r.jsonl", "R.PARQUET"])
+def test_parquet_is_known_by_its_content(tmp_path, name):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"a": ["x"], "picture": [b"\xff"]}), tmp_path / name)
+    [block] = read_blocks(str(tmp_path / name), kind="json", wanted=["a"])
+    assert block.lines == [b'{"a": "x"}']
+    assert left_out_columns(str(tmp_path / name), ["a"]) == ["picture"]
 
 
 def test_a_text_of_parquet_that_is_not_utf8_is_one_bad_row(tmp_path):
