@@ -6,6 +6,7 @@ an answer, and a prompt is what ``apply_chat_template`` gives at inference.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -157,12 +158,18 @@ def text(value: Any, field: str) -> str:
 
 
 def optional_text(value: Any, field: str) -> str:
-    """The text in a field that a row may leave out or empty; a blank text counts as empty.
+    """The text in a field that a row may leave out or empty; a blank text counts as empty, and so does NaN.
 
     Raises:
         RowError: It holds something else than a text.
     """
-    return "" if value is None or (isinstance(value, str) and not value.strip()) else text(value, field)
+    blank = not value.strip() if isinstance(value, str) else value is None or is_nan(value)
+    return "" if blank else text(value, field)
+
+
+def is_nan(value: Any) -> bool:
+    """Whether a value is not a number, which pandas writes for what a row lacks."""
+    return isinstance(value, float) and math.isnan(value)
 
 
 def single_turn(user: str, assistant: str, system: str = "") -> Messages:
@@ -198,13 +205,15 @@ NO_PLACE_IN_TEMPLATE = (
 """Keys of a message that a model reads or writes, and for which SOLAR's template has no place: if one is filled, the
 row is bad. Other keys beside role and content (id, model, name, language, ...) describe a message and are ignored."""
 
-LEARNING_MARKS = ("weight", "train", "loss")
+LEARNING_MARKS = ("weight", "train", "training", "loss")
 """Keys by which a message says whether it is trained on: OpenAI's ``weight`` (0 or 1, of answers), Axolotl's ``train``
-(``message_field_training``) and ms-swift's ``loss``."""
+and ``training`` (``message_field_training``) and ms-swift's ``loss``."""
+PARTIAL_MARKS = ("train_detail", "training_detail")
+"""Keys by which a message says which of its characters are trained on (Axolotl, ``message_field_training_detail``)."""
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a field says nothing: None, False, a blank text, or a collection of such; also as JSON in a text.
+    """Whether a field says nothing: None, NaN, False, a blank text, or a collection of such; also as JSON in a text.
 
     >>> is_blank({"tools": "[]", "history": [["", None]]}), is_blank(0), is_blank("none")
     (True, False, False)
@@ -215,7 +224,7 @@ def is_blank(value: Any) -> bool:
         return all(map(is_blank, value.values()))
     if isinstance(value, list | tuple):
         return all(map(is_blank, value))
-    return value is None or value is False
+    return value is None or value is False or is_nan(value)
 
 
 def read_message(value: Any, field: str) -> Message:
@@ -262,9 +271,14 @@ def _is_learnt(message: Mapping[str, Any], role: Role, field: str) -> bool:
         RowError: A mark is no yes or no, or asks to train on something else than an answer.
     """
     learnt = True
+    for key in PARTIAL_MARKS:
+        if not is_blank(message.get(key)):
+            raise RowError(
+                f"{field}.{key}", "asks to train on a part of the text; here a whole answer is learnt or none"
+            )
     for key in LEARNING_MARKS:
         mark = message.get(key)
-        if mark is None:
+        if mark is None or is_nan(mark):
             continue
         if mark not in (0, 1):
             raise RowError(f"{field}.{key}", f"is {mark!r:.40}, expected 0 (not trained on) or 1")

@@ -7,6 +7,7 @@ in the messages that the formatter gives, or the row is bad.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -39,6 +40,7 @@ SCORE_COLUMNS = (
     ("chosen_rating", "rejected_rating"),  # argilla/dpo-mix-7k
     ("chosen-rating", "rejected-rating"),  # argilla/ultrafeedback-binarized-preferences-cleaned
     ("chosen_avg_rating", "rejected_avg_rating"),
+    ("rating_chosen", "rating_rejected"),  # argilla/distilabel-capybara-dpo-7k-binarized
 )
 """Names of the scores of a pair's two answers."""
 PAIR_COLUMNS = (*SYSTEM_COLUMNS, *QUESTION_COLUMNS, "status", *(name for names in SCORE_COLUMNS for name in names))
@@ -68,8 +70,45 @@ def check_nothing_is_ignored(row: Row, formatter: Formatter, texts: Iterable[str
     read = tuple(texts)
     for column in PROMPT_COLUMNS:
         value = row.get(column)
-        if not is_blank(value) and not all(any(part in whole for whole in read) for part in _texts(value)):
+        if is_blank(value):
+            continue
+        occurs = _is_text if column == "history" else _stands_in  # Turns of a conversation are texts of their own.
+        if not all(any(occurs(part, whole) for whole in read) for part in _texts(value)) and not (
+            isinstance(value, str) and _is_written_out(row, formatter, value)
+        ):
             raise RowError(column, f"is filled, but {formatter.name} has no place for it")
+
+
+def _is_text(part: str, whole: str) -> bool:
+    return part == whole.strip()
+
+
+def _stands_in(part: str, whole: str) -> bool:
+    """Whether a text occurs in another, and not only as a piece of a word or a number there, as 3 does in 13."""
+    if part not in whole:
+        return False
+    before, after = (r"(?<![A-Za-z0-9])" if _LETTER.fullmatch(end) else "" for end in (part[:1], part[-1:]))
+    return re.search(before + re.escape(part) + after.replace("<!", "!"), whole) is not None
+
+
+_LETTER = re.compile("[A-Za-z0-9]")
+_ALPACA_WORDS = re.compile(
+    r"Below is an instruction that describes a task(, paired with an input that provides further context)?\.|"
+    r"Write a response that appropriately completes the request\.|### (Instruction|Input|Response|Output):"
+)
+
+
+def _is_written_out(row: Row, formatter: Formatter, value: str) -> bool:
+    """Whether a column holds what the formatter reads in Alpaca's wording, and nothing else.
+
+    The ``prompt`` of python_code_instructions_18k_alpaca is such a column: it repeats instruction, input and output.
+    """
+    rest, found = _ALPACA_WORDS.subn("", value)
+    parts = [part for name in formatter.columns if isinstance(part := row.get(name), str)]
+    parts += [part for name in formatter.optional_columns or () if isinstance(part := row.get(name), str)]
+    for part in sorted(map(str.strip, parts), key=len, reverse=True):
+        rest = rest.replace(part, "", 1)
+    return bool(found) and not rest.strip()
 
 
 def _texts(value: Any) -> Iterator[str]:

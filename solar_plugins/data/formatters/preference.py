@@ -247,9 +247,9 @@ def unpaired_preference(row: Row) -> LabelledAnswer:
     ('5', False)
     """
     label = row.get("label")
-    if not isinstance(label, bool):
+    if label not in (True, False):  # Also 1 and 0, as in sets that were tables of numbers.
         raise RowError("label", f"is {label!r:.40}, expected true (a wanted answer) or false")
-    return LabelledAnswer(*_prompt_and_answer(row, "completion"), label)
+    return LabelledAnswer(*_prompt_and_answer(row, "completion"), bool(label))
 
 
 @hookimpl

@@ -7,6 +7,7 @@ from solar_plugins.data.formatters import preference_formatters, sft_formatters,
 from solar_plugins.data.formatters.base import (
     LEARNING_MARKS,
     NO_PLACE_IN_TEMPLATE,
+    PARTIAL_MARKS,
     RowError,
     read_message,
     read_messages,
@@ -110,6 +111,39 @@ def test_a_prompt_that_stands_in_the_conversation_too_changes_nothing(records):
         assert records(name, ROWS[name] | {"prompt": [USER]}) == records(name, ROWS[name])
 
 
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"query": "What is 13?", "response": "a"}, {"input": "3"}),
+        ({"query": "Hi there", "response": "ok"}, {"history": [["Hi", "ok"]]}),
+    ],
+)
+def test_a_short_text_that_is_a_piece_of_another_by_chance_is_not_taken_for_read(records, row, column):
+    with pytest.raises(RowError, match=f"{next(iter(column))} is filled, but metamath has no place for it"):
+        records("metamath", row | column)
+
+
+def test_a_prompt_that_writes_the_row_out_in_alpacas_words_changes_nothing(records):
+    """iamtarun/python_code_instructions_18k_alpaca has such a column."""
+    row = {"instruction": "Sum the list", "input": "[1, 2]", "output": "sum([1, 2])"}
+    words = (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nSum the list\n\n### Input:\n[1, 2]\n\n### Output:\nsum([1, 2])"
+    )
+    assert records("alpaca", row | {"prompt": words}) == records("alpaca", row)
+    for other in (words.replace("[1, 2]", "[3, 4]"), f"You are a pirate. {words}"):
+        with pytest.raises(RowError, match="prompt is filled"):
+            records("alpaca", row | {"prompt": other})
+
+
+def test_what_pandas_writes_for_a_missing_value_is_none(records):
+    assert records("alpaca", ROWS["alpaca"] | {"input": float("nan"), "system": float("nan")}) == records(
+        "alpaca", ROWS["alpaca"]
+    )
+    with pytest.raises(RowError, match="output is a float"):
+        records("alpaca", ROWS["alpaca"] | {"output": float("nan")})
+
+
 def test_a_system_text_beside_and_in_a_conversation(records):
     row = {"messages": [{"role": "system", "content": "ZEBRA"}, USER, ANSWER]}
     assert records("messages", row | {"system": "ZEBRA"}).count("ZEBRA") == 1
@@ -166,9 +200,17 @@ def test_marks_of_answers_that_are_not_learnt(key):
 
 def test_marks_of_other_messages():
     assert read_message(USER | {"weight": 1}, "m") == USER, "OpenAI defines it for answers alone"
-    for key in ("train", "loss"):
+    for key in ("train", "training", "loss"):
         with pytest.raises(RowError, match="asks to train on the user's text"):
             read_message(USER | {key: True}, "m")
+
+
+@pytest.mark.parametrize("key", PARTIAL_MARKS)
+def test_marks_of_parts_of_an_answer_are_refused(key):
+    """Axolotl's docs/dataset-formats/conversation.qmd."""
+    with pytest.raises(RowError, match=rf"^m\.{key} asks to train on a part"):
+        read_message(ANSWER | {key: [{"begin_offset": 0, "end_offset": 0, "train": False}]}, "m")
+    assert read_message(ANSWER | {key: None}, "m") == ANSWER
 
 
 def test_slim_orca_marks_every_message(records):

@@ -291,7 +291,10 @@ def test_labelled_answers():
     assert read({"prompt": "u", "completion": "4", "label": True}) == (asked, "4", True)
     assert read({"prompt": asked, "completion": [turn("assistant", "4")], "label": False}) == (asked, "4", False)
     assert read({"completion": [*asked, turn("assistant", "4")], "label": False}) == (asked, "4", False)
-    for label in (None, 1, "true"):
+    for number in (0, 1):
+        label = read({"prompt": "u", "completion": "4", "label": number}).label
+        assert label is bool(number)
+    for label in (None, 2, "true"):
         with pytest.raises(RowError, match=r"^label is .*, expected true"):
             read({"prompt": "u", "completion": "4", "label": label})
 
