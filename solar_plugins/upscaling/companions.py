@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -32,6 +34,7 @@ class Reason(Enum):
     LEFTOVER = "left over from training", False
     WEIGHTS = "weights in another form", False
     BESIDE_WEIGHTS = "in a folder with weights of its own", False
+    MODULE = "a module's weights in another form; sentence-transformers can save them as safetensors", True
     PICKLE = "a pickle, which can run code when it is read", False
     CODE = "code, which is copied with trust_remote_code: true (--trust-remote-code) only", True
     LARGE = f"larger than {MAX_BYTES // 1_000_000} MB", True
@@ -76,6 +79,11 @@ WEIGHT_FILES = (
 
 PICKLES = ("*.pkl", "*.pickle", "*.joblib", "*.dill", "*.cloudpickle")
 
+MODULES = "modules.json"
+"""With this file at its top, a folder is one of sentence-transformers, and folders such as ``2_Dense`` are modules that
+work on what the model gives."""
+MODULE_FOLDER = re.compile(r"\d+_\w+")
+
 CODE = ("*.py", "*.so", "*.so.*", "*.pyd", "*.dll", "*.dylib")
 
 READ_BY_NAME = (
@@ -113,7 +121,8 @@ def judge(sizes: Mapping[str, int | None], *, code: bool) -> Companions:
         >>> judge({"spiece.model": 9, "onnx/model.onnx": 9, "a/b.jinja": 9, "x.py": 9}, code=False).kept
         ('a/b.jinja', 'spiece.model')
     """
-    left = {name: reason for name, size in sizes.items() if (reason := _reason(name, size, code=code))}
+    rules = partial(_reason, code=code, modules=MODULES in sizes)
+    left = {name: reason for name, size in sizes.items() if (reason := rules(name, size))}
     own = {PurePosixPath(name).parent for name, reason in left.items() if reason is Reason.WEIGHTS}
     own.discard(PurePosixPath())
     beside = {name: Reason.BESIDE_WEIGHTS for name in sizes if own.intersection(PurePosixPath(name).parents)}
@@ -160,19 +169,24 @@ def walk(directory: Path) -> tuple[dict[str, int | None], dict[str, Reason]]:
     return sizes, left
 
 
-def _reason(path: str, num_bytes: int | None, *, code: bool) -> Reason | None:
+def _reason(path: str, num_bytes: int | None, *, code: bool, modules: bool) -> Reason | None:
     *folders, name = path.split("/")
     if reason := next(filter(None, map(_reason_of_folder, folders)), None):
         return reason
     lower = name.lower()
+    is_code = _matches(lower, CODE)
+    is_weights = _matches(lower, WEIGHT_FILES) and not is_code
+    in_module = modules and len(folders) == 1 and MODULE_FOLDER.fullmatch(folders[0])
     rules = (
         (Reason.REMADE, not folders and lower in REMADE),
         (Reason.HIDDEN, name.startswith(".")),
         (Reason.NAME, not is_plain_relative_path(path)),
-        (Reason.LEFTOVER, _matches(lower, LEFTOVER_FILES)),
-        (Reason.WEIGHTS, _matches(lower, WEIGHT_FILES)),
+        # Code of a model's own may be called optimizer_x.py or adapter_x.py.
+        (Reason.LEFTOVER, _matches(lower, LEFTOVER_FILES) and not (is_code and lower not in LEFTOVER_FILES)),
+        (Reason.MODULE, is_weights and in_module and lower != "model.safetensors"),
+        (Reason.WEIGHTS, is_weights and not in_module),
         (Reason.PICKLE, _matches(lower, PICKLES)),
-        (Reason.CODE, not code and _matches(lower, CODE)),
+        (Reason.CODE, is_code and not code),
         (Reason.LARGE, (num_bytes or 0) > MAX_BYTES),
     )
     return next((reason for reason, applies in rules if applies), None)

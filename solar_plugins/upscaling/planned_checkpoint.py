@@ -14,7 +14,7 @@ from solar_plugins.upscaling.estimates import Shape, shapes_from_config, shapes_
 from solar_plugins.upscaling.generation_config import GENERATION_CONFIG, savable_copy
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.quantization import reordered_quantizations
-from solar_plugins.upscaling.tensor_names import is_tied
+from solar_plugins.upscaling.tensor_names import is_tied, saved_without_head
 from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
@@ -52,12 +52,15 @@ def planned_checkpoint(base: BaseCheckpoint, plan: LayerPlan) -> PlannedCheckpoi
         CheckpointError: The base cannot be used, or not with this plan.
     """
     config, shards = upscale_config(base.decoder, plan), planned_shards(base, plan)
-    _require_expected_parameters(shards, base.decoder, plan, base.name)
+    headless = not base.decoder.has_language_model_head or saved_without_head(base.tensors, base.decoder)
+    _require_expected_parameters(shards, base.decoder, plan, base.name, headless=headless)
     _ = base.files  # Refuses links that lead out of the folder, and git-lfs pointers.
     return PlannedCheckpoint(config, shards, changed_companions(base, plan))
 
 
-def _require_expected_parameters(shards: Iterable[Shard], decoder: Decoder, plan: LayerPlan, base_name: str) -> None:
+def _require_expected_parameters(
+    shards: Iterable[Shard], decoder: Decoder, plan: LayerPlan, base_name: str, *, headless: bool
+) -> None:
     """Refuse tensors that are not the parameters which the config promises: loading would invent the missing ones.
 
     Nothing is known, and nothing refused, where `shapes_from_config` cannot tell. Tensors beside the layers that the
@@ -68,6 +71,7 @@ def _require_expected_parameters(shards: Iterable[Shard], decoder: Decoder, plan
         decoder: The base's.
         plan: What becomes of its layers.
         base_name: What to call the base in an error.
+        headless: Whether the base has no head for language modelling.
 
     Raises:
         CheckpointError: A tensor is missing, has another shape, or a layer holds one that the model has not.
@@ -76,7 +80,7 @@ def _require_expected_parameters(shards: Iterable[Shard], decoder: Decoder, plan
     if expected is None:
         return
     found = {_full_name(name): shape for name, shape in shapes_from_shards(shards).items()}
-    optional = {"lm_head.weight"} if is_tied(decoder) or not decoder.has_language_model_head else set()
+    optional = {"lm_head.weight"} if is_tied(decoder) or headless else set()
     wrong = next((name for name, shape in expected.items() if found.get(name) != shape and name not in optional), None)
     if wrong:
         has = f"has the shape {list(found[wrong])}" if wrong in found else "is missing"

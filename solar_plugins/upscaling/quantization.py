@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from solar_plugins.errors import CheckpointError
@@ -39,6 +40,12 @@ _QUANTISED = re.compile(
 )
 """How tensors end that only a quantised weight has: of GPTQ and AWQ, MLX, bitsandbytes, HQQ, AQLM, VPTQ, QuIP#, quanto,
 FP8, compressed-tensors and ModelOpt, MXFP4, torchao."""
+
+
+_ANY_CHARACTER = re.compile(r"\.[*+]")
+_ANY_NUMBER = re.compile(r"\[0-9\][+*]")
+_DOT = re.compile(r"\\?\.")
+_NUMBERS = re.compile(r"(?=.*\d)[\d()|\[\]{}?:,^$-]+")
 
 
 def reordered_quantizations(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
@@ -123,18 +130,47 @@ def _reordered(value: Any, copies: Callable[[str], list[str]]) -> Any:
 
 def _copies(name: str, architecture: Architecture, plan: LayerPlan, place: str) -> list[str]:
     """The names of all copies of the layer that a module name or pattern names; the name itself if it names none."""
+    name = name.replace("[.]", r"\.")
     # Dots may be escaped, as patterns of compressed-tensors have them.
     match = re.search(rf"((?:\w+\\?\.)*\b{re.escape(architecture.stack)}\\?\.)(\d+)(?=$|\\?\.|\$)", name)
     if match and not architecture.is_prefix(match[1].replace("\\", "")):
         return [name]
+    if match and _ANY_CHARACTER.match(name, match.end(2)) and _begins_another(match[2], plan):
+        raise CheckpointError(
+            f"{place} holds {name!r:.200}, whose dot after the {match[2]} stands for any character, so that it names "
+            f"other layers that begin with {match[2]} too; write {match[2]}\\., or one entry a layer"
+        )
     if match:
         old = int(match[2])
         new = [position for position, source in enumerate(plan.sources) if source == old]
         if old >= plan.base_layers:  # prediction layers past the last one
             new = [old - plan.base_layers + len(plan)]
         return [f"{name[: match.start(2)]}{position}{name[match.end(2) :]}" for position in new]
-    if re.search(rf"\b{re.escape(architecture.stack)}\\?\.[\[({{]*\d", name):
+    fixed = _ANY_NUMBER.sub("", name)
+    if re.search(rf"\b{re.escape(architecture.stack)}\\?\.[\[({{]*\d", fixed):
         raise CheckpointError(
             f"{place} holds {name!r:.200}, which names several layers in one pattern; write one entry a layer"
         )
+    if _names_a_number_alone(fixed):
+        raise CheckpointError(
+            f"{place} holds {name!r:.200}, a pattern that names layers by their number alone; write the layer's name "
+            f"before it, such as {architecture.layers_prefix}3., one entry a layer"
+        )
     return [name]
+
+
+def _begins_another(number: str, plan: LayerPlan) -> bool:
+    others = range(max(plan.base_layers, len(plan)))
+    return any(str(other).startswith(number) and str(other) != number for other in others)
+
+
+def _names_a_number_alone(name: str) -> bool:
+    r"""Whether a part between dots is a number, or several, and the part before it is no word that says of what.
+
+    Example:
+        >>> [_names_a_number_alone(name) for name in (r"-:.*\.18\..*", r"re:.*experts\.0\..*", "0.8.1")]
+        [True, False, False]
+    """
+    return any(
+        _NUMBERS.fullmatch(part) and not re.search(r"\w$", before) for before, part in pairwise(_DOT.split(name))
+    )

@@ -86,8 +86,15 @@ def model_names(
             f"tensor {missing[0]!r:.200} is named by the index, but no file holds it, and the model needs it; download "
             "the files again"
         )
-    _require_outer_tensors(stored, decoder)
+    headless = saved_without_head([*stored, *absent], decoder)
+    _require_outer_tensors(stored, decoder, headless=headless)
     notes = [*_notes(own, wrapper, dropped, unlisted, list(absent))]
+    if headless:
+        notes.append(
+            f"config.json names {decoder.model_class or 'no class'}, but the weights are those of the model without "
+            "its head, as embedding models are saved, and so is the result. As a language model, as Axolotl loads it "
+            "by default, it would begin with a random head"
+        )
     if not decoder.has_language_model_head:
         notes.append(
             f"a {decoder.model_class} has no head for language modelling, and neither has the result: load it with its "
@@ -111,6 +118,29 @@ def layer_prefixes(decoder: Decoder) -> tuple[str, ...]:
         [f"transformer.{prefix}" for prefix in short] if decoder.model_class.endswith("QuestionAnswering") else []
     )
     return tuple(dict.fromkeys((*row.prefixes, *short, *answering)))
+
+
+def saved_without_head(names: Iterable[str], decoder: Decoder) -> bool:
+    """Whether weights were saved from the model without its head, although the config names the class that has one.
+
+    So are embedding models such as Qwen3-Embedding-8B: there is no head, and the names lack the base model's own.
+
+    Args:
+        names: Of all tensors.
+        decoder: Of their config.
+    """
+    names = list(names)
+    if not decoder.has_language_model_head or is_tied(decoder) or _has_head(names, decoder):
+        return False
+    matches = (layer_prefix_of(name, decoder) for name in names)
+    found = {match[1] for match in matches if match and match[1] in layer_prefixes(decoder)}
+    return bool(found) and found.isdisjoint(decoder.architecture.prefixes)
+
+
+def _has_head(names: Iterable[str], decoder: Decoder) -> bool:
+    model_type = str(decoder.text_config.get("model_type"))
+    head = re.compile(rf"(?:.+\.)?(?:{'|'.join(map(re.escape, _heads(model_type)))})\.(?!bias$).+")
+    return any(head.fullmatch(name) for name in names)
 
 
 def layer_prefix_of(name: str, decoder: Decoder) -> re.Match[str] | None:
@@ -185,7 +215,7 @@ def _is_needed(name: str, stored: Mapping[str, str], decoder: Decoder) -> bool:
     return False  # The others that are needed have a check of their own.
 
 
-def _require_outer_tensors(stored: Mapping[str, str], decoder: Decoder) -> None:
+def _require_outer_tensors(stored: Mapping[str, str], decoder: Decoder, *, headless: bool) -> None:
     """Refuse a base without its embeddings, last norm or head: transformers would invent them."""
     model_type = str(decoder.text_config.get("model_type"))
     matches = (layer_prefix_of(name, decoder) for name in stored)
@@ -195,8 +225,7 @@ def _require_outer_tensors(stored: Mapping[str, str], decoder: Decoder) -> None:
     root = decoder.architecture.layers_prefix.split(".")[0] + "."
     parent = prefix.removesuffix(f"{decoder.architecture.stack}.")
     parents = (parent, parent.removeprefix(root), f"{root}{parent}")
-    head = re.compile(rf"(?:.+\.)?(?:{'|'.join(map(re.escape, _heads(model_type)))})\.(?!bias$).+")
-    has_head = any(head.fullmatch(name) for name in stored)
+    has_head = _has_head(stored, decoder)
     tied = is_tied(decoder)
     # A tied head may be stored in the place of the embeddings, which always stand first.
     required = outer_modules(model_type)[tied and has_head :]
@@ -208,7 +237,7 @@ def _require_outer_tensors(stored: Mapping[str, str], decoder: Decoder) -> None:
             f"its layers {prefix}<number>....; transformers would load random weights there. The checkpoint is "
             "incomplete, or its tensors are misnamed"
         )
-    if not has_head and not tied and decoder.has_language_model_head:
+    if not has_head and not tied and decoder.has_language_model_head and not headless:
         raise CheckpointError(
             f"tensor {_heads(model_type)[0]}.weight is missing, the head for language modelling, which config.json "
             f"promises (architectures: {decoder.model_class or 'not said'}, and tie_word_embeddings is not set); "

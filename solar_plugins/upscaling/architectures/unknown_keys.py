@@ -118,7 +118,10 @@ PREDICTION = re.compile(r"(?:num_|n_|use_)?(?:mtp|nextn)(?:_|$)")
 """About prediction layers, which stand behind the decoder's and are copied as they are."""
 PLACE = re.compile(r"layer|every|interval|period|pattern|skip")
 """In the name of a key inside a map that is otherwise accepted: it speaks of single layers."""
-MIXED = re.compile(r"altern|hybrid|interleav|every|even|odd|mixed")
+_SOME, _REST = "local|sliding|slide|swa|window|linear|mamba|ssm|sparse|chunk", "global|full|dense|softmax"
+MIXED = re.compile(
+    rf"altern|hybrid|interleav|every|even|odd|mixed|,|\d_?to_?\d|(?:{_SOME}).*(?:{_REST})|(?:{_REST}).*(?:{_SOME})"
+)
 """In a text: layers are of several kinds."""
 PERIOD = re.compile(r"(?:^|_)(?:freq|frequency|interval|period|step)(?:_|$)")
 LAYER_NUMBERS = re.compile(r"\s*\d+(?:\s*[,;:\s]\s*\d+)+\s*")

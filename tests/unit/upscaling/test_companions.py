@@ -123,6 +123,26 @@ def test_a_folder_with_weights_stays_behind_whole():
     assert set(judged.left.values()) == {Reason.WEIGHTS, Reason.BESIDE_WEIGHTS}
 
 
+def test_modules_of_sentence_transformers_are_part_of_the_model():
+    """What lies in `2_Dense` works on what the model gives, however deep that is."""
+    names = ["modules.json", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"]
+    assert judge(dict.fromkeys(names, 1), code=False).left == {}
+    without = judge(dict.fromkeys(names[1:], 1), code=False)
+    assert without.kept == ("1_Pooling/config.json",)
+    pickled = [*names, "2_Dense/pytorch_model.bin", "3_Dense/config.json", "3_Dense/pytorch_model.bin"]
+    judged = judge(dict.fromkeys(pickled, 1), code=False)
+    assert set(judged.kept) == {*names, "3_Dense/config.json"}
+    assert set(judged.left.values()) == {Reason.MODULE}
+    assert Reason.MODULE.may_be_missed
+    assert judge(dict.fromkeys(names, MAX_BYTES + 1), code=False).left["2_Dense/model.safetensors"] is Reason.LARGE
+
+
+def test_code_is_code_whatever_its_name():
+    names = ("adapter_x.py", "optimizer_x.py", "scheduler.py", "training_args.py")
+    assert judge(dict.fromkeys(names, 1), code=True).kept == names
+    assert set(judge(dict.fromkeys(names, 1), code=False).left.values()) == {Reason.CODE}
+
+
 def test_large_files_stay_behind():
     assert judge({"a.json": MAX_BYTES, "b.json": MAX_BYTES + 1, "c.json": None}, code=False).kept == (
         "a.json",

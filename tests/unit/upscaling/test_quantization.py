@@ -28,6 +28,10 @@ def reordered(quantization, plan=PLAN):
         ("vision_tower.encoder.layers.1.mlp", ["vision_tower.encoder.layers.1.mlp"]),
         (r"re:.*vision_tower\.layers\.1\.mlp", [r"re:.*vision_tower\.layers\.1\.mlp"]),
         ("mtp.layers.1.mlp", ["mtp.layers.1.mlp"]),
+        (r"re:.*layers[.]1[.]mlp.*", [r"re:.*layers\.1\.mlp.*", r"re:.*layers\.3\.mlp.*"]),
+        (r"re:.*\.layers\.[0-9]+\.mlp", [r"re:.*\.layers\.[0-9]+\.mlp"]),
+        (r"re:.*experts\.0\..*", [r"re:.*experts\.0\..*"]),
+        ("re:.*layers.1.*", ["re:.*layers.1.*", "re:.*layers.3.*"]),  # no layer 10 here
     ],
 )
 def test_exclusion_lists_follow_the_plan(name, expected):
@@ -48,6 +52,20 @@ def test_keys_and_nested_lists_follow_too():
 def test_a_pattern_over_several_layers_is_refused(name):
     with pytest.raises(CheckpointError, match="several layers in one pattern"):
         reordered({"quant_method": "compressed-tensors", "ignore": [name]})
+
+
+@pytest.mark.parametrize("pattern", [r"+:.*\.1\..*gate.*", r"-:.*\.(?:0|1)\..*", r"re:.*[.]2[.]mlp", r"re:^\d*.1\.x"])
+def test_a_pattern_that_names_layers_by_number_alone_is_refused(pattern):
+    """GPTQModel's `dynamic` has such keys: with more layers the numbers would mean other ones."""
+    with pytest.raises(CheckpointError, match=r"by their number alone.*one entry a layer"):
+        reordered({"quant_method": "gptq", "dynamic": {pattern: {"bits": 8}}})
+
+
+def test_a_pattern_whose_dot_is_any_character_is_refused_where_it_names_other_layers_too():
+    with pytest.raises(CheckpointError, match=r"other layers that begin with 1 too; write 1\\."):
+        reordered(
+            {"quant_method": "compressed-tensors", "ignore": ["re:.*layers.1.*"]}, LayerPlan.from_sources(12, range(12))
+        )
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,16 @@ def test_models_with_another_head_need_none_for_language_and_say_so(class_name, 
     assert f"a {class_name} has no head for language modelling" in result.notes[0]
 
 
+def test_an_embedding_model_may_name_the_class_with_the_head():
+    """As Qwen/Qwen3-Embedding-8B: `Qwen3ForCausalLM`, not tied, saved from the bare model. Else the head is missed."""
+    names = [name.removeprefix("model.") for name in NAMES[:-1]]
+    result = found(names)
+    assert result.stored == {name: name for name in names}
+    assert "config.json names LlamaForCausalLM, but the weights are those of the model without" in result.notes[0]
+    with pytest.raises(CheckpointError, match=r"lm_head.weight is missing"):
+        found(names, absent=["lm_head.weight"])
+
+
 def test_a_tied_head_may_be_absent_or_stand_for_the_embeddings():
     tied = LLAMA | {"tie_word_embeddings": True}
     assert found(NAMES[:-1], tied).notes == ()

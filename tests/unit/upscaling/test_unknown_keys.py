@@ -98,6 +98,14 @@ def test_a_key_that_could_name_layers_is_refused_where_own_code_reads_it(key, mo
     assert upscale(config, key)[key] == HOSTILE[key]
 
 
+@pytest.mark.parametrize(
+    "text", ["sliding,full", "swa:3,full:1", "local-global", "slide_3_full_1", "5to1", "global_then_local"]
+)
+def test_a_text_that_names_two_kinds_of_layers_is_refused(text):
+    with pytest.raises(CheckpointError, match="trust_config_keys"):
+        upscale(OWN | {"attention_type": text})
+
+
 def test_every_doubtful_key_is_named_at_once():
     with pytest.raises(CheckpointError, match=r"trust_config_keys: \[attn_cfg\.every, n_dense\] in"):
         upscale(OWN | {"attn_cfg": {"every": 2, "head_dim": 8}, "n_dense": 1})
