@@ -8,6 +8,7 @@ by `datasets`, under a name that follows from their content, because its own cac
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
@@ -53,7 +54,8 @@ def load_local(source: FormattedSet) -> Any:
         found = datasets.load_from_disk(str(path))
         key = _key([str(file) for file in sorted(path.rglob("*")) if file.is_file()])
         if isinstance(found, Mapping):
-            return {name: _named(one, f"{key}-{name}") for name, one in found.items()}
+            splits = {name: _named(one, f"{key}-{name}") for name, one in found.items()}
+            return splits if split is None else _selected(splits, splits.__getitem__, split, source.where)
         return _named(found, key)
     builder = datasets.load_dataset_builder(**_origin(entry, path))
     files = {str(name): [str(file) for file in of_split] for name, of_split in builder.config.data_files.items()}
@@ -81,7 +83,7 @@ def _origin(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
     from axolotl.utils.data.shared import get_dataset_type
     from axolotl.utils.dict import DictDefault
 
-    files = entry["data_files"] if path.is_dir() else str(path)
+    files = entry["data_files"] if path.is_dir() else glob.escape(str(path))  # A path is no pattern.
     return {"path": get_dataset_type(DictDefault(dict(entry))), "name": name, "data_files": files}
 
 

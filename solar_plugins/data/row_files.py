@@ -125,7 +125,7 @@ def require_readable(path: str) -> None:
         _kind(path)
     try:
         if not Path(path).is_file():
-            raise FileNotFoundError(2, "no such file")
+            raise FileNotFoundError(2, "it is no file" if Path(path).exists() else "no such file")
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); expected a file of rows. Check the path (it is taken from the "

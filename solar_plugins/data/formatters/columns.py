@@ -85,13 +85,20 @@ def _is_text(part: str, whole: str) -> bool:
 
 def _stands_in(part: str, whole: str) -> bool:
     """Whether a text occurs in another, and not only as a piece of a word or a number there, as 3 does in 13."""
-    if part not in whole:
-        return False
-    before, after = (r"(?<![A-Za-z0-9])" if _LETTER.fullmatch(end) else "" for end in (part[:1], part[-1:]))
-    return re.search(before + re.escape(part) + after.replace("<!", "!"), whole) is not None
+    at = whole.find(part)
+    while at >= 0:
+        end = at + len(part)
+        if not _one_word(whole[at - 1 : at], part[:1]) and not _one_word(part[-1:], whole[end : end + 1]):
+            return True
+        at = whole.find(part, at + 1)
+    return False
 
 
-_LETTER = re.compile("[A-Za-z0-9]")
+def _one_word(character: str, following: str) -> bool:
+    """Whether two characters belong together; of other scripts nobody knows without a dictionary."""
+    return character.isalnum() and following.isalnum() and (character + following).isascii()
+
+
 _ALPACA_WORDS = re.compile(
     r"Below is an instruction that describes a task(, paired with an input that provides further context)?\.|"
     r"Write a response that appropriately completes the request\.|### (Instruction|Input|Response|Output):"

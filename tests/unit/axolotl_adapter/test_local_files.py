@@ -136,3 +136,18 @@ def test_a_hub_dataset_is_not_local(folder):
     assert not is_local(source())
     save("org/data/train.jsonl", 1)
     assert is_local(source(path="org/data"))
+
+
+def test_parts_of_a_folder_of_save_to_disk(folder):
+    import datasets
+
+    datasets.DatasetDict(train=saved(list("abcd")), test=saved(["t"])).save_to_disk("saved")
+    assert outputs(load_local(source(path="saved", split="train[1:3]+test"))) == ["b", "c", "t"]
+    with pytest.raises(DataError, match=r"split 'dev' cannot be read .*; it has train, test"):
+        load_local(source(path="saved", split="dev"))
+
+
+def test_a_path_is_no_pattern(folder):
+    save("rows [1]*.jsonl", 1)
+    save("rows 1.jsonl", 2)
+    assert outputs(load_local(source(path="rows [1]*.jsonl"))) == ["1"]

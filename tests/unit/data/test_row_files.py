@@ -327,3 +327,9 @@ def test_a_text_of_parquet_that_is_not_utf8_is_one_bad_row(tmp_path):
 def test_no_such_file(tmp_path, path):
     with pytest.raises(DataError, match=r"missing\.jsonl: cannot be read \(no such file\)|unknown kind"):
         require_readable(str(tmp_path / path))
+
+
+def test_a_folder_is_not_called_missing(tmp_path):
+    (tmp_path / "rows.jsonl").mkdir()
+    with pytest.raises(DataError, match=r"rows\.jsonl: cannot be read \(it is no file\)"):
+        require_readable(str(tmp_path / "rows.jsonl"))
