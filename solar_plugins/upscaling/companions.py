@@ -33,7 +33,7 @@ class Reason(Enum):
     HIDDEN = "hidden", False
     LEFTOVER = "left over from training", False
     WEIGHTS = "weights in another form", False
-    BESIDE_WEIGHTS = "in a folder with weights of its own", False
+    BESIDE_WEIGHTS = "in a folder with weights of its own", True
     MODULE = "a module's weights in another form; sentence-transformers can save them as safetensors", True
     PICKLE = "a pickle, which can run code when it is read", False
     CODE = "code, which is copied with trust_remote_code: true (--trust-remote-code) only", True

@@ -13,7 +13,7 @@ from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.estimates import Shape, shapes_from_config, shapes_from_shards
 from solar_plugins.upscaling.generation_config import GENERATION_CONFIG, savable_copy
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.quantization import reordered_quantizations
+from solar_plugins.upscaling.quantization import refuse_undeclared_integers, reordered_quantizations
 from solar_plugins.upscaling.tensor_names import is_tied, saved_without_head
 from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
@@ -52,6 +52,7 @@ def planned_checkpoint(base: BaseCheckpoint, plan: LayerPlan) -> PlannedCheckpoi
         CheckpointError: The base cannot be used, or not with this plan.
     """
     config, shards = upscale_config(base.decoder, plan), planned_shards(base, plan)
+    refuse_undeclared_integers({name: tensor.dtype for name, tensor in base.tensors.items()}, base.decoder)
     headless = not base.decoder.has_language_model_head or saved_without_head(base.tensors, base.decoder)
     _require_expected_parameters(shards, base.decoder, plan, base.name, headless=headless)
     _ = base.files  # Refuses links that lead out of the folder, and git-lfs pointers.

@@ -33,14 +33,17 @@ SIDE_FILES: Mapping[str, str | None] = {
 AutoRound and NVIDIA's ModelOpt. With the method that one stands for where it does not name one itself."""
 
 _QUANTISED = re.compile(
-    r"\.(?:q(?:weight|zeros|data)|g_idx|scales|biases|SCB|weight_format|W_q|codes|codebooks|centroids|Qidxs"
+    r"\.(?:q(?:weight|zeros|data)|g_idx|scales|biases|SCB|weight_format|W_q|codes|codebooks|centroids|Qidxs|trellis|suh|svh|q_groups|q_invperm|scales_and_zeros"
     r"|(?:nested_)?(?:absmax|quant_map)|quant_state\..+|_data|_scale|(?:input|output)_scale"
     r"|weight_(?:packed|scales?|scale_inv|scale_2|shape|zero_point|g_idx))$"
     r"|_(?:blocks|scales)$|:\w+$"
 )
-"""How tensors end that only a quantised weight has: of GPTQ and AWQ, MLX, bitsandbytes, HQQ, AQLM, VPTQ, QuIP#, quanto,
-FP8, compressed-tensors and ModelOpt, MXFP4, torchao."""
+"""How tensors end that only a quantised weight has: of GPTQ and AWQ, MLX, bitsandbytes, HQQ, AQLM, VPTQ, QuIP#, EXL2
+and EXL3, quanto, FP8, compressed-tensors and ModelOpt, MXFP4, torchao."""
 
+
+_INTEGERS = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "F4"})
+"""Dtypes of packed or scaled weights; `F4` are two numbers a byte, which torch cannot read alone."""
 
 _ANY_CHARACTER = re.compile(r"\.[*+]")
 _ANY_NUMBER = re.compile(r"\[0-9\][+*]")
@@ -99,6 +102,27 @@ def refuse_undeclared_quantization(names: Iterable[str], decoder: Decoder) -> No
             f"tensor {found!r:.200} is part of a quantised weight, but nothing says how it is quantised: config.json "
             f"has no quantization_config, and none of {', '.join(SIDE_FILES)} lies beside it. Add what the quantiser "
             "wrote, or use the unquantised base and quantise after training"
+        )
+
+
+def refuse_undeclared_integers(dtypes: Mapping[str, str], decoder: Decoder) -> None:
+    """Refuse weights of whole numbers where nothing says how to scale them: transformers would take them as they are.
+
+    Args:
+        dtypes: Of the base's tensors, by name, as safetensors calls them.
+        decoder: The base's.
+
+    Raises:
+        CheckpointError: There is such a weight.
+    """
+    if decoder.quantization is not None:
+        return
+    found = next((name for name, dtype in dtypes.items() if name.endswith(".weight") and dtype in _INTEGERS), None)
+    if found is not None:
+        raise CheckpointError(
+            f"tensor {found!r:.200} holds whole numbers ({dtypes[found]}), expected a floating-point dtype: it is "
+            "quantised, and config.json has no quantization_config that says how. Add what the quantiser wrote, or "
+            "use the unquantised base and quantise after training"
         )
 
 

@@ -46,6 +46,12 @@ def layer_names(names: Iterable[str], decoder: Decoder) -> LayerNames:
     architecture, num_layers, announced = decoder.architecture, decoder.num_layers, decoder.num_prediction_layers
     by_prefix = _numbered(names, decoder)
     if len(by_prefix) != 1:
+        if decoder.has_own_code and not by_prefix:
+            raise CheckpointError(
+                f"no tensor is called {' or '.join(architecture.prefixes)}<number>....: a model that only its own code "
+                f"knows (model_type {decoder.model_type!r}) can be up-scaled only where its layers have that name. If "
+                "transformers has the same model under another model_type, use that one's checkpoint"
+            )
         spelled = ", ".join(sorted(by_prefix)) or "none"
         raise CheckpointError(
             f"the tensors of the decoder layers should be called {' or '.join(architecture.prefixes)}<number>...., for "

@@ -29,8 +29,8 @@ LISTS = _words(
 
 MAPS = _words(
     """
-    auto_map custom_pipelines generation_config id2label label2id quantization_config rope_parameters
-    rope_scaling rotary solar_plugins task_specific_params vision_config audio_config
+    auto_map compression_config custom_pipelines generation_config id2label label2id quantization quantization_config
+    rope_parameters rope_scaling rotary solar_plugins task_specific_params vision_config audio_config
     """
 )
 """Maps that say nothing about the decoder's layers, or that another module follows."""

@@ -3,7 +3,11 @@ import pytest
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
-from solar_plugins.upscaling.quantization import refuse_undeclared_quantization, reordered_quantizations
+from solar_plugins.upscaling.quantization import (
+    refuse_undeclared_integers,
+    refuse_undeclared_quantization,
+    reordered_quantizations,
+)
 
 PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
 
@@ -132,12 +136,21 @@ def test_methods_that_are_not_known_are_refused_wherever_they_are_declared(confi
         reordered_quantizations(declared((config, side_files)), PLAN)
 
 
+def test_weights_of_whole_numbers_are_refused_where_nothing_declares_them():
+    dtypes = {"model.layers.0.attn.bias": "U8", "model.norm.weight": "F32", "model.layers.0.mlp.up_proj.weight": "I8"}
+    with pytest.raises(CheckpointError, match=r"mlp.up_proj.weight' holds whole numbers \(I8\)"):
+        refuse_undeclared_integers(dtypes, Decoder.of(LLAMA))
+    refuse_undeclared_integers(dtypes, declared(DECLARED["GPTQ's file"]))
+    refuse_undeclared_integers(dict.fromkeys(dtypes, "BF16"), Decoder.of(LLAMA))
+
+
 QUANTISED = {
     "GPTQ and AWQ": "qweight qzeros scales g_idx",
     "bitsandbytes": "weight.absmax weight.quant_map weight.quant_state.bitsandbytes__nf4 weight.nested_absmax SCB",
     "compressed-tensors": "weight_packed weight_scale weight_shape weight_zero_point weight_g_idx",
     "FP8 and ModelOpt": "weight_scale_inv weight_scale_2 input_scale",
     "HQQ": "W_q",
+    "EXL2 and EXL3": "q_groups q_invperm trellis suh svh",
     "AQLM": "codes codebooks",
     "QuIP#": "Qidxs",
     "VPTQ": "centroids",

@@ -113,6 +113,12 @@ def test_every_doubtful_key_is_named_at_once():
     upscale(OWN | {"attn_cfg": {"every": 2}}, "attn_cfg")
 
 
+@pytest.mark.parametrize("place", ["compression_config", "quantization_config"])
+def test_a_quantisations_list_with_an_entry_a_layer_is_no_unknown_key(place):
+    ignored = {"quant_method": "compressed-tensors", "ignore": [f"model.layers.{i}.mlp.gate" for i in range(32)]}
+    assert len(upscale(LLAMA | {place: ignored})[place]["ignore"]) == 48
+
+
 def test_what_is_off_says_nothing():
     upscale(
         OWN | {"dense_layers": [], "every": None, "use_cla": False, "first_k_dense_replace": 0, "moe_layer_freq": 1}

@@ -138,6 +138,13 @@ def test_names_that_do_not_fit_the_config(names, message):
         tensor_copies(names, Decoder.of(CONFIG), PLAN)
 
 
+def test_own_code_with_other_names_for_its_layers_is_told_apart_from_a_damaged_checkpoint():
+    decoder = Decoder.of({"model_type": "qwen", "num_hidden_layers": 4, "auto_map": {"AutoConfig": "x.X"}})
+    names = [name.replace("model.layers", "transformer.h") for name in NAMES]
+    with pytest.raises(CheckpointError, match=r"that only its own code knows .model_type 'qwen'"):
+        tensor_copies(names, decoder, PLAN)
+
+
 def test_tensors_by_layer():
     assert layer_tensors(["model.layers.7.a", "model.norm", "model.layers.7.b"], Decoder.of(CONFIG)) == {
         7: ["model.layers.7.a", "model.layers.7.b"]
