@@ -205,9 +205,11 @@ NO_PLACE_IN_TEMPLATE = (
 """Keys of a message that a model reads or writes, and for which SOLAR's template has no place: if one is filled, the
 row is bad. Other keys beside role and content (id, model, name, language, ...) describe a message and are ignored."""
 
-LEARNING_MARKS = ("weight", "train", "training", "loss")
+LEARNING_MARKS = ("weight", "train", "training", "trainable", "loss", "loss_mask")
 """Keys by which a message says whether it is trained on: OpenAI's ``weight`` (0 or 1, of answers), Axolotl's ``train``
-and ``training`` (``message_field_training``) and ms-swift's ``loss``."""
+and ``training`` (``message_field_training``), ms-swift's ``loss``, and words like these."""
+MASKED = "masked"
+"""The opposite of these marks (torchtune)."""
 PARTIAL_MARKS = ("train_detail", "training_detail")
 """Keys by which a message says which of its characters are trained on (Axolotl, ``message_field_training_detail``)."""
 
@@ -276,15 +278,20 @@ def _is_learnt(message: Mapping[str, Any], role: Role, field: str) -> bool:
             raise RowError(
                 f"{field}.{key}", "asks to train on a part of the text; here a whole answer is learnt or none"
             )
-    for key in LEARNING_MARKS:
+    for key in (*LEARNING_MARKS, MASKED):
         mark = message.get(key)
         if mark is None or is_nan(mark):
             continue
         if mark not in (0, 1):
-            raise RowError(f"{field}.{key}", f"is {mark!r:.40}, expected 0 (not trained on) or 1")
+            trained = "1 (not trained on) or 0" if key == MASKED else "0 (not trained on) or 1"
+            raise RowError(f"{field}.{key}", f"is {mark!r:.40}, expected {trained}")
+        mark = not mark if key == MASKED else mark
         if role == "assistant":
             learnt = learnt and bool(mark)
-        elif mark and key != "weight":  # OpenAI defines weight for answers alone; some sets fill it for every message.
+        elif mark and key not in (
+            "weight",
+            MASKED,
+        ):  # OpenAI defines weight for answers alone; some sets fill it for every message.
             raise RowError(f"{field}.{key}", f"asks to train on the {role}'s text; SOLAR's format trains on answers")
     return learnt
 

@@ -198,6 +198,15 @@ def test_marks_of_answers_that_are_not_learnt(key):
             read_message(ANSWER | {key: value}, "m")
 
 
+def test_a_mask_is_the_opposite_of_these_marks():
+    assert read_message(ANSWER | {"masked": True}, "m") == ANSWER | {"learn": False}
+    assert read_message(ANSWER | {"masked": False}, "m") == ANSWER
+    for masked in (True, False):
+        assert read_message(USER | {"masked": masked}, "m") == USER
+    with pytest.raises(RowError, match=r"^m\.masked is 'no', expected 1 \(not trained on\) or 0"):
+        read_message(ANSWER | {"masked": "no"}, "m")
+
+
 def test_marks_of_other_messages():
     assert read_message(USER | {"weight": 1}, "m") == USER, "OpenAI defines it for answers alone"
     for key in ("train", "training", "loss"):
