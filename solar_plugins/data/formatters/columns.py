@@ -170,10 +170,24 @@ def prompt_column(row: Row) -> Messages:
     value = row.get(name)
     if isinstance(value, list):
         return with_system(row, checked_prompt(read_messages(value, name), name))
-    asked = text(value, name)
+    asked = plain_text(value, name)
     if name == "instruction":
         asked = with_input(asked, optional_text(row.get("input"), "input"))
     return with_system(row, [{"role": "user", "content": asked}])
+
+
+_MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|from|content|value)["']\s*:""")
+
+
+def plain_text(value: Any, field: str) -> str:
+    """The text in a field that may hold messages instead; what a table made of messages is no text to learn.
+
+    Raises:
+        RowError: There is none, or it is messages that were written as text, as in CSV exports.
+    """
+    if _MESSAGES_AS_TEXT.match(found := text(value, field)):
+        raise RowError(field, "holds messages written as one text, expected a list of them; parse it")
+    return found
 
 
 def with_input(instruction: str, extra: str) -> str:

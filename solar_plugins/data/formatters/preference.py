@@ -48,6 +48,7 @@ from solar_plugins.data.formatters.columns import (
     check_preference,
     checked_prompt,
     number,
+    plain_text,
     prompt_column,
     with_system,
 )
@@ -88,7 +89,7 @@ def _prompt_and_answer(row: Row, column: str) -> tuple[Messages, str]:
 
 
 def _answer(value: Any, field: str) -> str:
-    return _answer_message(value, field) if isinstance(value, Mapping) else text(value, field)
+    return _answer_message(value, field) if isinstance(value, Mapping) else plain_text(value, field)
 
 
 def _answer_message(value: Any, field: str) -> str:

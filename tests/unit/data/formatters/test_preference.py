@@ -1,5 +1,6 @@
 """Each formatter of preference sets: one row of its set's shape, and exactly what it gives."""
 
+import json
 import random
 from collections import Counter
 
@@ -283,6 +284,14 @@ def test_an_answer_that_is_marked_not_to_be_learnt_makes_no_pair():
             pair(name, row)
     earlier = [turn("user", "u"), marked, turn("user", "v")]
     assert pair("preference", {"prompt": earlier, "chosen": "4", "rejected": "5"}).chosen == "4", "it is context"
+
+
+@pytest.mark.parametrize("dump", [json.dumps, repr])
+def test_messages_that_a_table_made_a_text_of_are_no_answer(dump):
+    row = {"prompt": "u", "chosen": [turn("assistant", "4")], "rejected": [turn("assistant", "5")]}
+    for column in row:
+        with pytest.raises(RowError, match=f"^{column} holds messages written as one text"):
+            pair("preference", row | {column: dump([turn("user", "u"), turn("assistant", "4")])})
 
 
 def test_labelled_answers():
