@@ -175,7 +175,8 @@ class BaseCheckpoint:
         for note in names.notes:
             LOG.info("%s: %s", self.name, note)
         tensors = {name: weights.tensors[stored] for name, stored in names.stored.items()}
-        refuse_ungathered(self.directory, {n: t for n, t in tensors.items() if layer_prefix_of(n, self.decoder)})
+        has_layers = any(layer_prefix_of(name, self.decoder) for name in tensors)
+        refuse_ungathered(self.directory, tensors, has_layers=has_layers)
         return tensors
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
@@ -14,7 +15,7 @@ from solar_plugins.upscaling.estimates import Shape, shapes_from_config, shapes_
 from solar_plugins.upscaling.generation_config import GENERATION_CONFIG, savable_copy
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.quantization import refuse_undeclared_integers, reordered_quantizations
-from solar_plugins.upscaling.tensor_names import is_tied, saved_without_head
+from solar_plugins.upscaling.tensor_names import is_tied, layer_prefix_of, layer_prefixes, saved_without_head
 from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
@@ -55,6 +56,7 @@ def planned_checkpoint(base: BaseCheckpoint, plan: LayerPlan) -> PlannedCheckpoi
     refuse_undeclared_integers({name: tensor.dtype for name, tensor in base.tensors.items()}, base.decoder)
     headless = not base.decoder.has_language_model_head or saved_without_head(base.tensors, base.decoder)
     _require_expected_parameters(shards, base.decoder, plan, base.name, headless=headless)
+    _require_residual_writers(base.tensors, base.decoder, base.name)
     _ = base.files  # Refuses links that lead out of the folder, and git-lfs pointers.
     return PlannedCheckpoint(config, shards, changed_companions(base, plan))
 
@@ -95,6 +97,33 @@ def _require_expected_parameters(
             f"{base_name}: tensor {extra!r:.200} is not a parameter of the model that its config.json makes, so "
             "transformers would leave it out; the config belongs to another model"
         )
+
+
+def _require_residual_writers(names: Iterable[str], decoder: Decoder, base_name: str) -> None:
+    """Refuse layers without a module that every layer of the type has: its tensors are called otherwise.
+
+    For the types of which no more is known than these modules; transformers would load random weights there.
+
+    Args:
+        names: Of all tensors, as the model names them.
+        decoder: The base's.
+        base_name: What to call the base in an error.
+
+    Raises:
+        CheckpointError: A layer has no tensor of one of them.
+    """
+    matches = [match for match in (layer_prefix_of(name, decoder) for name in names) if match]
+    parts: dict[int, list[str]] = {}
+    for match in matches:
+        if match[1] in layer_prefixes(decoder):
+            parts.setdefault(int(match[2]), []).append(match[3])
+    for number, module in product(range(decoder.num_layers), decoder.architecture.residual_writers):
+        if not any(part.startswith(f"{module}.") for part in parts.get(number, ())):
+            raise CheckpointError(
+                f"{base_name}: layer {number} has no tensor of {module}, as every layer of model_type "
+                f"{decoder.model_type!r} has; transformers would load random weights there. The checkpoint is "
+                "incomplete, or its tensors are misnamed"
+            )
 
 
 def _full_name(name: str) -> str:

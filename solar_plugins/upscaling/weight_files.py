@@ -132,19 +132,20 @@ def read_weights(
     raise CheckpointError(describe_other(where, names) or f"{where}: no weights; {EXPECTED}")
 
 
-def refuse_ungathered(directory: Path, layers: Mapping[str, StoredTensor]) -> None:
+def refuse_ungathered(directory: Path, tensors: Mapping[str, StoredTensor], *, has_layers: bool) -> None:
     """Refuse weight files in which ZeRO-3 left only one rank's empty hulls of the weights.
 
     Args:
         directory: The folder.
-        layers: The tensors of the decoder layers.
+        tensors: Of the model.
+        has_layers: Whether decoder layers are among them.
 
     Raises:
         CheckpointError: A weight is empty; or there are no layers, and the folder is a ZeRO checkpoint.
     """
-    empty = next((name for name, tensor in layers.items() if name.endswith(".weight") and 0 in tensor.shape), None)
-    if empty or (not layers and _matching(names_in(directory), ZERO.patterns)):
-        what = f"tensor {empty!r:.200} has the shape {list(layers[empty].shape)}" if empty else "there are no layers"
+    empty = next((name for name, tensor in tensors.items() if name.endswith(".weight") and 0 in tensor.shape), None)
+    if empty or (not has_layers and _matching(names_in(directory), ZERO.patterns)):
+        what = f"tensor {empty!r:.200} has the shape {list(tensors[empty].shape)}" if empty else "there are no layers"
         raise CheckpointError(
             f"{directory}: {what} in the weight files, as DeepSpeed ZeRO-3 leaves them where it saves without "
             f"gathering the weights; expected whole tensors. {ZERO.fix}"

@@ -299,3 +299,22 @@ def test_what_zero_3_leaves_where_it_does_not_gather(base):
     (base / "global_step10").mkdir()
     with pytest.raises(CheckpointError, match=r"there are no layers in the weight files.*zero_to_fp32.py"):
         _ = find_base(str(base)).tensors
+
+
+def test_one_weight_that_was_not_gathered_is_enough(base):
+    tensors = load_file(base / SINGLE_FILE)
+    save_file(tensors | {"model.embed_tokens.weight": torch.zeros(0)}, base / SINGLE_FILE, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"'model.embed_tokens.weight' has the shape \[0\].*zero_to_fp32.py"):
+        _ = find_base(str(base)).tensors
+
+
+def test_layers_whose_modules_have_other_names_are_refused_where_no_shape_is_known_either(base):
+    """transformers would load random weights for them, and say so in a warning alone."""
+    config = json.loads((base / "config.json").read_text()) | {"model_type": "qwen2", "rope_parameters": None}
+    (base / "config.json").write_text(json.dumps(config | {"architectures": ["Qwen2ForCausalLM"]}))
+    args = InitArgs(strategy="dus", drop_layers="2")
+    plan_for_base(str(base), None, args)
+    renamed = {name.replace("self_attn", "attention"): tensor for name, tensor in load_file(base / SINGLE_FILE).items()}
+    save_file(renamed, base / SINGLE_FILE, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"layer 0 has no tensor of self_attn.o_proj, .*'qwen2' has"):
+        plan_for_base(str(base), None, args)
