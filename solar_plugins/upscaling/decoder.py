@@ -280,6 +280,8 @@ def _architecture(text_config: Config) -> Architecture:
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         if isinstance(model_type, str) and text_config.get("auto_map"):
             return Architecture()  # The usual layout; `upscale_config` judges the keys.
+        if model_type is None:
+            raise CheckpointError(_without_model_type(text_config))
         raise CheckpointError(
             f"config.json: model_type {model_type!r} is not known here; {len(ARCHITECTURES)} types are, "
             "docs/architectures.md lists them. A per-layer field that nobody tested could give a wrong model in "
@@ -290,6 +292,13 @@ def _architecture(text_config: Config) -> Architecture:
         if text_config.get(key):
             raise CheckpointError(f"config.json: {key} is {text_config[key]!r:.200}; such a model is refused: {reason}")
     return row
+
+
+def _without_model_type(config: Config) -> str:
+    parts = ((key, value.get("model_type")) for key, value in config.items() if isinstance(value, Mapping))
+    hints = [f". Its part {key!r:.80} has one, {said!r:.80}" for key, said in parts if isinstance(said, str)]
+    hint = f"{hints[0]}, but transformers reads the top level" if hints else ""
+    return f"config.json: model_type is missing; expected the type of the model, such as llama{hint}"
 
 
 def _depth(text_config: Config, row: Architecture) -> int:

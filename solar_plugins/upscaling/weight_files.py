@@ -62,7 +62,7 @@ OTHER_FOLDERS = (
         "Merge it into its base first (axolotl merge-lora RECIPE) and give the merged folder",
     ),
     OtherFolder(
-        ("*.gguf",),
+        ("*.gguf", "ggml*.bin"),
         "GGUF, the format of llama.cpp",
         "Give the original model in safetensors format, from which the GGUF file was made",
     ),
@@ -82,7 +82,10 @@ OTHER_FOLDERS = (
         "Convert them once: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)",
     ),
     OtherFolder(
-        ("*.h5", "*.msgpack", "*.onnx", "*.nemo", "*.npz", "*.mlmodel", "*.mlpackage", "*.tflite", "saved_model.pb"),
+        (
+            *("*.h5", "*.msgpack", "*.ot", "*.onnx", "*.nemo", "*.npz", "*.mlmodel", "*.mlpackage", "*.tflite"),
+            "saved_model.pb",
+        ),
         "the weights of another framework",
         "Download the model's safetensors files, or convert it",
     ),

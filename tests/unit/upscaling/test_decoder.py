@@ -77,7 +77,7 @@ def test_it_is_frozen():
     ("change", "message"),
     [
         ({"model_type": "llama7"}, "model_type 'llama7' is not known here; .*docs/architectures.md"),
-        ({"model_type": None}, "model_type None is not known"),
+        ({"model_type": None}, "model_type is missing"),
         ({"model_type": ["llama"]}, "is not known"),
         ({"model_type": "zamba2"}, "cannot be up-scaled: one transformer block is shared"),
         ({"model_type": "gemma3"}, "text_config is None"),
@@ -175,3 +175,10 @@ def test_what_else_the_config_announces():
     assert Decoder.of(CONFIG).num_prediction_layers == 0
     assert Decoder.of(CONFIG | {"quantization_config": {}}).quantization is None
     assert Decoder.of(CONFIG | {"quantization_config": {"bits": 4}}).quantization == {"bits": 4}
+
+
+def test_a_config_without_model_type_names_the_part_that_has_one():
+    with pytest.raises(CheckpointError, match=r"model_type is missing; expected .*llama$"):
+        Decoder.of({"num_hidden_layers": 2})
+    with pytest.raises(CheckpointError, match=r"Its part 'llm' has one, 'llama'"):
+        Decoder.of({"tokenizer": {}, "llm": {"model_type": "llama", "num_hidden_layers": 2}})

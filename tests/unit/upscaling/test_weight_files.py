@@ -147,6 +147,8 @@ OTHER = {
     "torch distributed": (["__0_0.distcp", ".metadata"], "__0_0.distcp .a sharded FSDP"),
     "adapter weights alone": (["adapter_model.safetensors"], "the weights of an adapter.*merge-lora"),
     "GGUF": (["model-Q4_K_M.gguf"], "model-Q4_K_M.gguf .GGUF, the format of llama.cpp"),
+    "GGML": (["ggml-model-q4_0.bin"], "ggml-model-q4_0.bin .GGUF, the format of llama.cpp"),
+    "Rust": (["rust_model.ot"], "rust_model.ot .the weights of another framework"),
     "Mistral's own": (["consolidated.safetensors", "params.json"], "publisher's own format.*transformers' format"),
     "Meta's own": (["consolidated.00.pth", "params.json"], "publisher's own format"),
     "another name": (
