@@ -191,12 +191,11 @@ def _by_size(axes: Axes, result: ProbeResult) -> None:
     if min(losses) > 0:
         axes.set_yscale("log")
         axes.set_ylim(min(losses) * 0.6, max(losses) * 1.6)
-        axes.yaxis.set_minor_formatter("")
+        _plain_decades(axes)
     axes.grid(axis="y", color=GRID, linewidth=0.6)
     axes.set_xlabel("layers of the result", fontsize=9, color=MUTED)
     axes.set_title("Loss above the base by depth, nats per token", fontsize=9.5, color=INK, loc="left")
     axes.legend(frameon=False, fontsize=8, labelcolor=MUTED, loc="upper left")
-    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def _with_errors(axes: Axes, depths: Sequence[int], plans: Sequence[PlanResult], color: str, label: str) -> None:
@@ -210,5 +209,13 @@ def _influences(axes: Axes, result: ProbeResult) -> None:
     axes.set_xlabel("layer of the base", fontsize=9, color=MUTED)
     axes.set_title("Block influence: 1 - cosine of input and output", fontsize=9.5, color=INK, loc="left")
     axes.set_yscale("log")
-    axes.yaxis.set_minor_formatter("")
+    _plain_decades(axes)
+
+
+def _plain_decades(axes: Axes) -> None:
+    """Numbers, not powers of ten, beside a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -12,7 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from solar_plugins.evaluation.loss import Loss, difference
 
 STANDARD_ERRORS = 3.0
-FIRST_CAP, LAST_CAP = 12, 2
+MIN_SEGMENTS = 8
+"""With fewer segments a standard error is too uncertain to decide by."""
+FIRST_CAP, LAST_CAP = 24, 2
+"""How many plans of a size go on at most after the first round, half as many after each further one, and at least."""
 
 
 def rounds(num_documents: int, first: int = 1) -> list[range]:
@@ -42,7 +45,7 @@ def still_racing(
         turn: How many rounds are over, less one.
 
     Example:
-        >>> near, far = Loss((10.0, 21.0, 30.0), (9, 9, 9)), Loss((19.0, 30.0, 41.0), (9, 9, 9))
+        >>> near, far = Loss((10.0, 21.0) * 4, (9,) * 8), Loss((19.0, 31.0) * 4, (9,) * 8)
         >>> sorted(still_racing({0: near, 1: near, 2: far}, [[0, 1, 2]], frozenset(), 0))
         [0, 1]
     """
@@ -56,4 +59,4 @@ def still_racing(
 
 def _surely_worse(loss: Loss, leader: Loss) -> bool:
     excess, error = difference(loss, leader)
-    return error is not None and excess > STANDARD_ERRORS * error > 0
+    return len(loss.window_nats) >= MIN_SEGMENTS and error is not None and excess > STANDARD_ERRORS * error

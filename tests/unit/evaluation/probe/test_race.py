@@ -1,5 +1,7 @@
 import random
 
+import pytest
+
 from solar_plugins.evaluation.loss import Loss
 from solar_plugins.evaluation.probe.race import FIRST_CAP, LAST_CAP, still_racing
 
@@ -29,10 +31,11 @@ def test_sizes_do_not_compete_and_the_kept_go_on():
 def test_equals_are_fewer_in_each_round():
     losses = {place: Loss((32.0 + place / 1e6, 64.0), (32, 32)) for place in range(40)}
     counts = [len(still_racing(losses, [range(40)], frozenset(), turn)) for turn in range(6)]
-    assert counts == [FIRST_CAP, 6, 3, LAST_CAP, LAST_CAP, LAST_CAP]
+    assert counts == [FIRST_CAP, 12, 6, 3, LAST_CAP, LAST_CAP]
     assert still_racing(losses, [range(40)], frozenset(), 5) == {0, 1}
 
 
-def test_one_segment_decides_nothing_by_its_error():
-    losses = {0: Loss((32.0,), (32,)), 1: Loss((320.0,), (32,))}
+@pytest.mark.parametrize("segments", [1, 2, 7])
+def test_few_segments_decide_nothing_by_their_error(segments):
+    losses = {0: Loss((32.0,) * segments, (32,) * segments), 1: Loss((320.0,) * segments, (32,) * segments)}
     assert still_racing(losses, [[0, 1]], frozenset(), 0) == {0, 1}
