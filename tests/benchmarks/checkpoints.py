@@ -112,6 +112,7 @@ def make_many_tensors(directory: Path) -> int:
         names += [f"model.layers.{index}.{rest}" for rest in (*layer, *(dense if index < 3 else sparse))]
     _write_shard(directory / "model.safetensors", dict.fromkeys(names, (2, 2)))
     described = {"model_type": "deepseek_v3", "num_hidden_layers": 61, "first_k_dense_replace": 3}
+    described["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     (directory / "config.json").write_text(json.dumps(described))
     return len(names)
 
