@@ -72,6 +72,7 @@ def keep(connection: socket.socket) -> Run:
     if child == 0:
         connection.close()
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background job ignores it.
         return run
     ended = os.pidfd_open(child)
     connection.sendall(b"%d\n" % child)

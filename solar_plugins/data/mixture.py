@@ -66,7 +66,13 @@ def make_mixture(mixture: Path, processes: int | None = None) -> tuple[MixtureRe
         DataError: The mixture or its data cannot be used. The folder is then as it was before.
     """
     args = read_mixture(mixture)
-    before, state = _input_stamps(args), _input_state(args)
+    try:
+        before, state = _input_stamps(args), _input_state(args)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or mixture}: an input cannot be read ({error.strerror or error}); nothing was written. "
+            "Check the disk and the permissions, and run again"
+        ) from None
     named, output = Path(args.output), Path(args.output).resolve()  # a link to a folder stays a link
     if (found := finished_report(output, args, state)) is not None:
         remove_left_overs(output)

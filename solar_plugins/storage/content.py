@@ -49,9 +49,13 @@ def content_hashes(paths: Iterable[str]) -> dict[str, str]:
     ) as bar:
         for name in names:
             digest = hashlib.sha256()
-            with open(name, "rb") as file:
-                while chunk := file.read(CHUNK_BYTES):
-                    digest.update(chunk)
-                    bar.update(len(chunk))
+            try:
+                with open(name, "rb") as file:
+                    while chunk := file.read(CHUNK_BYTES):
+                        digest.update(chunk)
+                        bar.update(len(chunk))
+            except OSError as error:
+                error.filename = error.filename or name  # A failed read does not say of which file.
+                raise
             hashes[name] = digest.hexdigest()
     return hashes
