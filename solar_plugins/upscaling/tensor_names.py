@@ -229,7 +229,10 @@ def _require_outer_tensors(stored: Mapping[str, str], decoder: Decoder, *, headl
     tied = is_tied(decoder)
     # A tied head may be stored in the place of the embeddings, which always stand first.
     required = outer_modules(model_type)[tied and has_head :]
-    starts = {module: tuple(f"{before}{module}." for before in parents) for module in required}
+    starts = {
+        names.split("|")[0]: tuple(f"{before}{name}." for before in parents for name in names.split("|"))
+        for names in required
+    }
     missing = [module for module, start in starts.items() if not any(name.startswith(start) for name in stored)]
     if missing:
         raise CheckpointError(

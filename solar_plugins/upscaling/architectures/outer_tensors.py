@@ -10,6 +10,8 @@ from collections.abc import Mapping
 _EMBEDDINGS_AND_NORM = ("embed_tokens", "norm")
 
 _UNLIKE_LLAMA: Mapping[str, str] = {
+    "bailing_hybrid": "embed_tokens|word_embeddings norm",
+    "deepseek_v4": "embed_tokens|embed norm",
     "falcon_h1 bamba jamba persimmon phi": "embed_tokens final_layernorm",
     "gpt2 gpt_bigcode gpt_neo": "wte wpe ln_f",
     "gptj codegen": "wte ln_f",
@@ -40,6 +42,7 @@ UNCHECKED = frozenset(_ENCODERS.split())
 """Types whose embeddings lie elsewhere than beside the layers, with heads of several parts."""
 
 HEADS: Mapping[str, tuple[str, ...]] = {
+    "deepseek_v4": ("lm_head", "head"),
     "gpt_neox": ("lm_head", "embed_out"),
     "gpt_neox_japanese": ("embed_out",),
     "biogpt": ("output_projection",),
@@ -62,6 +65,9 @@ TIED_BY_DEFAULT = frozenset(_TIED.split())
 
 def outer_modules(model_type: str) -> tuple[str, ...]:
     """The modules beside the stack of layers that every model of a type has, such as ``embed_tokens``.
+
+    A module that files may call otherwise than the loaded model has all its names, with ``|`` between them
+    (transformers/conversion_mapping.py).
 
     Example:
         >>> outer_modules("llama")
