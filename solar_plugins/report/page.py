@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from solar_plugins.evaluation.loss import Loss
@@ -15,6 +14,7 @@ from solar_plugins.report.curve_picture import NARROW, WIDE, Chart, Level, curve
 from solar_plugins.report.picture import inline_svg
 from solar_plugins.report.plan_plot import plan_figure
 from solar_plugins.report.stages import Stage
+from solar_plugins.report.templates import template
 
 TEMPLATE = "report.html.jinja"
 
@@ -37,16 +37,7 @@ class Picture(NamedTuple):
 
 def render_page(report: Report) -> str:
     """The page. Everything that comes from models, files and the recipe is escaped."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(_values(report))
+    return template(TEMPLATE).render(_values(report))
 
 
 def _values(report: Report) -> dict[str, Any]:

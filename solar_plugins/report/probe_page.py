@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from solar_plugins.evaluation.probe.probe import ProbeResult
 from solar_plugins.report.probe_figures import LIMITS, short_name, size_table
 from solar_plugins.report.probe_picture import ColorScale, cell_side
+from solar_plugins.report.templates import template
 
 TEMPLATE = "probe.html.jinja"
 
@@ -35,16 +35,7 @@ def render_page(result: ProbeResult, parameters: Sequence[int], block: str | Non
         parameters: Of each plan's model.
         block: The recommendation, as YAML.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(
+    return template(TEMPLATE).render(
         result=result, cells=_cells(result, parameters), table=size_table(result), block=block, limits=LIMITS
     )
 
