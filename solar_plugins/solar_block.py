@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from solar_plugins.errors import ArgsError
 from solar_plugins.plugins.manager import names
+from solar_plugins.text import close_match
 
 
 class InitArgs(BaseModel):
@@ -135,7 +135,7 @@ def _refuse_misspelt(recipe: Mapping[str, Any]) -> None:
             )
         if has_block or not lists_us:
             continue
-        if key.lower().startswith("solar") or difflib.get_close_matches(key, ["solar"], cutoff=0.8):
+        if key.lower().startswith("solar") or close_match(key, ["solar"], 0.8):
             raise ArgsError(f"{key}: unknown key, which Axolotl would drop in silence; did you mean `solar:`?")
 
 
@@ -147,8 +147,8 @@ def render(error: ValidationError, where: str, known: Iterable[str]) -> str:
 def _render_one(detail: Mapping[str, Any], where: str, known: list[str]) -> str:
     path = (where + ".".join(str(part) for part in detail["loc"])).rstrip(".")
     if detail["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known) or 'none'}"
+        close = close_match(str(detail["loc"][-1]), known)
+        hint = f"did you mean {close}?" if close else f"known: {', '.join(known) or 'none'}"
         return f"{path}: unknown key; {hint}"
     if detail["type"] == "missing":
         expected = f"; one of {', '.join(names('register_init_strategies'))}" if path == "solar.init.strategy" else ""

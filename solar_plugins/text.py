@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 MARK = "*"
 """May stand behind a number; the digits stay in line."""
@@ -31,6 +31,17 @@ def format_bytes(num_bytes: float) -> str:
             return f"{num_bytes:.3g} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:,.3g} TB"
+
+
+def close_match(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that ``name`` is most likely a misspelling of; None where none is as similar as ``cutoff``.
+
+    >>> close_match("drop_layer", ["drop_layers", "times"])
+    'drop_layers'
+    """
+    import difflib  # Late: only errors need it.
+
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
 
 
 def printable(text: str) -> str:

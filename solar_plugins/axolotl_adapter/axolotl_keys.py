@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any, Union, get_args, get_origin
@@ -10,6 +9,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from solar_plugins.errors import ArgsError
+from solar_plugins.text import close_match
 
 MIN_SIMILARITY = 0.85
 """Of difflib. ``sequence_length`` is a misspelt ``sequence_len`` (0.89); a key of somebody's own is rarely so close."""
@@ -32,10 +32,10 @@ def refuse_misspelt_keys(recipe: Mapping[str, Any], schema: type[BaseModel]) -> 
         ArgsError: There is one. The run would go on with that key's default.
     """
     for path, key, known in _unknown_keys(recipe, schema):
-        close = difflib.get_close_matches(key, known, n=1, cutoff=MIN_SIMILARITY)
+        close = close_match(key, known, MIN_SIMILARITY)
         if close:
             raise ArgsError(
-                f"{path}{key}: unknown key, which Axolotl would ignore; did you mean {path}{close[0]}? Fix its "
+                f"{path}{key}: unknown key, which Axolotl would ignore; did you mean {path}{close}? Fix its "
                 "spelling, or remove it"
             )
 

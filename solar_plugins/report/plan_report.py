@@ -9,7 +9,6 @@ from typing import Any
 from solar_plugins.errors import ArgsError
 from solar_plugins.memory.common_setups import NOTE, SetupMemory, common_setups
 from solar_plugins.memory.parameters import Model
-from solar_plugins.recipe import read_recipe
 from solar_plugins.solar_block import InitArgs
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.base_model import FoundConfig, find_config
@@ -62,6 +61,8 @@ def plan_for_recipe(path: Path) -> PlanReport:
     Raises:
         SolarError: The recipe, its block or its base cannot be used.
     """
+    from solar_plugins.recipe import read_recipe  # Late: `solar plan --base` has no recipe.
+
     recipe = read_recipe(path)
     if recipe.solar is None:
         raise ArgsError(f"{path}: has no `solar:` block, so there is nothing to plan; see recipes/solar_dus.yml")

@@ -11,7 +11,7 @@ import os
 import reprlib
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
@@ -233,7 +233,7 @@ def write_shard(shard: Shard, directory: Path, advance: Callable[[int], object])
         OSError: From the file system.
     """
     header = shard_header(shard)
-    with ExitStack() as stack, ThreadPoolExecutor(COPY_THREADS) as threads:
+    with ExitStack() as stack, futures.ThreadPoolExecutor(COPY_THREADS) as threads:
         target = stack.enter_context((directory / shard.filename).open("xb", buffering=0)).fileno()
         sources = {
             path: stack.enter_context(path.open("rb", buffering=0)).fileno()

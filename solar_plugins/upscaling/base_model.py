@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -227,6 +226,8 @@ class BaseCheckpoint:
         """
         if self.revision:
             return f"hub:{self.name}@{self.revision}"
+        import hashlib  # Late: OpenSSL takes longer to load than a plan to make.
+
         digest = hashlib.sha256()
         for path in self.files:
             status = path.stat()

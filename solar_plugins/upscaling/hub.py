@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +19,8 @@ def fetch(name: str, revision: str | None, files: Iterable[str]) -> Path:
     Raises:
         CheckpointError: It cannot be fetched; offline, nothing of it is in the cache.
     """
+    import glob
+
     from huggingface_hub import constants, errors, snapshot_download
 
     try:

@@ -30,9 +30,10 @@ def test_ratios_are_taken_within_a_round():
 
 
 def test_the_start_of_solar_plan_is_compared_within_a_round():
-    seconds = {LIBRARIES: (0.1, 0.2, 0.1), "solar plan": (0.3, 0.4, 0.1)}
+    seconds = {LIBRARIES: (0.1, 0.2, 0.1), "one model": (0.2, 0.2, 0.2), "solar plan": (0.3, 0.4, 0.1)}
     usages = {name: [Usage(9.0, second, 1) for second in values] for name, values in seconds.items()}
-    assert [line.split()[-2:] for line in plan_table(usages).splitlines()[1:]] == [["100", "1.00"], ["300", "2.00"]]
+    rows = [line.split()[-3:] for line in plan_table(usages).splitlines()[1:]]
+    assert rows == [["100", "1.00", "0.50"], ["200", "2.00", "1.00"], ["300", "2.00", "1.50"]]
 
 
 def test_every_process_of_that_comparison_runs(tmp_path):
