@@ -7,6 +7,8 @@ neither torch nor Axolotl.
 * **Hooks**: `hookimpl` marks an implementation; `solar_plugins.plugins.hookspecs` documents each hook with an example.
 * **Strategies**: `InitStrategy`, its arguments (`StrategyArgs`, `Count`, `LayerRanges`), and the `LayerPlan` of
   `PlannedLayer` entries that it returns. `PlanError` refuses arguments that are impossible for a base.
+* **Initializers**: a `LayerInitializer` decides from a `BaseLayer` how each tensor of a new layer starts, and computes
+  a `NewTensor` from tensors of the base. Of a `BaseLayer`, ``decoder`` is not stable. `CheckpointError` refuses a base.
 * **Formatters**: an `SFTFormatter` reads a `Row` as `Messages` (a list of `Message`), a `PreferenceFormatter` as a
   `PreferencePair`, an `UnpairedFormatter` as a `LabelledAnswer` (for KTO). `RowError` rejects a row, `NothingToLearn`
   leaves out a sound one. `text`, `optional_text`, `question`, `single_turn`, `read_message`,
@@ -37,24 +39,29 @@ from solar_plugins.data.formatters.base import (
     single_turn,
     text,
 )
-from solar_plugins.errors import PlanError
+from solar_plugins.errors import CheckpointError, PlanError
 from solar_plugins.plugins.dpo_configs import DPOConfig
 from solar_plugins.plugins.markers import hookimpl
 from solar_plugins.plugins.recipe_packs import RecipePack
 from solar_plugins.upscaling.base_model import BaseCheckpoint
+from solar_plugins.upscaling.initializers.base import BaseLayer, LayerInitializer, NewTensor
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 from solar_plugins.upscaling.strategies.base import Count, InitStrategy, LayerRanges, StrategyArgs
 
 __all__ = [
     "BaseCheckpoint",
+    "BaseLayer",
+    "CheckpointError",
     "Count",
     "DPOConfig",
     "InitStrategy",
     "LabelledAnswer",
+    "LayerInitializer",
     "LayerPlan",
     "LayerRanges",
     "Message",
     "Messages",
+    "NewTensor",
     "NothingToLearn",
     "PlanError",
     "PlannedLayer",

@@ -49,6 +49,14 @@ _trust_config_key = click.option(
 )
 
 
+_duplicates = click.option(
+    "--duplicates",
+    metavar="INITIALIZER",
+    help="How the second and later occurrences of a base layer start: identity, scaled, noise, average, or YAML with "
+    "arguments: '{initializer: scaled, factor: 0.5}'.",
+)
+
+
 class SolarGroup(click.Group):
     """The one place where a `SolarError` or `OSError` becomes a paragraph and exit status 1; the rest are bugs."""
 
@@ -82,6 +90,7 @@ def solar() -> None:
 @click.option("--strategy", help="With --base: how to grow it.  [default: dus]")
 @click.option("--trust-remote-code", is_flag=True, help="Accept a base that brings code of its own; it is not run.")
 @_trust_config_key
+@_duplicates
 @click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
 @click.option(
     "--plot", type=click.Path(path_type=Path), help="Draw base layers against new layers: FILE.png or FILE.svg."
@@ -170,6 +179,7 @@ def _plan_report(
 @click.option("--strategy", default="dus", show_default=True, help="How to grow it.")
 @click.option("--trust-remote-code", is_flag=True, help="Accept a base that brings code of its own; it is not run.")
 @_trust_config_key
+@_duplicates
 def upscale(
     base: str,
     out: Path,

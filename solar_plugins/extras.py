@@ -13,6 +13,7 @@ EXTRA_OF: Mapping[str, str] = {
     "solar report": "report",
     "solar report on test_datasets of type solar_plugins.*": "axolotl",
     "solar sdpo-order": "torch",
+    "a layer that starts with computed weights": "torch",
     "reading a Parquet, .zst or .lz4 file": "parquet",
     "recipes/smollm2/prepare.py": "smollm2",
 }

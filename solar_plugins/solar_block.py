@@ -14,7 +14,7 @@ from solar_plugins.text import close_match
 
 
 class InitArgs(BaseModel):
-    """``solar.init``: a strategy's name, and beside it that strategy's own arguments."""
+    """``solar.init``: a strategy's name, beside it that strategy's own arguments, and how copies start."""
 
     model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
@@ -23,6 +23,12 @@ class InitArgs(BaseModel):
         None,
         description="keys of the base's config for which you vouch that they say nothing about single layers, or that "
         "their value is right for the deeper model as it is",
+    )
+
+    duplicates: Any = Field(
+        None,
+        description="how the second and later occurrences of a base layer start: a registered initializer, such as "
+        "identity, or a map with its arguments: {initializer: scaled, factor: 0.5}; default: as the strategy says",
     )
 
     @property

@@ -15,17 +15,19 @@ ROOTS = ("", "model.", "transformer.")
 def refuse_frozen_new_layers(recipe: Recipe, decoder: Decoder, plan: LayerPlan) -> None:
     """Refuse ``unfrozen_parameters`` that leave an identity layer frozen: it would stay the identity for ever.
 
+    A layer that starts otherwise, scaled or with noise, acts while it is frozen; that may be meant.
+
     Args:
         recipe: The recipe.
         decoder: Of its base.
         plan: Its plan.
 
     Raises:
-        ArgsError: A layer that starts as identity is not trained.
+        ArgsError: A layer that starts as identity, by whatever initializer, is not trained.
     """
     if recipe.unfrozen_parameters is None or recipe.adapter:
         return
-    new = [place for place, layer in enumerate(plan.layers) if layer.initialization == "identity"]
+    new = [place for place, layer in enumerate(plan.layers) if not layer.acts]
     prefix = decoder.architecture.layers_prefix
     patterns = [unfrozen_pattern(line) for line in recipe.unfrozen_parameters]
     # A layer that starts as identity learns if one of the modules that write its output learns.

@@ -13,7 +13,7 @@ A plugin is a module (or object) with functions marked ``@hookimpl``. What it ne
   warning and skipped, unless the recipe asks for what it would have registered: then it is an error.
   ``SOLAR_PLUGINS_DISABLE=name,...`` (distribution names) skips plugins on purpose.
 
-The built-in strategies, formatters, settings and recipes come through these same hooks.
+The built-in strategies, initializers, formatters, settings and recipes come through these same hooks.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from solar_plugins.plugins.dpo_configs import DPOConfig
     from solar_plugins.plugins.recipe_packs import RecipePack
     from solar_plugins.upscaling.base_model import BaseCheckpoint
+    from solar_plugins.upscaling.initializers.base import LayerInitializer
     from solar_plugins.upscaling.layer_plan import LayerPlan
     from solar_plugins.upscaling.strategies.base import InitStrategy
 
@@ -56,6 +57,48 @@ def register_init_strategies() -> list[InitStrategy[Any]]:
         @hookimpl
         def register_init_strategies():
             return [InitStrategy("reverse", ReverseArgs, plan_reverse, summary="the base, then upside down")]
+    """
+
+
+@hookspec
+def register_layer_initializers() -> list[LayerInitializer[Any]]:
+    """Add initializers: ways for a layer of the deeper model to start that is no plain copy of a base layer.
+
+    Selected in a recipe by ``solar.init.duplicates``, as ``fading`` or ``{initializer: fading, share: 0.5}``, for the
+    second and later occurrences of a base layer; or by a strategy, for any layer, in its `PlannedLayer`.
+
+    Returns:
+        Initializers. ``starts(layer, args)`` must be pure and do without torch; ``compute(tensor, args)`` must give the
+        same bits for the same input, whatever was computed before and on how many threads. It reads base tensors one by
+        one; tensors that are not computed are moved as bytes. A changed function needs another name, or checkpoints
+        made before stay in use.
+
+    Example::
+
+        from pydantic import Field
+        from solar_plugins.api import LayerInitializer, StrategyArgs, hookimpl
+
+        class FadingArgs(StrategyArgs):
+            share: float = Field(0.5, description="how much of each layer's output is left at the next")
+
+        def start_fading(layer, args):
+            return dict.fromkeys(layer.residual_writers, "computed")
+
+        def fade(tensor, args):
+            base = tensor.base()
+            return (base.float() * args.share ** (tensor.position - tensor.source)).to(base.dtype)
+
+        @hookimpl
+        def register_layer_initializers():
+            return [
+                LayerInitializer(
+                    name="fading",
+                    args=FadingArgs,
+                    starts=start_fading,
+                    compute=fade,
+                    summary="copies that write the less, the further they stand from their source",
+                )
+            ]
     """
 
 

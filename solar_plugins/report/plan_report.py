@@ -20,7 +20,7 @@ from solar_plugins.upscaling.estimates import (
     size_from_config,
     size_from_shards,
 )
-from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.layer_plan import LayerPlan, as_dict, start_words
 from solar_plugins.upscaling.planned_checkpoint import planned_checkpoint
 from solar_plugins.upscaling.provenance import PROVENANCE_KEY, growth_of
 from solar_plugins.upscaling.strategies import plan_of
@@ -177,9 +177,10 @@ def as_json(report: PlanReport) -> dict[str, Any]:
         "weights_checked": report.weights_checked,
         "strategy": report.init.strategy,
         "arguments": report.init.model_extra or {},
+        "duplicates": report.init.duplicates,
         "base_layers": plan.base_layers,
         "num_layers": len(plan),
-        "layers": [layer._asdict() for layer in plan.layers],
+        "layers": [as_dict(layer) for layer in plan.layers],
         "seams": [seam._asdict() | {"distance": seam.distance} for seam in plan.seams()],
         "base_parameters": report.base_size.parameters if report.base_size else None,
         "parameters": report.size.parameters if report.size else None,
@@ -239,7 +240,8 @@ def _drawing(plan: LayerPlan) -> list[str]:
                 f"  ~~~~~~~~~~~~~~  seam: layer {seam.below} feeds layer {seam.above}, distance {seam.distance}"
             )
         new, old = f"{position}..{position + count - 1}", f"{part.start}..{part.end - 1}"
-        lines.append(f"  new {new:>9}   = base {old}" + (" as identity" if part.initialization == "identity" else ""))
+        start = "" if part.initialization == "copy" else f" as {start_words(part)}"
+        lines.append(f"  new {new:>9}   = base {old}{start}")
         position += count
     return lines[::-1]
 

@@ -29,6 +29,9 @@ DTYPE_BITS: Mapping[str, int] = {
     "F4": 4,
 }
 
+FLOATS: Mapping[str, str] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+"""What torch calls the dtypes with which it can calculate."""
+
 COPY_THREADS = 2
 BUFFER_BYTES = 1 << 20
 PIECE_BYTES = 64 << 20
@@ -50,11 +53,14 @@ class StoredTensor(NamedTuple):
 
 
 class PlannedTensor(NamedTuple):
-    """A tensor to write: the bytes of ``source`` under a new name, or as many zeros."""
+    """A tensor to write: the bytes of ``source`` under a new name, or as many others."""
 
     name: str
     source: StoredTensor
     zeroed: bool = False
+    """Zeros."""
+    compute: Callable[[], memoryview] | None = None
+    """What this gives, whenever and in whatever order it is called."""
 
 
 class Shard(NamedTuple):
@@ -203,21 +209,26 @@ def _pieces(shard: Shard, data_start: int) -> Iterator[_Piece]:
     runs: list[_Piece] = []
     target = data_start
     for tensor in shard.tensors:
-        source = None if tensor.zeroed else tensor.source.file
-        last = runs[-1] if runs else None
-        if (
-            last
-            and last.source == source
-            and (source is None or last.source_start + last.num_bytes == tensor.source.start)
-        ):
-            runs[-1] = last._replace(num_bytes=last.num_bytes + tensor.source.num_bytes)
+        size = tensor.source.num_bytes
+        run = _Piece(None if tensor.zeroed else tensor.source.file, tensor.source.start, target, size)
+        target += size
+        if tensor.compute:
+            continue  # `_write_computed` fills the gap.
+        if runs and _goes_on(runs[-1], run):
+            runs[-1] = runs[-1]._replace(num_bytes=runs[-1].num_bytes + size)
         else:
-            runs.append(_Piece(source, tensor.source.start, target, tensor.source.num_bytes))
-        target += tensor.source.num_bytes
+            runs.append(run)
     for run in runs:
         for offset in range(0, run.num_bytes, PIECE_BYTES):
             size = min(PIECE_BYTES, run.num_bytes - offset)
             yield _Piece(run.source, run.source_start + offset, run.target_start + offset, size)
+
+
+def _goes_on(run: _Piece, following: _Piece) -> bool:
+    """Whether a run ends, in both files, where another begins."""
+    if run.source != following.source or run.target_start + run.num_bytes != following.target_start:
+        return False
+    return run.source is None or run.source_start + run.num_bytes == following.source_start
 
 
 def write_shard(shard: Shard, directory: Path, advance: Callable[[int], object]) -> None:
@@ -245,6 +256,7 @@ def write_shard(shard: Shard, directory: Path, advance: Callable[[int], object])
             for piece in _pieces(shard, len(header))
         ]
         try:
+            _write_computed(shard, target, len(header), advance)
             for move in moves:
                 move.result()
                 os.fdatasync(target)  # While others copy the next pieces: the disk works from the start.
@@ -252,6 +264,16 @@ def write_shard(shard: Shard, directory: Path, advance: Callable[[int], object])
             threads.shutdown(cancel_futures=True)
             raise
         os.fsync(target)
+
+
+def _write_computed(shard: Shard, target: int, position: int, advance: Callable[[int], object]) -> None:
+    """One after the other, so that no more than one is held."""
+    for tensor in shard.tensors:
+        if tensor.compute:
+            data = tensor.compute()
+            _write_all(target, data, position)
+            advance(len(data))
+        position += tensor.source.num_bytes
 
 
 def _move(piece: _Piece, source: int | None, target: int, advance: Callable[[int], object]) -> None:

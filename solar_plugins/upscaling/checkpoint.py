@@ -31,6 +31,7 @@ from solar_plugins.upscaling.marker import FORMAT_VERSION, MARKER, Marker, read_
 from solar_plugins.upscaling.model_card import model_card
 from solar_plugins.upscaling.planned_checkpoint import planned_checkpoint
 from solar_plugins.upscaling.provenance import provenance
+from solar_plugins.upscaling.upscaled_tensors import require_what_computes
 from solar_plugins.upscaling.weight_files import INDEX
 
 LOG = logger("checkpoint")
@@ -141,6 +142,7 @@ def _os_errors_explained(directory: Path) -> AbstractContextManager[None]:
 def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -> None:
     """Write into ``directory`` what will stand at ``final``."""
     config, shards, changed = planned_checkpoint(base, plan)
+    require_what_computes(shards)
     total_bytes = sum(shard.data_bytes for shard in shards)
     companions = {base.relative(path): path for path in base.companions}
     _require_space(total_bytes + sum(path.stat().st_size for path in companions.values()), final, directory)

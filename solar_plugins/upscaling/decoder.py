@@ -233,7 +233,8 @@ class Decoder:
         modules = self.architecture.residual_writers
         if not modules:
             raise CheckpointError(
-                f"identity layers are not tested for model_type {self.model_type!r}; use a strategy that only copies"
+                f"identity layers are not tested for model_type {self.model_type!r}, nor is what else changes the "
+                "modules that write to the residual stream (scaled); use a plan of copies"
             )
         return modules
 

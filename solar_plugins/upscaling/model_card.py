@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.layer_plan import LayerPlan, start_words
 
 INHERITED_FIELDS = ("license", "license_name", "license_link", "language")
 
@@ -66,9 +66,7 @@ def _range_rows(plan: LayerPlan) -> list[str]:
     rows, position = [], 0
     for part in plan.ranges():
         count = part.end - part.start
-        rows.append(
-            f"| {position} to {position + count - 1} | {part.start} to {part.end - 1} | {part.initialization} |"
-        )
+        rows.append(f"| {position} to {position + count - 1} | {part.start} to {part.end - 1} | {start_words(part)} |")
         position += count
     return rows
 

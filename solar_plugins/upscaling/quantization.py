@@ -55,8 +55,8 @@ def reordered_quantizations(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]
     """`Decoder.quantizations` with module names that follow the plan: a layer's name becomes one for each copy.
 
     Raises:
-        CheckpointError: The method is unknown; the plan has identity layers, but zero bytes are not zero weights; or a
-            pattern names layers in a way that cannot be followed.
+        CheckpointError: The method is unknown; the plan has layers that are no copies, but zero bytes are not zero
+            weights; or a pattern names layers in a way that cannot be followed.
 
     Example:
         >>> quantization = {"quant_method": "awq", "modules_to_not_convert": ["lm_head", "model.layers.1.mlp"]}
@@ -72,10 +72,11 @@ def reordered_quantizations(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]
                 f"{_described(place)} says that the weights are quantised, by quant_method {method!r:.200}; up-scaling "
                 f"copies {', '.join(sorted(KNOWN_METHODS))}. Use the unquantised base, and quantise after training"
             )
-        if any(layer.initialization != "copy" for layer in plan.layers):
+        others = sorted({layer.initialization for layer in plan.layers} - {"copy"})
+        if others:
             raise CheckpointError(
-                f"{_described(place)} says that the weights are quantised, but the plan has identity layers, whose "
-                "weights must be zero; use the unquantised base, or a strategy that only copies"
+                f"{_described(place)} says that the weights are quantised, but the plan has {' and '.join(others)} "
+                "layers, for which weights must be zero or calculated; use the unquantised base, or a plan of copies"
             )
     reordered = {}
     for place, said in decoder.quantizations.items():

@@ -29,8 +29,10 @@ def upscale_config(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
     changes = reordered_fields(text, decoder.fields, plan)
     changes |= {key: len(plan) for key in (row.depth_key, *row.more_depth_keys) if type(text.get(key)) is int}
     upscaled = decoder.with_text_config({**text, **changes})
-    if any(layer.initialization == "identity" for layer in plan.layers):
-        _ = decoder.residual_writers  # Refuses here already, and not first when the weights are there.
+    if not plan.only_copies:
+        from solar_plugins.upscaling.initializers import refuse_by_config  # Late: a plan of copies needs none.
+
+        refuse_by_config(decoder, plan)  # Here already, and not first when the weights are there.
     for place, said in reordered_quantizations(decoder, plan).items():
         *outer, key = place.split(".")
         if place not in decoder.side_files:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.storage.safetensors import PlannedTensor, Shard, plan_shards
+from solar_plugins.storage.safetensors import FLOATS, PlannedTensor, Shard, StoredTensor, plan_shards
 from solar_plugins.upscaling.base_model import BaseCheckpoint
 from solar_plugins.upscaling.decoder import PREDICTION_LAYER_KEYS, Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 from solar_plugins.upscaling.quantization import refuse_undeclared_quantization
 from solar_plugins.upscaling.tensor_names import layer_prefix_of, layer_prefixes
+
+if TYPE_CHECKING:
+    from solar_plugins.upscaling.initializers.base import Start
 
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -21,8 +26,10 @@ class TensorCopy(NamedTuple):
 
     name: str
     source: str
-    zeroed: bool = False
-    """Same dtype and shape as the source, every byte zero."""
+    start: Start | None = None
+    """None: with the source's bytes. Otherwise with its dtype and shape, and all zero, or computed."""
+    position: int | None = None
+    """Of its layer in the deeper model; None for what is outside the layers of the plan."""
 
 
 class LayerNames(NamedTuple):
@@ -123,7 +130,12 @@ def _check_stored_with(prefix: str, layers: list[list[str]], decoder: Decoder) -
                 )
 
 
-def tensor_copies(names: Iterable[str], decoder: Decoder, plan: LayerPlan) -> list[TensorCopy]:
+def tensor_copies(
+    names: Iterable[str],
+    decoder: Decoder,
+    plan: LayerPlan,
+    shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+) -> list[TensorCopy]:
     """Every tensor of the deeper model: those outside the layers once, then the layers in the plan's order.
 
     Prediction layers stored past the last layer stay there, with the numbers that follow the new last layer.
@@ -132,9 +144,11 @@ def tensor_copies(names: Iterable[str], decoder: Decoder, plan: LayerPlan) -> li
         names: The base's tensor names, in the order they are stored, which is kept inside each layer.
         decoder: The base's.
         plan: What becomes of its layers.
+        shapes: Of floating-point tensors, for layers whose tensors are computed.
 
     Raises:
-        CheckpointError: The names do not fit the config.
+        CheckpointError: The names do not fit the config, or a layer cannot start as the plan says.
+        PluginError: An initializer is not registered, or broken.
 
     Example:
         >>> names = ["model.norm.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"]
@@ -149,10 +163,11 @@ def tensor_copies(names: Iterable[str], decoder: Decoder, plan: LayerPlan) -> li
     for position, layer in enumerate(plan.layers):
         prefix = f"{found.prefix}{layer.source}."
         rests = [name.removeprefix(prefix) for name in found.layers[layer.source]]
-        zeroed = _zeroed_modules(layer, rests, decoder)
+        start = _starts(
+            layer, rests, decoder, {rest: shapes[prefix + rest] for rest in rests if prefix + rest in shapes}
+        )
         copies += [
-            TensorCopy(f"{found.prefix}{position}.{rest}", prefix + rest, rest.rpartition(".")[0] in zeroed)
-            for rest in rests
+            TensorCopy(f"{found.prefix}{position}.{rest}", prefix + rest, start.get(rest), position) for rest in rests
         ]
     for index, group in found.after.items():
         new = f"{found.prefix}{index - plan.base_layers + len(plan)}."
@@ -160,17 +175,20 @@ def tensor_copies(names: Iterable[str], decoder: Decoder, plan: LayerPlan) -> li
     return copies
 
 
-def _zeroed_modules(layer: PlannedLayer, rests: list[str], decoder: Decoder) -> tuple[str, ...]:
+def _starts(
+    layer: PlannedLayer, rests: Sequence[str], decoder: Decoder, shapes: Mapping[str, tuple[int, ...]]
+) -> Mapping[str, Start]:
     if layer.initialization == "copy":
-        return ()
-    modules = decoder.residual_writers
-    missing = [module for module in modules if f"{module}.weight" not in rests]
-    if missing:
-        raise CheckpointError(
-            f"layer {layer.source} has no {missing[0]}.weight, so it cannot be initialised as identity; the checkpoint "
-            "does not follow its model_type"
-        )
-    return modules
+        return {}
+    from solar_plugins.upscaling.initializers import starts  # Late: a plan of copies needs none.
+    from solar_plugins.upscaling.initializers.base import BaseLayer
+
+    return starts(layer, BaseLayer(layer.source, decoder, tuple(rests), shapes))
+
+
+def float_shapes(stored: Mapping[str, StoredTensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes of floating-point tensors: of those that can be computed."""
+    return {name: tensor.shape for name, tensor in stored.items() if tensor.dtype in FLOATS}
 
 
 def planned_shards(base: BaseCheckpoint, plan: LayerPlan) -> list[Shard]:
@@ -178,7 +196,49 @@ def planned_shards(base: BaseCheckpoint, plan: LayerPlan) -> list[Shard]:
 
     Raises:
         CheckpointError: The base's tensors cannot be read, or do not fit its config.
+        PluginError: An initializer is not registered, or broken.
     """
     stored = base.tensors
-    copies = tensor_copies(stored, base.decoder, plan)
-    return plan_shards((PlannedTensor(copy.name, stored[copy.source], copy.zeroed) for copy in copies), MAX_SHARD_BYTES)
+    copies = tensor_copies(stored, base.decoder, plan, {} if plan.only_copies else float_shapes(stored))
+    computed = _computed(base, plan, copies)
+    return plan_shards(
+        (
+            PlannedTensor(copy.name, stored[copy.source], copy.start == "zero", computed.get(copy.name))
+            for copy in copies
+        ),
+        MAX_SHARD_BYTES,
+    )
+
+
+def _computed(
+    base: BaseCheckpoint, plan: LayerPlan, copies: Sequence[TensorCopy]
+) -> dict[str, Callable[[], memoryview]]:
+    """What gives the bytes of each tensor that is computed, by name."""
+    if all(copy.start != "computed" for copy in copies):
+        return {}
+    from solar_plugins.upscaling.initializers.computed import base_tensors, computed_bytes
+
+    tensors = base_tensors(base)
+    return {
+        copy.name: partial(
+            computed_bytes,
+            tensors,
+            plan.layers[copy.position],
+            copy.position,
+            copy.name.removeprefix(f"{tensors.prefix}{copy.position}."),
+        )
+        for copy in copies
+        if copy.start == "computed" and copy.position is not None
+    }
+
+
+def require_what_computes(shards: Iterable[Shard]) -> None:
+    """Check, before anything is written or compared, that torch is here if tensors are to be computed.
+
+    Raises:
+        SolarError: It is not.
+    """
+    if any(tensor.compute for shard in shards for tensor in shard.tensors):
+        from solar_plugins.extras import require  # Late: a plan of copies needs none.
+
+        require("a layer that starts with computed weights")

@@ -29,7 +29,7 @@ from solar_plugins.upscaling.marker import MARKER, Marker, read_marker
 from solar_plugins.upscaling.planned_checkpoint import changed_companions
 from solar_plugins.upscaling.provenance import provenance, recorded_trust
 from solar_plugins.upscaling.upscaled_config import upscale_config
-from solar_plugins.upscaling.upscaled_tensors import planned_shards
+from solar_plugins.upscaling.upscaled_tensors import planned_shards, require_what_computes
 from solar_plugins.upscaling.weight_files import INDEX
 
 READ_THREADS = 2
@@ -78,6 +78,7 @@ def verify_checkpoint(directory: Path, base_name: str | None = None, revision: s
     same = base.identity == marker.base_identity
     note = "" if same else "the base is not the one that the marker names: changed, touched or copied since, or another"
     shards = planned_shards(base, marker.plan)
+    require_what_computes(shards)
     for path, difference in _differences(directory, base, marker, shards):
         if difference:
             raise CheckpointError(
@@ -236,11 +237,13 @@ def _data_difference(
         sources = {file: stack.enter_context(file.open("rb", buffering=0)).fileno() for file in files}
         pieces, position = [], len(shard_header(shard))
         for tensor in shard.tensors:
-            source = None if tensor.zeroed else sources[tensor.source.file]
-            for start in range(0, tensor.source.num_bytes, PIECE_BYTES):
-                end = min(start + PIECE_BYTES, tensor.source.num_bytes)
-                job = threads.submit(_compare, source, tensor.source.start, target, position, (start, end), advance)
-                pieces.append((tensor, job))
+            if tensor.compute:
+                pieces.append((tensor, threads.submit(_compare_computed, tensor.compute, target, position, advance)))
+            else:
+                source = None if tensor.zeroed else sources[tensor.source.file]
+                for part in _parts(tensor.source.num_bytes):
+                    job = threads.submit(_compare, source, tensor.source.start, target, position, part, advance)
+                    pieces.append((tensor, job))
             position += tensor.source.num_bytes
         try:
             for tensor, job in pieces:
@@ -248,6 +251,26 @@ def _data_difference(
                     return _bytes_difference(_described(tensor, base), *unequal)
         finally:
             threads.shutdown(cancel_futures=True)
+    return None
+
+
+def _parts(num_bytes: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each piece of a tensor."""
+    for start in range(0, num_bytes, PIECE_BYTES):
+        yield start, min(start + PIECE_BYTES, num_bytes)
+
+
+def _compare_computed(
+    compute: Callable[[], memoryview], target: int, target_start: int, advance: Callable[[int], object]
+) -> tuple[int, bytes, bytes] | None:
+    """As `_compare`, of a whole tensor with what its initializer gives now."""
+    data = compute()
+    for position in range(0, len(data), BUFFER_BYTES):
+        expected = bytes(data[position : position + BUFFER_BYTES])
+        found = os.pread(target, len(expected), target_start + position)
+        if expected != found:
+            return position, expected, found
+        advance(len(found))
     return None
 
 
@@ -285,9 +308,10 @@ def _bytes_difference(what: str, position: int, expected: bytes, found: bytes) -
 
 def _described(tensor: PlannedTensor, base: BaseCheckpoint) -> str:
     if tensor.zeroed:
-        return f"tensor {tensor.name!r} (zero, because its layer starts as identity)"
+        return f"tensor {tensor.name!r} (zero, because of how its layer starts)"
     name = next(name for name, stored in base.tensors.items() if stored == tensor.source)
-    return f"tensor {tensor.name!r} (a copy of {name!r} in {tensor.source.file.name})"
+    made = "computed from" if tensor.compute else "a copy of"
+    return f"tensor {tensor.name!r} ({made} {name!r} in {tensor.source.file.name})"
 
 
 def success_line(verified: Verified) -> str:

@@ -31,6 +31,9 @@ ARGUMENTS = {
         *("report", "{folder}/recipe.yml", "{folder}/solar_sft.yml", "--output", "{folder}/report.html")
     ],
     "solar sdpo-order": ["sdpo-order", "{folder}/base", "{folder}/pairs.jsonl", "--max-length", "64"],
+    "a layer that starts with computed weights": [
+        *("upscale", "{folder}/base", "{folder}/out", "--drop-layers", "1", "--duplicates", "scaled")
+    ],
     "reading a Parquet, .zst or .lz4 file": ["mix", "{folder}/mix.yml"],
     "recipes/smollm2/prepare.py": ["--directory", "{folder}/smollm2"],
 }

@@ -36,13 +36,13 @@ def plan_of(init: InitArgs, num_layers: int, where: str = "solar.init.") -> Laye
     """The plan that ``solar.init`` asks for, for a base of ``num_layers`` layers.
 
     Args:
-        init: A strategy's name and its arguments.
+        init: A strategy's name and its arguments, and how duplicates start.
         num_layers: Depth of the base.
         where: What stands before a key in error messages.
 
     Raises:
-        ArgsError: The strategy's arguments are unknown or impossible.
-        PluginError: The strategy is not registered, or a third party's strategy is broken.
+        ArgsError: The arguments of the strategy or of an initializer are unknown or impossible.
+        PluginError: The strategy or an initializer is not registered, or a third party's strategy is broken.
     """
     try:
         strategy = init_strategy(init.strategy)
@@ -64,7 +64,11 @@ def plan_of(init: InitArgs, num_layers: int, where: str = "solar.init.") -> Laye
             f"{where}strategy: {init.strategy!r} returned {plan!r:.200}, expected a LayerPlan for {num_layers} "
             "base layers"
         )
-    return plan
+    if init.duplicates is None and plan.only_copies:
+        return plan
+    from solar_plugins.upscaling.initializers import initialized  # Late: a plan of copies needs none.
+
+    return initialized(plan, init.duplicates, where)
 
 
 @hookimpl

@@ -38,14 +38,14 @@ class InitStrategy[ArgsT: StrategyArgs]:
     source: str = ""
 
 
-def _refuse_bool(value: object) -> object:
-    # YAML's `yes` would become 1.
+def refuse_bool(value: object) -> object:
+    """Refuse a truth value where a number is expected: YAML's ``yes`` would become 1."""
     if isinstance(value, bool):
         raise ValueError("expected a number, not a truth value")
     return value
 
 
-Count = Annotated[int, BeforeValidator(_refuse_bool)]
+Count = Annotated[int, BeforeValidator(refuse_bool)]
 """A whole number, or its text on a command line."""
 
 

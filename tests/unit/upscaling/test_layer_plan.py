@@ -10,7 +10,16 @@ from solar_plugins.upscaling.layer_plan import LayerPlan, LayerRange, PlannedLay
 
 SOLAR = LayerPlan.from_sources(32, [*range(24), *range(8, 32)])
 
-layers = st.builds(PlannedLayer, st.integers(0, 11), st.sampled_from(["copy", "identity"]))
+starts = st.sampled_from(
+    [
+        ("copy",),
+        ("identity",),
+        ("scaled", (("factor", 0.5),)),
+        ("scaled", (("factor", 0.25),)),
+        ("third", (("layers", (1, (2, 3))), ("name", "x"), ("on", True)), True),
+    ]
+)
+layers = st.builds(lambda source, start: PlannedLayer(source, *start), st.integers(0, 11), starts)
 plans = st.builds(lambda entries: LayerPlan(12, tuple(entries)), st.lists(layers, min_size=1, max_size=40))
 
 
@@ -37,7 +46,11 @@ def test_identity_layers_make_no_seam_but_what_meets_over_them_does():
 
 @given(plans)
 def test_ranges_flatten_to_the_layers(plan):
-    flat = [PlannedLayer(i, part.initialization) for part in plan.ranges() for i in range(part.start, part.end)]
+    flat = [
+        PlannedLayer(i, part.initialization, part.arguments, part.passes_through)
+        for part in plan.ranges()
+        for i in range(part.start, part.end)
+    ]
     assert tuple(flat) == plan.layers
 
 
@@ -48,7 +61,7 @@ def test_json_round_trip(plan):
 
 @given(plans)
 def test_seams_are_exactly_the_broken_neighbourhoods_of_acting_layers(plan):
-    acting = [layer.source for layer in plan.layers if layer.initialization == "copy"]
+    acting = [layer.source for layer in plan.layers if layer.initialization in ("copy", "scaled")]
     broken = [(a, b) for a, b in pairwise(acting) if b - a != 1]
     assert [(seam.below, seam.above) for seam in plan.seams()] == broken
 
@@ -60,7 +73,6 @@ def test_seams_are_exactly_the_broken_neighbourhoods_of_acting_layers(plan):
         (4, [], "the plan is empty"),
         (4, [PlannedLayer(0), PlannedLayer(4)], "new layer 1: base layer 4 does not exist; the base has layers 0 to 3"),
         (4, [PlannedLayer(-1)], "base layer -1 does not exist"),
-        (4, [PlannedLayer(0, "noise")], "'noise' is unknown; known: copy, identity"),
     ],
 )
 def test_impossible_plans_are_refused(base_layers, entries, message):
@@ -78,6 +90,12 @@ def test_impossible_plans_are_refused(base_layers, entries, message):
         {"base_layers": 4, "ranges": [{"start": 2, "end": 2, "initialization": "copy"}]},
         {"base_layers": 4, "ranges": [{"start": 0, "end": "2", "initialization": "copy"}]},
         {"base_layers": 4, "ranges": 7},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 2, "initialization": 7}]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 2, "initialization": "x\x1b[31m"}]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 2, "arguments": 7}]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 2, "arguments": "factor"}]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 2, "arguments": {"factor": {}}}]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 2, "passes_through": 1}]},
     ],
 )
 def test_data_that_is_no_plan_is_refused_quickly(data):
@@ -87,3 +105,24 @@ def test_data_that_is_no_plan_is_refused_quickly(data):
 
 def test_text():
     assert str(SOLAR) == "32 -> 48 layers: [0..23] + [8..31]"
+    scaled = LayerPlan(2, (PlannedLayer(0), PlannedLayer(0, "scaled", (("factor", 0.5),))))
+    assert str(scaled) == "2 -> 2 layers: [0..0] + [0..0] as scaled (factor 0.5)"
+
+
+def test_a_plan_that_was_written_before_there_were_arguments_is_read_and_written_the_same():
+    """The name of a checkpoint in the cache is a hash of it."""
+    old = {
+        "base_layers": 2,
+        "ranges": [
+            {"start": 0, "end": 2, "initialization": "copy"},
+            {"start": 1, "end": 2, "initialization": "identity"},
+        ],
+    }
+    plan = LayerPlan.from_dict(old)
+    assert plan.layers == (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity"))
+    assert plan.to_dict() == old
+
+
+def test_scaled_layers_act_and_make_seams():
+    plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(0, "scaled", (("factor", 0.5),)), PlannedLayer(1)))
+    assert plan.seams() == (Seam(position=1, below=0, above=0),)

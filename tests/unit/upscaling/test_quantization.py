@@ -82,7 +82,7 @@ def test_unknown_methods_are_refused(quantization):
 
 def test_identity_layers_need_real_zeros():
     plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity")))
-    with pytest.raises(CheckpointError, match="identity layers, whose weights must be zero"):
+    with pytest.raises(CheckpointError, match="identity layers, for which weights must be zero"):
         reordered({"quant_method": "gptq"}, plan)
 
 

@@ -25,12 +25,12 @@ def test_tensors_follow_the_plan():
     assert copies["lm_head.weight"].source == "lm_head.weight"
     assert copies["model.layers.3.self_attn.q_proj.weight"].source == "model.layers.1.self_attn.q_proj.weight"
     assert copies["model.layers.5.mlp.down_proj.weight"].source == "model.layers.3.mlp.down_proj.weight"
-    assert not any(copy.zeroed for copy in copies.values())
+    assert not any(copy.start for copy in copies.values())
 
 
 def test_identity_zeroes_what_writes_to_the_residual_stream_and_nothing_else():
     plan = LayerPlan(4, (*(PlannedLayer(i) for i in range(4)), PlannedLayer(3, "identity")))
-    zeroed = [copy.name for copy in tensor_copies(NAMES, Decoder.of(CONFIG), plan) if copy.zeroed]
+    zeroed = [copy.name for copy in tensor_copies(NAMES, Decoder.of(CONFIG), plan) if copy.start == "zero"]
     assert zeroed == ["model.layers.4.mlp.down_proj.weight", "model.layers.4.self_attn.o_proj.weight"]
 
 

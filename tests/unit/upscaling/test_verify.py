@@ -127,7 +127,7 @@ def test_an_identity_layer_must_be_zero(base, tmp_path):
     flip(tensor.file, tensor.start)
     with pytest.raises(
         CheckpointError,
-        match=rf"tensor '{name}' \(zero, because its layer starts as identity\), at byte 0, .* expected 00 .* found 01",
+        match=rf"tensor '{name}' \(zero, because of how its layer starts\), at byte 0, .* expected 00 .* found 01",
     ):
         verify_checkpoint(directory, str(base))
 

@@ -1,0 +1,187 @@
+"""Initializers: how the layers of the deeper model start that are not plain copies.
+
+Pure decisions stand here and in the modules of the initializers; `computed.py` is the only one that meets torch. What a
+plan of copies needs is light: the rest is imported when a layer starts otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from solar_plugins.errors import ArgsError, CheckpointError, PluginError, SolarError
+from solar_plugins.plugins.manager import known, registered
+from solar_plugins.plugins.markers import hookimpl
+from solar_plugins.solar_block import render
+from solar_plugins.text import close_match
+from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer, frozen_arguments, start_words
+
+if TYPE_CHECKING:
+    from solar_plugins.upscaling.decoder import Decoder
+    from solar_plugins.upscaling.initializers.base import BaseLayer, LayerInitializer, Start
+    from solar_plugins.upscaling.strategies.base import StrategyArgs
+
+
+@hookimpl
+def register_layer_initializers() -> list[LayerInitializer[Any]]:
+    """The built-in initializers."""
+    from solar_plugins.upscaling.initializers.built_in import BUILT_IN
+
+    return BUILT_IN
+
+
+def layer_initializers() -> dict[str, LayerInitializer[Any]]:
+    """Every registered initializer by name."""
+    from solar_plugins.upscaling.initializers.base import LayerInitializer
+
+    return registered("register_layer_initializers", LayerInitializer)
+
+
+def layer_initializer(name: str) -> LayerInitializer[Any]:
+    """The initializer called ``name``.
+
+    Raises:
+        PluginError: Nobody registered it. The text lists what is known and which plugins were skipped and why.
+    """
+    return known(layer_initializers(), name, "initializer")
+
+
+def initialized(plan: LayerPlan, duplicates: Any, where: str) -> LayerPlan:
+    """A strategy's plan with every layer's initializer checked, and its arguments complete.
+
+    Args:
+        plan: The strategy's.
+        duplicates: ``solar.init.duplicates``: how the second and later occurrences of a base layer start; or None.
+        where: What stands before a key in error messages.
+
+    Raises:
+        ArgsError: An argument is unknown or impossible, or the strategy itself says how a duplicate starts.
+        PluginError: An initializer is not registered.
+    """
+    layers = [layer if layer == PlannedLayer(layer.source) else _checked(layer, where) for layer in plan.layers]
+    if duplicates is not None:
+        start = _duplicates_start(duplicates, where)
+        for position in plan.duplicates():
+            if layers[position].initialization != "copy":
+                raise ArgsError(
+                    f"{where}duplicates: {duplicates!r:.200} is for layer {position} too, but the strategy itself "
+                    f"starts that layer as {start_words(layers[position])}; leave duplicates out"
+                )
+            layers[position] = start._replace(source=layers[position].source)
+    return LayerPlan(plan.base_layers, tuple(layers))
+
+
+def _duplicates_start(said: Any, where: str) -> PlannedLayer:
+    """How duplicates start, as a layer of no particular source."""
+    if isinstance(said, str) and said.startswith("{"):  # From a command line.
+        said = _parsed(said, where)
+    arguments = dict(said) if isinstance(said, Mapping) else {"initializer": said}
+    name = arguments.pop("initializer", None)
+    if not isinstance(name, str):
+        raise ArgsError(
+            f"{where}duplicates: {said!r:.200} is not allowed; expected the name of an initializer, such as identity, "
+            "or a map such as {initializer: scaled, factor: 0.5}"
+        )
+    return _complete(PlannedLayer(0, name), arguments, f"{where}duplicates")
+
+
+def _parsed(text: str, where: str) -> Any:
+    import yaml  # Late: it takes longer to load than most plans to make.
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ArgsError(f"{where}duplicates: {text!r:.200} is no YAML; {' '.join(str(error).split())}") from None
+
+
+def _checked(layer: PlannedLayer, where: str) -> PlannedLayer:
+    """A layer that the strategy itself gave an initializer."""
+    return _complete(
+        layer, dict(layer.arguments), f"{where}strategy: layer that starts as {layer.initialization!r:.80}"
+    )
+
+
+def _complete(layer: PlannedLayer, arguments: Mapping[str, Any], where: str) -> PlannedLayer:
+    try:
+        initializer = layer_initializer(layer.initialization)
+    except PluginError as error:
+        close = close_match(layer.initialization, layer_initializers())
+        raise PluginError(f"{where}: {error}" + (f"\n  did you mean {close}?" if close else "")) from None
+    args = arguments_of(initializer, arguments, f"{where}.")
+    try:
+        complete = frozen_arguments(args.model_dump(mode="json"))
+    except TypeError as error:
+        raise PluginError(
+            f"{where}: {initializer.name!r} has an argument that a plan cannot hold: {error}; this is a fault of the "
+            "package that registered it"
+        ) from None
+    return layer._replace(arguments=complete, passes_through=_recorded_pass(initializer))
+
+
+def _recorded_pass(initializer: LayerInitializer[Any]) -> bool:
+    """What a plan has to record: of ``identity`` everybody knows it."""
+    return initializer.passes_through and initializer.name != "identity"
+
+
+def arguments_of(initializer: LayerInitializer[Any], arguments: Mapping[str, Any], where: str) -> StrategyArgs:
+    """An initializer's arguments, checked by its own model.
+
+    Raises:
+        ArgsError: One is unknown or impossible.
+    """
+    try:
+        args: StrategyArgs = initializer.args.model_validate(arguments)
+    except ValidationError as error:
+        raise ArgsError(render(error, where, initializer.args.model_fields)) from None
+    return args
+
+
+def starts(layer: PlannedLayer, base: BaseLayer) -> Mapping[str, Start]:
+    """How the tensors of a new layer start that are not copies.
+
+    Args:
+        layer: The new layer.
+        base: Its source.
+
+    Raises:
+        CheckpointError: The base cannot be treated so.
+        PluginError: The initializer is not registered, or broken.
+    """
+    initializer = layer_initializer(layer.initialization)
+    args = arguments_of(initializer, dict(layer.arguments), f"the plan's {initializer.name}.")
+    try:
+        found = initializer.starts(base, args)
+    except SolarError:
+        raise
+    except Exception as error:
+        raise _fault(initializer, f"failed on base layer {base.index} with {type(error).__name__}: {error}") from error
+    if not isinstance(found, Mapping) or not set(found.values()) <= {"zero", "computed"}:
+        raise _fault(initializer, f"returned {found!r:.200}, expected a map from tensor names to 'zero' or 'computed'")
+    unfit = [name for name, start in found.items() if name not in (base.names if start == "zero" else base.shapes)]
+    if unfit and base.names:
+        raise _fault(initializer, f"names {unfit[0]!r:.200}, which base layer {base.index} has not, or not in floats")
+    if layer.passes_through != _recorded_pass(initializer):
+        raise CheckpointError(f"the plan's {initializer.name} says other things of itself than the initializer does")
+    if not layer.acts and any(found.get(name) != "zero" for name in base.residual_writers):
+        raise _fault(initializer, "says that its layers pass their input through, but does not zero what they write")
+    return found
+
+
+def _fault(initializer: LayerInitializer[Any], what: str) -> PluginError:
+    return PluginError(f"initializer {initializer.name!r} {what}; this is a fault of the package that registered it")
+
+
+def refuse_by_config(decoder: Decoder, plan: LayerPlan) -> None:
+    """Refuse layers that cannot start as the plan says, as far as the config tells.
+
+    Raises:
+        CheckpointError: As `starts`.
+        PluginError: As `starts`.
+    """
+    from solar_plugins.upscaling.initializers.base import BaseLayer
+
+    for layer in dict.fromkeys(plan.layers):
+        if layer.initialization != "copy":
+            starts(layer, BaseLayer(layer.source, decoder))
