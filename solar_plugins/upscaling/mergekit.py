@@ -7,8 +7,9 @@ from copy import deepcopy
 from typing import Any
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.storage.safetensors import FLOATS
 from solar_plugins.upscaling.decoder import Decoder
-from solar_plugins.upscaling.layer_plan import LayerPlan, LayerRange
+from solar_plugins.upscaling.layer_plan import LayerPlan, LayerRange, start_words
 
 MERGEKIT_TYPES = frozenset(
     {"apertus", "arcee", "gemma", "glm4", "gpt2", "gpt_bigcode", "granite", "llama"}
@@ -17,8 +18,11 @@ MERGEKIT_TYPES = frozenset(
 """What mergekit 0.1.5 stacks rightly: measured with tiny models against the real modules."""
 
 
-FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
-"""Mergekit's names for what safetensors calls the dtypes that mergekit can write."""
+KEEPS_BIASES = frozenset({"glm4", "gpt2", "gpt_bigcode", "granite", "mamba", "phi", "starcoder2"})
+"""Types whose biases are in mergekit 0.1.5's list of tensors (its _data/architectures); of others they are left out."""
+
+BIAS_KEYS = ("attention_bias", "mlp_bias", "use_qkv_bias")
+"""Config keys by which models of other types have biases."""
 
 Reference = str | dict[str, Any]
 """A model as mergekit's YAML names it."""
@@ -45,18 +49,24 @@ def passthrough_merge(
 
     Args:
         base_model: See `reference`.
-        decoder: The base's; it names what an identity layer scales to zero.
+        decoder: The base's; it names what an identity or a scaled layer multiplies.
         plan: What to stack.
         dtypes: Of the base's tensors, as safetensors calls them. Without them the config's own word counts. Where that
             is missing too, or where there are several, the merge names no dtype: mergekit then keeps each tensor's.
 
     Raises:
-        CheckpointError: mergekit does not support the architecture, or nobody tested identity layers with it.
+        CheckpointError: mergekit does not support the architecture or its biases, or cannot say how a layer starts.
     """
     if decoder.model_type not in MERGEKIT_TYPES or decoder.quantization is not None:
         raise CheckpointError(
             f"config.json: mergekit 0.1.5 makes no right model of type {decoder.model_type!r} by stacking "
             "layers: it keeps the old depth in the config, drops tensors or stops half-way. Use `solar upscale`"
+        )
+    biased = [key for key in BIAS_KEYS if decoder.text_config.get(key) and decoder.model_type not in KEEPS_BIASES]
+    if biased:
+        raise CheckpointError(
+            f"config.json: {biased[0]} is true, and mergekit 0.1.5 leaves the biases of type {decoder.model_type!r} "
+            "out without a word. Use `solar upscale`"
         )
     merge: dict[str, Any] = {
         "slices": [{"sources": [_source(base_model, decoder, part)]} for part in plan.ranges()],
@@ -74,8 +84,21 @@ def _only(names: Iterable[str]) -> str | None:
 def _source(base_model: Reference, decoder: Decoder, part: LayerRange) -> dict[str, Any]:
     # A copy, or YAML would write an anchor and aliases.
     source: dict[str, Any] = {"model": deepcopy(base_model), "layer_range": [part.start, part.end]}
-    if part.initialization == "identity":
-        zeroed = dict.fromkeys(module.rpartition(".")[2] for module in decoder.residual_writers)
-        scale = [{"filter": module, "value": 0.0} for module in zeroed]
+    if part.initialization != "copy":
+        factor = _factor(part)
+        modules = dict.fromkeys(module.rpartition(".")[2] for module in decoder.residual_writers)
+        scale = [{"filter": module, "value": factor} for module in modules]
         source["parameters"] = {"scale": [*scale, {"value": 1.0}]}
     return source
+
+
+def _factor(part: LayerRange) -> float:
+    """What mergekit multiplies weights and biases by that write to the residual stream; it can do nothing else."""
+    factors = {"identity": 0.0, "scaled": dict(part.arguments).get("factor")}
+    factor = factors.get(part.initialization)
+    if factor is None:
+        raise CheckpointError(
+            f"layers that start as {start_words(part)} cannot be said in mergekit's YAML: its passthrough stacks "
+            f"layers and multiplies tensors ({', '.join(factors)}). Use `solar upscale`"
+        )
+    return float(factor)
