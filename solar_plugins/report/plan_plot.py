@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +29,7 @@ from solar_plugins.report.plan_layout import (
     PlanLayout,
     seam_label,
 )
-from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer, start_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.path import Path as Outline
 
 HATCH_DISTANCE = 5
-"""Points between the slanting lines of an identity layer."""
+"""Points between the slanting lines of a layer that does not start as a copy."""
 
 
 def draw_plan(plan: LayerPlan, path: Path) -> None:
@@ -76,10 +77,10 @@ def _draw_head(axes: Axes, layout: PlanLayout) -> None:
 
 def _summary(layout: PlanLayout) -> str:
     ranges = layout.plan.ranges()
-    identities = sum(layer.initialization == "identity" for layer in layout.plan.layers)
+    others = Counter(layer.initialization for layer in layout.plan.layers if layer.initialization != "copy")
     few = [f"{part.start}..{part.end - 1}" for part in ranges]
     parts = [f"base layers {' + '.join(few)}" if len(ranges) <= 4 else f"{len(ranges)} ranges of base layers"]
-    parts += [f"{identities} identity layer{'s' if identities > 1 else ''}"] if identities else []
+    parts += [f"{count} {name} layer{'s' if count > 1 else ''}" for name, count in others.items()]
     parts += [f"{len(layout.seams) or 'no'} seam{'' if len(layout.seams) == 1 else 's'}"]
     return ", ".join(parts)
 
@@ -89,11 +90,11 @@ def _draw_bands(axes: Axes, layout: PlanLayout, colors: list[str]) -> None:
 
     left, right = layout.base_x + COLUMN_WIDTH + 3, layout.new_x - 3
     thickness = layout.layer_height - 2 * layout.inset
-    for position, (source, initialization) in enumerate(layout.plan.layers):
-        left_y, right_y = layout.base_y(source) + layout.inset, layout.new_y(position) + layout.inset
+    for position, layer in enumerate(layout.plan.layers):
+        left_y, right_y = layout.base_y(layer.source) + layout.inset, layout.new_y(position) + layout.inset
         ribbon = _ribbon(left, left_y, right, right_y, thickness)
-        alpha = 0.24 if initialization == "copy" else 0.1
-        axes.add_patch(PathPatch(ribbon, facecolor=colors[source], alpha=alpha, linewidth=0))
+        alpha = 0.24 if layer.initialization == "copy" else 0.1
+        axes.add_patch(PathPatch(ribbon, facecolor=colors[layer.source], alpha=alpha, linewidth=0))
     position = 0
     for part in layout.plan.ranges():
         count = part.end - part.start
@@ -135,18 +136,18 @@ def _draw_columns(axes: Axes, layout: PlanLayout, colors: list[str]) -> None:
 def _draw_layer(axes: Axes, layout: PlanLayout, corner: tuple[float, float], layer: PlannedLayer, color: str) -> None:
     from matplotlib.patches import FancyBboxPatch
 
-    (x, y), height, identity = corner, layout.layer_height, layer.initialization == "identity"
+    (x, y), height, hatched = corner, layout.layer_height, layer.initialization != "copy"
     box = FancyBboxPatch(
         (x, y + layout.inset),
         COLUMN_WIDTH,
         height - 2 * layout.inset,
         boxstyle=f"round,pad=0,rounding_size={min(2.5, height / 4)}",
-        facecolor=(color, 0.12) if identity else color,
+        facecolor=(color, 0.12) if hatched else color,
         edgecolor=color,
-        linewidth=min(0.9, height / 8) if identity else 0,
+        linewidth=min(0.9, height / 8) if hatched else 0,
     )
     axes.add_patch(box)
-    if identity:
+    if hatched:
         _hatch(axes, box, corner, height, color)
     if layout.number_size >= MIN_NUMBER_SIZE:
         axes.text(
@@ -154,8 +155,8 @@ def _draw_layer(axes: Axes, layout: PlanLayout, corner: tuple[float, float], lay
             y + height / 2,
             str(layer.source),
             size=layout.number_size,
-            color=INK if identity else DARK_ON_COLOR if _is_light(color) else LIGHT_ON_COLOR,
-            bbox={"facecolor": PAPER, "linewidth": 0, "pad": 0.8} if identity else None,
+            color=INK if hatched else DARK_ON_COLOR if _is_light(color) else LIGHT_ON_COLOR,
+            bbox={"facecolor": PAPER, "linewidth": 0, "pad": 0.8} if hatched else None,
             ha="center",
             va="center_baseline",
         )
@@ -210,7 +211,9 @@ def _draw_foot(axes: Axes, layout: PlanLayout) -> None:
     notes = ["Number in a box: the base layer. Beside it: the layer of the new model."]
     if layout.number_size < MIN_NUMBER_SIZE:
         notes = ["Number beside a box: the layer of that model."]
-    if any(layer.initialization == "identity" for layer in layout.plan.layers):
-        notes += ["Hatched: starts as identity, passes its input through."]
+    starts = [start_words(layer) for layer in layout.plan.layers if layer.initialization != "copy"]
+    if starts:
+        passing = ", passes its input through" if set(starts) == {"identity"} else ""
+        notes += [f"Hatched: starts as {', '.join(dict.fromkeys(starts))}{passing}."]
     for line, note in enumerate(notes):
         axes.text(MARGIN, y - 11 * line, note, size=7, color=MUTED)
