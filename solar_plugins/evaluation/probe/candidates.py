@@ -90,19 +90,13 @@ def _candidate(path: Path, number: int, init: object, num_layers: int) -> Candid
         plan = plan_of(args, num_layers, where="")
     except SolarError as error:
         raise type(error)(f"{path}, plan {number}: {error}") from None
-    kinds = {layer.initialization for layer in plan.layers} - {"copy", "identity"}
-    if kinds:
-        raise ArgsError(
-            f"{path}, plan {number}: starts layers as {', '.join(sorted(kinds))}, which is not measured here; only "
-            "copy and identity are"
-        )
     return Candidate(plan, args.model_dump(exclude_none=True), _block(plan))
 
 
 def _block(plan: LayerPlan) -> tuple[int, int] | None:
     sources = [layer.source for layer in plan.layers]
     seams = [place for place in range(1, len(sources)) if sources[place] != sources[place - 1] + 1]
-    if len(seams) != 1 or any(layer.initialization != "copy" for layer in plan.layers):
+    if len(seams) != 1 or not plan.only_copies:
         return None
     start, end = sources[seams[0]], seams[0]
     return (start, end) if start < end and sources == [*range(end), *range(start, plan.base_layers)] else None

@@ -19,6 +19,7 @@ from solar_plugins.evaluation.held_out_texts import read_texts
 from solar_plugins.evaluation.loss import Difference, Loss, difference
 from solar_plugins.evaluation.models import hardware, load_model, load_tokenizer
 from solar_plugins.evaluation.probe.candidates import Candidate
+from solar_plugins.evaluation.probe.new_layers import NewWeights
 from solar_plugins.evaluation.probe.race import rounds, still_racing
 from solar_plugins.evaluation.probe.replay import SEGMENT_TOKENS, LayerReplay, angular_distances, block_influences
 from solar_plugins.evaluation.probe.schedule import chunks, schedule
@@ -221,6 +222,11 @@ class Probe:
     def _dtype(self) -> str:
         return self.settings.dtype or hardware().dtype
 
+    @property
+    def _share_of_memory(self) -> int:
+        """Bytes for hidden states, as many for logits, and as many for the weights of new layers if there are any."""
+        return self.settings.memory_bytes // (2 if all(one.plan.only_copies for one in self.candidates) else 3)
+
     def run(self, record: Path) -> ProbeResult:
         """Measure.
 
@@ -235,8 +241,9 @@ class Probe:
         started = time.monotonic()
         model = load_model(self.base.directory, trust_remote_code=self._trusted, dtype=self._dtype)
         kind = model.device.type
-        elements = min(MAX_LOGITS, self.settings.memory_bytes // 2 // LOGIT_BYTES)
-        replay = LayerReplay(model, self.base.num_layers, BATCH_TOKENS.get(kind, 4096), elements)
+        elements = min(MAX_LOGITS, self._share_of_memory // LOGIT_BYTES)
+        new_weights = NewWeights(self.base, self._share_of_memory)
+        replay = LayerReplay(model, self.base.num_layers, BATCH_TOKENS.get(kind, 4096), elements, new_weights)
         passes = _Passes()
         with torch.inference_mode(), _Record(record, self.fingerprint) as store:
             replay.check(self._tensor(self._keys[0][1], model.device))
@@ -324,7 +331,7 @@ class Probe:
         recording = replay.record(self._tensor(document, replay.model.device))
         found = {BASE: replay.document_nats(recording, [recording.states[-1]])[0]}
         bytes_of_state = recording.states[0].nbytes
-        states = max(4, self.settings.memory_bytes // 2 // bytes_of_state - len(recording.states))
+        states = max(4, self._share_of_memory // bytes_of_state - len(recording.states))
         plans = [self.candidates[place].plan for place in missing]
         groups = chunks(plans, states)
         orders = [schedule([plans[one] for one in group]) for group in groups]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.evaluation.probe.schedule import Schedule
+from solar_plugins.evaluation.probe.schedule import NewLayer, Schedule
 from solar_plugins.logs import logger
 
 if TYPE_CHECKING:
@@ -65,13 +65,21 @@ class LayerReplay:
         num_layers: Its depth.
         batch_tokens: At most so many tokens are run at once, or one document.
         logit_elements: At most so many logits are made at once, or those of one document.
+        new_weights: Gives, for a layer that is none of the base's, the parameters in which it differs from its source.
 
     Raises:
         CheckpointError: Which of its modules are the decoder's layers is not clear.
     """
 
-    def __init__(self, model: PreTrainedModel, num_layers: int, batch_tokens: int, logit_elements: int) -> None:
-        self.model, self.layers = model, decoder_layers(model, num_layers)
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        num_layers: int,
+        batch_tokens: int,
+        logit_elements: int,
+        new_weights: Callable[[NewLayer, torch.nn.Module], Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        self.model, self.layers, self._new_weights = model, decoder_layers(model, num_layers), new_weights
         self._batch_tokens, self._logit_elements = batch_tokens, logit_elements
         self._batches = True
 
@@ -125,16 +133,16 @@ class LayerReplay:
     def _refuse_other_flow(self, recording: Recording, outputs: Sequence[Any], order: Sequence[int]) -> None:
         if list(order) != list(range(len(self.layers))):
             raise CheckpointError(
-                _refusal(f"its layers run in the order {order[:40]}, not each once from first to last")
+                refusal(f"its layers run in the order {order[:40]}, not each once from first to last")
             )
         shape = tuple(recording.states[0].shape)
         if (
             shape[0] != 1
         ):  # The second axis may be longer than the text: some models put a prompt of their own before it.
-            raise CheckpointError(_refusal(f"its hidden states have the shape {shape}, not (batch, tokens, width)"))
+            raise CheckpointError(refusal(f"its hidden states have the shape {shape}, not (batch, tokens, width)"))
         for number, (state, made) in enumerate(zip(recording.states[1:], outputs, strict=False), start=1):
             if state.shape != made.shape or not state.equal(made):
-                raise CheckpointError(_refusal(f"layer {number} is not given what layer {number - 1} made"))
+                raise CheckpointError(refusal(f"layer {number} is not given what layer {number - 1} made"))
 
     def run(
         self, recording: Recording, schedule: Schedule, ran: Callable[[int], object]
@@ -157,11 +165,11 @@ class LayerReplay:
             yield from ((place, states[node]) for place in places.get(node, ()))
         waiting = schedule.children()
         size = max(1, self._batch_tokens // recording.ids.shape[1]) if self._batches else 1
-        for layer, nodes in schedule.steps:
+        for layer, nodes, new in schedule.steps:
             for start in range(0, len(nodes), size):
                 batch = nodes[start : start + size]
                 parents = [schedule.nodes[node].parent for node in batch]
-                made = self.apply(recording, layer, [states[parent] for parent in parents])
+                made = self.apply(recording, layer, [states[parent] for parent in parents], new)
                 ran(len(batch))
                 for node, parent, state in zip(batch, parents, made, strict=True):
                     waiting[parent] -= 1
@@ -171,8 +179,10 @@ class LayerReplay:
                         states[node] = state
                     yield from ((place, state) for place in places.get(node, ()))
 
-    def apply(self, recording: Recording, layer: int, states: Sequence[Tensor]) -> list[Tensor]:
-        """What a layer makes of several hidden states of one document."""
+    def apply(
+        self, recording: Recording, layer: int, states: Sequence[Tensor], new: NewLayer | None = None
+    ) -> list[Tensor]:
+        """What a layer, or a new one in its place, makes of several hidden states of one document."""
         import torch
 
         call, count = recording.calls[layer], len(states)
@@ -183,7 +193,13 @@ class LayerReplay:
             keywords["hidden_states"] = hidden
         else:
             arguments.insert(0, hidden)
-        output = self.layers[layer](*arguments, **keywords)
+        module = self.layers[layer]
+        if new is None:
+            output = module(*arguments, **keywords)
+        else:
+            assert self._new_weights is not None, "a base alone was to be replayed"
+            weights = dict(self._new_weights(new, module))
+            output = torch.func.functional_call(module, weights, tuple(arguments), keywords)
         return list(_hidden(output).split(1))
 
     def document_nats(self, recording: Recording, states: Sequence[Tensor]) -> list[list[float]]:
@@ -261,14 +277,14 @@ class LayerReplay:
         for number, (one, other) in enumerate(zip(recording.calls, disturbed.calls, strict=True)):
             for name in sorted(set(one.keywords) | set(other.keywords)):
                 if not _same(one.keywords.get(name), other.keywords.get(name)):
-                    raise CheckpointError(_refusal(f"layer {number}'s argument {name} depends on the layers before it"))
+                    raise CheckpointError(refusal(f"layer {number}'s argument {name} depends on the layers before it"))
             if not _same(one.arguments, other.arguments):
-                raise CheckpointError(_refusal(f"an argument of layer {number} depends on the layers before it"))
+                raise CheckpointError(refusal(f"an argument of layer {number} depends on the layers before it"))
         # The model has just run on other states: what a layer kept from there would show now.
         for number in reversed(range(len(self.layers))):
             (again,) = self.apply(recording, number, [recording.states[number]])
             if not _close(again, recording.states[number + 1]):
-                raise CheckpointError(_refusal(f"layer {number} gives another result when it is called again"))
+                raise CheckpointError(refusal(f"layer {number} gives another result when it is called again"))
             if self._batches and not self._batch_is_right(recording, disturbed, number):
                 self._batches = False
                 LOG.warning("layer %d gives another result in a batch, so plans are run one by one", number)
@@ -300,7 +316,7 @@ class LayerReplay:
             for name, value in [("an argument", one) for one in call.arguments] + list(call.keywords.items()):
                 if not _is_plain(value):
                     raise CheckpointError(
-                        _refusal(f"layer {number} is given {name}, a {type(value).__name__}, which layers may share")
+                        refusal(f"layer {number} is given {name}, a {type(value).__name__}, which layers may share")
                     )
 
 
@@ -323,12 +339,13 @@ def decoder_layers(model: PreTrainedModel, num_layers: int) -> Sequence[Any]:
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if len(outer) != 1:
         raise CheckpointError(
-            _refusal(f"{len(outer)} lists of {num_layers} modules could be its layers ({', '.join(outer) or 'none'})")
+            refusal(f"{len(outer)} lists of {num_layers} modules could be its layers ({', '.join(outer) or 'none'})")
         )
     return list(lists[outer[0]])
 
 
-def _refusal(why: str) -> str:
+def refusal(why: str) -> str:
+    """Words for a model that cannot be probed."""
     return (
         f"solar probe cannot run this model's layers in another order: {why}. Upscale it and measure the result instead"
     )

@@ -1,6 +1,6 @@
 """The order in which layers run for many plans at once: what plans share runs once, what can be one batch is one. Pure.
 
-Plans are paths of a trie of source layers. A node is the hidden state after the layers of its path, so plans with a
+Plans are paths of a trie of layers. A node is the hidden state after the layers of its path, so plans with a
 common beginning share it. Nodes that meet the same layer with equally many layers to go are one step: for repeats of
 one base these are the plans that end alike.
 """
@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+
+
+class NewLayer(NamedTuple):
+    """A layer that does not start as a copy: what it holds may depend on its position."""
+
+    planned: PlannedLayer
+    position: int
 
 
 class Node(NamedTuple):
@@ -20,6 +27,8 @@ class Node(NamedTuple):
 
     parent: int
     layer: int
+    new: NewLayer | None = None
+    """None for a layer of the base as it is."""
 
 
 class Step(NamedTuple):
@@ -28,6 +37,7 @@ class Step(NamedTuple):
     layer: int
     nodes: tuple[int, ...]
     """The nodes that this makes, each from its parent."""
+    new: NewLayer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,40 +85,47 @@ class Schedule:
 def schedule(plans: Sequence[LayerPlan]) -> Schedule:
     """The schedule of some plans of one base.
 
-    A layer that starts as identity gives back what it is given, so it is passed over.
+    A layer that passes its input through is passed over.
 
     Example:
         >>> plan = LayerPlan.from_sources(3, [0, 1, 0, 1, 2])
         >>> schedule([plan]).steps
-        (Step(layer=0, nodes=(3,)), Step(layer=1, nodes=(4,)), Step(layer=2, nodes=(5,)))
+        (Step(layer=0, nodes=(3,), new=None), Step(layer=1, nodes=(4,), new=None), Step(layer=2, nodes=(5,), new=None))
     """
-    nodes, index = [Node(-1, -1)], dict[tuple[int, int], int]()
+    nodes, index = [Node(-1, -1)], dict[Node, int]()
     ends = []
     for plan in plans:
         node = 0
-        for layer in plan.layers:
-            if layer.initialization == "identity":
+        for position, layer in enumerate(plan.layers):
+            if not layer.acts:
                 continue
-            key = (node, layer.source)
+            new = None if layer.initialization == "copy" else NewLayer(layer, position)
+            key = Node(node, layer.source, new)
             if key not in index:
                 index[key] = len(nodes)
-                nodes.append(Node(*key))
+                nodes.append(key)
             node = index[key]
         ends.append(node)
     trunk = _trunk(nodes)
     left = _layers_left(nodes)
     run = [node for node in range(1, len(nodes)) if node not in trunk]
-    run.sort(key=lambda node: (-left[node], nodes[node].layer))
-    steps = [
-        Step(layer, tuple(group)) for (_, layer), group in groupby(run, lambda node: (left[node], nodes[node].layer))
-    ]
-    return Schedule(tuple(nodes), tuple(ends), trunk, tuple(steps))
+
+    def step(node: int) -> tuple[int, int, str]:
+        return -left[node], nodes[node].layer, repr(nodes[node].new)
+
+    steps = [tuple(group) for _, group in groupby(sorted(run, key=step), step)]
+    return Schedule(
+        nodes=tuple(nodes),
+        ends=tuple(ends),
+        trunk=trunk,
+        steps=tuple(Step(nodes[group[0]].layer, group, nodes[group[0]].new) for group in steps),
+    )
 
 
 def _trunk(nodes: Sequence[Node]) -> dict[int, int]:
     trunk = {0: 0}
     for number, node in enumerate(nodes[1:], start=1):
-        if node.parent in trunk and node.layer == trunk[node.parent]:
+        if node.new is None and node.parent in trunk and node.layer == trunk[node.parent]:
             trunk[number] = node.layer + 1
     return trunk
 

@@ -32,6 +32,15 @@ def test_plans_of_a_file(tmp_path):
     assert stack.block == (0, 8), "the whole base once more"
 
 
+def test_a_plan_whose_duplicates_start_otherwise(tmp_path):
+    path = tmp_path / "plans.yml"
+    path.write_text("- {strategy: dus, drop_layers: 2, duplicates: {initializer: scaled, factor: 0.25}}\n")
+    (one,) = read_candidates(path, 8)
+    assert str(one.plan) == "8 -> 12 layers: [0..5] + [2..5] as scaled (factor 0.25) + [6..7]"
+    assert plan_of(InitArgs.model_validate(one.init), 8) == one.plan, "what is pasted makes it again"
+    assert not one.is_dus, "it is compared with the plain one"
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "words"),
     [

@@ -6,11 +6,14 @@ from transformers import AutoModelForCausalLM
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.evaluation.probe.candidates import every_repeat, repeat
+from solar_plugins.evaluation.probe.new_layers import NewWeights
 from solar_plugins.evaluation.probe.replay import LayerReplay, angular_distances, block_influences
 from solar_plugins.evaluation.probe.schedule import schedule
+from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import write_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+from solar_plugins.upscaling.strategies import plan_of
 
 IDS = torch.randint(3, 100, (1, 70), generator=torch.Generator().manual_seed(3))
 PLANS = {
@@ -19,6 +22,13 @@ PLANS = {
     "interleaved": LayerPlan.from_sources(8, [layer for layer in range(8) for _ in range(2)]),
     "expanded": LayerPlan(8, tuple(PlannedLayer(i, kind) for i in range(8) for kind in ("copy", "identity"))),
 }
+
+
+NEW = {
+    name: plan_of(InitArgs(strategy="dus", drop_layers=2, duplicates=name), 8)
+    for name in ("identity", "scaled", "noise", "average")
+}
+"""Plans whose second occurrences of a layer do not start as copies."""
 
 
 @pytest.fixture
@@ -46,6 +56,32 @@ def expected_nats(directory):
     """As a user would: load it, ask for its loss."""
     loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     return loaded(input_ids=IDS, labels=IDS, use_cache=False).loss.item() * (IDS.shape[1] - 1)
+
+
+@pytest.mark.parametrize(("kind", "max_bytes"), [("llama-biased", 1), ("mistral", 10**9)])
+def test_new_layers_have_the_weights_of_the_written_models(made_bases, tmp_path, kind, max_bytes):
+    """Whether they are kept or made again for each call."""
+    found = find_base(str(made_bases / kind))
+    model = AutoModelForCausalLM.from_pretrained(made_bases / kind, dtype=torch.float32).eval()
+    plans = NEW | {"plain": PLANS["dus"]}
+    replay = LayerReplay(model, 8, 4096, 10**7, NewWeights(found, max_bytes))
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    made = {name: sum(nats) for name, nats in zip(plans, nats_of(replay, [*plans.values()]), strict=True)}
+    assert len({round(nats, 3) for nats in made.values()}) == len(plans), "each starts otherwise"
+    for name, plan in plans.items():
+        write_checkpoint(found, plan, tmp_path / name)
+        assert made[name] / 69 == pytest.approx(expected_nats(tmp_path / name) / 69, abs=1e-5), name
+    assert all(parameter.equal(before[name]) for name, parameter in model.named_parameters())
+
+
+def test_new_layers_whose_weights_are_loaded_under_other_names_are_refused(model, base):
+    """As where transformers puts experts into one tensor when it loads them."""
+    replay = LayerReplay(model, 8, 4096, 10**7, NewWeights(find_base(str(base)), 10**9))
+    model.model.layers[2].mlp.down_proj.weight.mul_(2)
+    with pytest.raises(
+        CheckpointError, match=r"loading gives mlp.down_proj.weight of a layer another name or other val"
+    ):
+        nats_of(replay, [NEW["scaled"]])
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 4096])

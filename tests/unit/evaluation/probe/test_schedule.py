@@ -56,6 +56,20 @@ def test_identity_layers_are_passed_over():
     assert order.ends[0] == order.ends[1]
 
 
+def test_new_layers_are_nodes_of_their_own_by_start_and_position():
+    def plan(start, *more):
+        return LayerPlan(3, (*map(PlannedLayer, range(3)), *more, PlannedLayer(1, *start), PlannedLayer(2)))
+
+    half, third = (("scaled", (("factor", factor),)) for factor in (0.5, 0.33))
+    plans = [plan(()), plan(half), plan(half), plan(third), plan(half, PlannedLayer(2, "identity"))]
+    order = schedule(plans)
+    copy, one, same, other, moved = order.ends
+    assert one == same
+    assert len({copy, one, other, moved}) == 4, "noise depends on the position"
+    steps = [(step.layer, len(step.nodes), step.new.position if step.new else None) for step in order.steps]
+    assert sorted(steps, key=str) == [(1, 1, 3), (1, 1, 3), (1, 1, 4), (1, 1, None), (2, 4, None)]
+
+
 @pytest.mark.parametrize("limit", [1, 4, 7, 100])
 def test_groups_hold_what_they_may(limit):
     groups = chunks(PLANS, limit)
