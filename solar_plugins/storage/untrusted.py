@@ -122,6 +122,21 @@ def is_plain_relative_path(name: object) -> bool:
     )
 
 
+def how_to_download(directory: Path) -> str:
+    """The command that fetches what a model's folder lacks; for a folder of the hub's cache with the model's name.
+
+    Example:
+        >>> how_to_download(Path("hub/models--org--name/snapshots/0a1b"))
+        'hf download org/name --revision 0a1b'
+        >>> how_to_download(Path("models/name"))
+        'hf download REPO --local-dir models/name (REPO: its name on the hub)'
+    """
+    cached = directory.parent.parent.name
+    if directory.parent.name == "snapshots" and cached.startswith("models--"):
+        return f"hf download {cached.removeprefix('models--').replace('--', '/')} --revision {directory.name}"
+    return f"hf download REPO --local-dir {directory} (REPO: its name on the hub)"
+
+
 def require_file(path: Path, *, error: Callable[[str], SolarError] = CheckpointError, fix: str = RESTORE) -> int:
     """The size of a regular file. Opening a FIFO would wait for ever, and reading a device might never end.
 
@@ -137,9 +152,10 @@ def require_file(path: Path, *, error: Callable[[str], SolarError] = CheckpointE
         with path.open("rb") as file:
             is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
         if is_pointer:
+            download = f", or download it: {how_to_download(path.parent)}" if error is CheckpointError else ""
             raise error(
                 f"{path}: a git-lfs pointer of {status.st_size} bytes, expected the file itself, which git did not "
-                "fetch; run `git lfs pull` in that folder (`git lfs install` first if git-lfs is new there)"
+                f"fetch; run `git lfs pull` in that folder (`git lfs install` first if git-lfs is new there){download}"
             )
     return status.st_size
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.architectures.outer_tensors import HEADS, TIED_BY_DEFAULT, UNCHECKED, outer_modules
@@ -167,9 +167,11 @@ def _whole_model_wrapper(names: Iterable[str], decoder: Decoder) -> str:
     """What stands before the layers' known prefix: nothing, or what a training wrapper adds."""
     known = layer_prefixes(decoder)
     found: dict[str, str] = {}
+    numbers: dict[str, set[str]] = {}
     for name in names:
         if match := layer_prefix_of(name, decoder):
             found.setdefault(match[1], name)
+            numbers.setdefault(match[1], set()).add(match[2])
     if not found:
         return ""
     if here := [prefix for prefix in found if prefix in known]:
@@ -177,10 +179,7 @@ def _whole_model_wrapper(names: Iterable[str], decoder: Decoder) -> str:
         ends = decoder.architecture.prefixes if decoder.text_config is decoder.config else ()
         others = [prefix for prefix in found if prefix not in known and prefix.endswith(ends)]
         if others or len(here) > 1:
-            raise CheckpointError(
-                f"the layers stand there more than once, as {' and '.join((*here, *others))}; keep the tensors of one "
-                "model"
-            )
+            _refuse_several_prefixes({prefix: numbers[prefix] for prefix in (*here, *others)})
         return ""
     for prefix in found:
         for end in known:
@@ -194,6 +193,23 @@ def _whole_model_wrapper(names: Iterable[str], decoder: Decoder) -> str:
         f"tensor {example!r:.200}: transformers would not load it for model_type {decoder.model_type!r}, whose layers "
         f"are called {' or '.join(f'{end}<number>....' for end in known)}; {prefix!r:.200} is none of these, nor with "
         "what a known training wrapper adds. Rename the tensors, or save the model again without its wrapper"
+    )
+
+
+def _refuse_several_prefixes(numbers: Mapping[str, set[str]]) -> NoReturn:
+    """Refuse layers under several prefixes.
+
+    Args:
+        numbers: By prefix: the numbers of the layers that have it.
+    """
+    if len(set().union(*numbers.values())) < sum(map(len, numbers.values())):
+        raise CheckpointError(
+            f"the layers stand there more than once, as {' and '.join(numbers)}; keep the tensors of one model"
+        )
+    names = " and others ".join(f"{prefix}{min(of_prefix, key=int)}" for prefix, of_prefix in numbers.items())
+    raise CheckpointError(
+        f"some layers are called {names}, as in shards of different saves, and transformers would load only those of "
+        "one name. Take all files from one save, or rename the tensors"
     )
 
 

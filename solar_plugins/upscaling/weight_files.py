@@ -10,7 +10,13 @@ from typing import NamedTuple
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.storage.safetensors import StoredTensor, read_header
-from solar_plugins.storage.untrusted import is_plain_file_name, read_json_object, require_file, require_inside
+from solar_plugins.storage.untrusted import (
+    how_to_download,
+    is_plain_file_name,
+    read_json_object,
+    require_file,
+    require_inside,
+)
 from solar_plugins.upscaling.companions import LEFTOVER_FILES, listed
 
 INDEX = "model.safetensors.index.json"
@@ -127,12 +133,16 @@ def read_weights(
         return StoredWeights(_read_own_header(single))
     for path in (index, single):
         if path.is_symlink() and not path.exists():
-            raise CheckpointError(f"{path}: a link that leads nowhere; restore or download the file again")
+            raise CheckpointError(
+                f"{path}: a link that leads nowhere; restore the file, or download it: {how_to_download(directory)}"
+            )
         if path.exists():
             require_file(path)
     where = str(directory) if repository is None else repository[0]
     names = names_in(directory) if repository is None else repository[1]
-    raise CheckpointError(describe_other(where, names) or f"{where}: no weights; {EXPECTED}")
+    # Of a repository all files are known: what is not there cannot be downloaded.
+    fix = f". If the download was cut off or left them out: {how_to_download(directory)}" if repository is None else ""
+    raise CheckpointError(describe_other(where, names) or f"{where}: no weights; {EXPECTED}{fix}")
 
 
 def refuse_ungathered(directory: Path, tensors: Mapping[str, StoredTensor], *, has_layers: bool) -> None:
@@ -236,7 +246,9 @@ def _shard_names(index: Path, weight_map: Mapping[str, str], single: str | None)
         if (index.parent / filename).exists():
             yield filename
         elif single is None:
-            raise CheckpointError(f"{index}: names the shard {filename}, which is missing; download it")
+            raise CheckpointError(
+                f"{index}: names the shard {filename}, which is missing; download it: {how_to_download(index.parent)}"
+            )
 
 
 def describe_other(where: str, names: Collection[str]) -> str:

@@ -73,6 +73,14 @@ def test_the_name_of_the_base_model_may_be_missing():
         ([f"encoder.{name}" for name in NAMES], "'encoder.model.layers.' is none of these"),
         ([*NAMES, *(f"ema.{name}" for name in NAMES)], r"more than once, as model.layers. and ema.model.layers."),
         ([*NAMES, *(f"module.{name}" for name in NAMES)], r"more than once, as model.layers. and module.model.layers."),
+        (
+            [name.replace("model.layers.1", "module.model.layers.1") for name in NAMES],
+            r"some layers are called model.layers.0 and others module.model.layers.1, as in shards of different saves",
+        ),
+        (
+            [name.replace("model.layers.1", "layers.1") for name in NAMES],
+            r"some layers are called model.layers.0 and others layers.1, .* would load only those of one name",
+        ),
         ([*NAMES, f"_orig_mod.{NAMES[2]}"], "are both 'model.layers.0.self_attn.q_proj.weight' without"),
         ([*NAMES, "model.layers.0.mlp.up_proj.lora_A.default.weight"], "a PEFT adapter that is not merged"),
         ([name.replace("up_proj", "up_proj.base_layer") for name in NAMES], "a PEFT adapter that is not merged"),

@@ -1,6 +1,7 @@
 """Which files of a folder hold the weights: what transformers loads, and what a folder without them is called."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -187,6 +188,31 @@ def test_a_folder_that_is_no_model_is_called_what_it_is_by_plan_and_upscale_alik
     assert str(of_plan.value) == str(of_upscale.value)
     assert str(base) in str(of_plan.value)
     assert "\n" not in str(of_plan.value)
+
+
+@pytest.mark.parametrize("lost", ["config only", "dangling link", "missing shard", "pointer"])
+@pytest.mark.parametrize("cached", [True, False])
+def test_what_a_download_left_out_is_fetched_by_a_command_that_the_error_names(sharded_base, tmp_path, lost, cached):
+    folder = tmp_path / ("hub/models--org--name/snapshots/0a1b" if cached else "copy")
+    shutil.copytree(sharded_base, folder)
+    shards = sorted(folder.glob("model-*.safetensors"))
+    if lost == "pointer":
+        shards[0].write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 4976698672\n")
+    else:
+        for file in shards[: None if lost == "config only" else 1]:
+            file.unlink()
+    if lost in ("config only", "dangling link"):
+        (folder / INDEX).unlink()
+    if lost == "dangling link":
+        shards[1].unlink()
+        (folder / SINGLE_FILE).symlink_to("../../blobs/0c0d")
+    fix = "hf download org/name --revision 0a1b" if cached else f"hf download REPO --local-dir {folder} "
+    for act in (
+        lambda: find_base(str(folder)).tensors,
+        lambda: plan_for_base(str(folder), None, InitArgs(strategy="dus", drop_layers="2")),
+    ):
+        with pytest.raises(CheckpointError, match=rf"download.*: {fix}"):
+            act()
 
 
 @pytest.mark.parametrize("any_base", ["llama", "llama-sharded"], indirect=True)
