@@ -1,8 +1,9 @@
 """Datasets of a recipe that lie on this machine: which files they are, and how they are read.
 
 Which file belongs to which split and configuration is left to `datasets`: globs, folders, names such as
-``train-00000-of-00002.jsonl``, the YAML head of a README. What the files hold is read by `data.row_files`, as JSON and
-Parquet in every command of this package. Other kinds (CSV, text, Arrow, archives, folders of `save_to_disk`) are read
+``train-00000-of-00002.jsonl``, the YAML head of a README. But of a folder with files of several kinds `datasets` reads
+the commonest and says nothing; that is refused. What the files hold is read by `data.row_files`, as JSON and Parquet in
+every command of this package. Other kinds (CSV, text, Arrow, archives, folders of `save_to_disk`) are read
 by `datasets`, under a name that follows from their content, because its own cache goes by path and time.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -17,14 +19,20 @@ from typing import Any
 
 from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet
 from solar_plugins.data.formatters.columns import wanted_columns
+from solar_plugins.data.row_files import COMPRESSIONS, JSON_NAMES, PARQUET_NAMES, SNIFF_BYTES
 from solar_plugins.data.row_tables import row_table
 from solar_plugins.errors import DataError, SolarError
+from solar_plugins.logs import logger
 from solar_plugins.storage.content import content_hashes
+
+LOG = logger("local_files")
 
 OUR_KINDS = ("json", "parquet")
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".rar", ".7z")
 SAVED_MARKERS = ("state.json", "dataset_dict.json")
 """What `save_to_disk` leaves in a folder."""
+KINDS = {"JSON": JSON_NAMES, "Parquet": PARQUET_NAMES, "CSV": (".csv",), "TSV": (".tsv",), "Arrow": (".arrow",)}
+"""Kinds of files with rows, by the endings of their names. `datasets` would read TSV among CSV as CSV."""
 
 
 def is_local(source: FormattedSet) -> bool:
@@ -43,7 +51,7 @@ def load_local(source: FormattedSet) -> Any:
         the recipe names no split and there are several, a mapping of them.
 
     Raises:
-        DataError: It cannot be read, or has not the split.
+        DataError: It cannot be read, has not the split, or is a folder with files of several kinds.
     """
     import datasets
 
@@ -57,6 +65,8 @@ def load_local(source: FormattedSet) -> Any:
             splits = {name: _named(one, f"{key}-{name}") for name, one in found.items()}
             return splits if split is None else _selected(splits, splits.__getitem__, split, source.where)
         return _named(found, key)
+    if path.is_dir() and not entry.get("data_files"):
+        _check_folder(path, source.where)
     builder = datasets.load_dataset_builder(**_origin(entry, path))
     files = {str(name): [str(file) for file in of_split] for name, of_split in builder.config.data_files.items()}
     kind = type(builder).__module__.rpartition(".")[2]
@@ -85,6 +95,77 @@ def _origin(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
     files = entry["data_files"] if path.is_dir() else glob.escape(str(path))  # A path is no pattern.
     return {"path": get_dataset_type(DictDefault(dict(entry))), "name": name, "data_files": files}
+
+
+def _check_folder(path: Path, where: str) -> None:
+    """Refuse a folder of which `datasets` would read some files and leave out the rest because of their kind.
+
+    Files of rows that no split's name covers (``extra.jsonl`` beside ``train.jsonl``) are named in the log.
+    """
+    from datasets.data_files import DataFilesDict, get_data_patterns
+
+    base = path.resolve().as_posix()
+
+    def files(patterns: dict[str, list[str]]) -> list[str]:
+        found = DataFilesDict.from_patterns(patterns, base_path=base)
+        return [str(file) for of_split in found.values() for file in of_split]
+
+    read = files(get_data_patterns(base))
+    kinds = _by_kind(read)
+    unread = sorted(file for one in _by_kind(set(files({"all": ["**"]})) - set(read)).values() for file in one)
+    if (len(kinds) < 2 and not unread) or _readme_names_files(path):
+        return
+    if len(kinds) > 1:
+        found = "; ".join(f"{len(one)} {kind} ({_listed(one, base)})" for kind, one in kinds.items())
+        raise DataError(
+            f"{where}: the folder has files of several kinds: {found}. Of these only one kind would be read, without a "
+            "word about the others. Name the files of one kind with data_files:, and give each kind an entry of its own"
+        )
+    LOG.warning(
+        "%s: %d of the folder's files are not read, because their names name no split and others' do: %s. If they "
+        "belong to the dataset, name all its files with data_files:",
+        where,
+        len(unread),
+        _listed(unread, base),
+    )
+
+
+def _by_kind(files: Collection[str]) -> dict[str, list[str]]:
+    """The files with rows, by kind; JSON that is one object beside files of other kinds describes them."""
+    kinds: dict[str, list[str]] = {}
+    for file in sorted(files):
+        name = file.lower()
+        name = name.removesuffix(next((ending for ending in COMPRESSIONS if name.endswith(ending)), ""))
+        for kind, endings in KINDS.items():
+            if name.endswith(endings):
+                kinds.setdefault(kind, []).append(file)
+    if len(kinds) > 1 and "JSON" in kinds and all(map(_is_one_object, kinds["JSON"])):
+        del kinds["JSON"]
+    return kinds
+
+
+def _is_one_object(file: str) -> bool:
+    if not file.lower().endswith(".json") or Path(file).stat().st_size > SNIFF_BYTES:
+        return False
+    try:
+        return isinstance(json.loads(Path(file).read_bytes()), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _readme_names_files(path: Path) -> bool:
+    """Whether the dataset's card says which files belong to it."""
+    from datasets.load import dataset_module_factory
+
+    try:
+        return bool(dataset_module_factory(str(path)).builder_configs_parameters.metadata_configs)
+    except (ValueError, FileNotFoundError):  # No card that names files, and files that do not go together.
+        return False
+
+
+def _listed(files: list[str], base: str) -> str:
+    names = [Path(file).relative_to(base).as_posix() for file in files[:3]]
+    return ", ".join(names) + (", ..." if len(files) > 3 else "")
 
 
 def _is_ours(builder: Any, kind: str, files: Mapping[str, list[str]]) -> bool:

@@ -151,3 +151,63 @@ def test_a_path_is_no_pattern(folder):
     save("rows [1]*.jsonl", 1)
     save("rows 1.jsonl", 2)
     assert outputs(load_local(source(path="rows [1]*.jsonl"))) == ["1"]
+
+
+OF_ANOTHER_KIND = {
+    "b.csv": b"instruction,output\nu,1\n",
+    "b.tsv": b"instruction\toutput\nu\t1\n",
+    "b.csv.gz": gzip.compress(b"instruction,output\nu,1\n"),
+    "b.parquet": b"PAR1",
+    "deep/b.arrow": b"ARROW1",
+}
+
+
+@pytest.mark.parametrize("name", OF_ANOTHER_KIND)
+@pytest.mark.parametrize("rows", [("a.jsonl", "c.json"), ("train.jsonl.gz",), ("train.jsonl", "test.jsonl")])
+def test_a_folder_with_several_kinds_of_files_is_refused(folder, name, rows):
+    """`datasets` reads the commonest kind alone: no other is in what Axolotl loads."""
+    for number, row_file in enumerate(rows):
+        save(f"mixed/{row_file}", number)
+    other = Path("mixed", name if rows[0] == "a.jsonl" else name.replace("b.", "train-2."))
+    other.parent.mkdir(exist_ok=True)
+    other.write_bytes(OF_ANOTHER_KIND[name])
+    kind = {"csv": "CSV", "tsv": "TSV", "csv.gz": "CSV", "parquet": "Parquet", "arrow": "Arrow"}[name.split(".", 1)[1]]
+    with pytest.raises(DataError) as caught:
+        load_local(source(path="mixed", split="train"))
+    words = str(caught.value)
+    assert f"{len(rows)} JSON (" in words
+    assert f"1 {kind} ({other.relative_to('mixed')})" in words
+    assert "data_files:" in words
+    assert words.startswith("datasets[0] (mixed): the folder has files of several kinds")
+    named = [f"mixed/{row_file}" for row_file in rows]
+    assert len(load_local(source(path="mixed", data_files=named, split="train"))) == len(rows), "the way out"
+
+
+def test_what_is_beside_the_files_of_a_dataset_is_no_other_kind(folder):
+    save("data/a.jsonl", 1)
+    for name in ("README.md", "LICENSE.txt", "plot.png", ".hidden.csv", "dataset_infos.json", "notes.md"):
+        Path("data", name).write_text("{}")
+    assert outputs(load_local(source(path="data", split="train"))) == ["1"]
+    saved(["2"]).to_parquet("tables/a.parquet")
+    Path("tables/stats.json").write_text('{\n "rows": 1\n}')
+    assert outputs(load_local(source(path="tables", split="train"))) == ["2"]
+
+
+def test_a_card_that_names_the_files_settles_their_kind(folder):
+    save("data/a.jsonl", 1)
+    Path("data/b.csv").write_bytes(OF_ANOTHER_KIND["b.csv"])
+    Path("data/README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: a.jsonl\n---\n")
+    assert outputs(load_local(source(path="data", split="train"))) == ["1"]
+
+
+def test_files_that_no_split_covers_are_named(folder, caplog):
+    save("data/train.jsonl", 1)
+    save("data/extra.jsonl", 2)
+    with caplog.at_level("WARNING"):
+        assert outputs(load_local(source(path="data", split="train"))) == ["1"]
+    assert "datasets[0] (data): 1 of the folder's files are not read" in caplog.text
+    assert "extra.jsonl" in caplog.text
+    caplog.clear()
+    os.rename("data/extra.jsonl", "data/train-2.jsonl")
+    assert sorted(outputs(load_local(source(path="data", split="train")))) == ["1", "2"]
+    assert not caplog.text
