@@ -31,14 +31,12 @@ from solar_plugins.data.formatters.base import (
     RowError,
     SFTFormatter,
     UnpairedFormatter,
-    answer_of,
     optional_text,
     question,
-    read_message,
-    read_messages,
     single_turn,
     text,
 )
+from solar_plugins.data.formatters.conversations import answer_of, read_message, read_messages
 from solar_plugins.errors import CheckpointError, PlanError
 from solar_plugins.plugins.dpo_configs import DPOConfig
 from solar_plugins.plugins.markers import hookimpl

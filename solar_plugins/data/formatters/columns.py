@@ -1,8 +1,9 @@
-"""Which columns change the meaning of a row, and the rule that none of them is ignored.
+"""Columns with texts of the prompt, and the rule that none of them is ignored.
 
 A dataset may have any columns. Most describe a row (id, source, category, score, model, ...) and are ignored. Those of
 `PROMPT_COLUMNS` are part of what a model reads in some published format; where one is filled, its texts have to occur
-in the messages that the formatter gives, or the row is bad.
+in the messages that the formatter gives, or the row is bad. The same rule for all else that changes what a row teaches
+is in `marks`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from solar_plugins.data.formatters.base import (
     Row,
     RowError,
     is_blank,
+    number,
     optional_text,
-    read_messages,
     text,
 )
+from solar_plugins.data.formatters.conversations import read_messages
+from solar_plugins.data.formatters.marks import check_row
 
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 """Names of a column with the system text; every built-in formatter reads them."""
@@ -55,7 +58,9 @@ def wanted_columns(formatter: Formatter) -> frozenset[str] | None:
 
 
 def check_nothing_is_ignored(row: Row, formatter: Formatter, texts: Iterable[str]) -> None:
-    """Refuse a row with a filled column of `PROMPT_COLUMNS` whose texts are not among what the formatter read.
+    """Refuse a row of which the formatter leaves out something that changes what it teaches.
+
+    That is a filled column of `PROMPT_COLUMNS` whose texts are not among what was read, or one of `marks`.
 
     Args:
         row: The row.
@@ -63,11 +68,13 @@ def check_nothing_is_ignored(row: Row, formatter: Formatter, texts: Iterable[str
         texts: What it gave: the contents of messages and the answers.
 
     Raises:
+        NothingToLearn: The row is marked not to be trained on.
         RowError: There is such a column.
     """
     if formatter.optional_columns is None:
         return
     read = tuple(texts)
+    check_row(row, formatter, read)
     for column in PROMPT_COLUMNS:
         value = row.get(column)
         if is_blank(value):
@@ -179,13 +186,18 @@ def prompt_column(row: Row) -> Messages:
 _MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|from|content|value)["']\s*:""")
 
 
+def is_messages_as_text(value: str) -> bool:
+    """Whether a text begins as messages that were written as text do, as JSON or as Python prints them."""
+    return _MESSAGES_AS_TEXT.match(value) is not None
+
+
 def plain_text(value: Any, field: str) -> str:
     """The text in a field that may hold messages instead; what a table made of messages is no text to learn.
 
     Raises:
         RowError: There is none, or it is messages that were written as text, as in CSV exports.
     """
-    if _MESSAGES_AS_TEXT.match(found := text(value, field)):
+    if is_messages_as_text(found := text(value, field)):
         raise RowError(field, "holds messages written as one text, expected a list of them; parse it")
     return found
 
@@ -225,18 +237,3 @@ def check_preference(row: Row) -> None:
             raise NothingToLearn(names[0], f"is equal to {names[1]}: neither answer is preferred")
         if chosen < rejected:
             raise NothingToLearn(names[0], f"is below {names[1]}")
-
-
-def number(value: Any) -> float | None:
-    """A finite number, also as text (``"4"``), or None.
-
-    >>> number("4"), number("N/A"), number(True), number(float("nan"))
-    (4.0, None, None, None)
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        found = float(value)
-    except ValueError:
-        return None
-    return found if abs(found) < float("inf") else None

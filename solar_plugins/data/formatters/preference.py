@@ -14,7 +14,8 @@ allenai/ultrafeedback_binarized_cleaned, HuggingFaceH4/ultrafeedback_binarized |
 | `unpaired_preference` | prompt, completion, label (true: wanted); only under ``rl: kto`` | TRL's unpaired form |
 
 All read a system text in a column of its own, leave out pairs that the row itself calls a tie
-(`columns.check_preference`), and ignore no column that is part of the prompt (`columns.PROMPT_COLUMNS`).
+(`columns.check_preference`), and ignore no column that is part of the prompt (`columns.PROMPT_COLUMNS`) or changes what
+a row teaches (`marks`).
 """
 
 from __future__ import annotations
@@ -36,10 +37,8 @@ from solar_plugins.data.formatters.base import (
     Row,
     RowError,
     UnpairedFormatter,
-    answer_of,
+    number,
     question,
-    read_message,
-    read_messages,
     text,
 )
 from solar_plugins.data.formatters.columns import (
@@ -47,11 +46,12 @@ from solar_plugins.data.formatters.columns import (
     SYSTEM_COLUMNS,
     check_preference,
     checked_prompt,
-    number,
+    is_messages_as_text,
     plain_text,
     prompt_column,
     with_system,
 )
+from solar_plugins.data.formatters.conversations import answer_of, message_list, read_message, read_messages
 from solar_plugins.plugins.markers import hookimpl
 
 
@@ -114,10 +114,9 @@ def orca_dpo_pairs(row: Row, chance: random.Random) -> PreferencePair:
 
 def ultrafeedback_binarized(row: Row, chance: random.Random) -> PreferencePair:
     """The two conversations of a row: they differ in their last message alone, which is the answer."""
-    for column in ("chosen", "rejected"):
-        if not isinstance(row.get(column), list):
-            read_messages(row.get(column), column)  # Says what is wrong.
-    return preference(row, chance)
+    texts = [column for column in ("chosen", "rejected") if not isinstance(row.get(column), list)]
+    lists = {column: message_list(row.get(column), column) for column in texts}
+    return preference({**row, **lists}, chance)
 
 
 MAX_SCORE_GAP = 4.5
@@ -215,7 +214,8 @@ def sharegpt_pairs(row: Row, chance: random.Random) -> PreferencePair:
     check_preference(row)
     field = "conversations"
     value = row.get(field)
-    messages = question(text(value, field)) if isinstance(value, str) else read_messages(value, field)
+    is_text = isinstance(value, str) and not is_messages_as_text(value)
+    messages = question(text(value, field)) if is_text else read_messages(value, field)
     prompt = with_system(row, checked_prompt(messages, field))
     return PreferencePair(prompt, _answer(row.get("chosen"), "chosen"), _answer(row.get("rejected"), "rejected"))
 
@@ -262,7 +262,7 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
             columns=("question", "chosen", "rejected"),
             to_pair=orca_dpo_pairs,
             summary="system, question, chosen, rejected",
-            version=2,
+            version=3,
             optional_columns=PAIR_COLUMNS,
         ),
         PreferenceFormatter(
@@ -270,7 +270,7 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
             columns=("chosen", "rejected"),
             to_pair=ultrafeedback_binarized,
             summary="chosen and rejected as message lists",
-            version=2,
+            version=3,
             optional_columns=PAIR_COLUMNS,
         ),
         PreferenceFormatter(
@@ -278,7 +278,7 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
             columns=("instruction", "completions"),
             to_pair=ultrafeedback_scores,
             summary="the best of scored completions against a worse one by chance, as Zephyr did",
-            version=2,
+            version=3,
             optional_columns=SYSTEM_COLUMNS,
         ),
         PreferenceFormatter(
@@ -286,7 +286,7 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
             columns=("rephrased_question", "rephrased_answer", "original_answer"),
             to_pair=math_pairs,
             summary="the rephrased answer against the original one",
-            version=2,
+            version=3,
             optional_columns=PAIR_COLUMNS,
         ),
         PreferenceFormatter(
@@ -294,7 +294,7 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
             columns=("conversations", "chosen", "rejected"),
             to_pair=sharegpt_pairs,
             summary="conversations of from and value, and two messages that could follow",
-            version=2,
+            version=3,
             optional_columns=PAIR_COLUMNS,
         ),
         PreferenceFormatter(
@@ -302,6 +302,7 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
             columns=("chosen", "rejected"),
             to_pair=preference,
             summary="prompt, chosen, rejected: texts or lists of messages; the prompt may stand in the lists alone",
+            version=2,
             optional_columns=PAIR_COLUMNS,
         ),
         PreferenceFormatter(
@@ -309,6 +310,7 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
             columns=("chosen", "rejected"),
             to_pair=hh_rlhf,
             summary="chosen and rejected as transcripts of Human: and Assistant:",
+            version=2,
             optional_columns=PAIR_COLUMNS,
         ),
     ]
@@ -323,6 +325,7 @@ def register_unpaired_formatters() -> list[UnpairedFormatter]:
             columns=("completion", "label"),
             to_answer=unpaired_preference,
             summary="prompt, completion, label: an answer and whether it is wanted",
+            version=2,
             optional_columns=PAIR_COLUMNS,
         )
     ]

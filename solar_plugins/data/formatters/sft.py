@@ -10,7 +10,7 @@
 | `sharegpt` | conversations: list of from, value | ShareGPT, SlimOrca, OpenHermes 2.5 and many relatives |
 
 Each also reads a system text in a column of its own (`columns.SYSTEM_COLUMNS`), and none ignores a column that is part
-of the prompt (`columns.PROMPT_COLUMNS`).
+of the prompt (`columns.PROMPT_COLUMNS`) or changes what a row teaches (`marks`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from solar_plugins.data.formatters.base import (
     Row,
     RowError,
     SFTFormatter,
-    answer_of,
     is_blank,
     optional_text,
-    read_messages,
     single_turn,
     text,
 )
 from solar_plugins.data.formatters.columns import SYSTEM_COLUMNS, with_input, with_system
+from solar_plugins.data.formatters.conversations import answer_of, read_messages, with_flags
+from solar_plugins.data.formatters.marks import ROW_MARKS
 from solar_plugins.plugins.markers import hookimpl
 
 ALPACA_WITH_INPUT = (
@@ -104,7 +104,7 @@ def sharegpt(row: Row) -> Messages:
 
 
 def _conversation(row: Row, column: str) -> Messages:
-    conversation = read_messages(row.get(column), column)
+    conversation = read_messages(with_flags(row, column), column)
     answer_of(conversation, column)
     if not any(message["role"] == "assistant" and message.get("learn", True) for message in conversation):
         raise NothingToLearn(column, "has no answer to learn: all are marked (weight: 0)")
@@ -120,7 +120,7 @@ def register_sft_formatters() -> list[SFTFormatter]:
             columns=("instruction", "output"),
             to_messages=alpaca,
             summary="instruction, input, output; history",
-            version=2,
+            version=3,
             optional_columns=("input", "history", *SYSTEM_COLUMNS),
         ),
         SFTFormatter(
@@ -128,7 +128,7 @@ def register_sft_formatters() -> list[SFTFormatter]:
             columns=("instruction", "output"),
             to_messages=alpaca_prompt,
             summary="instruction, input, output in Alpaca's own prompt wording; history",
-            version=2,
+            version=3,
             optional_columns=("input", "history", *SYSTEM_COLUMNS),
         ),
         SFTFormatter(
@@ -136,7 +136,7 @@ def register_sft_formatters() -> list[SFTFormatter]:
             columns=("question", "response"),
             to_messages=openorca,
             summary="system_prompt, question, response",
-            version=2,
+            version=3,
             optional_columns=SYSTEM_COLUMNS,
         ),
         SFTFormatter(
@@ -144,7 +144,7 @@ def register_sft_formatters() -> list[SFTFormatter]:
             columns=("query", "response"),
             to_messages=metamath,
             summary="query, response",
-            version=2,
+            version=3,
             optional_columns=SYSTEM_COLUMNS,
         ),
         SFTFormatter(
@@ -152,15 +152,15 @@ def register_sft_formatters() -> list[SFTFormatter]:
             columns=("messages",),
             to_messages=messages,
             summary="messages of role and content",
-            version=2,
-            optional_columns=SYSTEM_COLUMNS,
+            version=3,
+            optional_columns=(*SYSTEM_COLUMNS, *ROW_MARKS),
         ),
         SFTFormatter(
             name="sharegpt",
             columns=("conversations",),
             to_messages=sharegpt,
             summary="conversations of from and value",
-            version=2,
-            optional_columns=SYSTEM_COLUMNS,
+            version=3,
+            optional_columns=(*SYSTEM_COLUMNS, *ROW_MARKS),
         ),
     ]

@@ -33,6 +33,9 @@ CONVERSATIONS = [
     [USER, ANSWER | {"weight": 0}, USER, ANSWER],
     [USER, ANSWER | {"content": "    if a:\n        b"}],
     [USER, ANSWER | {"tool_calls": [{"name": "x"}]}],
+    [USER, ANSWER | {"reasoning": "It is so."}],
+    [USER | {"role": "developer"}, USER, ANSWER],
+    json.dumps([USER, ANSWER]),
     [USER, USER, ANSWER],
     [USER],
     [],
@@ -52,9 +55,16 @@ ROWS = {
         {"instruction": "u", "output": "a", "history": [["q", "b"], ["r", "c"]]},
     ],
     "alpaca_prompt": texts("instruction", "input", "output"),
-    "openorca": texts("system_prompt", "question", "response"),
+    "openorca": [
+        *texts("system_prompt", "question", "response"),
+        {"question": "u", "response": "a", "reasoning": "b"},
+        {"question": "u", "response": "a", "weight": 0.5},
+    ],
     "metamath": texts("query", "response"),
-    "messages": [{"messages": messages} for messages in CONVERSATIONS],
+    "messages": [
+        *({"messages": messages} for messages in CONVERSATIONS),
+        {"messages": [USER, ANSWER, USER, ANSWER], "loss_mask": [0, 1]},
+    ],
     "sharegpt": [{"conversations": messages} for messages in CONVERSATIONS],
     "orca_dpo_pairs": texts("system", "question", "chosen", "rejected"),
     "ultrafeedback_binarized": [

@@ -325,7 +325,7 @@ def test_labelled_answers():
         (
             "ultrafeedback_binarized",
             {"chosen": [turn("user", "u"), turn("assistant", "a")], "rejected": "b"},
-            "rejected is a str, expected a list of messages",
+            "rejected is a text, expected a list of messages, or one as JSON",
         ),
         ("ultrafeedback_binarized", {"chosen": [turn("assistant", "a")], "rejected": []}, "prompt is missing"),
         (

@@ -1,0 +1,121 @@
+import json
+
+import pytest
+from formatter_rows import ANSWER, LISTS, USER
+
+from solar_plugins.data.formatters import preference_formatters, sft_formatters
+from solar_plugins.data.formatters.base import RowError
+from solar_plugins.data.formatters.conversations import answer_of, read_message, read_messages
+
+DEVELOPER = {"role": "developer", "content": "Be brief."}
+SYSTEM = DEVELOPER | {"role": "system"}
+
+
+def problem(function, *arguments):
+    with pytest.raises(RowError) as error:
+        function(*arguments)
+    return str(error.value)
+
+
+def test_both_forms_of_a_message():
+    assert read_message({"role": "user", "content": "u"}, "m") == USER
+    assert read_message({"from": "human", "value": "u"}, "m") == USER
+    assert read_message({"from": "gpt", "value": "a"}, "m") == ANSWER
+    assert read_message({"from": "human", "value": "u", "role": None, "content": None}, "m") == USER, (
+        "a set that joins both forms has all four columns"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("hello", "m is a str, expected a message"),
+        ({}, "m.role is missing"),
+        ({"role": "user"}, "m.content is missing"),
+        ({"from": "human", "value": ""}, "m.value is empty"),
+        (
+            {"from": "observation", "value": "{}"},
+            "m.from is 'observation', expected one of system, developer, user, human, assistant, gpt, chatgpt",
+        ),
+    ],
+)
+def test_what_is_no_message(value, words):
+    assert problem(read_message, value, "m") == words
+
+
+def test_a_conversation():
+    assert read_messages([USER, ANSWER, USER, ANSWER], "messages") == [USER, ANSWER, USER, ANSWER]
+    assert read_messages([{"role": "system", "content": ""}, USER], "messages") == [USER]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "m is missing"),
+        (7, "m is a int, expected a list of messages"),
+        ([], "m is empty"),
+        ([ANSWER, USER], "m[0] is the assistant's, expected the user's"),
+        ([USER, USER], "m[1] is the user's, expected the assistant's"),
+        (
+            [USER, {"role": "system", "content": "s"}],
+            "m[1] is the system's, expected the assistant's; a system text stands first",
+        ),
+        ([{"role": "system", "content": "s"}, ANSWER], "m[1] is the assistant's, expected the user's"),
+        ([USER, {"role": "assistant", "content": " "}], "m[1].content is empty"),
+    ],
+)
+def test_what_is_no_conversation(value, words):
+    assert problem(read_messages, value, "m") == words
+
+
+def test_the_last_answer():
+    assert answer_of([USER, ANSWER], "m") == ([USER], "a")
+    for short in ([], [USER], [ANSWER], [USER, ANSWER, USER]):
+        assert problem(answer_of, short, "m") == "m does not end with an answer of the assistant"
+
+
+@pytest.mark.parametrize("role", ["tool", "function", "function_call", "observation", "ipython", "bing"])
+def test_roles_without_a_place_in_the_template_are_refused(role):
+    with pytest.raises(RowError, match="expected one of system, developer, user"):
+        read_messages([USER, {"role": role, "content": "x"}, ANSWER], "m")
+
+
+def test_a_developers_message_is_the_system_text():
+    """OpenAI's name of it since o1."""
+    assert read_messages([DEVELOPER, USER, ANSWER], "m") == [SYSTEM, USER, ANSWER]
+    for place, messages in ((1, [SYSTEM, DEVELOPER, USER, ANSWER]), (2, [USER, ANSWER, DEVELOPER, USER, ANSWER])):
+        with pytest.raises(RowError, match=rf"^m\[{place}\] is the developer's, .*; a system text stands first"):
+            read_messages(messages, "m")
+
+
+def test_messages_that_a_table_holds_as_json():
+    written = json.dumps([USER, ANSWER])
+    assert sft_formatters()["messages"].to_messages({"messages": written}) == [USER, ANSWER]
+    marked = sft_formatters()["messages"].to_messages({"messages": json.dumps([USER, ANSWER] * 2), "loss_mask": [0, 1]})
+    assert marked == [USER, ANSWER | {"learn": False}, USER, ANSWER]
+    pairs = preference_formatters()
+    row = {column: json.dumps(messages) for column, messages in LISTS.items()}
+    assert pairs["ultrafeedback_binarized"].to_pair(row, None) == ([USER], "a", "b")
+    row = {"conversations": json.dumps([USER]), "chosen": "a", "rejected": "b"}
+    assert pairs["sharegpt_pairs"].to_pair(row, None) == ([USER], "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (repr([USER, ANSWER]), "holds messages as a text that is no JSON, such as Python prints them; write them with"),
+        ('[{"role": "user",', "holds messages as a text that is no JSON"),
+        ("Hi", "is a text, expected a list of messages, or one as JSON"),
+        ('{"role": "user"}', "is a text, expected a list"),
+        ("[]", "is empty"),
+        ("  ", "is empty"),
+        ("[" * 100_000, "holds messages as a text that is no JSON"),
+        ("[1]", r"\[0\] is a int, expected a message"),
+        (7, "is a int, expected a list of messages"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_texts_that_are_no_messages(value, problem):
+    for name, column in (("messages", "messages"), ("sharegpt", "conversations")):
+        with pytest.raises(RowError, match=rf"^{column} ?{problem}"):
+            sft_formatters()[name].to_messages({column: value})

@@ -1,0 +1,291 @@
+"""No built-in formatter ignores a mark that changes what a message or a row teaches."""
+
+import pytest
+from formatter_rows import ANSWER, GPT, HUMAN, ROWS, USER
+
+from solar_plugins.data.formatters import preference_formatters, sft_formatters
+from solar_plugins.data.formatters.base import NothingToLearn, RowError
+from solar_plugins.data.formatters.conversations import read_message, read_messages
+from solar_plugins.data.formatters.marks import (
+    CONTINUED_MARKS,
+    END_MARKS,
+    LEARNING_MARKS,
+    MASKED_MARKS,
+    NO_PLACE_IN_TEMPLATE,
+    PARTIAL_MARKS,
+    ROW_MARKS,
+    TOKEN_COLUMNS,
+    UNCLEAR_MARKS,
+    is_reasoning,
+)
+
+ROW_REASONING = (
+    *("reasoning", "reasoning_content", "reasoning_trace", "reasoning_details", "thinking", "think", "thoughts"),
+    *("chain_of_thought", "chain-of-thought", "chainOfThought", "cot", "scratchpad", "thinking_trajectories"),
+    # FreedomIntelligence/medical-o1-reasoning-SFT, open-thoughts/OpenThoughts-114k, simplescaling/s1K-1.1
+    *("Complex_CoT", "deepseek_reasoning", "gemini_thinking_trajectory"),
+)
+SFT, PAIRS = sft_formatters(), preference_formatters()
+
+
+# Rows ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_reasoning_in_a_column_of_its_own_is_not_left_out(records, name):
+    """A reasoning model writes it before its answer: without it, the model learns to answer unprepared."""
+    for column in ROW_REASONING:
+        for value in ("First, it stands to reason.", ["First, step"], {"text": "First, step"}):
+            with pytest.raises(RowError, match=f"^row {column} holds reasoning that is not in the answer's text"):
+                records(name, ROWS[name] | {column: value})
+    with pytest.raises(RowError, match="holds reasoning"):
+        records(name, ROWS[name] | {"reasoning": "REASONING"})
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_only_says_how_much_a_model_thought_changes_nothing(records, name):
+    plain = records(name, ROWS[name])
+    for row in (
+        {"reasoning": "off"},  # nvidia/Llama-Nemotron-Post-Training-Dataset
+        {"reasoning": 4, "thinking": False, "cot": None, "thoughts": [], "think": " "},
+        {
+            "type_of_reasoning": "deductive",
+            "reasoning_type": "multi step",
+            "reasoning_tokens": 12,
+            "thinking_budget": 9,
+        },
+        {"mascot": "a tall bear", "reason": "as it is so", "explanation": "a hard task", "analysis_id": "a b"},
+    ):
+        assert records(name, ROWS[name] | row) == plain
+
+
+def test_reasoning_that_the_answer_has_too_changes_nothing(records):
+    """open-r1/Mixture-of-Thoughts and others give it both ways."""
+    answer = "<think>\nIt is so.\n</think>\n\nYes."
+    row = {"messages": [USER, ANSWER | {"content": answer, "reasoning_content": "It is so."}]}
+    assert answer in records("messages", row | {"thinking": "It is so.\n"})
+
+
+@pytest.mark.parametrize("column", ["rationale", "analysis"])
+def test_a_rationale_is_reasoning_beside_one_answer_and_a_judges_beside_two(records, column):
+    for name in ROWS:
+        row = ROWS[name] | {column: "It is the shorter one."}  # argilla/distilabel-intel-orca-dpo-pairs
+        if name in SFT:
+            with pytest.raises(RowError, match=f"^row {column} holds reasoning"):
+                records(name, row)
+        else:
+            assert records(name, row) == records(name, ROWS[name])
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("column", ROW_MARKS)
+def test_a_mark_of_a_row_is_read_or_makes_it_bad(records, name, column):
+    """Fireworks reads a weight of the row, which multiplies its loss."""
+    plain = records(name, ROWS[name])
+    learnt, left_out = ((0, False), (1, True)) if column in MASKED_MARKS else ((1, True), (0, False))
+    for value in (None, float("nan"), "heavy", learnt[1], *([] if column == "loss" else [learnt[0], str(learnt[0])])):
+        assert records(name, ROWS[name] | {column: value}) == plain
+    for value in left_out[1:] if column == "loss" else (*left_out, float(left_out[0]), str(left_out[1])):
+        with pytest.raises(NothingToLearn, match=f"{column} is .*: the row is marked not to be trained on"):
+            records(name, ROWS[name] | {column: value})
+    if column == "loss":
+        assert records(name, ROWS[name] | {column: 2.25}) == plain, "the loss that some model had"
+        return
+    for value in (0.5, 2, -1, "0.5"):
+        with pytest.raises(RowError, match=rf"{column} is '?{value}'?, a weight of the row in the loss.*Drop the col"):
+            records(name, ROWS[name] | {column: value})
+
+
+@pytest.mark.parametrize("name", sorted(ROWS.keys() - {"messages", "sharegpt"}))
+@pytest.mark.parametrize("column", [*ROW_MARKS, *TOKEN_COLUMNS])
+def test_flags_that_a_formatter_cannot_read_make_the_row_bad(records, name, column):
+    with pytest.raises(RowError, match=f"{column} (has a flag for each message or token|marks tokens of another)"):
+        records(name, ROWS[name] | {column: [0, 1], "input_ids": [3, 4]})
+
+
+@pytest.mark.parametrize("column", TOKEN_COLUMNS)
+def test_marks_of_tokens(records, column):
+    for name in ("messages", "sharegpt", "preference"):
+        with pytest.raises(RowError, match=f"{column} marks tokens of another template"):
+            records(name, ROWS[name] | {column: [-100, 3], "input_ids": [3, 4]})
+        assert records(name, ROWS[name] | {column: ["math", "easy"]}) == records(name, ROWS[name])
+    assert records("messages", ROWS["messages"] | {"labels": [3, 5]}) == records("messages", ROWS["messages"]), (
+        "classes"
+    )
+
+
+@pytest.mark.parametrize("column", ROW_MARKS)
+def test_flags_for_messages_and_for_answers(column):
+    row = {"messages": [USER, ANSWER, USER, ANSWER | {"content": "b"}]}
+    yes, no = (0, 1) if column in MASKED_MARKS else (1, 0)
+    learnt = [USER, ANSWER | {"learn": False}, USER, ANSWER | {"content": "b"}]
+    users = 1 if column in MASKED_MARKS else 0
+    for flags in ([no, yes], [users, no, users, yes], [users, bool(no), users, bool(yes)]):
+        assert SFT["messages"].to_messages(row | {column: flags}) == learnt
+    for flags in ([yes], [no, yes, no], [users] * 400):
+        with pytest.raises(RowError, match=f"^{column} has {len(flags)} flags for 4 messages with 2 answers; expected"):
+            SFT["messages"].to_messages(row | {column: flags})
+    with pytest.raises(NothingToLearn, match="has no answer to learn"):
+        SFT["messages"].to_messages(row | {column: [no, no]})
+    with pytest.raises(RowError, match=r"messages\[1\]\.\w+ is 0.5, expected"):
+        SFT["messages"].to_messages(row | {column: [0.5, yes]})
+
+
+def test_flags_that_ask_to_train_on_the_user():
+    row = {"conversations": [HUMAN, GPT]}
+    with pytest.raises(RowError, match=r"conversations\[0\]\.loss_mask asks to train on the user's text"):
+        SFT["sharegpt"].to_messages(row | {"loss_mask": [1, 1]})
+    with pytest.raises(RowError, match=r"^conversations\[0\] is a str, expected a message"):
+        SFT["sharegpt"].to_messages({"conversations": ["u", "a"], "loss_mask": [0, 1]})
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_masks_that_may_mean_either(records, name):
+    for value in (0, 1, True, False, "1", [0, 1], "Assistant"):
+        with pytest.raises(RowError, match=r"mask is .*, which some trainers take for text that is learnt and others"):
+            records(name, ROWS[name] | {"mask": value})
+    plain = records(name, ROWS[name])
+    for value in ("User", "human", None, "[MASK]", "mask-7.png"):  # NeMo: the role that is not learnt
+        assert records(name, ROWS[name] | {"mask": value}) == plain
+    with pytest.raises(NothingToLearn, match="ignore is True"):
+        records(name, ROWS[name] | {"ignore": True})
+    assert records(name, ROWS[name] | {"ignore": False}) == plain
+
+
+def test_an_answer_that_kto_would_unlearn_is_not_learnt(records):
+    for name in SFT:
+        with pytest.raises(NothingToLearn, match="kto_tag is False"):
+            records(name, ROWS[name] | {"kto_tag": False})
+        assert records(name, ROWS[name] | {"kto_tag": True}) == records(name, ROWS[name])
+
+
+# Messages -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", NO_PLACE_IN_TEMPLATE)
+def test_a_message_that_says_what_the_template_cannot_is_refused(key):
+    for value in ("x", [{"name": "weather"}], {"name": "weather"}, 1):
+        with pytest.raises(RowError, match=rf"^m\.{key} is filled"):
+            read_message(ANSWER | {key: value}, "m")
+    for nothing in (None, "", [], {}, "[]", False):
+        assert read_message(ANSWER | {key: nothing}, "m") == ANSWER
+
+
+@pytest.mark.parametrize("key", [*ROW_REASONING, "rationale", "analysis"])
+def test_reasoning_of_a_message(key):
+    for value in ("Let me see.", [{"type": "text", "text": "Let me see."}]):
+        with pytest.raises(RowError, match=rf"^m\.{key} holds reasoning that is not in the answer's text, .*<think>"):
+            read_message(ANSWER | {key: value}, "m")
+    for nothing in (None, "", [], {}, "[]", False, True, "off"):
+        assert read_message(ANSWER | {key: nothing}, "m") == ANSWER
+
+
+@pytest.mark.parametrize("key", CONTINUED_MARKS)
+def test_the_start_of_an_answer_is_refused(key):
+    """Mistral's and DeepSeek's APIs have the model go on with it; here it would learn to stop there."""
+    for value in (True, 1, "Sure"):
+        with pytest.raises(RowError, match=rf"^m\.{key} is set: .* Complete the answer"):
+            read_message(ANSWER | {key: value}, "m")
+    for nothing in (None, False, ""):
+        assert read_message(ANSWER | {key: nothing}, "m") == ANSWER
+
+
+@pytest.mark.parametrize("key", END_MARKS)
+def test_an_answer_without_an_end_is_refused(key):
+    for value in (False, 0, ""):
+        with pytest.raises(RowError, match=rf"^m\.{key} is .*: no end token follows"):
+            read_message(ANSWER | {key: value}, "m")
+        assert read_message(USER | {key: value}, "m") == USER
+    for value in (True, 1, None, "</s>"):
+        assert read_message(ANSWER | {key: value}, "m") == ANSWER
+
+
+def test_a_message_on_another_channel_is_no_answer():
+    for channel in ("analysis", "commentary"):
+        with pytest.raises(RowError, match=rf"^m\.channel is '{channel}': no answer"):
+            read_message(ANSWER | {"channel": channel}, "m")
+    for channel in ("final", None, "slack"):
+        assert read_message(ANSWER | {"channel": channel}, "m") == ANSWER
+
+
+@pytest.mark.parametrize("key", UNCLEAR_MARKS)
+def test_a_mark_that_may_mean_either_is_refused(key):
+    for value in (1, True, "yes", *((0, False) if key == "mask" else ())):
+        with pytest.raises(RowError, match=rf"^m\.{key} is .*, which some .* rename it: weight \(0: .*masked \(1: "):
+            read_message(ANSWER | {key: value}, "m")
+    assert read_message(ANSWER | {key: None}, "m") == ANSWER
+    assert read_message(ANSWER | {"ignore": False}, "m") == ANSWER
+
+
+def test_content_parts():
+    parts = [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?"}]
+    assert read_message({"role": "user", "content": parts}, "m") == {"role": "user", "content": "2 + 2?"}
+    for other in ({"type": "image_url", "image_url": {}}, {"type": "text"}, {"type": "thinking"}, "text"):
+        with pytest.raises(RowError, match=r"^m\.content is a list, expected a text"):
+            read_message({"role": "user", "content": [*parts, other]}, "m")
+
+
+@pytest.mark.parametrize("key", [*LEARNING_MARKS, *MASKED_MARKS])
+def test_content_parts_that_are_not_learnt(key):
+    """Axolotl 0.21 masks such parts (``_convert_content_parts``)."""
+    yes, no = (False, True) if key in MASKED_MARKS else (True, False)
+    parts = [{"type": "text", "text": "Hm."}, {"type": "text", "text": " 4", key: yes}]
+    assert read_message({"role": "assistant", "content": parts}, "m") == {"role": "assistant", "content": "Hm. 4"}
+    parts[0][key] = no
+    assert read_message({"role": "user", "content": parts}, "m") == {"role": "user", "content": "Hm. 4"}
+    with pytest.raises(RowError, match=rf"^m\.content\[0\]\.{key} asks to train on a part"):
+        read_message({"role": "assistant", "content": parts}, "m")
+
+
+@pytest.mark.parametrize("key", LEARNING_MARKS)
+def test_marks_of_answers_that_are_not_learnt(key):
+    for no in (0, 0.0, False):
+        assert read_message(ANSWER | {key: no}, "m") == ANSWER | {"learn": False}
+        assert read_message(USER | {key: no}, "m") == USER
+    for yes in (1, 1.0, True, None):
+        assert read_message(ANSWER | {key: yes}, "m") == ANSWER
+    for value in (0.5, "0", 2, []):
+        with pytest.raises(RowError, match=rf"^m\.{key} is .*, expected 0 \(not trained on\) or 1; .* no other"):
+            read_message(ANSWER | {key: value}, "m")
+
+
+def test_a_mask_is_the_opposite_of_these_marks():
+    assert read_message(ANSWER | {"masked": True}, "m") == ANSWER | {"learn": False}
+    assert read_message(ANSWER | {"masked": False}, "m") == ANSWER
+    for masked in (True, False):
+        assert read_message(USER | {"masked": masked}, "m") == USER
+    with pytest.raises(RowError, match=r"^m\.masked is 'no', expected 1 \(not trained on\) or 0"):
+        read_message(ANSWER | {"masked": "no"}, "m")
+
+
+def test_marks_of_other_messages():
+    assert read_message(USER | {"weight": 1}, "m") == USER, "OpenAI defines it for answers alone"
+    for key in ("train", "training", "loss"):
+        with pytest.raises(RowError, match="asks to train on the user's text"):
+            read_message(USER | {key: True}, "m")
+
+
+@pytest.mark.parametrize("key", PARTIAL_MARKS)
+def test_marks_of_parts_of_an_answer_are_refused(key):
+    """Axolotl's docs/dataset-formats/conversation.qmd."""
+    with pytest.raises(RowError, match=rf"^m\.{key} asks to train on a part"):
+        read_message(ANSWER | {key: [{"begin_offset": 0, "end_offset": 0, "train": False}]}, "m")
+    assert read_message(ANSWER | {key: None}, "m") == ANSWER
+
+
+def test_slim_orca_marks_every_message(records):
+    weights = [("system", "s", None), ("human", "u", 0.0), ("gpt", "a", 1.0)]
+    row = {"conversations": [{"from": who, "value": text, "weight": weight} for who, text, weight in weights]}
+    assert records("sharegpt", row).endswith("### System:\ns\n\n### User:\nu\n\n### Assistant:\na</s>")
+
+
+@pytest.mark.parametrize("row", [ROWS["messages"]["messages"], ROWS["sharegpt"]["conversations"]])
+def test_what_describes_a_message_changes_nothing(row):
+    """LMSYS-Chat, WildChat, oasst, Tulu 3, OpenAI and Mistral exports."""
+    describes = {"id": "1", "name": "Ann", "language": "en", "score": 0.5, "rank": 2, "toxic": False, "model": "x"}
+    describes |= {"timestamp": 1.5, "finish_reason": "stop", "annotations": [], "redacted": True, "label": "good"}
+    assert read_messages([message | describes for message in row], "m") == [USER, ANSWER]
+
+
+def test_names_of_reasoning():
+    assert not any(map(is_reasoning, ("reason", "mascot", "reasoning_id", "thinking_model", "unthinkable", "season")))
