@@ -194,7 +194,7 @@ def test_a_formatter_that_fails_on_the_rows_is_told_which_one_does_not(folder):
     turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
     write("rows.jsonl", [{"conversations": "u", "messages": turns, "chosen": "a", "rejected": "b"}] * 3)
     words = refused(recipe("rows.jsonl", "sharegpt"))
-    assert "3 conversations is a str, expected a list of messages (rows 1, 2, 3)" in words
+    assert "3 conversations is a text, expected a list of messages, or one as JSON (rows 1, 2, 3)" in words
     assert words.endswith(
         "solar_plugins.messages (without rl:) or solar_plugins.sharegpt_pairs (with rl: dpo) could read it"
     )
