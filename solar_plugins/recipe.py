@@ -95,11 +95,14 @@ class AxolotlKeys(BaseModel):
     lora_target_linear: bool | None = None
     lora_modules_to_save: list[str] | None = None
     lora_model_dir: str | None = None
+    peft_layers_to_transform: list[int] | None = None
+    peft_layers_pattern: list[str] | None = None
     load_in_4bit: bool | None = False
     load_in_8bit: bool | None = False
 
     seed: int | None = None
     optimizer: str | None = "adamw_torch_fused"
+    lr_scheduler: str | None = "cosine"
     optim_args: str | dict[str, Any] | None = None
     warmup_ratio: float | None = None
     micro_batch_size: int | None = 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Self
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -57,6 +59,29 @@ class DataArgs(BaseModel):
     )
 
 
+class TrainArgs(BaseModel):
+    """``solar.train``: which parameters learn, by the plan."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    layers: Literal["all", "new", "seam"] = Field(
+        description="all; new: second and later copies of a base layer, and identity layers; seam: those around a seam"
+    )
+    around: int | None = Field(None, ge=1, description="with layers: seam, how many layers on each side of each seam")
+    embeddings: bool | None = Field(None, description="the embeddings; default: with layers: all")
+    norms: bool | None = Field(None, description="the norms outside of the trained layers; default: with layers: all")
+    lm_head: bool | None = Field(None, description="the head; default: with layers: all")
+    lr_scale: dict[Literal["old"], Annotated[float, Field(gt=0, lt=math.inf)]] | None = Field(
+        None, min_length=1, description="{old: 0.1}: what the base had already learns at 0.1 times the learning rate"
+    )
+
+    @model_validator(mode="after")
+    def _seam_has_a_width(self) -> Self:
+        if (self.around is None) == (self.layers == "seam"):
+            raise ValueError("around, such as 2 layers on each side of a seam, belongs to layers: seam, which needs it")
+        return self
+
+
 class SolarArgs(BaseModel):
     """The ``solar:`` block."""
 
@@ -66,6 +91,7 @@ class SolarArgs(BaseModel):
         None, alias="init", description="how to up-scale the base; without it the base is used as it is"
     )
     dpo: str | None = Field(None, min_length=1, description="named settings for preference training")
+    train: TrainArgs | None = Field(None, description="which parameters learn; default: Axolotl's own keys say")
     data: DataArgs | None = Field(None, description="what to do with rows that cannot be used")
     cache_dir: str | None = Field(
         None,
@@ -86,12 +112,13 @@ class SolarArgs(BaseModel):
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.init_args is None and self.dpo is None and self.data is None:
-            raise ValueError("it should have one of the keys init, dpo, data")
+        if self.init_args is None and self.train is None and self.dpo is None and self.data is None:
+            raise ValueError("it should have one of the keys init, train, dpo, data")
         return self
 
 
 KEYS = tuple(sorted(field.alias or name for name, field in SolarArgs.model_fields.items()))
+PARTS: Mapping[str, type[BaseModel]] = {"train": TrainArgs, "data": DataArgs}
 
 PART_OF_BLOCK = re.compile(rf"solar[_-](?:{'|'.join(KEYS)})(?![a-z])")
 """A key at the top of a recipe that means one inside the block, as Axolotl reads ``--solar-init-drop-layers``."""
@@ -117,7 +144,8 @@ def parse_solar_block(recipe: Mapping[str, Any]) -> SolarArgs | None:
     try:
         return SolarArgs.model_validate(block)
     except ValidationError as error:
-        raise ArgsError(render(error, "solar.", KEYS)) from None
+        parts = {key: part.model_fields for key, part in PARTS.items()}
+        raise ArgsError(render(error, "solar.", KEYS, parts)) from None
 
 
 def command_line_spelling(key: str) -> str:
@@ -145,9 +173,20 @@ def _refuse_misspelt(recipe: Mapping[str, Any]) -> None:
             raise ArgsError(f"{key}: unknown key, which Axolotl would drop in silence; did you mean `solar:`?")
 
 
-def render(error: ValidationError, where: str, known: Iterable[str]) -> str:
-    """One line for each thing that pydantic found: the key as the user wrote it, what is wrong, what is allowed."""
-    return "\n".join(_render_one(dict(detail), where, sorted(known)) for detail in error.errors(include_url=False))
+def render(
+    error: ValidationError, where: str, known: Iterable[str], parts: Mapping[str, Iterable[str]] = MappingProxyType({})
+) -> str:
+    """One line for each thing that pydantic found: the key as the user wrote it, what is wrong, what is allowed.
+
+    Args:
+        error: Pydantic's.
+        where: What stands before a key.
+        known: The keys that there are.
+        parts: Those inside a key.
+    """
+    details: list[dict[str, Any]] = [dict(detail) for detail in error.errors(include_url=False)]
+    keys_at = [parts.get(str(detail["loc"][0]), known) if detail["loc"][1:] else known for detail in details]
+    return "\n".join(_render_one(detail, where, sorted(keys)) for detail, keys in zip(details, keys_at, strict=True))
 
 
 def _render_one(detail: Mapping[str, Any], where: str, known: list[str]) -> str:

@@ -42,8 +42,8 @@ def refuse_frozen_new_layers(recipe: Recipe, decoder: Decoder, plan: LayerPlan) 
         )
     ]
     if frozen:
-        lines = "".join(f"\n  - {prefix}{place}." for place in new)
         raise ArgsError(
             f"unfrozen_parameters: leaves layers {', '.join(map(str, frozen))} frozen, which this plan adds as "
-            f"identity, so that they would never learn ({plan}). Name all new layers:\nunfrozen_parameters:{lines}"
+            f"identity, so that they would never learn ({plan}). Remove the key, and let the plan say which they are:\n"
+            "solar:\n  train: {layers: new}"
         )

@@ -18,6 +18,7 @@ from solar_plugins.axolotl_adapter.axolotl_keys import refuse_misspelt_keys
 from solar_plugins.axolotl_adapter.bindings import bind
 from solar_plugins.axolotl_adapter.datasets import use_ready_sets
 from solar_plugins.axolotl_adapter.excepthook import errors_as_paragraphs
+from solar_plugins.axolotl_adapter.learning_rates import scale_old_rates
 from solar_plugins.axolotl_adapter.merged_model import finish_merged_model
 from solar_plugins.axolotl_adapter.new_layers import refuse_frozen_new_layers
 from solar_plugins.axolotl_adapter.overrides import refuse_lost_options, with_overrides
@@ -25,15 +26,18 @@ from solar_plugins.axolotl_adapter.precision import lost_steps
 from solar_plugins.axolotl_adapter.ranks import ready_together
 from solar_plugins.axolotl_adapter.recipe_checks import changes, check_recipe, log_named_settings
 from solar_plugins.axolotl_adapter.resume import refuse_other_plans_checkpoint
+from solar_plugins.axolotl_adapter.trained_parameters import check_trained_parameters, compiled
 from solar_plugins.axolotl_adapter.tried_versions import untried
 from solar_plugins.errors import ArgsError, CheckpointError, DataError
 from solar_plugins.logs import speaks_for_node
 from solar_plugins.recipe import REVISION_KEYS, Recipe, concerns_us, parse_recipe
 from solar_plugins.solar_block import SolarArgs
-from solar_plugins.upscaling.base_model import find_base
+from solar_plugins.upscaling.base_model import find_base, find_config
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.decoder import Decoder
-from solar_plugins.upscaling.provenance import growth_of
+from solar_plugins.upscaling.provenance import grown_plan, growth_of
+from solar_plugins.upscaling.trained_layers import layer_patterns, trained_parts
+from solar_plugins.upscaling.training_keys import refuse_frozen_identity_layers, training_keys
 
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".
 LOG = get_logger("axolotl.solar_plugins.plugin")
@@ -81,6 +85,10 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
                 _warn_of_lost_steps(recipe)
             if recipe.grows:
                 _up_scale_base(cfg, recipe, recipe.solar)
+            elif recipe.solar.train is not None:
+                with ready_together("the base's config"):
+                    decoder = _decoder_of_base(recipe)
+                    cfg.update(training_keys(recipe, recipe.solar.train, decoder, grown_plan(decoder.config)))
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
         """Read the sets of ``type: solar_plugins.<formatter>``, and let Axolotl load the result.
@@ -97,6 +105,23 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
                     f"written ({error.strerror or error}); make room or give write permission, or choose another "
                     "dataset_prepared_path"
                 ) from None
+
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        """Check that exactly what ``solar.train`` says learns, and set its learning rates.
+
+        Raises:
+            SolarError: Other layers would learn.
+        """
+        with errors_as_paragraphs():
+            recipe = parse_recipe(cfg) if concerns_us(cfg) else None
+            if recipe is None or recipe.solar is None or recipe.solar.train is None:
+                return
+            args, decoder = recipe.solar.train, _decoder_of_base(recipe)
+            trained = trained_parts(args, decoder, grown_plan(decoder.config))
+            LOG.info("%s", check_trained_parameters(trainer.model, decoder, trained))
+            if args.lr_scale:
+                new = compiled(layer_patterns(decoder, trained.new))
+                scale_old_rates(trainer, lambda name: any(one.match(name) for one in new), args.lr_scale["old"])
 
     def post_train(self, cfg: Any, model: Any) -> None:
         """Say at the end of the log once more what became of the rows. Axolotl calls this twice."""
@@ -146,7 +171,7 @@ def _up_scale_base(cfg: MutableMapping[str, Any], recipe: Recipe, solar: SolarAr
     cfg.pop("base_model_config", None)
     with ready_together("the up-scaled checkpoint"):
         try:
-            upscaled = _upscaled_checkpoint(recipe, solar)
+            upscaled = _upscaled_checkpoint(cfg, recipe, solar)
         except OSError as error:
             raise CheckpointError(
                 f"base_model: {error.filename or recipe.base_model} cannot be read ({error.strerror or error}); "
@@ -158,15 +183,23 @@ def _up_scale_base(cfg: MutableMapping[str, Any], recipe: Recipe, solar: SolarAr
             cfg.pop(key, None)  # base_model is a local directory now, which has no revision.
 
 
-def _upscaled_checkpoint(recipe: Recipe, solar: SolarArgs) -> Path | None:
+def _decoder_of_base(recipe: Recipe) -> Decoder:
+    return find_config(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys).decoder
+
+
+def _upscaled_checkpoint(cfg: MutableMapping[str, Any], recipe: Recipe, solar: SolarArgs) -> Path | None:
     """The checkpoint that is to take the base's place; None where that was up-scaled by this recipe already."""
     base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
     _refuse_other_layers(recipe, base.decoder)
     plan, already_grown = growth_of(base.decoder, base.name, solar.init)
+    if solar.train is not None:
+        cfg.update(training_keys(recipe, solar.train, base.decoder, plan))
     if already_grown:
         LOG.warning("%s was up-scaled by this plan already (%s); used as it is, NOT up-scaled again", base.name, plan)
         return None
     refuse_frozen_new_layers(recipe, base.decoder, plan)
+    if solar.train is not None:
+        refuse_frozen_identity_layers(solar.train, base.decoder, plan)
     checkpoint = ensure_checkpoint(base, plan, solar.cache_dir)
     refuse_other_plans_checkpoint(recipe, plan, checkpoint)
     return checkpoint

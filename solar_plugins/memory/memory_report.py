@@ -15,6 +15,7 @@ from solar_plugins.memory.training_setup import SHARDING_NAMES, TrainingSetup
 from solar_plugins.recipe import read_recipe
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.estimates import COUNTED_TYPES
+from solar_plugins.upscaling.training_keys import training_keys
 
 WIDTH = 100
 """Of a line of text."""
@@ -78,6 +79,8 @@ def memory_of_recipe(path: Path, base: str | None, gpus: int | None, gpu_gigabyt
     """
     recipe = read_recipe(path)
     found = model_of(recipe, base)
+    if recipe.solar is not None and recipe.solar.train is not None:
+        recipe = recipe.model_copy(update=training_keys(recipe, recipe.solar.train, found.decoder, found.plan))
     devices = devices_of(recipe, gpus, gpu_gigabytes)
     setup = setup_of(recipe, devices.gpus)
     notes = [f"{key}: {getattr(recipe, key)!r} changes the memory, and is not counted" for key in not_counted(recipe)]
@@ -137,7 +140,7 @@ def _training(setup: TrainingSetup) -> Iterator[str]:
     if setup.adapter:
         yield f"LoRA of rank {setup.adapter.rank} over {setup.adapter.bits}-bit weights"
     if setup.unfrozen:
-        yield f"only parameters by {len(setup.unfrozen)} names"
+        yield "only what unfrozen_parameters names"
     yield "gradient checkpointing" if setup.checkpointing else "no gradient checkpointing"
 
 

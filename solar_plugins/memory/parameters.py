@@ -105,7 +105,10 @@ def is_layer_map(name: str, shape: Shape) -> bool:
 
 
 def _is_adapted(name: str, shape: Shape, adapter: Adapter) -> bool:
-    return is_layer_map(name, shape) and (adapter.targets is None or _module(name) in adapter.targets)
+    layer = LAYER.match(name)
+    if layer is None or (adapter.layers is not None and int(layer[1]) not in adapter.layers):
+        return False
+    return len(shape) == 2 and (adapter.targets is None or _module(name) in adapter.targets)
 
 
 def _module(name: str) -> str:

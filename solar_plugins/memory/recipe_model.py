@@ -14,7 +14,7 @@ from solar_plugins.upscaling.base_model import CONFIG, FoundConfig, find_config
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.estimates import Shape, shapes_from_config, shapes_from_shards
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.provenance import growth_of
+from solar_plugins.upscaling.provenance import grown_plan, growth_of
 from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
@@ -25,6 +25,10 @@ class FoundModel(NamedTuple):
     """The model, and where it comes from."""
 
     model: Model
+    decoder: Decoder
+    """Of the base at the start of the chain."""
+    plan: LayerPlan | None
+    """By which the model is upscaled, or was before; None where nothing says so."""
     stages: tuple[str, ...]
     """The recipes, first to last, and before them the base."""
     already_grown: bool = False
@@ -72,9 +76,10 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
         ) from None
     stages.insert(0, base or name)
     if recipe.solar is None or not recipe.grows:
-        return FoundModel(_unchanged(found), tuple(stages))
+        return FoundModel(_unchanged(found), found.decoder, grown_plan(found.decoder.config), tuple(stages))
     plan, already_grown = growth_of(found.decoder, base or name, recipe.solar.init)
-    return FoundModel(_unchanged(found) if already_grown else _grown(found, plan), tuple(stages), already_grown)
+    model = _unchanged(found) if already_grown else _grown(found, plan)
+    return FoundModel(model, found.decoder, plan, tuple(stages), already_grown)
 
 
 def _grown(base: FoundConfig, plan: LayerPlan) -> Model:

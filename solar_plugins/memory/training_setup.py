@@ -58,6 +58,7 @@ class Adapter:
         targets: Last parts of the names of the linear maps that get one; None: all of the decoder's layers.
         dropout: ``lora_dropout``.
         bits: Of the frozen linear maps: 4 (NF4 with doubly quantised scales), 8, or 16.
+        layers: The numbers of the layers that get one; None: all.
         copied: ``lora_modules_to_save``: modules that are trained as a whole, as copies.
     """
 
@@ -65,6 +66,7 @@ class Adapter:
     targets: tuple[str, ...] | None = None
     dropout: float = 0.0
     bits: int = 16
+    layers: tuple[int, ...] | None = None
     copied: tuple[str, ...] = ()
 
 

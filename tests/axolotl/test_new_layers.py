@@ -8,16 +8,21 @@ from solar_plugins.plugins.recipe_packs import recipe_directory
 from solar_plugins.recipe import read_recipe
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
+from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.mergekit import passthrough_merge
 from solar_plugins.upscaling.strategies import plan_of
 from solar_plugins.upscaling.strategies.block_expansion import BlockExpansionArgs, plan_block_expansion
+from solar_plugins.upscaling.training_keys import training_keys
 
 EXPANDED = plan_block_expansion(8, BlockExpansionArgs(new_layers=2))
 NEW = ("model.layers.4.", "model.layers.9.")
 TRAINED_ALONE = {
-    "solar": {"init": {"strategy": "block_expansion", "new_layers": 2}, "cache_dir": "cache"},
-    "unfrozen_parameters": list(NEW),
+    "solar": {
+        "init": {"strategy": "block_expansion", "new_layers": 2},
+        "train": {"layers": "new"},
+        "cache_dir": "cache",
+    },
     "gradient_checkpointing": True,  # as the recipe has it: what is frozen below must not cut the gradient off
     "weight_decay": 0.1,
 }
@@ -66,8 +71,8 @@ def test_new_layers_keep_everything_of_their_source_but_what_they_write(any_base
             assert same_bytes(tensor, torch.zeros_like(tensor) if writes else source[name]), name
 
 
-def test_the_patterns_of_the_recipe_name_the_new_layers_of_its_plan_and_nothing_else():
-    """By Axolotl's own reading of the patterns, over the names of a real model of that depth."""
+def test_the_recipe_trains_the_new_layers_of_its_plan_and_nothing_else():
+    """By Axolotl's own freezing, over the names of a real model of that depth."""
     from axolotl.utils.freeze import freeze_layers_except
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -78,7 +83,8 @@ def test_the_patterns_of_the_recipe_name_the_new_layers_of_its_plan_and_nothing_
     sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
     with torch.device("meta"):
         model = MistralForCausalLM(MistralConfig(num_hidden_layers=len(plan), num_key_value_heads=2, **sizes))
-    freeze_layers_except(model, recipe.unfrozen_parameters)
+    decoder = Decoder.of({"model_type": "mistral", "num_hidden_layers": 32})
+    freeze_layers_except(model, training_keys(recipe, recipe.solar.train, decoder, plan)["unfrozen_parameters"])
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {f"model.layers.{i}.{name}" for i in new for name, _ in model.model.layers[0].named_parameters()}
 
@@ -103,6 +109,23 @@ def test_training_changes_every_tensor_of_the_new_layers_and_no_other(training_f
     outside = {name for name in base if not name.startswith("model.layers.")}
     assert len(outside) == 3
     assert all(same_bytes(after[name], base[name]) for name in outside)
+    assert "solar.train: 2 of 10 layers learn" in result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_a_later_stage_reads_the_plan_from_the_trained_model(training_folder, run_warm):
+    recipe = yaml.safe_load((training_folder / "recipe.yml").read_text()) | TRAINED_ALONE
+    ensure_checkpoint(find_base(str(training_folder / "base")), EXPANDED, training_folder / "cache")
+    (made,) = (training_folder / "cache").glob("upscaled-*")
+    stage = recipe | {"base_model": str(made), "solar": {"train": {"layers": "new", "lm_head": True}}, "max_steps": 1}
+    (training_folder / "recipe.yml").write_text(yaml.safe_dump(stage))
+    result = run_warm("python", "-m", "axolotl.cli.train", "recipe.yml", cwd=training_folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    before, after = tensors_of(made), tensors_of(training_folder / "out")
+    # In its first step a new layer learns what it writes alone: the rest has no gradient through zero weights.
+    changed = {name for name in before if not same_bytes(after[name], before[name])}
+    assert changed >= {f"{prefix}mlp.down_proj.weight" for prefix in NEW} | {"lm_head.weight"}
+    assert all(name.startswith((*NEW, "lm_head.")) for name in changed)
 
 
 @pytest.mark.slow

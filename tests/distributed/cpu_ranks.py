@@ -115,6 +115,7 @@ class Evidence(TrainerCallback):
         if "weights" not in self.seen:
             self.seen["weights"] = weights(self.trainer.model_wrapped)
             self.seen["optimizer"] = optimizer_elements(self.trainer.optimizer)
+            self.seen["learning"] = learning(self.trainer.model_wrapped, self.trainer.optimizer)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.seen["losses"] = [entry["loss"] for entry in state.log_history if "loss" in entry]
@@ -175,6 +176,26 @@ def optimizer_elements(optimizer):
         "updated": elements_by_dtype(map(kept_here, updated)),
         "states": elements_by_dtype(map(kept_here, states)),
     }
+
+
+def learning(model, optimizer):
+    """The parameters that have a state in Adam's optimizer, and whether their gradient of the first step was not zero.
+
+    The mean of the gradients is asked for, because DeepSpeed steps before anybody can see a gradient.
+    """
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    means = {name.removeprefix("module."): mean_gradient(p, optimizer) for name, p in model.named_parameters()}
+    return {name: bool(mean.any()) for name, mean in means.items() if mean is not None}
+
+
+def mean_gradient(parameter, optimizer):
+    if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        return safe_get_full_optimizer_state(parameter, "exp_avg") if parameter.requires_grad else None
+    mean = optimizer.state[parameter]["exp_avg"] if parameter in optimizer.state else None
+    return mean.full_tensor() if hasattr(mean, "full_tensor") else mean
 
 
 def elements_by_dtype(tensors):

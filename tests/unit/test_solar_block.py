@@ -45,10 +45,10 @@ def test_a_block_that_does_not_up_scale():
     [
         (None, "solar: None is no block; expected for example"),
         ("dus", "solar: 'dus' is no block"),
-        ({}, "solar: {} is not allowed; it should have one of the keys init, dpo, data"),
+        ({}, "solar: {} is not allowed; it should have one of the keys init, train, dpo, data"),
         (
             {"cache_dir": "x"},
-            "solar: {'cache_dir': 'x'} is not allowed; it should have one of the keys init, dpo, data",
+            "solar: {'cache_dir': 'x'} is not allowed; it should have one of the keys init, train, dpo, data",
         ),
         ({"int": {}}, "solar.int: unknown key; did you mean init?"),
         ({"dpo": "zephyr_2023_11"}, "solar.init: missing; the recipe does not up-scale its base"),

@@ -41,6 +41,9 @@ _ENCODERS = (
 UNCHECKED = frozenset(_ENCODERS.split())
 """Types whose embeddings lie elsewhere than beside the layers, with heads of several parts."""
 
+OPTIONAL_EMBEDDINGS: Mapping[str, tuple[str, ...]] = {"trocr": ("embed_positions",)}
+"""Embeddings that a config can do without, and that are learnt where a model has them."""
+
 HEADS: Mapping[str, tuple[str, ...]] = {
     "deepseek_v4": ("lm_head", "head"),
     "gpt_neox": ("lm_head", "embed_out"),

@@ -188,7 +188,9 @@ class TestThePluginsLife:
         with pytest.raises(ValidationError, match=r"solar\.int\n.*Extra inputs are not permitted"):
             validated(solar={"int": {}})
 
-    @pytest.mark.parametrize("hook", ["register", "load_datasets", "post_train", "get_input_args"])
+    @pytest.mark.parametrize(
+        "hook", ["register", "load_datasets", "post_trainer_create", "post_train", "get_input_args"]
+    )
     def test_hooks_have_the_parameters_that_we_take(self, hook):
         from axolotl.integrations.base import BasePlugin
 
@@ -447,6 +449,46 @@ class TestFreezing:
 
         name = "model.layers.1.mlp.down_proj.weight"
         assert bool(unfrozen_pattern(line).match(name)) == bool(LayerNamePattern(line).match(name))
+
+
+class TestSolarTrain:
+    files = stands_on("axolotl_adapter/trained_parameters.py", "axolotl_adapter/learning_rates.py")
+
+    def test_the_model_is_frozen_before_the_trainer_is_made(self):
+        from axolotl import train
+
+        made = source(train.setup_model_and_trainer)
+        calls = ("setup_model_and_tokenizer", "setup_trainer", "post_trainer_create")
+        places = [made.index(f"{call}(") for call in calls]
+        assert places == sorted(places)
+        assert "freeze_layers_except(model, cfg.unfrozen_parameters)" in source(train.setup_model_and_tokenizer)
+
+    def test_an_adapter_covers_the_layers_that_the_recipe_names(self):
+        from axolotl.loaders import adapter
+        from peft import LoraConfig
+
+        made = source(adapter._build_peft_lora_config)
+        assert "layers_to_transform=cfg.peft_layers_to_transform" in made
+        assert "layers_pattern=cfg.peft_layers_pattern" in made
+        with pytest.raises(ValueError, match="layers_to_transform"):
+            LoraConfig(target_modules=".*q_proj", layers_to_transform=[1])
+
+    def test_the_optimizer_is_made_by_the_trainer_and_then_the_schedule(self):
+        from transformers import Trainer
+
+        made = source(Trainer._prepare_for_training)
+        assert made.index("self.create_optimizer()") < made.index("self.create_scheduler(")
+        assert list(inspect.signature(Trainer.create_optimizer).parameters) == ["self", "model"]
+
+    def test_which_schedules_set_one_rate_for_all_groups(self):
+        from axolotl.core.trainers.mixins.scheduler import SchedulerMixin
+
+        from solar_plugins.upscaling.training_keys import ABSOLUTE_SCHEDULES
+
+        made = source(SchedulerMixin.create_scheduler)
+        assert made.count("max_lr=self.args.learning_rate") == len(ABSOLUTE_SCHEDULES)
+        for name in ABSOLUTE_SCHEDULES:
+            assert f'alternate_lr_scheduler_type == "{name}"' in made
 
 
 # --- the recipe -----------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def test_an_identity_layer_that_stays_frozen(lines, frozen):
     with pytest.raises(ArgsError) as error:
         refuse(lines)
     assert frozen in str(error.value)
-    assert str(error.value).endswith("unfrozen_parameters:\n  - model.layers.1.\n  - model.layers.3.")
+    assert str(error.value).endswith("solar:\n  train: {layers: new}")
 
 
 @pytest.mark.parametrize(

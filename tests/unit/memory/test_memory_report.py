@@ -98,3 +98,23 @@ def test_a_base_that_the_recipe_has_grown_is_said(base, tmp_path):
 def test_a_missing_recipe(tmp_path):
     with pytest.raises(ArgsError, match="the recipe cannot be read"):
         memory_of_recipe(tmp_path / "r.yml", None, None, None)
+
+
+def test_what_solar_train_leaves_frozen_has_no_gradients(solar):
+    """By hand: eight layers of 218,112,000 parameters, the new ones or those around the seam."""
+    for name in ("block_expansion.yml", "solar_dus_seam.yml"):
+        parts = {part["name"]: part["num_bytes"] for part in as_json(solar(name))["parts"]}
+        assert parts["gradients"] == 2 * 8 * 218_112_000
+        assert parts["optimizer states"] == 8 * 8 * 218_112_000
+
+
+def test_an_adapter_over_some_layers_is_counted_there_alone(solar, tmp_path, mistral_config):
+    recipe = yaml.safe_load((recipe_directory() / "solar_dus_lora.yml").read_text())
+    recipe["solar"]["train"] = {"layers": "new"}
+    (tmp_path / "some.yml").write_text(yaml.safe_dump(recipe))
+    some, every = (
+        as_json(memory_of_recipe(path, str(mistral_config), gpus=1, gpu_gigabytes=80))["parts"]
+        for path in (tmp_path / "some.yml", recipe_directory() / "solar_dus_lora.yml")
+    )
+    sizes = [{part["name"]: part["num_bytes"] for part in parts} for parts in (some, every)]
+    assert sizes[0]["optimizer states"] == sizes[1]["optimizer states"] * 16 // 48

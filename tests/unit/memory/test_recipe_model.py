@@ -30,13 +30,14 @@ def found(path, base=None):
 )
 def test_every_stage_of_solar_leads_back_to_mistral(mistral_config, name):
     path = recipe_directory() / name
-    model, stages, _ = found(path, str(mistral_config))
-    assert (model.parameters, model.num_layers) == (10_731_524_096, 48)
+    made = found(path, str(mistral_config))
+    stages = made.stages
+    assert (made.model.parameters, made.model.num_layers) == (10_731_524_096, 48)
     assert (stages[0], stages[1], stages[-1]) == (str(mistral_config), "solar_dus.yml", name)
 
 
 def test_the_chain_goes_through_a_merge(mistral_config):
-    _, stages, _ = found(recipe_directory() / "solar_dpo.yml", str(mistral_config))
+    stages = found(recipe_directory() / "solar_dpo.yml", str(mistral_config)).stages
     assert stages[2:4] == ("solar_sft.yml", "mergekit/solar_sft_average.yml")
 
 
@@ -51,9 +52,9 @@ def test_a_stage_that_was_run_is_taken_as_it_is(base, tmp_path):
     made = ensure_checkpoint(find_base(str(base)), LayerPlan.from_sources(8, [*range(6), *range(2, 8)]), tmp_path)
     shutil.copytree(made, tmp_path / "dus")
     write(tmp_path / "recipes" / "one.yml", base_model="nowhere/else", solar=GROWN, output_dir=str(tmp_path / "dus"))
-    model, stages, _ = found(write(tmp_path / "recipes" / "two.yml", base_model=str(tmp_path / "dus")))
-    assert model.num_layers == 12
-    assert stages == (str(tmp_path / "dus"), "two.yml")
+    model = found(write(tmp_path / "recipes" / "two.yml", base_model=str(tmp_path / "dus")))
+    assert model.model.num_layers == 12
+    assert model.stages == (str(tmp_path / "dus"), "two.yml")
 
 
 def test_a_base_that_the_recipe_made_itself_is_counted_as_it_is(base, tmp_path):
@@ -71,8 +72,8 @@ def test_a_base_that_the_recipe_made_itself_is_counted_as_it_is(base, tmp_path):
 
 def test_a_merged_adapter_comes_from_the_recipe_of_the_adapter(base, tmp_path):
     write(tmp_path / "recipes" / "one.yml", base_model=str(base), solar=GROWN, output_dir="outputs/lora")
-    model, stages, _ = found(write(tmp_path / "recipes" / "two.yml", base_model="outputs/lora/merged"))
-    assert (model.num_layers, stages[1:]) == (12, ("one.yml", "two.yml"))
+    model = found(write(tmp_path / "recipes" / "two.yml", base_model="outputs/lora/merged"))
+    assert (model.model.num_layers, model.stages[1:]) == (12, ("one.yml", "two.yml"))
 
 
 def test_a_chain_without_a_start(tmp_path):

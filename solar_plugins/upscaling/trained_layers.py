@@ -1,0 +1,199 @@
+"""Which parameters of an upscaled model ``solar.train`` trains: from the plan to names of loaded modules. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from solar_plugins.errors import ArgsError
+from solar_plugins.solar_block import TrainArgs
+from solar_plugins.upscaling.architectures.outer_tensors import (
+    HEADS,
+    OPTIONAL_EMBEDDINGS,
+    UNCHECKED,
+    outer_modules,
+)
+from solar_plugins.upscaling.decoder import Decoder
+from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.tensor_names import is_tied
+
+ROOTS = r"(?:\w+.)*"
+"""What may stand before a name that this module gives, such as PEFT's ``base_model.model.``. In these patterns a dot is
+a dot, as Axolotl reads ``unfrozen_parameters`` (axolotl/utils/freeze.py)."""
+
+NORM = r"(?:\w*(?i:norm)\w*|(?:pre_)?ln_?\w*)"
+"""What a norm is called; a few hold numbered norms for each head."""
+
+
+class Trained(NamedTuple):
+    """What ``solar.train`` trains."""
+
+    layers: tuple[int, ...]
+    """Of the deeper model, bottom first."""
+    new: tuple[int, ...]
+    """Layers that the plan added, trained or not."""
+    num_layers: int
+    """Of the deeper model."""
+    embeddings: bool
+    norms: bool
+    """The norms that are not in a trained layer."""
+    lm_head: bool
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is frozen."""
+        return len(self.layers) == self.num_layers and self.embeddings and self.norms and self.lm_head
+
+
+def new_layers(plan: LayerPlan) -> tuple[int, ...]:
+    """The layers that a plan added: the second and later copies of a base layer, and identity layers.
+
+    Example:
+        >>> new_layers(LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3]))
+        (3, 4)
+    """
+    seen = set[int]()
+    new = []
+    for position, layer in enumerate(plan.layers):
+        if layer.source in seen or layer.initialization == "identity":
+            new.append(position)
+        else:
+            seen.add(layer.source)
+    return tuple(new)
+
+
+def seam_layers(plan: LayerPlan, around: int) -> tuple[int, ...]:
+    """The ``around`` layers on each side of each seam.
+
+    Example:
+        >>> seam_layers(LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3]), around=1)
+        (2, 3)
+    """
+    near = {at for seam in plan.seams() for at in range(seam.position - around, seam.position + around)}
+    return tuple(sorted(near.intersection(range(len(plan)))))
+
+
+def trained_parts(args: TrainArgs, decoder: Decoder, plan: LayerPlan | None) -> Trained:
+    """What ``solar.train`` trains of a model.
+
+    Args:
+        args: ``solar.train``.
+        decoder: Of the base, or of the upscaled model: only its depth differs, and that is the plan's.
+        plan: By which the model was, or will be, upscaled; None where the model has no record of one.
+
+    Raises:
+        ArgsError: The plan does not have what is asked for, or tied weights are asked for by halves.
+    """
+    if plan is None and (args.layers != "all" or args.lr_scale):
+        key = "lr_scale" if args.layers == "all" else f"layers: {args.layers}"
+        raise ArgsError(
+            f"solar.train.{key}: base_model has no record of a plan (config.json: solar_plugins), so nobody knows "
+            "which of its layers are new. Upscale it with solar.init or `solar upscale`, or set layers: all, without "
+            "lr_scale"
+        )
+    depth = len(plan) if plan else decoder.num_layers
+    every = args.layers == "all"
+    embeddings, lm_head = _ends(args, decoder)
+    return Trained(
+        layers=tuple(range(depth)) if plan is None or every else _chosen(args, plan),
+        new=new_layers(plan) if plan else (),
+        num_layers=depth,
+        embeddings=embeddings,
+        norms=every if args.norms is None else args.norms,
+        lm_head=lm_head,
+    )
+
+
+def _chosen(args: TrainArgs, plan: LayerPlan) -> tuple[int, ...]:
+    if args.layers == "new":
+        chosen, missing = new_layers(plan), "adds no layer"
+    else:
+        assert args.around is not None
+        chosen, missing = seam_layers(plan, args.around), "has no seam"
+    if not chosen:
+        raise ArgsError(f"solar.train.layers: {args.layers}, but the plan {missing} ({plan}); set layers: all or new")
+    return chosen
+
+
+def _ends(args: TrainArgs, decoder: Decoder) -> tuple[bool, bool]:
+    """Whether the embeddings and the head are trained."""
+    every = args.layers == "all"
+    embeddings, lm_head = args.embeddings, args.lm_head
+    if is_tied(decoder):
+        embeddings = lm_head if embeddings is None else embeddings
+        lm_head = embeddings if lm_head is None else lm_head
+        if embeddings != lm_head:
+            raise ArgsError(
+                f"solar.train: embeddings: {args.embeddings} and lm_head: {args.lm_head}, but this model's head is its "
+                "embeddings (tie_word_embeddings); give both the same value"
+            )
+    return every if embeddings is None else embeddings, every if lm_head is None else lm_head
+
+
+def layer_patterns(decoder: Decoder, layers: Iterable[int]) -> list[str]:
+    r"""For each spelling of the decoder's layers, what the names of these layers' parameters begin with.
+
+    Example:
+        >>> layer_patterns(Decoder.of({"model_type": "llama", "num_hidden_layers": 32}), [4, 9])
+        ['(?:\\w+.)*model.layers.(?:4|9).']
+    """
+    numbers = "|".join(map(str, layers))
+    return [f"{ROOTS}{prefix}(?:{numbers})." for prefix in decoder.architecture.prefixes]
+
+
+def unfrozen_patterns(decoder: Decoder, trained: Trained) -> list[str]:
+    """What Axolotl takes as ``unfrozen_parameters`` to train exactly these parts.
+
+    Raises:
+        ArgsError: Embeddings or head are asked for, and their names are not known for this model type.
+    """
+    patterns = layer_patterns(decoder, trained.layers)
+    if trained.embeddings:
+        names = "|".join(embedding_modules(decoder))
+        patterns += [f"{ROOTS}{parent}(?:{names})." for parent in _parents(decoder)]
+    if trained.norms:
+        patterns += norm_patterns(decoder)
+    if trained.lm_head:
+        patterns += [f"{ROOTS}(?:{'|'.join(head_modules(decoder))})."]
+    return patterns
+
+
+def norm_patterns(decoder: Decoder) -> list[str]:
+    """What the names of all norms of the decoder are like, in its layers and beside them."""
+    return [rf"{ROOTS}{parent}{ROOTS}{NORM}.(?:\d+.)?\w+$" for parent in _parents(decoder)]
+
+
+def _parents(decoder: Decoder) -> list[str]:
+    """For each spelling of the decoder's layers, the module that holds them, with a dot at its end."""
+    return [prefix.removesuffix(f"{decoder.architecture.stack}.") for prefix in decoder.architecture.prefixes]
+
+
+def embedding_modules(decoder: Decoder) -> tuple[str, ...]:
+    """The embeddings beside the stack of layers, of positions too, such as ``embed_tokens``, under all their names.
+
+    Raises:
+        ArgsError: They are not known for this model type.
+    """
+    model_type = _checked_type(decoder)
+    outer = (*outer_modules(model_type), *OPTIONAL_EMBEDDINGS.get(model_type, ()))
+    return tuple(name for names in outer for name in names.split("|") if not re.fullmatch(NORM, name))
+
+
+def head_modules(decoder: Decoder) -> tuple[str, ...]:
+    """The head for language modelling, such as ``lm_head``, under all its names.
+
+    Raises:
+        ArgsError: It is not known for this model type.
+    """
+    return HEADS.get(_checked_type(decoder), ("lm_head",))
+
+
+def _checked_type(decoder: Decoder) -> str:
+    model_type = str(decoder.text_config.get("model_type"))
+    if model_type in UNCHECKED:
+        raise ArgsError(
+            f"solar.train: where a {model_type} model has its embeddings and head is not known here; set embeddings "
+            "and lm_head to false, or write unfrozen_parameters instead of solar.train"
+        )
+    return model_type

@@ -1,0 +1,69 @@
+"""`solar.train`: exactly its parameters have gradients and optimizer states, each at its rate, on several ranks."""
+
+import pytest
+from launchers import SHARDING, evidence, train
+from test_adapters import LORA
+
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+
+RATE, SCALE = 1e-3, 0.1
+ROWS = [{"instruction": f"Add {n} and 1.", "input": "", "output": f"The sum is {n + 1}."} for n in range(10, 26)]
+SEAM = {
+    "datasets": [{"path": "rows.jsonl", "ds_type": "json", "type": "solar_plugins.alpaca"}],
+    "solar": {
+        "init": {"strategy": "dus", "drop_layers": 2},
+        "train": {"layers": "seam", "around": 2, "norms": True, "lr_scale": {"old": SCALE}},
+        "cache_dir": "cache",
+    },
+    "max_steps": 1,
+    "learning_rate": RATE,
+    "lr_scheduler": "constant",
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    "gradient_checkpointing": True,
+}
+SEAM_LAYERS = tuple(f"model.layers.{number}." for number in (4, 5, 6, 7))
+NEW_LAYERS = tuple(f"model.layers.{number}." for number in (6, 7, 8, 9))
+"""The base's layers 2 to 5 come a second time as 6 to 9; the seam lies below layer 6."""
+
+
+def tensors_of(directory):
+    from safetensors.torch import load_file
+
+    return {name: tensor for path in directory.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+@pytest.mark.parametrize(("sharding", "ranks"), [(None, 1), ("ddp", 2), ("fsdp2", 2), ("zero3", 2)])
+def test_exactly_the_chosen_parameters_learn_each_at_its_rate(sharding, ranks, make_training_folder):
+    folder = make_training_folder(ROWS, SEAM | SHARDING.get(sharding, {}))
+    status, said = train(folder, sharding, ranks)
+    assert status == 0, said[-5000:]
+    (upscaled,) = (folder / "cache").iterdir()
+    before, after = tensors_of(upscaled), tensors_of(folder / "out")
+    chosen = {name for name in before if name.startswith(SEAM_LAYERS) or "norm" in name}
+    for rank in evidence(folder, ranks):
+        assert rank["learning"] == dict.fromkeys(chosen, True)
+    for name, tensor in before.items():
+        moved = (after[name] - tensor).abs().max().item()
+        # Adam's first step is the learning rate times the gradient's sign.
+        expected = 0 if name not in chosen else RATE if name.startswith(NEW_LAYERS) else RATE * SCALE
+        assert moved == pytest.approx(expected, rel=0.01), name
+    assert "4 of 12 layers learn" in said
+
+
+def test_an_adapter_covers_the_chosen_layers_alone(make_training_folder):
+    solar = {**SEAM["solar"], "train": {"layers": "new", "embeddings": True, "lr_scale": {"old": SCALE}}}
+    folder = make_training_folder(ROWS, LORA | SEAM | {"solar": solar})
+    status, said = train(folder, None, 1)
+    assert status == 0, said[-5000:]
+    (seen,) = evidence(folder, 1)
+    adapted = {name for name in seen["learning"] if ".lora_" in name}
+    new = {name for name in adapted if any(f".layers.{number}." in name for number in (6, 7, 8, 9))}
+    assert len(adapted) == 4 * 7 * 2, "q, k, v, o, gate, up, down, each with A and B"
+    assert adapted == new
+    assert {name for name in seen["learning"] if name not in adapted} == {
+        "base_model.model.model.embed_tokens.modules_to_save.default.weight"
+    }
+    before = tensors_of(next((folder / "cache").iterdir()))["model.embed_tokens.weight"]
+    after = tensors_of(folder / "out")["base_model.model.model.embed_tokens.weight"]
+    assert (after - before).abs().max().item() == pytest.approx(RATE * SCALE, rel=0.01)
