@@ -47,7 +47,7 @@ class Trained(NamedTuple):
 
 
 def new_layers(plan: LayerPlan) -> tuple[int, ...]:
-    """The layers that a plan added: the second and later copies of a base layer, and identity layers.
+    """The layers that a plan added: the second and later copies of a base layer, and whatever starts otherwise.
 
     Example:
         >>> new_layers(LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3]))
@@ -56,7 +56,7 @@ def new_layers(plan: LayerPlan) -> tuple[int, ...]:
     seen = set[int]()
     new = []
     for position, layer in enumerate(plan.layers):
-        if layer.source in seen or layer.initialization == "identity":
+        if layer.source in seen or layer.initialization != "copy":
             new.append(position)
         else:
             seen.add(layer.source)

@@ -93,7 +93,7 @@ def refuse_frozen_identity_layers(args: TrainArgs, decoder: Decoder, plan: Layer
     Raises:
         ArgsError: There is one.
     """
-    identity = {place for place, layer in enumerate(plan.layers) if layer.initialization == "identity"}
+    identity = {place for place, layer in enumerate(plan.layers) if not layer.acts}
     frozen = sorted(identity.difference(trained_parts(args, decoder, plan).layers))
     if frozen:
         raise ArgsError(
