@@ -1,0 +1,222 @@
+"""Does a plan that is better before training stay better, and is depth up-scaling better than training the base?
+
+    python tests/study/study.py RUNS RECORD
+
+RUNS is the demo's folder, with the small model and its articles; RECORD gets one entry for each run when it is done, so
+that an interrupted study goes on. `study_page.py` makes docs/study.md of it.
+
+Order: the probe of every repeated block that gives 48 layers; ten of these plans, trained alike; then the arms, each
+with three learning rates on seed 0 and its best rate on two more seeds. Runs that two questions need are made once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from commands import PROGRAMS, warm
+
+from solar_plugins.plugins.recipe_packs import recipe_directory
+from solar_plugins.report.plan_report import plan_for_base
+from solar_plugins.solar_block import InitArgs
+
+LAYERS, TARGET = 30, 48
+SEQUENCE_LEN, PROBE_LEN = 256, 129
+STEPS = 60
+PLANS = 10
+SEEDS = (0, 1, 2)
+EVERY_WEIGHT, SOME_LAYERS = (5e-5, 1e-4, 2e-4), (1e-4, 2e-4, 4e-4)
+"""Learning rates: those around the demo's, and higher ones where few layers learn."""
+HELD_OUT = 3
+"""Every third article of the demo's training set, and all of its held-out set, are held out here."""
+
+Solar = Mapping[str, Any]
+
+
+class Arm(NamedTuple):
+    """A way to spend the same tokens.
+
+    Args:
+        name: In tables.
+        solar: The recipe's block; None: the base itself is trained.
+        rates: Learning rates that are tried.
+        steps: Optimizer steps of one sequence each.
+    """
+
+    name: str
+    solar: Solar | None
+    rates: tuple[float, ...] = EVERY_WEIGHT
+    steps: int = STEPS
+
+
+def repeated(start: int) -> Solar:
+    """The plan of 48 layers that repeats the block ``[start, start + 18)``."""
+    end = start + TARGET - LAYERS
+    return {"init": {"strategy": "slices", "slices": [[0, end], [start, LAYERS]]}}
+
+
+STARTS = range(LAYERS - (TARGET - LAYERS) + 1)
+DUS = (LAYERS - (TARGET - LAYERS)) // 2
+"""Where SOLAR's symmetric cut begins its repeated block: m."""
+
+
+def block_name(start: int) -> str:
+    """A repeated block, for people."""
+    return f"[{start}, {start + TARGET - LAYERS})"
+
+
+def arms(best: int, base: str) -> tuple[Arm, ...]:
+    """The arms, with the probe's best plan.
+
+    Args:
+        best: Where its repeated block begins.
+        base: The base's folder.
+    """
+    seam = {"layers": "seam", "around": 4}
+    scaled = {"init": {**repeated(DUS)["init"], "duplicates": {"initializer": "scaled", "factor": 0.5}}}
+    expansion = {"init": {"strategy": "block_expansion", "new_layers": 15}, "train": {"layers": "new"}}
+    size = plan_for_base(base, None, InitArgs.model_validate(repeated(DUS)["init"]))
+    assert size.size is not None
+    assert size.base_size is not None
+    equal = round(STEPS * size.size.parameters / size.base_size.parameters)
+    return (
+        Arm("the base, equal tokens", None),
+        Arm("DUS", repeated(DUS)),
+        Arm("the probe's plan", repeated(best)),
+        Arm("the base, equal compute", None, steps=equal),
+        Arm("block expansion, new layers only", expansion, SOME_LAYERS),
+        Arm("DUS, seam only", repeated(DUS) | {"train": seam}, SOME_LAYERS),
+        Arm("DUS, copies scaled by 0.5", scaled),
+    )
+
+
+class Study:
+    """The work folder, the record, and how a run is made.
+
+    Args:
+        runs: The demo's folder.
+        record: The JSON file of figures.
+    """
+
+    def __init__(self, runs: Path, record: Path) -> None:
+        self.base, self.folder, self.record = runs / "SmolLM2-135M", runs / "study", record
+        self.figures: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {"runs": {}}
+        self.folder.mkdir(exist_ok=True)
+        self._split(runs / "data")
+
+    def _split(self, data: Path) -> None:
+        articles = (data / "wiki_train.jsonl").read_text().splitlines()
+        held_out = articles[HELD_OUT - 1 :: HELD_OUT] + (data / "wiki_held_out.jsonl").read_text().splitlines()
+        train = [line for number, line in enumerate(articles, 1) if number % HELD_OUT]
+        for name, lines in (("train", train), ("held_out", held_out)):
+            (self.folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        digest = hashlib.sha256("\n".join([*train, *held_out]).encode()).hexdigest()[:16]
+        texts = {"train": len(train), "held_out": len(held_out), "sha256": digest}
+        if self.figures.setdefault("texts", texts) != texts:
+            sys.exit(f"Error: {self.record} was made on other texts ({self.figures['texts']}, now {texts}); remove it")
+
+    def keep(self) -> None:
+        """Write the record: whole, or as it was."""
+        beside = self.record.with_suffix(".partial")
+        beside.write_text(json.dumps(self.figures, indent=1) + "\n")
+        beside.replace(self.record)
+
+    def probe(self) -> dict[int, dict[str, Any]]:
+        """For each repeated block, by its start: loss over the base's before training, on the training articles."""
+        if "probe" not in self.figures:
+            plans = self.folder / "plans.yml"
+            plans.write_text(yaml.safe_dump([repeated(start)["init"] for start in STARTS]))
+            command = [PROGRAMS / "solar", "probe", self.base, "--text", self.folder / "train.jsonl", "--plans", plans]
+            options = ["--sequence-len", str(PROBE_LEN), "--output", self.folder / "probe", "--json"]
+            found = subprocess.run([*command, *options], stdout=subprocess.PIPE, check=True, text=True).stdout
+            self.figures["probe"] = json.loads(found)["plans"]
+            self.keep()
+        by_start = {plan["init"]["slices"][1][0]: plan for plan in self.figures["probe"]}
+        return {start: by_start[start] for start in STARTS}
+
+    def run(self, arm: Arm, rate: float, seed: int) -> dict[str, Any]:
+        """The figures of one run; made now if they are not in the record."""
+        key = json.dumps([arm.solar, rate, seed, arm.steps])
+        runs = self.figures["runs"]
+        if key not in runs:
+            print(f"{arm.name}: {arm.steps} steps at {rate:.0e}, seed {seed}", flush=True)
+            result = self.folder / "result.json"
+            result.unlink(missing_ok=True)
+            (self.folder / "recipe.yml").write_text(yaml.safe_dump(self._recipe(arm, rate, seed)))
+            script = Path(__file__).with_name("study_run.py")
+            arguments = ["recipe.yml", "held_out.jsonl", str(SEQUENCE_LEN), "result.json"]
+            with (self.folder / "log").open("w") as log:
+                status = subprocess.run(
+                    warm("python", script, *arguments), cwd=self.folder, stdout=log, stderr=log, check=False
+                ).returncode
+            if status or not result.exists():
+                sys.exit(f"Error: the run failed with status {status}; its words are in {self.folder / 'log'}")
+            runs[key] = {"arm": arm.name, "rate": rate, "seed": seed, "steps": arm.steps} | json.loads(
+                result.read_text()
+            )
+            self.keep()
+        return dict(runs[key])
+
+    def _recipe(self, arm: Arm, rate: float, seed: int) -> dict[str, Any]:
+        recipe = yaml.safe_load((recipe_directory() / "smollm2" / "solar_dus.yml").read_text())
+        changes = {
+            "base_model": os.path.relpath(self.base, self.folder),
+            "datasets": [{"path": "train.jsonl", "ds_type": "json", "type": "completion"}],
+            "dataset_prepared_path": "prepared",
+            "output_dir": "out",
+            "solar": {**arm.solar, "cache_dir": "cache"} if arm.solar else None,
+            "max_steps": arm.steps,
+            "save_steps": arm.steps,
+            "learning_rate": rate,
+            "seed": seed,
+        }
+        left_out = {"test_datasets", "eval_steps", *(() if arm.solar else ("solar", "plugins"))}
+        return {key: value for key, value in (recipe | changes).items() if key not in left_out}
+
+
+def chosen(losses: Mapping[int, float]) -> list[int]:
+    """Ten plans across the range of the probe: the best, the worst, SOLAR's own, and evenly between them by rank."""
+    ranked = sorted(losses, key=losses.__getitem__)
+    places = [round(number * (len(ranked) - 1) / (PLANS - 1)) for number in range(PLANS)]
+    picked = [ranked[place] for place in places]
+    if DUS not in picked:
+        nearest = min(places[1:-1], key=lambda place: abs(place - ranked.index(DUS)))
+        picked[places.index(nearest)] = DUS
+    return picked
+
+
+def mean_loss(run: Mapping[str, Any], when: str = "after") -> float:
+    """In nats for each predicted token."""
+    return float(sum(nats for _, nats in run[when]) / sum(tokens for tokens, _ in run[when]))
+
+
+def run_arm(study: Study, arm: Arm) -> Iterator[dict[str, Any]]:
+    """The arm's runs: three learning rates, then the best one with more seeds."""
+    first = {rate: study.run(arm, rate, SEEDS[0]) for rate in arm.rates}
+    yield from first.values()
+    best = min(first, key=lambda rate: mean_loss(first[rate]))
+    for seed in SEEDS[1:]:
+        yield study.run(arm, best, seed)
+
+
+def main(runs: Path, record: Path) -> None:
+    """Make every run that the record does not have."""
+    study = Study(runs, record)
+    losses = {start: plan["delta"] for start, plan in study.probe().items()}
+    for start in chosen(losses):
+        study.run(Arm(f"repeat {block_name(start)}", repeated(start)), EVERY_WEIGHT[1], SEEDS[0])
+    for arm in arms(min(losses, key=losses.__getitem__), str(study.base)):
+        print(f"{arm.name}: {', '.join(f'{mean_loss(run):.3f}' for run in run_arm(study, arm))}", flush=True)
+    spent = sum(run["cpu_seconds"] for run in study.figures["runs"].values())
+    print(f"{len(study.figures['runs'])} runs, {spent / 3600:.1f} CPU hours")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
