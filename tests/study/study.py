@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from commands import PROGRAMS, warm
+from study_figures import nats_per_token
 
 from solar_plugins.plugins.recipe_packs import recipe_directory
 from solar_plugins.report.plan_report import plan_for_base
@@ -192,16 +193,11 @@ def chosen(losses: Mapping[int, float]) -> list[int]:
     return picked
 
 
-def mean_loss(run: Mapping[str, Any], when: str = "after") -> float:
-    """In nats for each predicted token."""
-    return float(sum(nats for _, nats in run[when]) / sum(tokens for tokens, _ in run[when]))
-
-
 def run_arm(study: Study, arm: Arm) -> Iterator[dict[str, Any]]:
     """The arm's runs: three learning rates, then the best one with more seeds."""
     first = {rate: study.run(arm, rate, SEEDS[0]) for rate in arm.rates}
     yield from first.values()
-    best = min(first, key=lambda rate: mean_loss(first[rate]))
+    best = min(first, key=lambda rate: nats_per_token(first[rate]))
     for seed in SEEDS[1:]:
         yield study.run(arm, best, seed)
 
@@ -213,7 +209,7 @@ def main(runs: Path, record: Path) -> None:
     for start in chosen(losses):
         study.run(Arm(f"repeat {block_name(start)}", repeated(start)), EVERY_WEIGHT[1], SEEDS[0])
     for arm in arms(min(losses, key=losses.__getitem__), str(study.base)):
-        print(f"{arm.name}: {', '.join(f'{mean_loss(run):.3f}' for run in run_arm(study, arm))}", flush=True)
+        print(f"{arm.name}: {', '.join(f'{nats_per_token(run):.3f}' for run in run_arm(study, arm))}", flush=True)
     spent = sum(run["cpu_seconds"] for run in study.figures["runs"].values())
     print(f"{len(study.figures['runs'])} runs, {spent / 3600:.1f} CPU hours")
 
