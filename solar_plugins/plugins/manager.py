@@ -21,8 +21,7 @@ LOG = logger("plugins")
 BUILT_IN_PLUGINS = (
     "solar_plugins.upscaling.strategies",
     "solar_plugins.upscaling.initializers",
-    "solar_plugins.data.formatters.sft",
-    "solar_plugins.data.formatters.preference",
+    "solar_plugins.data.built_in_formatters",
     "solar_plugins.plugins.dpo_configs",
     "solar_plugins.plugins.recipe_packs",
 )

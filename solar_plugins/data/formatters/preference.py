@@ -52,7 +52,6 @@ from solar_plugins.data.formatters.columns import (
     with_system,
 )
 from solar_plugins.data.formatters.conversations import answer_of, message_list, read_message, read_messages
-from solar_plugins.plugins.markers import hookimpl
 
 
 def preference(row: Row, chance: random.Random) -> PreferencePair:
@@ -253,8 +252,7 @@ def unpaired_preference(row: Row) -> LabelledAnswer:
     return LabelledAnswer(*_prompt_and_answer(row, "completion"), bool(label))
 
 
-@hookimpl
-def register_preference_formatters() -> list[PreferenceFormatter]:
+def built_in_preference_formatters() -> list[PreferenceFormatter]:
     """The built-in formatters."""
     return [
         PreferenceFormatter(
@@ -316,8 +314,7 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
     ]
 
 
-@hookimpl
-def register_unpaired_formatters() -> list[UnpairedFormatter]:
+def built_in_unpaired_formatters() -> list[UnpairedFormatter]:
     """The built-in formatters."""
     return [
         UnpairedFormatter(

@@ -32,7 +32,6 @@ from solar_plugins.data.formatters.base import (
 from solar_plugins.data.formatters.columns import SYSTEM_COLUMNS, with_input, with_system
 from solar_plugins.data.formatters.conversations import answer_of, read_messages, with_flags
 from solar_plugins.data.formatters.marks import ROW_MARKS
-from solar_plugins.plugins.markers import hookimpl
 
 ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -111,8 +110,7 @@ def _conversation(row: Row, column: str) -> Messages:
     return with_system(row, conversation)
 
 
-@hookimpl
-def register_sft_formatters() -> list[SFTFormatter]:
+def built_in_sft_formatters() -> list[SFTFormatter]:
     """The built-in formatters."""
     return [
         SFTFormatter(

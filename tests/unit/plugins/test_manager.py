@@ -113,8 +113,8 @@ def test_formatters_and_dpo_settings_of_a_third_party_stand_beside_the_built_in_
 @pytest.mark.parametrize(
     ("hook", "names"),
     [
-        ("register_sft_formatters", ("alpaca", SFTFormatter, "data.formatters.sft")),
-        ("register_preference_formatters", ("math_pairs", PreferenceFormatter, "data.formatters.preference")),
+        ("register_sft_formatters", ("alpaca", SFTFormatter, "data.built_in_formatters")),
+        ("register_preference_formatters", ("math_pairs", PreferenceFormatter, "data.built_in_formatters")),
         ("register_dpo_configs", ("sdpo", DPOConfig, "plugins.dpo_configs")),
     ],
 )
@@ -131,7 +131,7 @@ def test_two_packages_with_one_formatter_name(monkeypatch):
 
     installed(monkeypatch, other=Other())
     with pytest.raises(
-        PluginError, match=r"'alpaca' is registered by both solar_plugins.data.formatters.sft and solar-plugins-o"
+        PluginError, match=r"'alpaca' is registered by both solar_plugins.data.built_in_formatters and solar-plugins-o"
     ):
         formatters.sft_formatters()
 
