@@ -98,6 +98,11 @@ def arms(best: int, base: str) -> tuple[Arm, ...]:
     )
 
 
+def run_key(solar: Solar | None, rate: float, seed: int, steps: int = STEPS) -> str:
+    """What a run is, in the record."""
+    return json.dumps([solar, rate, seed, steps])
+
+
 class Study:
     """The work folder, the record, and how a run is made.
 
@@ -126,7 +131,9 @@ class Study:
     def keep(self) -> None:
         """Write the record: whole, or as it was."""
         beside = self.record.with_suffix(".partial")
-        beside.write_text(json.dumps(self.figures, indent=1) + "\n")
+        rest = {key: value for key, value in self.figures.items() if key != "runs"}
+        runs = ",\n".join(f"  {json.dumps(key)}: {json.dumps(run)}" for key, run in self.figures["runs"].items())
+        beside.write_text(f'{json.dumps(rest)[:-1]},\n "runs": {{\n{runs}\n}}}}\n')
         beside.replace(self.record)
 
     def probe(self) -> dict[int, dict[str, Any]]:
@@ -144,7 +151,7 @@ class Study:
 
     def run(self, arm: Arm, rate: float, seed: int) -> dict[str, Any]:
         """The figures of one run; made now if they are not in the record."""
-        key = json.dumps([arm.solar, rate, seed, arm.steps])
+        key = run_key(arm.solar, rate, seed, arm.steps)
         runs = self.figures["runs"]
         if key not in runs:
             print(f"{arm.name}: {arm.steps} steps at {rate:.0e}, seed {seed}", flush=True)
@@ -194,10 +201,12 @@ def chosen(losses: Mapping[int, float]) -> list[int]:
 
 
 def run_arm(study: Study, arm: Arm) -> Iterator[dict[str, Any]]:
-    """The arm's runs: three learning rates, then the best one with more seeds."""
+    """The arm's runs: three learning rates, then the best one with more seeds; the record says which they are."""
     first = {rate: study.run(arm, rate, SEEDS[0]) for rate in arm.rates}
     yield from first.values()
     best = min(first, key=lambda rate: nats_per_token(first[rate]))
+    runs = [(rate, SEEDS[0]) for rate in arm.rates] + [(best, seed) for seed in SEEDS[1:]]
+    study.figures.setdefault("arms", {})[arm.name] = [run_key(arm.solar, *run, arm.steps) for run in runs]
     for seed in SEEDS[1:]:
         yield study.run(arm, best, seed)
 

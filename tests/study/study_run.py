@@ -32,17 +32,18 @@ def held_out_nats(directory: Path, texts: list[str], sequence_len: int) -> Nats:
         for text in texts:
             ids = torch.tensor([tokenizer(text)["input_ids"][:sequence_len]])
             loss = model(input_ids=ids, labels=ids, use_cache=False).loss.item()
-            found.append((ids.shape[1] - 1, loss * (ids.shape[1] - 1)))
+            found.append((ids.shape[1] - 1, round(loss * (ids.shape[1] - 1), 4)))
     return found
 
 
-def train(recipe: Path) -> list[float]:
-    """Train, and give the loss of each step."""
+def train(recipe: Path) -> dict[str, Any]:
+    """Train, and give the loss of each step, and the seconds of all steps."""
     from axolotl.cli.train import do_cli
 
     do_cli(config=str(recipe))
-    state = json.loads(next(Path("out").rglob("trainer_state.json")).read_text())
-    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    history = json.loads(next(Path("out").rglob("trainer_state.json")).read_text())["log_history"]
+    (seconds,) = (entry["train_runtime"] for entry in history if "train_runtime" in entry)
+    return {"losses": [entry["loss"] for entry in history if "loss" in entry], "training_seconds": seconds}
 
 
 def measure(recipe: Path, texts: list[str], sequence_len: int) -> dict[str, Any]:
@@ -51,13 +52,13 @@ def measure(recipe: Path, texts: list[str], sequence_len: int) -> dict[str, Any]
 
     started = time.monotonic()
     before = held_out_nats(Path(load_cfg(str(recipe)).base_model), texts, sequence_len)
-    losses = train(recipe)
+    trained = train(recipe)
     after = held_out_nats(Path("out"), texts, sequence_len)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "before": before,
         "after": after,
-        "losses": losses,
+        **trained,
         "seconds": time.monotonic() - started,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
     }
