@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= passive
 # and in the order of tests/conftest.py, slow ones first.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo pipeline test test-fast test-nightly bench lint fix clean architectures gpu-check gpu-check-data
+.PHONY: help setup demo pipeline test test-fast test-nightly bench study lint fix clean architectures gpu-check gpu-check-data
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -83,6 +83,11 @@ test-nightly: $(INSTALLED)  ## run every test, those too that repeat with more c
 
 bench: $(INSTALLED)  ## measure against mergekit-yaml and cp, write docs/bench.*: about 15 minutes, 25 GB of disk
 	$(BIN)/python tests/benchmarks/bench.py
+
+study: $(INSTALLED)  ## which plan, and is it worth it: 45 small trainings of that model, about 2 hours on two cores; goes on where it was stopped, writes docs/study.*
+	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
+	PYTHONPATH=tests $(BIN)/python tests/study/study.py $(DEMO) docs/study.json
+	PYTHONPATH=tests $(BIN)/python tests/study/study_page.py docs/study.json docs/study.md
 
 gpu-check: $(INSTALLED)  ## on a GPU of 80 GB: 7B up-scaling, QLoRA, memory, tokens per second, recovery; writes docs/gpu/
 	$(BIN)/python tests/gpu/gpu_check.py
