@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from solar_plugins.errors import ArgsError
 from solar_plugins.memory.common_setups import NOTE, SetupMemory, common_setups
@@ -26,6 +26,9 @@ from solar_plugins.upscaling.provenance import PROVENANCE_KEY, growth_of
 from solar_plugins.upscaling.strategies import plan_of
 from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
+
+if TYPE_CHECKING:
+    from solar_plugins.upscaling.trained_layers import Trained
 
 DEFAULT_SEQUENCE_TOKENS = 4096
 
@@ -53,6 +56,8 @@ class PlanReport:
     """Whether the base's weights are here and fit its config; else only its config was read."""
     already_grown: bool = False
     """Whether ``base`` came out of this very plan, so that the recipe uses it as it is."""
+    trained: Trained | None = None
+    """What ``solar.train`` of the recipe trains; None where Axolotl's own keys say."""
 
 
 def plan_for_recipe(path: Path) -> PlanReport:
@@ -69,8 +74,13 @@ def plan_for_recipe(path: Path) -> PlanReport:
     init = recipe.solar.init
     base = find_config(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
     plan, already_grown = growth_of(base.decoder, base.name, init)
+    trained = None
+    if recipe.solar.train is not None:
+        from solar_plugins.upscaling.trained_layers import trained_parts
+
+        trained = trained_parts(recipe.solar.train, base.decoder, plan)
     make = _as_it_is if already_grown else _to_be_grown
-    return make(base, init, plan, recipe.sequence_tokens)
+    return replace(make(base, init, plan, recipe.sequence_tokens), trained=trained)
 
 
 def plan_for_base(
@@ -180,6 +190,7 @@ def as_json(report: PlanReport) -> dict[str, Any]:
         "duplicates": report.init.duplicates,
         "base_layers": plan.base_layers,
         "num_layers": len(plan),
+        "trained": report.trained._asdict() if report.trained else None,
         "layers": [as_dict(layer) for layer in plan.layers],
         "seams": [seam._asdict() | {"distance": seam.distance} for seam in plan.seams()],
         "base_parameters": report.base_size.parameters if report.base_size else None,
@@ -200,6 +211,7 @@ def as_text(report: PlanReport) -> str:
         *_growth_lines(report),
         *_size_lines(report),
         *([] if report.weights_checked else [NOT_CHECKED]),
+        *([f"training    {report.trained}"] if report.trained else []),
         "",
     ]
     memory = [*_memory_table(report), "", f"- {NOTE}"] if report.memory else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from solar_plugins.errors import ArgsError
@@ -40,10 +40,34 @@ class Trained(NamedTuple):
     """The norms that are not in a trained layer."""
     lm_head: bool
 
+    def __str__(self) -> str:
+        """In words.
+
+        Example:
+            >>> print(Trained((20, 21, 22, 25), (), 48, embeddings=False, norms=True, lm_head=False))
+            4 of 48 layers learn (20..22, 25), and the other norms
+        """
+        others = {"the embeddings": self.embeddings, "the other norms": self.norms, "the head": self.lm_head}
+        also = [name for name, chosen in others.items() if chosen]
+        return f"{len(self.layers)} of {self.num_layers} layers learn ({_listed(self.layers)})" + "".join(
+            f", and {name}" for name in also
+        )
+
     @property
     def everything(self) -> bool:
         """Whether nothing is frozen."""
         return len(self.layers) == self.num_layers and self.embeddings and self.norms and self.lm_head
+
+
+def _listed(layers: Sequence[int]) -> str:
+    """``20..22, 25`` for 20, 21, 22, 25."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def new_layers(plan: LayerPlan) -> tuple[int, ...]:

@@ -104,3 +104,13 @@ def test_to_grow_a_grown_base_once_more_is_told(base, grown):
     line = "up-scaled   already before, as its config.json says; this plan up-scales it once more"
     assert as_text(report).splitlines()[1] == line
     assert line not in as_text(plan_for_base(str(base), None, DUS))
+
+
+def test_it_says_which_layers_learn(base, tmp_path):
+    train = {"layers": "seam", "around": 1, "lm_head": True}
+    report = plan_for_recipe(write(tmp_path / "r.yml", base_model=str(base), solar=SOLAR | {"train": train}))
+    assert "training    2 of 12 layers learn (5..6), and the head" in as_text(report)
+    assert as_json(report)["trained"]["layers"] == (5, 6)
+    without = plan_for_recipe(write(tmp_path / "r.yml", base_model=str(base), solar=SOLAR))
+    assert "training " not in as_text(without)
+    assert as_json(without)["trained"] is None
