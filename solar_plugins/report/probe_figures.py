@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,8 +186,17 @@ def short_name(candidate: Candidate) -> str:
     '[2, 20) twice'
     """
     if candidate.block is None:
-        return " ".join(f"{value}" if key == "strategy" else f"{key}={value}" for key, value in candidate.init.items())
+        return " ".join(
+            f"{value}" if key == "strategy" else f"{key}={_plain(value)}" for key, value in candidate.init.items()
+        )
     return f"[{candidate.block[0]}, {candidate.block[1]}) twice"
+
+
+def _plain(value: object) -> str:
+    """An argument; a map in YAML, as it can be written in a recipe."""
+    if isinstance(value, Mapping):
+        return yaml.safe_dump(dict(value), sort_keys=False, default_flow_style=True).strip()
+    return str(value)
 
 
 def _signed(found: Difference) -> tuple[str, str]:

@@ -18,10 +18,10 @@ MERGEKIT_TYPES = frozenset(
 """What mergekit 0.1.5 stacks rightly: measured with tiny models against the real modules."""
 
 
-KEEPS_BIASES = frozenset({"glm4", "gpt2", "gpt_bigcode", "granite", "mamba", "phi", "starcoder2"})
+KEEPS_BIASES = frozenset({"glm4", "gpt2", "gpt_bigcode", "granite", "mamba", "phi", "stablelm", "starcoder2"})
 """Types whose biases are in mergekit 0.1.5's list of tensors (its _data/architectures); of others they are left out."""
 
-BIAS_KEYS = ("attention_bias", "mlp_bias", "use_qkv_bias")
+BIAS_KEYS = ("attention_bias", "mlp_bias")
 """Config keys by which models of other types have biases."""
 
 Reference = str | dict[str, Any]

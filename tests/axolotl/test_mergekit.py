@@ -6,10 +6,12 @@ import shutil
 import pytest
 import yaml
 
+from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 from solar_plugins.upscaling.mergekit import passthrough_merge, reference
+from solar_plugins.upscaling.strategies import plan_of
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +50,16 @@ def test_identity_layers_have_mergekits_values(base, tmp_path, run_warm):
     written = load_file(ours / "model.safetensors")
     assert written.keys() == expected.keys()
     assert all((written[name] == expected[name]).all() for name in written)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.3, 1.7])
+def test_scaled_layers_are_mergekits_to_the_bit(base, tmp_path, run_warm, factor):
+    """In bfloat16, where a factor that is no power of two has to be rounded."""
+    plan = plan_of(InitArgs(strategy="dus", drop_layers=2, duplicates={"initializer": "scaled", "factor": factor}), 8)
+    theirs, ours = merge(run_warm, tmp_path, base, plan)
+    assert tensor_bytes(ours) == tensor_bytes(theirs)
+    plain = ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "plain")
+    assert tensor_bytes(ours) != tensor_bytes(plain)
 
 
 def test_what_the_command_prints_is_accepted(base, tmp_path, run, run_warm):

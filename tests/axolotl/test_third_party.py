@@ -37,6 +37,15 @@ def test_its_arguments_are_checked_by_its_own_model(example, base, run):
     )
 
 
+def test_its_initializer_makes_a_checkpoint(example, base, tmp_path, run):
+    made = run("solar", "upscale", base, tmp_path / "out", "--strategy", "opt_deus", env=example)
+    assert made.returncode == 0, made.stderr
+    verified = run("solar", "verify", tmp_path / "out", "--base", base, env=example)
+    assert "[3..3] + [3..3] as transport + [4..4]" in verified.stdout
+    without = run("solar", "verify", tmp_path / "out", "--base", base)
+    assert "Error: 'transport' is not a registered initializer; known: average, copy, identity" in without.stderr
+
+
 def test_its_recipes_are_listed(example, run):
     listed = run("solar", "recipes", "list", env=example).stdout
     assert "example/repeat_top.yml  The tiny base of the tests, its top two layers twice" in listed

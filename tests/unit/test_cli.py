@@ -42,6 +42,26 @@ def test_plan_as_json(base):
     assert "solar plan RECIPE --memory" in report["memory_note"]
 
 
+@pytest.mark.parametrize("said", ["scaled", "{initializer: scaled, factor: '0.5'}"])
+def test_how_duplicates_start(base, tmp_path, said):
+    """The same from the command line, for a plan and for a checkpoint, as from a recipe."""
+    options = ["--base", base, "--drop-layers", 2, "--duplicates", said]
+    report = json.loads(invoke("plan", *options, "--json"))
+    scaled = {"initialization": "scaled", "arguments": {"factor": 0.5}}
+    assert report["layers"][5:8] == [
+        {"source": 5, "initialization": "copy"},
+        {"source": 2} | scaled,
+        {"source": 3} | scaled,
+    ]
+    path = tmp_path / "recipe.yml"
+    init = {"strategy": "dus", "drop_layers": 2, "duplicates": {"initializer": "scaled"}}
+    path.write_text(yaml.safe_dump({"base_model": str(base), "solar": {"init": init}}))
+    assert json.loads(invoke("plan", path, "--json"))["layers"] == report["layers"]
+    invoke("upscale", base, tmp_path / "out", "--drop-layers", 2, "--duplicates", said)
+    assert "as scaled (factor 0.5)" in invoke("verify", tmp_path / "out", "--base", base)
+    assert "value: 0.5" in invoke("mergekit", path)
+
+
 def test_plan_of_a_recipe_is_the_same(base, recipe):
     from_recipe = json.loads(invoke("plan", recipe, "--json"))
     from_base = json.loads(invoke("plan", "--base", base, "--drop-layers", 2, "--json"))

@@ -41,6 +41,11 @@ class BaseLayer:
     shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
     @property
+    def num_layers(self) -> int:
+        """Depth of the base."""
+        return self.decoder.num_layers
+
+    @property
     def residual_writers(self) -> tuple[str, ...]:
         """The weights and biases of its modules whose output is added to the residual stream.
 

@@ -84,7 +84,7 @@ def noisy(tensor: NewTensor, args: NoiseArgs) -> Tensor:
 
 def all_averaged(layer: BaseLayer, args: NoArgs) -> Mapping[str, Start]:
     """Other values for every tensor of a layer that has a neighbour of its kind."""
-    layer.require_alike(_neighbour(layer.index, layer.decoder.num_layers))
+    layer.require_alike(_neighbour(layer.index, layer.num_layers))
     return dict.fromkeys(layer.shapes, "computed")
 
 

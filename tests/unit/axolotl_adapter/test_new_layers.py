@@ -37,6 +37,14 @@ def test_what_trains_them_all_passes(lines):
     refuse(lines)
 
 
-def test_copies_may_stay_frozen_and_adapters_are_not_concerned():
+def test_another_initializer_whose_layers_pass_their_input_through_is_treated_alike():
+    plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(0, "transport", (), True), PlannedLayer(1)))
+    with pytest.raises(ArgsError, match="leaves layers 1 frozen"):
+        refuse(["model.layers.2."], plan)
+    refuse(["model.layers.1."], plan)
+
+
+def test_layers_that_act_may_stay_frozen_and_adapters_are_not_concerned():
     refuse(["lm_head"], LayerPlan.from_sources(2, [0, 1, 0, 1]))
+    refuse(["lm_head"], LayerPlan(2, (PlannedLayer(0), PlannedLayer(0, "scaled", (("factor", 0.5),)))))
     refuse(["lm_head"], adapter="lora")

@@ -106,10 +106,10 @@ def replay_of(name, base, ids):
     return None
 
 
-def check_probe(replay, ids, sources, model):
+def check_probe(replay, ids, plan, model):
     """What the probe measures of a plan is the loss of the model that the plan makes."""
     recording = replay.record(ids)
-    ((_, state),) = replay.run(recording, schedule([LayerPlan.from_sources(NUM_LAYERS, sources)]), lambda count: None)
+    ((_, state),) = replay.run(recording, schedule([plan]), lambda count: None)
     ((nats,),) = replay.document_nats(recording, [state])
     likely = torch.log_softmax(logits(model, ids)[0, :-1].double(), dim=-1)
     expected = -likely.gather(1, ids[0, 1:, None]).mean().item()
@@ -134,7 +134,7 @@ def upscale_and_compare(directory, base, sources, out, replay):
     assert not compare(ours, logits(load(directory), tokens)).equal, "the plan must matter"
     if replay is not None:
         with torch.inference_mode():
-            check_probe(replay, tokens[:1], sources, deeper)
+            check_probe(replay, tokens[:1], plan, deeper)
     cached = cache_difference(deeper, tokens[:1, :7])
     if isinstance(cached, Comparison) and cached.difference <= 1e-3 * max(1.0, cached.scale):
         return "equal"
@@ -164,7 +164,8 @@ def test_equal_to_the_rearranged_modules_or_refused(name, tmp_path):
     with torch.inference_mode():
         replay = replay_of(name, load(tmp_path / "base"), ids)  # RWKV's forward changes its weights.
         if replay is not None:
-            check_probe(replay, ids, INTERLEAVED, rearranged(base, INTERLEAVED, NUM_LAYERS))
+            plan = LayerPlan.from_sources(NUM_LAYERS, INTERLEAVED)
+            check_probe(replay, ids, plan, rearranged(base, INTERLEAVED, NUM_LAYERS))
     RESULTS[name] = {
         plan: upscale_and_compare(tmp_path / "base", base, sources, tmp_path / plan, replay)
         for plan, sources in PLANS.items()

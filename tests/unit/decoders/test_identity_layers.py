@@ -9,17 +9,22 @@ from tiny_models import compare, load, logits, make_base
 from transformers import logging
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling import decoder
 from solar_plugins.upscaling.architectures.table import ARCHITECTURES, COMPOSITES
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import write_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.mergekit import MERGEKIT_TYPES, passthrough_merge
+from solar_plugins.upscaling.strategies import plan_of
 from solar_plugins.upscaling.strategies.block_expansion import BlockExpansionArgs, plan_block_expansion
 
 pytestmark = pytest.mark.slow
 
 PLAN = plan_block_expansion(NUM_LAYERS, BlockExpansionArgs(new_layers=3))
+SCALED = plan_of(
+    InitArgs(strategy="dus", drop_layers=3, duplicates={"initializer": "scaled", "factor": 0.3}), NUM_LAYERS
+)
 TOKENS = torch.randint(3, 100, (2, 12), generator=torch.Generator().manual_seed(3))
 
 
@@ -107,10 +112,14 @@ def test_a_norm_behind_the_projection_makes_the_same_model_but_one_that_blows_up
 
 
 @pytest.mark.parametrize("model_type", MERGED)
-def test_the_exported_merge_makes_the_same_model(model_type, tmp_path, run_warm):
+@pytest.mark.parametrize("plan", [PLAN, SCALED], ids=["identity", "scaled"])
+def test_the_exported_merge_makes_the_same_model(model_type, plan, tmp_path, run_warm):
+    """Weights and biases, to the bit where a layer is scaled."""
     make_base(model_type, {}, tmp_path / "base")
-    ours = expanded(tmp_path / "base", tmp_path / "expanded")
-    merge = passthrough_merge(str(tmp_path / "base"), find_base(str(tmp_path / "base")).decoder, PLAN)
+    base = find_base(str(tmp_path / "base"))
+    write_checkpoint(base, plan, tmp_path / "expanded")
+    ours = load(tmp_path / "expanded")
+    merge = passthrough_merge(str(tmp_path / "base"), base.decoder, plan)
     (tmp_path / "merge.yml").write_text(yaml.safe_dump(merge))
     merged = run_warm("mergekit-yaml", tmp_path / "merge.yml", tmp_path / "merged")
     assert merged.returncode == 0, merged.stderr

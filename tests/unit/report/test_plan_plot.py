@@ -22,6 +22,7 @@ def block_expanded(num_layers, every):
     return LayerPlan(num_layers, tuple(layers))
 
 
+SCALED = ("scaled", (("factor", 0.5),))
 PLANS = {
     "SmolLM2": depth_up_scaled(30, 6),
     "SOLAR": depth_up_scaled(32, 8),
@@ -31,6 +32,7 @@ PLANS = {
     "64 layers, each twice": LayerPlan.from_sources(64, [index for index in range(64) for _ in range(2)]),
     "seams close together": LayerPlan.from_sources(40, [*range(20), 18, 17, 16, 15, *range(16, 40)]),
     "LLaMA Pro": block_expanded(32, 4),
+    "scaled": LayerPlan(32, (*map(PlannedLayer, range(24)), *(PlannedLayer(i, *SCALED) for i in range(8, 32)))),
     "no seam": LayerPlan.from_sources(16, range(16)),
     "one layer": LayerPlan.from_sources(1, [0]),
 }
@@ -81,6 +83,14 @@ def test_identity_layers_are_told_apart(tmp_path):
     svg = (tmp_path / "plan.svg").read_text()
     assert "8 identity layers, no seams" in svg
     assert "Hatched: starts as identity" in svg
+
+
+def test_layers_that_start_otherwise_are_named_with_their_arguments(tmp_path):
+    draw_plan(PLANS["scaled"], tmp_path / "plan.svg")
+
+    svg = (tmp_path / "plan.svg").read_text()
+    assert "24 scaled layers, 1 seam" in svg
+    assert "Hatched: starts as scaled (factor 0.5)." in svg
 
 
 def test_the_png_is_written(tmp_path):

@@ -60,6 +60,17 @@ def test_the_text_marks_every_seam(base):
     assert "2 B" not in text.splitlines()[2]
 
 
+def test_the_text_says_how_layers_start(base):
+    duplicates = {"initializer": "scaled", "factor": 0.25}
+    text = as_text(plan_for_base(str(base), None, InitArgs(strategy="dus", drop_layers=2, duplicates=duplicates)))
+    lines = [line for line in text.splitlines() if line.startswith("  new")]
+    assert lines == [
+        "  new    10..11   = base 6..7",
+        "  new      6..9   = base 2..5 as scaled (factor 0.25)",
+        "  new      0..5   = base 0..5",
+    ]
+
+
 @pytest.fixture
 def grown(base, tmp_path):
     """`base` with 8 layers, grown to 12 by the plan of `SOLAR`."""

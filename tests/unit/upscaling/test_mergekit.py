@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -6,9 +9,10 @@ from solar_plugins.plugins.recipe_packs import recipe_directory
 from solar_plugins.upscaling.architectures.table import ARCHITECTURES
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
-from solar_plugins.upscaling.mergekit import MERGEKIT_TYPES, passthrough_merge, reference
+from solar_plugins.upscaling.mergekit import KEEPS_BIASES, MERGEKIT_TYPES, passthrough_merge, reference
 
 MISTRAL = Decoder.of({"model_type": "mistral", "num_hidden_layers": 32, "torch_dtype": "bfloat16"})
+MISTRAL_2 = Decoder.of({"model_type": "mistral", "num_hidden_layers": 2})
 
 
 @pytest.mark.parametrize(
@@ -45,6 +49,56 @@ def test_a_filter_that_two_modules_share_stands_there_once():
     decoder = Decoder.of({"model_type": "gpt2", "n_layer": 2, "dtype": "float32"})
     (source,) = passthrough_merge("b", decoder, plan)["slices"][1]["sources"]
     assert source["parameters"]["scale"] == [{"filter": "c_proj", "value": 0.0}, {"value": 1.0}]
+
+
+def test_scaled_layers_multiply_the_same_modules():
+    plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "scaled", (("factor", 0.3),))))
+    (source,) = passthrough_merge("b", MISTRAL_2, plan)["slices"][1]["sources"]
+    assert source["parameters"]["scale"] == [
+        {"filter": "o_proj", "value": 0.3},
+        {"filter": "down_proj", "value": 0.3},
+        {"value": 1.0},
+    ]
+
+
+@pytest.mark.parametrize("name", ["noise", "average", "third"])
+def test_what_mergekit_cannot_say_is_refused_with_the_reason(name):
+    plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, name, (("x", 1),))))
+    with pytest.raises(
+        CheckpointError, match=rf"layers that start as {name} \(x 1\) cannot be said in mergekit's YAML"
+    ):
+        passthrough_merge("b", MISTRAL_2, plan)
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [
+        ({"model_type": "llama", "attention_bias": True}, "attention_bias"),
+        ({"model_type": "llama", "mlp_bias": True}, "mlp_bias"),
+        ({"model_type": "llama", "attention_bias": False}, None),
+        ({"model_type": "granite", "attention_bias": True, "mlp_bias": True}, None),
+        ({"model_type": "glm4", "attention_bias": True}, None),
+    ],
+)
+def test_bases_whose_biases_mergekit_would_leave_out(config, refused):
+    decoder = Decoder.of(config | {"num_hidden_layers": 2})
+    if refused is None:
+        passthrough_merge("b", decoder, LayerPlan.from_sources(2, [0, 1, 1]))
+        return
+    with pytest.raises(CheckpointError, match=f"{refused} is true, and mergekit 0.1.5 leaves the biases"):
+        passthrough_merge("b", decoder, LayerPlan.from_sources(2, [0, 1, 1]))
+
+
+def test_which_types_keep_their_biases_is_what_mergekits_own_lists_say():
+    import mergekit
+
+    biased = set()
+    for path in (Path(mergekit.__file__).parent / "_data" / "architectures").glob("*.json"):
+        architecture = json.loads(path.read_text())
+        names = [weight["name"] for weight in architecture.get("layer_templates", {}).get("weights", [])]
+        if any(name.endswith(".bias") and "norm" not in name for name in names):
+            biased.add(architecture["model_type"])
+    assert biased & MERGEKIT_TYPES == KEEPS_BIASES
 
 
 UNTESTED = sorted(name for name in MERGEKIT_TYPES if not ARCHITECTURES[name].residual_writers)

@@ -9,6 +9,8 @@ from trained_models import tiny_llama
 
 from solar_plugins.cli import solar
 from solar_plugins.evaluation.probe import probe as probe_module
+from solar_plugins.evaluation.probe.candidates import read_candidates
+from solar_plugins.report.probe_figures import short_name
 from solar_plugins.solar_block import parse_solar_block
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.strategies import plan_of
@@ -112,6 +114,22 @@ def test_plans_of_a_file(folder):
     assert expanded["delta"] == 0.0
     assert expanded["init"] == {"strategy": "block_expansion", "new_layers": 2}
     assert expanded["added_layers"] == 2
+
+
+def test_plans_whose_duplicates_do_not_start_as_copies(folder):
+    plans = folder / "starts.yml"
+    starts = ["scaled", "noise", "average", "identity", "{initializer: scaled, factor: 0.25}"]
+    plans.write_text("".join(f"- {{strategy: dus, drop_layers: 2, duplicates: {one}}}\n" for one in ["copy", *starts]))
+    result = run(folder, "--plans", str(plans), "--target-layers", "8", out="starts")
+    found = json.loads((folder / "starts" / "probe.json").read_text())["plans"]
+    assert len({round(plan["delta"], 6) for plan in found}) == len(found), "each starts otherwise"
+    assert found[-1]["init"]["duplicates"] == {"initializer": "scaled", "factor": 0.25}
+    assert found[-1]["plan"] == "6 -> 8 layers: [0..3] + [2..3] as scaled (factor 0.25) + [4..5]"
+    block = yaml.safe_load(result.output[result.output.index("solar:\n") :])
+    best = min(found, key=lambda plan: plan["loss"])["plan"]
+    assert str(plan_of(parse_solar_block(block).init, LAYERS)) == best, "the block makes that very plan"
+    (last,) = [one for one in read_candidates(plans, LAYERS) if "0.25" in str(one.plan)]
+    assert short_name(last) == "dus duplicates={initializer: scaled, factor: 0.25} drop_layers=2"
 
 
 @pytest.mark.parametrize(
