@@ -1,5 +1,7 @@
 """``solar.init.duplicates``: what a recipe may say, what becomes of it in the plan, and whose fault an error is."""
 
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -159,6 +161,22 @@ def test_quantised_bases_are_refused_with_the_reason(name):
     decoder = Decoder.of({"model_type": "llama", "num_hidden_layers": 2, "quantization_config": quantization})
     with pytest.raises(CheckpointError, match=f"weights are quantised, but the plan has {name} layers, for which"):
         upscale_config(decoder, stacked(name))
+
+
+def test_planning_needs_no_torch_and_neither_do_zeros(base, tmp_path):
+    code = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from solar_plugins.cli import solar\n"
+        "for line in sys.argv[1:]:\n"
+        "    result = CliRunner().invoke(solar, line.split())\n"
+        "    assert result.exit_code == 0, result.output\n"
+        "print(*{'torch', 'numpy', 'transformers'} & set(sys.modules))\n"
+    )
+    lines = [f"plan --base {base} --drop-layers 2 --duplicates {name}" for name in ("scaled", "noise", "average")]
+    lines += [f"upscale {base} {tmp_path / 'out'} --drop-layers 2 --duplicates identity"]
+    done = subprocess.run([sys.executable, "-c", code, *lines], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_a_third_partys_is_written(base, tmp_path):
