@@ -41,7 +41,7 @@ def test_its_initializer_makes_a_checkpoint(example, base, tmp_path, run):
     made = run("solar", "upscale", base, tmp_path / "out", "--strategy", "opt_deus", env=example)
     assert made.returncode == 0, made.stderr
     verified = run("solar", "verify", tmp_path / "out", "--base", base, env=example)
-    assert "[3..3] + [3..3] as transport + [4..4]" in verified.stdout
+    assert "[0..3] + [3..3] as transport + [4..4]" in verified.stdout
     without = run("solar", "verify", tmp_path / "out", "--base", base)
     assert "Error: 'transport' is not a registered initializer; known: average, copy, identity" in without.stderr
 
