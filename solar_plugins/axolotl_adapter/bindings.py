@@ -2,20 +2,31 @@
 
 ``axolotl evaluate`` is one. For SFT Axolotl imports the module of that name and calls its ``load``; for preference
 training it calls the function of that name on the package (``axolotl/prompt_strategies/__init__.py`` and ``base.py``).
+
+Such a command also keeps the rows that it made, and finds them by what the recipe says, not by what its files hold: a
+changed file would be evaluated as it was. So each content gets a folder of its own there.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
-from types import ModuleType
-from typing import Any, NoReturn
+from collections.abc import Iterable, Iterator, Mapping
+from glob import glob
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any, NoReturn, cast
 
 from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet
+from solar_plugins.data.prepared_datasets import FORMAT_VERSION
 from solar_plugins.errors import DataError, PluginError
 from solar_plugins.recipe import TYPE_PREFIX
+from solar_plugins.storage.content import content_hashes
 
 PACKAGE = "solar_plugins"
+ASKS_NO_PLUGIN = Path("cli", "evaluate.py")
+"""The module of Axolotl's command that loads datasets without asking plugins."""
 
 
 class _BoundFormatter(ModuleType):
@@ -41,6 +52,44 @@ def bind(found: FormattedSet) -> None:
     module.load = _load_strategy  # type: ignore[attr-defined]
     sys.modules[full_name] = module
     setattr(package, name, _refuse_preference_set)
+
+
+def is_called_without_plugins() -> bool:
+    """Whether the command that called us is one that asks no plugin for data."""
+    import axolotl
+
+    file, frame = str(Path(axolotl.__file__).parent / ASKS_NO_PLUGIN), cast(FrameType | None, sys._getframe())
+    while frame is not None:
+        if frame.f_code.co_filename == file:  # Its name is __main__ where it was started with python -m.
+            return True
+        frame = frame.f_back
+    return False
+
+
+def folder_by_content(directory: Path, sets: Iterable[FormattedSet]) -> Path:
+    """A folder for Axolotl's prepared rows, which is another one when a file of the sets holds something else.
+
+    Args:
+        directory: Where it lies.
+        sets: All of the recipe.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    parts: list[object] = [FORMAT_VERSION]
+    for found in sets:
+        hashes = content_hashes(_local_files(found.entry))
+        parts.append((found.formatter.name, found.formatter.version, sorted(hashes.items())))
+    return directory / f"evaluate-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
+
+
+def _local_files(entry: Mapping[str, Any]) -> Iterator[str]:
+    path, data_files = Path(str(entry.get("path"))), entry.get("data_files")
+    if path.is_file():
+        yield str(path)
+    elif path.is_dir():
+        patterns = [data_files] if isinstance(data_files, str) else data_files or [f"{path}/**"]
+        yield from (file for pattern in patterns for file in glob(pattern, recursive=True) if Path(file).is_file())
 
 
 def _load_strategy(tokenizer: Any, cfg: Any, ds_cfg: Any) -> Any:

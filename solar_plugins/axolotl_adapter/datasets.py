@@ -181,7 +181,7 @@ def expanded(found: FormattedSet) -> Iterator[FormattedSet]:
 
 def _ready_set(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> tuple[PreparedSet, str]:
     dataset = load_rows(recipe, source, encoder)
-    directory = Path(recipe.dataset_prepared_path or _default_directory()) / "solar_plugins"
+    directory = prepared_directory(recipe)
     rows = row_encoder(recipe, source, encoder)
     ready = prepared_set(dataset, _records(recipe, rows), source.where, directory, recipe.dataset_num_proc)
     try:
@@ -246,10 +246,11 @@ def _excess_policy(recipe: Recipe) -> str:
     return (recipe.excess_length_strategy or "drop").lower()
 
 
-def _default_directory() -> str:
+def prepared_directory(recipe: Recipe) -> Path:
+    """Where rows of our formatters are kept, ready to train on."""
     from axolotl.common.const import DEFAULT_DATASET_PREPARED_PATH
 
-    return str(DEFAULT_DATASET_PREPARED_PATH)
+    return Path(recipe.dataset_prepared_path or DEFAULT_DATASET_PREPARED_PATH) / "solar_plugins"
 
 
 def load_rows(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> Any:

@@ -15,8 +15,8 @@ from axolotl.utils.logging import get_logger
 from pydantic import BaseModel
 
 from solar_plugins.axolotl_adapter.axolotl_keys import refuse_misspelt_keys
-from solar_plugins.axolotl_adapter.bindings import bind
-from solar_plugins.axolotl_adapter.datasets import use_ready_sets
+from solar_plugins.axolotl_adapter.bindings import bind, folder_by_content, is_called_without_plugins
+from solar_plugins.axolotl_adapter.datasets import prepared_directory, use_ready_sets
 from solar_plugins.axolotl_adapter.excepthook import errors_as_paragraphs
 from solar_plugins.axolotl_adapter.learning_rates import scale_old_rates
 from solar_plugins.axolotl_adapter.merged_model import finish_merged_model
@@ -74,9 +74,12 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
                 _warn_of_untried_axolotl()
             recipe = parse_recipe(with_overrides(cfg))
             log_named_settings(recipe)
-            for found in check_recipe(recipe):
+            sets = check_recipe(recipe)
+            for found in sets:
                 bind(found)
             cfg.update(changes(recipe))
+            if sets and is_called_without_plugins():
+                cfg["dataset_prepared_path"] = str(folder_by_content(prepared_directory(recipe), sets))
             refuse_misspelt_keys(cfg, merge_input_args()[1])
             if recipe.solar is None:
                 return

@@ -113,7 +113,8 @@ def test_errors_stop_the_run_with_one_paragraph(train, training_folder, rows, ki
 
 def test_axolotl_evaluate_reads_the_rows_too(train, training_folder):
     extra = "test_datasets:\n  - {path: rows.jsonl, ds_type: json, type: solar_plugins.alpaca, split: train}\n"
-    status, said, _ = train(ALPACA[:20], "alpaca", extra, command="evaluate")
-    assert status == 0, said
-    assert "as alpaca: 20 rows read, 20 kept" in said
-    assert re.search(r"eval_loss", said)
+    for count in (20, 10):
+        status, said, _ = train(ALPACA[:count], "alpaca", extra, command="evaluate")
+        assert status == 0, said
+        assert f"as alpaca: {count} rows read, {count} kept" in said, "a changed file is seen"
+        assert re.search(r"eval_loss", said)

@@ -1,11 +1,13 @@
 """What `axolotl evaluate` meets, which asks no plugin for data: Axolotl's own look-up of a `type`."""
 
+import os
 import sys
+from dataclasses import replace
 
 import pytest
 
 import solar_plugins
-from solar_plugins.axolotl_adapter.bindings import bind
+from solar_plugins.axolotl_adapter.bindings import bind, folder_by_content, is_called_without_plugins
 from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet, check_recipe
 from solar_plugins.data.formatters.base import SFTFormatter
 from solar_plugins.errors import DataError, PluginError
@@ -76,3 +78,40 @@ def test_a_formatter_cannot_take_the_name_of_something_else(name):
     with pytest.raises(PluginError, match=f"the formatter '{name}' has a name that solar_plugins needs for itself"):
         bind(FormattedSet("datasets", 0, {}, formatter))
     assert getattr(solar_plugins, name, None) is before
+
+
+def test_the_command_that_asks_no_plugin_is_known_by_its_file():
+    from axolotl.cli import evaluate, train
+
+    code = "found = is_called_without_plugins()"
+    for module, expected in ((evaluate, True), (train, False)):
+        names = {"is_called_without_plugins": is_called_without_plugins, "__name__": "__main__"}
+        exec(compile(code, module.__file__, "exec"), names)
+        assert names["found"] is expected
+    assert not is_called_without_plugins()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"path": "data/rows.jsonl"},
+        {"path": "data"},
+        {"path": "data", "data_files": "data/*.jsonl"},
+        {"path": "data", "data_files": ["data/rows.jsonl"]},
+    ],
+)
+def test_prepared_rows_are_kept_apart_by_content_formatter_and_version(tmp_path, monkeypatch, entry):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "data" / "rows.jsonl"
+    file.parent.mkdir()
+    formatter = SFTFormatter(name="x", columns=(), to_messages=lambda row: [], summary="x")
+    folders = []
+    for content, version in (("old", 1), ("new", 1), ("old", 1), ("old", 2)):
+        file.write_text(content)
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+        found = FormattedSet("datasets", 0, entry | {"type": "x"}, replace(formatter, version=version))
+        folders.append(folder_by_content(tmp_path, [found]))
+    assert folders[0] == folders[2]
+    assert len(set(folders)) == 3
+    hub = FormattedSet("datasets", 0, {"path": "org/set"}, formatter)
+    assert folder_by_content(tmp_path, [hub]).parent == tmp_path
