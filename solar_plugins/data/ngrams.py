@@ -82,6 +82,8 @@ def _kept(character: str) -> int | str | None:
 
 _KEPT_CHARACTERS = _KeptCharacters()
 _ENTITY = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
+_LINE_END_HYPHENS = ("-\n", "-\r\n", "\u00ad\n", "\u2010\n")
+_DIVIDED_WORD = re.compile(r"(?<=\w)[-\u00ad\u2010]\r?\n(?=\w)")
 _LOWER = bytes(range(256)).lower()
 _DROPPED = bytes(code for code in range(128) if _kept(chr(code)) is None)
 """The same for ASCII, as tables of bytes: half the time of `str.translate`."""
@@ -94,7 +96,7 @@ def words_of(text: str) -> list[str]:
     and because ``$``, ``+`` and ``=`` differ most between copies of one mathematical text. Invisible characters go too:
     zero-width spaces and joiners, soft hyphens, variation selectors, control characters, half characters; and vowel
     points of Arabic and Hebrew, with which a text is seldom written. HTML's ``&nbsp;`` is a space, ``&#39;`` an
-    apostrophe.
+    apostrophe. A word that a hyphen divides at the end of a line is one word.
 
     In scripts without spaces between words, such as Chinese, Japanese, Thai and Khmer, every character is a word.
 
@@ -106,6 +108,8 @@ def words_of(text: str) -> list[str]:
     """
     if "&" in text:
         text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
+    if any(hyphen in text for hyphen in _LINE_END_HYPHENS):
+        text = _DIVIDED_WORD.sub("", text)
     if text.isascii():
         return text.encode().translate(_LOWER, _DROPPED).decode().split()
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from solar_plugins.data.formatters.base import RowError
+from solar_plugins.data.formatters.conversations import joined_parts
 from solar_plugins.data.ngrams import Match, NgramIndex
 from solar_plugins.data.row_files import Block, parse_row
 from solar_plugins.text import half_character
@@ -112,12 +113,18 @@ def check_row(
 def texts_in(value: Any) -> Iterator[str]:
     """The text of a column, or every text in its lists and maps, so that lists of messages are texts too.
 
+    Parts of one message's content are one text, as training reads them.
+
     Example:
         >>> list(texts_in([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": ""}]))
         ['user', 'Hello', 'assistant', '']
+        >>> list(texts_in({"content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}))
+        ['Hello']
     """
     if isinstance(value, str):
         yield value
+    elif (joined := joined_parts(value)) is not None:
+        yield joined
     elif isinstance(value, list):
         for one in value:
             yield from texts_in(one)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from solar_plugins.data.formatters.base import Message, Messages, Role, Row, RowError, optional_text, text
-from solar_plugins.data.formatters.marks import ROW_MARKS, are_flags, check_message, check_part, is_learnt
+from solar_plugins.data.formatters.marks import ROW_MARKS, are_flags, check_mark, check_message, check_part, is_learnt
 
 ROLES: Mapping[str, Role] = {
     "system": "system",
@@ -52,12 +52,20 @@ def _form(message: Mapping[str, Any]) -> tuple[str, str]:
 
 def _content(value: Any, role: Role, field: str) -> Any:
     """The text of content parts, or the value itself, which `text` judges."""
+    joined = joined_parts(value)
+    if joined is None:
+        return value
+    for place, part in enumerate(value):
+        if role == "assistant":
+            check_part(part, f"{field}[{place}]")
+    return joined
+
+
+def joined_parts(value: Any) -> str | None:
+    """The text of a message's content that is a list of parts; None if it is anything else than texts."""
     if isinstance(value, list) and value and all(_is_text_part(part) for part in value):
-        for place, part in enumerate(value):
-            if role == "assistant":
-                check_part(part, f"{field}[{place}]")
         return "".join(part["text"] for part in value)
-    return value
+    return None
 
 
 def _is_text_part(part: Any) -> bool:
@@ -121,11 +129,13 @@ def with_flags(row: Row, field: str) -> list[Any]:
     """The messages in a column with the marks that the row has in lists: one for each message, or for each answer.
 
     Raises:
-        RowError: There are no messages, or a list is of another length.
+        NothingToLearn: A mark says of the whole row that it is not to be trained on.
+        RowError: There are no messages, a list is of another length, or the row has a weight.
     """
     messages = message_list(row.get(field), field)
     for column, key in ROW_MARKS.items():
         if not are_flags(flags := row.get(column)):
+            check_mark(flags, column)
             continue
         answers = [place for place, message in enumerate(messages) if _is_answer(message)]
         places = range(len(messages)) if len(flags) == len(messages) else answers

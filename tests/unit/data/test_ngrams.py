@@ -149,6 +149,9 @@ def test_short_texts_are_compared_whole():
         ),  # and stretched
         ("don&#39;t&nbsp;stop &amp; &x", "dont stop x"),  # what a web page left
         ("s\u0336t\u0336r\u0336uck", "struck"),  # strokes that make no letter
+        # divided at the end of a line by a hyphen of any kind; dashes and signs of lists divide nothing
+        ("con-\ntami\u00ad\nna\u2010\ntion well-\r\nknown", "contamination wellknown"),
+        ("a - \nb--\nc -\n- d\n-e", "a b c d e"),
         ("5个苹果。and kana カナ", "5 个 苹 果 and kana カ ナ"),
         ("ﾃﾞｰﾀ 々", "デ ー タ 々"),  # half width; the sign that repeats a character
         ("น้ำ 3", "น้ํ า 3"),  # a tone mark stays with its letter

@@ -65,6 +65,15 @@ def test_an_ngram_does_not_reach_from_one_column_into_the_next():
     assert check_row({"q": "one two", "a": "three four"}, RULES, INDEX) is None
 
 
+def test_parts_of_one_content_are_one_text_as_training_reads_them():
+    parts = [{"type": "text", "text": text} for text in ("So: one two", " three", " and")]
+    rules = RowRules(("messages",))
+    row = {"messages": [{"role": "user", "content": parts}]}
+    assert check_row(row, rules, INDEX)[:3] == (Reason.BENCHMARK_OVERLAP, "messages", "one two three")
+    apart = {"messages": [{"role": "user", "content": [part]} for part in parts]}
+    assert check_row(apart, rules, INDEX) is None, "messages are texts of their own"
+
+
 @pytest.mark.parametrize("value", [None, 5, [], {}, [{"n": 1}]])
 def test_values_without_text(value):
     assert list(texts_in(value)) == []
