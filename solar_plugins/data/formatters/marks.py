@@ -108,7 +108,7 @@ def check_message(message: Mapping[str, Any], content: str, role: Role, field: s
         raise RowError(
             f"{field}.channel", f"is {channel!r}: no answer, and SOLAR's template has no place for it; drop the message"
         )
-    for key in reasoning_left_out(message, [content], but=("role", "from", "content", "value")):
+    for key in reasoning_left_out(message, [content]):
         raise RowError(f"{field}.{key}", _NO_PLACE_FOR_REASONING)
 
 
@@ -181,21 +181,18 @@ def is_reasoning(name: str) -> str:
     return "" if found is None else "prefixed" if found["whose"] else "own"
 
 
-def reasoning_left_out(
-    fields: Mapping[str, Any], texts: Iterable[str], *, but: Iterable[str], judged: bool = False
-) -> Iterator[str]:
+def reasoning_left_out(fields: Mapping[str, Any], texts: Iterable[str], *, judged: bool = False) -> Iterator[str]:
     """Names of fields with reasoning that is in none of the texts.
 
     Args:
-        fields: A row or a message.
+        fields: Of a row or a message.
         texts: What is read of it.
-        but: Fields that are read.
         judged: ``rationale`` and ``analysis`` are a judge's, as in preference sets.
     """
     read = tuple(texts)
     for name, value in fields.items():
         kind = "own" if not judged and name in ("rationale", "analysis") else is_reasoning(name)
-        if not kind or name in but:
+        if not kind:
             continue
         for part in _strings(value):
             label = part.lower() in _SETTINGS or (kind == "prefixed" and len(part.split()) == 1)
@@ -226,26 +223,33 @@ def check_row(row: Row, formatter: Formatter, texts: Iterable[str]) -> None:
         RowError: There is such a column.
     """
     read = (*formatter.columns, *(formatter.optional_columns or ()))
+    ignored = {column: value for column, value in row.items() if column not in read}
     for column in ROW_MARKS:
-        _check_mark(row.get(column), column, column in read)
+        if are_flags(value := ignored.get(column)):
+            raise RowError(column, "has a flag for each message or token, and nothing here reads them; drop the column")
+        check_mark(value, column)
     for column in TOKEN_COLUMNS:
-        if are_flags(row.get(column)) and (column != "labels" or are_flags(row.get("input_ids"))):
+        if are_flags(ignored.get(column)) and (column != "labels" or are_flags(row.get("input_ids"))):
             raise RowError(column, "marks tokens of another template; drop the column, or mark messages with weight: 0")
-    mask = row.get("mask")
+    mask = ignored.get("mask")
     if _as_number(mask) is not None or are_flags(mask) or (isinstance(mask, str) and mask.lower() == "assistant"):
         raise RowError("mask", f"is {mask!r:.40}{_UNCLEAR}")
-    if row.get("ignore") is True:
+    if ignored.get("ignore") is True:
         raise NothingToLearn("ignore", "is True: the row is marked to be left out")
-    if isinstance(formatter, SFTFormatter) and row.get("kto_tag") is False:
+    is_sft = isinstance(formatter, SFTFormatter)
+    if is_sft and ignored.get("kto_tag") is False:
         raise NothingToLearn("kto_tag", "is False: the answer is not wanted (LLaMA-Factory's form of KTO)")
-    judged = not isinstance(formatter, SFTFormatter)
-    for column in reasoning_left_out(row, texts, but=read, judged=judged):
+    for column in reasoning_left_out(ignored, texts, judged=not is_sft):
         raise RowError(column, _NO_PLACE_FOR_REASONING)
 
 
-def _check_mark(value: Any, column: str, lists_are_read: bool) -> None:
-    if are_flags(value) and not lists_are_read:
-        raise RowError(column, "has a flag for each message or token, and nothing here reads them; drop the column")
+def check_mark(value: Any, column: str) -> None:
+    """Refuse a row that one of `ROW_MARKS` does not let count as every other row.
+
+    Raises:
+        NothingToLearn: The row is not to be trained on.
+        RowError: It has another weight.
+    """
     if column == "loss" and not isinstance(value, bool):
         return  # The loss that some model had on the row.
     mark = _as_number(value)

@@ -1,10 +1,12 @@
 """No built-in formatter ignores a mark that changes what a message or a row teaches."""
 
+from dataclasses import replace
+
 import pytest
 from formatter_rows import ANSWER, GPT, HUMAN, ROWS, USER
 
 from solar_plugins.data.formatters import preference_formatters, sft_formatters
-from solar_plugins.data.formatters.base import NothingToLearn, RowError
+from solar_plugins.data.formatters.base import NothingToLearn, RowError, SFTFormatter, single_turn
 from solar_plugins.data.formatters.conversations import read_message, read_messages
 from solar_plugins.data.formatters.marks import (
     CONTINUED_MARKS,
@@ -16,6 +18,7 @@ from solar_plugins.data.formatters.marks import (
     ROW_MARKS,
     TOKEN_COLUMNS,
     UNCLEAR_MARKS,
+    check_row,
     is_reasoning,
 )
 
@@ -157,6 +160,21 @@ def test_an_answer_that_kto_would_unlearn_is_not_learnt(records):
         with pytest.raises(NothingToLearn, match="kto_tag is False"):
             records(name, ROWS[name] | {"kto_tag": False})
         assert records(name, ROWS[name] | {"kto_tag": True}) == records(name, ROWS[name])
+
+
+def test_a_mark_that_a_formatter_reads_itself_is_left_to_it():
+    """A package's formatter may read its columns as it likes, if it names them."""
+    row = {"u": "u", "a": "a", "weight": 0.5, "mask": 1, "ignore": True, "kto_tag": False, "reasoning": "It is so."}
+    formatter = SFTFormatter(
+        name="own",
+        columns=("u", "a"),
+        to_messages=lambda row: single_turn(row["u"], row["a"]),
+        summary="",
+        optional_columns=tuple(row),
+    )
+    check_row(row, formatter, ["u", "a"])
+    with pytest.raises(RowError):
+        check_row(row, replace(formatter, optional_columns=()), ["u", "a"])
 
 
 # Messages -----------------------------------------------------------------------------------------------------------
