@@ -126,9 +126,9 @@ def digest(formatter, tokenizer):
 
 def test_a_row_gives_what_it_gave_in_this_version(tokenizer):
     formatters = [
-        *sft.register_sft_formatters(),
-        *preference.register_preference_formatters(),
-        *preference.register_unpaired_formatters(),
+        *sft.built_in_sft_formatters(),
+        *preference.built_in_preference_formatters(),
+        *preference.built_in_unpaired_formatters(),
     ]
     found = [f"format {FORMAT_VERSION}"]
     found += sorted(f"{one.name} {one.version} {digest(one, tokenizer)}" for one in formatters)
