@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
@@ -15,6 +18,7 @@ from solar_plugins.errors import PluginError
 from solar_plugins.logs import logger
 from solar_plugins.plugins import hookspecs
 from solar_plugins.plugins.markers import PROJECT_NAME
+from solar_plugins.text import close_match
 
 LOG = logger("plugins")
 
@@ -32,7 +36,7 @@ class LoadedPlugins(NamedTuple):
     """The manager with every plugin that loaded, and a sentence for each that did not."""
 
     manager: pluggy.PluginManager
-    skipped: tuple[str, ...]
+    skipped: list[str]
 
 
 @cache
@@ -42,10 +46,15 @@ def loaded_plugins() -> LoadedPlugins:
     manager.add_hookspecs(hookspecs)
     for module in BUILT_IN_PLUGINS:
         manager.register(import_module(module), name=module)
-    disabled = {name.strip() for name in os.environ.get("SOLAR_PLUGINS_DISABLE", "").split(",")}
-    found = [point for point in entry_points(group=PROJECT_NAME) if _distribution(point) not in disabled]
+    disabled = {_normalized(name) for name in os.environ.get("SOLAR_PLUGINS_DISABLE", "").split(",")}
+    found = [point for point in entry_points(group=PROJECT_NAME) if _normalized(_distribution(point)) not in disabled]
     failures = [_load(manager, point) for point in found]
-    return LoadedPlugins(manager, tuple(failure for failure in failures if failure))
+    return LoadedPlugins(manager, [failure for failure in failures if failure])
+
+
+def _normalized(distribution: str) -> str:
+    """A distribution's name as pip compares it: ``solar_plugins-Example`` is ``solar-plugins-example``."""
+    return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
 
 
 def _load(manager: pluggy.PluginManager, point: EntryPoint) -> str | None:
@@ -60,14 +69,32 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> str | None:
         plugin = point.load()
         manager.register(plugin, name=name)
         manager.check_pending()
-    except Exception as error:
+        _require_marks(plugin)
+    except (Exception, SystemExit) as error:
         # Any exception: a third party's import may raise anything, and one broken package must not stop the rest.
         if plugin is not None and manager.is_registered(plugin):
             manager.unregister(plugin)
-        failure = f"skipped plugin {name}: {type(error).__name__}: {error}"
+        failure = f"skipped plugin {name}: {_words(error)}"
         LOG.warning(failure)
         return failure
     return None
+
+
+def _require_marks(plugin: object) -> None:
+    for name in vars(hookspecs):
+        function = getattr(plugin, name, None) if hasattr(getattr(hookspecs, name), f"{PROJECT_NAME}_spec") else None
+        if function is not None and not hasattr(function, f"{PROJECT_NAME}_impl"):
+            raise PluginError(f"its function {name} is not marked, so that nobody calls it; write @hookimpl above it")
+
+
+def _words(error: BaseException) -> str:
+    """An error in a plugin's code, with the line of that code."""
+    if isinstance(error, PluginError):
+        return str(error)
+    ours = (__file__, pluggy.__path__[0], importlib.__path__[0])
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(("<", *ours))]
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _distribution(point: EntryPoint) -> str:
@@ -75,7 +102,7 @@ def _distribution(point: EntryPoint) -> str:
 
 
 def registered[T](hook_name: str, kind: type[T]) -> dict[str, T]:
-    """Everything that the registration hook ``hook_name`` collects, by name.
+    """Everything that the registration hook ``hook_name`` collects, by name. A plugin whose hook fails is skipped.
 
     Raises:
         PluginError: As `owned`.
@@ -87,7 +114,7 @@ def owned[T](hook_name: str, kind: type[T]) -> dict[str, tuple[str, T]]:
     """As `registered`, each thing with the name of the plugin that registered it.
 
     Raises:
-        PluginError: A plugin returns something other than a list of ``kind``, or two plugins claim one name.
+        PluginError: Two plugins claim one name.
     """
     found: dict[str, tuple[str, T]] = {}
     for plugin_name, thing in _collect(hook_name, kind):
@@ -105,18 +132,20 @@ def _collect[T](hook_name: str, kind: type[T]) -> Iterator[tuple[str, T]]:
     for implementation in getattr(loaded_plugins().manager.hook, hook_name).get_hookimpls():
         try:
             things = list(implementation.function())
-        except Exception as error:
-            raise PluginError(
-                f"plugin {implementation.plugin_name}: {hook_name} failed with {type(error).__name__}: {error}; "
-                "uninstall it, or set SOLAR_PLUGINS_DISABLE to the name of its package"
-            ) from error
-        for thing in things:
-            if not isinstance(thing, kind):
-                raise PluginError(
-                    f"plugin {implementation.plugin_name}: {hook_name} returned a {type(thing).__name__}, expected "
-                    f"{kind.__name__}"
-                )
-            yield implementation.plugin_name, thing
+            odd = [type(thing).__name__ for thing in things if not (isinstance(thing, kind) and hasattr(thing, "name"))]
+            if odd:
+                raise PluginError(f"returned a {odd[0]}, expected {kind.__name__}")
+        except (Exception, SystemExit) as error:
+            _skip(f"skipped {hook_name} of plugin {implementation.plugin_name}: {_words(error)}")
+            continue
+        yield from ((implementation.plugin_name, thing) for thing in things)
+
+
+def _skip(failure: str) -> None:
+    skipped = loaded_plugins().skipped
+    if failure not in skipped:  # A hook is called at each look-up.
+        LOG.warning(failure)
+        skipped.append(failure)
 
 
 def names(hook_name: str) -> list[str]:
@@ -137,7 +166,9 @@ def known[T](things: Mapping[str, T], name: str, kind: str) -> T:
 
 def not_registered(name: str, kind: str, known: Iterable[str]) -> str:
     """Words for a name that nobody registered: what is known, and which plugins were skipped and why."""
-    listed = f"{name!r} is not a registered {kind}; known: {', '.join(sorted(known))}"
+    close = close_match(name.lower(), known)
+    hint = f"did you mean {close}? " if close else ""
+    listed = f"{name!r} is not a registered {kind}; {hint}known: {', '.join(sorted(known))}"
     return "\n  ".join([listed, *loaded_plugins().skipped])
 
 

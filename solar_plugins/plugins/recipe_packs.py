@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from solar_plugins.errors import ArgsError
+from solar_plugins.errors import ArgsError, PluginError
 from solar_plugins.plugins.manager import registered
 from solar_plugins.plugins.markers import hookimpl
 
@@ -22,6 +22,10 @@ class RecipePack:
 
     name: str
     directory: Path
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.directory, Path):
+            raise PluginError(f"recipe pack {self.name}: directory is {self.directory!r:.100}, expected a pathlib.Path")
 
 
 def recipe_directory() -> Path:

@@ -107,8 +107,7 @@ def _complete(layer: PlannedLayer, arguments: Mapping[str, Any], where: str) -> 
     try:
         initializer = layer_initializer(layer.initialization)
     except PluginError as error:
-        close = close_match(layer.initialization, layer_initializers())
-        raise PluginError(f"{where}: {error}" + (f"\n  did you mean {close}?" if close else "")) from None
+        raise PluginError(f"{where}: {error}") from None
     args = arguments_of(initializer, arguments, f"{where}.")
     try:
         complete = frozen_arguments(args.model_dump(mode="json"))

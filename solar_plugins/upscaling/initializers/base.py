@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.decoder import Decoder
-from solar_plugins.upscaling.strategies.base import StrategyArgs, refuse_bool
+from solar_plugins.upscaling.strategies.base import StrategyArgs, refuse_bool, require_args
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -131,3 +131,6 @@ class LayerInitializer[ArgsT: StrategyArgs]:
     compute: Callable[[NewTensor, ArgsT], Tensor] | None = None
     passes_through: bool = False
     source: str = ""
+
+    def __post_init__(self) -> None:
+        require_args(self.name, self.args)

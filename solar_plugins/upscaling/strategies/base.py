@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from solar_plugins.errors import PlanError
+from solar_plugins.errors import PlanError, PluginError
 from solar_plugins.upscaling.layer_plan import MAX_LAYERS, LayerPlan
 
 
@@ -36,6 +36,19 @@ class InitStrategy[ArgsT: StrategyArgs]:
     plan: Callable[[int, ArgsT], LayerPlan]
     summary: str
     source: str = ""
+
+    def __post_init__(self) -> None:
+        require_args(self.name, self.args)
+
+
+def require_args(name: str, args: object) -> None:
+    """Check what a plugin's author gave as the arguments of a strategy or an initializer.
+
+    Raises:
+        PluginError: It is no subclass of `StrategyArgs`.
+    """
+    if not (isinstance(args, type) and issubclass(args, StrategyArgs)):
+        raise PluginError(f"{name}: args is {args!r:.100}, expected a subclass of StrategyArgs")
 
 
 def refuse_bool(value: object) -> object:

@@ -49,6 +49,18 @@ class ReturnsSomethingElse:
         return ["dus"]
 
 
+class WrongArguments:
+    @hookimpl
+    def register_init_strategies(self):
+        return [InitStrategy("mine", dict, lambda num_layers, args: None, summary="")]
+
+
+class Exits:
+    @hookimpl
+    def register_init_strategies(self):
+        raise SystemExit(3)
+
+
 class Fails:
     @hookimpl
     def register_init_strategies(self):
@@ -60,7 +72,7 @@ def installed(monkeypatch, **plugins):
 
     def point(name, plugin):
         def load():
-            if isinstance(plugin, Exception):
+            if isinstance(plugin, BaseException):
                 raise plugin
             return plugin
 
@@ -184,26 +196,53 @@ def test_two_plugins_that_claim_one_name(monkeypatch):
 
 
 def test_a_package_can_be_switched_off(monkeypatch):
-    monkeypatch.setenv("SOLAR_PLUGINS_DISABLE", "other, solar-plugins-dup")
+    monkeypatch.setenv("SOLAR_PLUGINS_DISABLE", "other, Solar_Plugins.dup")
     installed(monkeypatch, dup=ClaimsDus())
     owners = registry.owned("register_init_strategies", InitStrategy).values()
     assert {owner for owner, _ in owners} == {"solar_plugins.upscaling.strategies"}
 
 
 @pytest.mark.parametrize(
-    ("plugin", "message"),
+    ("plugin", "words"),
     [
-        (
-            ReturnsSomethingElse(),
-            "solar-plugins-x 0.1:same: register_init_strategies returned a str, expected InitStrategy",
-        ),
-        (Fails(), "solar-plugins-x 0.1:same: register_init_strategies failed with RuntimeError: no disk"),
+        (ReturnsSomethingElse(), "returned a str, expected InitStrategy"),
+        (Fails(), f"RuntimeError: no disk ({__file__}, line "),
+        (WrongArguments(), "mine: args is <class 'dict'>, expected a subclass of StrategyArgs"),
+        (Exits(), "SystemExit: 3"),
     ],
 )
-def test_a_hook_that_misbehaves_is_named(monkeypatch, plugin, message):
+def test_a_hook_that_fails_is_skipped_and_named_once_and_where_something_is_missing(monkeypatch, caplog, plugin, words):
     installed(monkeypatch, x=plugin)
-    with pytest.raises(PluginError, match=message):
+    failure = f"skipped register_init_strategies of plugin solar-plugins-x 0.1:same: {words}"
+    with caplog.at_level("WARNING"):
+        assert {"dus", "slices"} <= strategies.init_strategies().keys()
         strategies.init_strategies()
+    (warning,) = caplog.messages
+    assert failure in warning
+    with pytest.raises(PluginError) as error:
+        strategies.init_strategy("mine")
+    assert failure in str(error.value)
+
+
+def test_a_function_without_its_mark_would_never_be_called(monkeypatch, caplog):
+    class Unmarked:
+        def register_recipes(self):
+            return []
+
+    installed(monkeypatch, x=Unmarked())
+    registry.loaded_plugins()
+    assert "function register_recipes is not marked, so that nobody calls it; write @hookimpl above it" in caplog.text
+
+
+def test_an_import_that_ends_the_interpreter_is_skipped(monkeypatch):
+    installed(monkeypatch, x=SystemExit("bye"))
+    assert "SystemExit: bye" in registry.loaded_plugins().skipped[0]
+
+
+@pytest.mark.parametrize("name", ["DUS", "duss", "du"])
+def test_a_name_that_is_nearly_right(name):
+    with pytest.raises(PluginError, match=rf"'{name}' is not a registered strategy; did you mean dus\? known: "):
+        strategies.init_strategy(name)
 
 
 def test_the_entry_points_of_the_package_itself():

@@ -110,7 +110,7 @@ def test_a_strategy_that_says_it_itself_and_a_recipe_that_says_it_too():
         (
             "scald",
             PluginError,
-            "solar.init.duplicates: 'scald' is not a registered initializer; known: average, copy, iden",
+            "solar.init.duplicates: 'scald' is not a registered initializer; did you mean scaled? known: ",
         ),
         ("scald", PluginError, "did you mean scaled?"),
         (
