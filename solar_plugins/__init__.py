@@ -19,4 +19,5 @@ def __getattr__(name: str) -> Any:
         from solar_plugins.axolotl_adapter.plugin import SolarPlugin
 
         return SolarPlugin
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    hint = "; in a recipe's plugins: write solar_plugins.SolarPlugin" if name.lower().startswith("solar") else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")

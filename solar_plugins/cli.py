@@ -162,6 +162,8 @@ def _plan_report(
 ) -> PlanReport:
     if (recipe is None) == (base is None):
         raise click.UsageError("give either a RECIPE or --base, and with --base a strategy's arguments")
+    if recipe is not None and (recipe.is_dir() or recipe.name == "config.json"):
+        raise click.UsageError(f"{recipe} is a model and no recipe; write --base {recipe}")
     if recipe is not None:
         options = (revision, strategy, *arguments.values())
         if trust_remote_code or trusted_keys or any(value is not None for value in options):

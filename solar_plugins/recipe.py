@@ -168,7 +168,11 @@ class Recipe(AxolotlKeys):
             ArgsError: The recipe names none.
         """
         if not self.base_model:
-            raise ArgsError(f"base_model: {self.base_model!r}; expected the model to up-scale, a directory or a hub id")
+            where = f"{self.path}: " if self.path else ""
+            raise ArgsError(
+                f"{where}base_model: {self.base_model!r}; expected a model, a directory or a hub id. Only recipes for "
+                "training name one; merges, mixtures and evaluations have no plan and no memory of training"
+            )
         return NamedBase(self.base_model, self.revision_of_model or None)
 
     @property

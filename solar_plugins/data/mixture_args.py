@@ -137,8 +137,6 @@ def read_mixture(path: Path) -> MixtureArgs:
     try:
         return MixtureArgs.model_validate(content)
     except ValidationError as error:
-        raise DataError(render(error, f"{path}: ", _known_keys())) from None
-
-
-def _known_keys() -> set[str]:
-    return {key for block in (MixtureArgs, SetArgs, DecontaminateArgs, BenchmarkArgs) for key in block.model_fields}
+        in_decontaminate = {*DecontaminateArgs.model_fields, *BenchmarkArgs.model_fields}
+        parts = {"sets": SetArgs.model_fields, "decontaminate": in_decontaminate}
+        raise DataError(render(error, f"{path}: ", MixtureArgs.model_fields, parts)) from None

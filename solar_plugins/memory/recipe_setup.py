@@ -141,6 +141,8 @@ def _adapter(recipe: Recipe) -> Adapter | None:
         return None
     if kind not in ("lora", "qlora"):
         raise ArgsError(f"adapter: {kind!r}; the memory of this adapter is not known here, only of lora and qlora")
+    if kind == "qlora" and not recipe.load_in_4bit:
+        raise ArgsError("load_in_4bit: missing; adapter: qlora needs load_in_4bit: true, or Axolotl refuses the recipe")
     targets = recipe.lora_target_modules
     if isinstance(targets, str):
         raise ArgsError(f"lora_target_modules: {targets!r:.200}; expected a list of names")

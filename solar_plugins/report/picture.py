@@ -54,8 +54,9 @@ def save_picture(figure: Figure, path: Path) -> None:
     """
     check_picture_path(path)
     picture = _rendered(figure, "svg" if path.suffix.lower() == ".svg" else "png", transparent=False)
-    otherwise = "give a file in a folder that exists and that you may write to"
+    otherwise = "give a file in a folder that you may write to"
     with write_errors_explained(path, "picture", otherwise, SolarError):
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, picture)
 
 

@@ -23,7 +23,7 @@ from solar_plugins.upscaling.estimates import (
 from solar_plugins.upscaling.layer_plan import LayerPlan, as_dict, start_words
 from solar_plugins.upscaling.planned_checkpoint import planned_checkpoint
 from solar_plugins.upscaling.provenance import PROVENANCE_KEY, growth_of
-from solar_plugins.upscaling.strategies import plan_of
+from solar_plugins.upscaling.strategies import plan_of, strategy_arguments
 from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
@@ -186,7 +186,7 @@ def as_json(report: PlanReport) -> dict[str, Any]:
         "already_grown": report.already_grown,
         "weights_checked": report.weights_checked,
         "strategy": report.init.strategy,
-        "arguments": report.init.model_extra or {},
+        "arguments": strategy_arguments(report.init),
         "duplicates": report.init.duplicates,
         "base_layers": plan.base_layers,
         "num_layers": len(plan),

@@ -26,7 +26,7 @@ def test_the_base_and_its_revision_by_either_key():
     assert parse_recipe({"base_model": "b", "revision_of_model": "main"}).base == ("b", "main")
     assert parse_recipe({"base_model": "b", "model_revision": "abc"}).base == ("b", "abc")
     assert parse_recipe({"base_model": "b"}).base == ("b", None)
-    with pytest.raises(ArgsError, match="base_model: None; expected the model to up-scale, a directory or a hub id"):
+    with pytest.raises(ArgsError, match="base_model: None; expected a model, a directory or a hub id"):
         _ = parse_recipe({}).base
 
 

@@ -15,7 +15,6 @@ from solar_plugins.errors import ArgsError, CheckpointError, PluginError, SolarE
 from solar_plugins.plugins.manager import known, registered
 from solar_plugins.plugins.markers import hookimpl
 from solar_plugins.solar_block import render
-from solar_plugins.text import close_match
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer, frozen_arguments, start_words
 
 if TYPE_CHECKING:

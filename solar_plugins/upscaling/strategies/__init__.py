@@ -71,6 +71,15 @@ def plan_of(init: InitArgs, num_layers: int, where: str = "solar.init.") -> Laye
     return initialized(plan, init.duplicates, where)
 
 
+def strategy_arguments(init: InitArgs) -> dict[str, Any]:
+    """The arguments that ``solar.init`` gives its strategy, as JSON-ready values of their own types.
+
+    A command line gives text: ``--drop-layers 8`` is ``{"drop_layers": 8}``.
+    """
+    args = init_strategy(init.strategy).args.model_validate(init.model_extra or {})
+    return dict(args.model_dump(mode="json", exclude_unset=True))
+
+
 @hookimpl
 def register_init_strategies() -> list[InitStrategy[Any]]:
     """The built-in strategies."""

@@ -55,9 +55,12 @@ def test_other_suffixes_are_refused(tmp_path, name):
         check_picture_path(tmp_path / name)
 
 
-def test_a_folder_that_is_not_there_is_explained(tmp_path, figure):
-    with pytest.raises(SolarError, match=r"absent/plan.png: the picture could not be written \(No such file"):
-        save_picture(figure, tmp_path / "absent" / "plan.png")
+def test_folders_are_made_and_what_cannot_be_written_is_explained(tmp_path, figure):
+    save_picture(figure, tmp_path / "new" / "folder" / "plan.png")
+    assert (tmp_path / "new" / "folder" / "plan.png").stat().st_size > 0
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SolarError, match=r"file/plan.png: the picture could not be written \(\w+"):
+        save_picture(figure, tmp_path / "file" / "plan.png")
 
 
 def test_drawing_leaves_matplotlib_as_it_was(tmp_path):

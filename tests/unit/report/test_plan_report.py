@@ -36,7 +36,7 @@ def test_sizes_before_and_after(base):
     ("recipe", "message"),
     [
         ({"base_model": "x"}, "r.yml: has no `solar:` block"),
-        ({"solar": {"init": {"strategy": "dus"}}}, "base_model: None; expected the model"),
+        ({"solar": {"init": {"strategy": "dus"}}}, "base_model: None; expected a model"),
         (
             {"solar": {"init": {"strategy": "dus"}}, "base_model": ["x"]},
             r"base_model: \['x'\] is not allowed; expected a valid string",
