@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= passive
 # and in the order of tests/conftest.py, slow ones first.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo pipeline test test-fast test-nightly bench study lint fix clean architectures gpu-check gpu-check-data
+.PHONY: help setup demo pipeline test test-fast test-nightly bench study docs lint fix clean architectures gpu-check gpu-check-data
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -98,6 +98,10 @@ gpu-check-data: $(INSTALLED)  ## the small model and the text that gpu-check nee
 
 architectures: $(INSTALLED)  ## compare every decoder of transformers with its modules, and write docs/architectures.md anew
 	SOLAR_WRITE_DOCS=1 $(BIN)/python -m pytest tests/unit/decoders
+
+docs: $(INSTALLED)  ## build the docs site into build/docs; any warning, a dead link too, is an error
+	$(BIN)/python -m sphinx -W --keep-going -n -q docs build/docs
+	@echo "build/docs/index.html"
 
 lint: $(INSTALLED)  ## ruff, mypy and the directions of imports
 	$(BIN)/ruff check .

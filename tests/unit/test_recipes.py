@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from axolotl_schema import dropped_keys, keys_that_axolotl_drops
 
-from solar_plugins.axolotl_adapter.recipe_checks import changes, check_recipe
 from solar_plugins.data.mixture_args import read_mixture
 from solar_plugins.errors import ArgsError
 from solar_plugins.memory.memory_report import memory_of_recipe
 from solar_plugins.plugins.recipe_packs import recipe_directory, recipe_files
-from solar_plugins.recipe import parse_recipe, read_recipe, read_yaml
+from solar_plugins.recipe import read_recipe, read_yaml
 
 RECIPES = sorted(recipe_directory().rglob("*.yml"))
 HEAD_FIELDS = ("needs", "time", "before", "run", "after", "paper", "ours")
@@ -90,35 +90,9 @@ def test_an_interrupted_run_of_hours_is_resumed_by_its_command(path):
 
 
 @training_recipes
-def test_axolotl_accepts_it_and_drops_none_of_its_keys(path, monkeypatch):
+def test_axolotl_accepts_it_and_drops_none_of_its_keys(path):
     """Axolotl's own schema with our plugin's; a key that is missing afterwards would have been ignored in silence."""
-    from axolotl.integrations.base import PluginManager
-    from axolotl.utils.config import validate_config
-    from axolotl.utils.dict import DictDefault
-
-    PluginManager.get_instance().register("solar_plugins.SolarPlugin")
-    recipe = yaml.safe_load(path.read_text())
-    parsed = parse_recipe(recipe)
-    check_recipe(parsed)
-    recipe |= changes(parsed)  # as our plugin does before the schema
-    gpu = {"bf16": True, "fp8": False, "tf32": True, "n_gpu": 8, "compute_capability": "sm_90"}
-    validated = validate_config(DictDefault(recipe), capabilities=gpu, env_capabilities={"torch_version": "2.14.1"})
-    assert dropped_keys(recipe, validated.to_dict()) == []
-
-
-def dropped_keys(before, after, where=""):
-    """Keys of a nested recipe that validation lost."""
-    if isinstance(before, dict):
-        lost = [f"{where}{key}" for key in before if not isinstance(after, dict) or key not in after]
-        kept = [key for key in before if isinstance(after, dict) and key in after]
-        return lost + [key for k in kept for key in dropped_keys(before[k], after[k], f"{where}{k}.")]
-    if isinstance(before, list) and isinstance(after, list):
-        return [
-            key
-            for i, (a, b) in enumerate(zip(before, after, strict=True))
-            for key in dropped_keys(a, b, f"{where}{i}.")
-        ]
-    return []
+    assert keys_that_axolotl_drops(yaml.safe_load(path.read_text())) == []
 
 
 def test_a_key_that_axolotl_drops_would_be_seen():

@@ -1,0 +1,356 @@
+"""Every command and YAML file that README, tutorial, guides and reference show: run, validated, or marked.
+
+A mark is a comment before the example, ``<!-- needs: gpu -->``, which the site shows as a sentence. It excuses commands
+of other programs, and ours from being run; ours are parsed all the same.
+"""
+
+import json
+import re
+import tomllib
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+import yaml
+from axolotl_schema import dropped_keys, keys_that_axolotl_drops
+from click.testing import CliRunner
+from doc_blocks import MARKS, blocks_of, commands_of
+
+from solar_plugins.cli import solar
+from solar_plugins.data.mixture_args import MixtureArgs
+from solar_plugins.plugins.manager import loaded_plugins
+from solar_plugins.recipe import parse_recipe, read_yaml
+from solar_plugins.solar_block import InitArgs, parse_solar_block
+from solar_plugins.upscaling.strategies import plan_of
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "recipes/README.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("docs/guides/*.md")),
+    *sorted(ROOT.glob("docs/reference/*.md")),
+    *sorted(ROOT.glob("docs/explanation/*.md")),
+]
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+AXOLOTL_COMMANDS = {"train", "preprocess", "inference", "merge-lora", "merge-sharded-fsdp-weights", "lm-eval"}
+CHEAP = {"plan", "upscale", "mergekit", "recipes"}
+"""Commands of ours that are run. The others train, load models or read datasets, and have tests of their own."""
+
+MISTRAL = {
+    "model_type": "mistral",
+    "architectures": ["MistralForCausalLM"],
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "torch_dtype": "bfloat16",
+}
+
+
+def of(*languages):
+    return pytest.mark.parametrize("block", [one for one in BLOCKS if one.language in languages], ids=str)
+
+
+def paged(languages):
+    pages = {block.page for block in BLOCKS if block.language in languages}
+    return pytest.mark.parametrize("page", sorted(pages), ids=lambda page: page.stem)
+
+
+@contextmanager
+def plugins_of(page):
+    """The plugins that a page's Python defines, registered as if they were installed."""
+    manager, modules = loaded_plugins().manager, []
+    for block in BLOCKS:
+        if block.page == page and block.language == "python" and "@hookimpl" in block.text:
+            module = ModuleType(f"plugin_of_{page.stem}")
+            exec(compile(block.text, str(block), "exec"), module.__dict__)
+            manager.register(module)
+            modules.append(module)
+    manager.check_pending()
+    try:
+        yield modules
+    finally:
+        for module in modules:
+            manager.unregister(module)
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """What a reader has: the recipes, the demo's base (tiny here), and the config of Mistral 7B in the hub's cache."""
+    import huggingface_hub.constants
+
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    tiny_llama(tmp_path / "runs/smollm2/SmolLM2-135M", num_layers=30)
+    repository = tmp_path / "hub/models--mistralai--Mistral-7B-v0.1"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(MISTRAL))
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("a" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def tiny_llama(directory, num_layers):
+    """A checkpoint of a Llama type, without torch."""
+    import numpy
+    from safetensors.numpy import save_file
+
+    config = MISTRAL | {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": num_layers}
+    config |= {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "torch_dtype": "float32"}
+    config |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(config))
+    attention = [f"self_attn.{name}_proj" for name in "qkvo"]
+    matrices = [*attention, *(f"mlp.{name}_proj" for name in ("gate", "up", "down"))]
+    norms = ["input_layernorm", "post_attention_layernorm"]
+    layers = [f"model.layers.{layer}.{name}.weight" for layer in range(num_layers) for name in (*matrices, *norms)]
+    square, row = numpy.ones((8, 8), "float32"), numpy.ones(8, "float32")
+    names = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", *layers]
+    tensors = {name: (row if "norm" in name else square) * at for at, name in enumerate(names)}
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+# --- what there is
+
+
+def test_examples_are_found_in_every_kind_of_page():
+    kinds = {block.page.relative_to(ROOT).parts[:-1]: block.language for block in BLOCKS}
+    assert {("docs", "guides"), ("docs", "reference"), ("docs",), ("recipes",)} <= kinds.keys()
+    assert sum(block.language in ("bash", "console") for block in BLOCKS) > 20
+    assert sum(block.language == "yaml" for block in BLOCKS) > 20
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_an_example_says_its_language_and_what_it_needs(block):
+    assert block.language in {"bash", "console", "yaml", "python", "toml", "text"}
+    assert block.needs <= MARKS
+
+
+def test_commands_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- needs: gpu, hub -->\n```bash\nA=1 make x && cd y  # z\npython -c '\na\nb'\nsolar m r.yml > f\n```\n\n"
+        "```console\n$ solar plan\none\n...\n```\n```{toctree}\nx\n```\n"
+    )
+    first, second = blocks_of(page)
+    assert (first.line, first.language, first.needs) == (2, "bash", {"gpu", "hub"})
+    assert [command[:2] for command in commands_of(first)] == [
+        (("make", "x"), None),
+        (("cd", "y"), None),
+        (("python", "-c", "\na\nb"), None),
+        (("solar", "m", "r.yml"), "f"),
+    ]
+    assert [command.expected for command in commands_of(second)] == [("one", "...")]
+    assert second.needs == set()
+
+
+# --- commands
+
+
+@of("bash", "console")
+def test_commands_are_ones_that_exist(block):
+    """Our own commands with their options, targets of the Makefile, files; what is left needs a mark."""
+    with plugins_of(block.page):
+        for command in commands_of(block):
+            assert is_known(command.words) or block.needs, f"{' '.join(command.words)}: neither validated nor marked"
+
+
+def is_known(words):
+    """Whether a command is one that can be judged here; it is judged then."""
+    program = Path(words[0]).name
+    if program == "solar":
+        parse(list(words[1:]))
+    elif program == "make":
+        assert set(words[1:]) <= TARGETS, words
+    elif program in ("cd", "export", "set", "."):
+        pass
+    elif program == "axolotl":
+        assert words[1] in AXOLOTL_COMMANDS
+        assert_recipe(words[2])
+    elif program in ("accelerate", "python", "srun", "torchrun") and "axolotl.cli.train" in words:
+        assert_recipe(words[words.index("axolotl.cli.train") + 1])
+    elif program == "python" and words[1] == "-c":
+        compile(words[2], "-c", "exec")
+    elif program == "mergekit-yaml" and words[1].startswith("recipes/"):
+        assert_recipe(words[1])
+    else:
+        named = re.findall(r"(?:solar_plugins|\.)\[([a-z0-9,]+)\]", " ".join(words)) if program == "pip" else []
+        assert all(extra in EXTRAS for names in named for extra in names.split(","))
+        return False
+    return True
+
+
+def assert_recipe(path):
+    assert path.startswith("recipes/"), f"{path}: name a shipped recipe"
+    assert (ROOT / path).is_file(), path
+
+
+def parse(arguments):
+    """Parse a command line of `solar` without running it; `click.UsageError` says what is wrong."""
+    command = solar
+    while isinstance(command, click.Group):
+        name, command, arguments = command.resolve_command(click.Context(command), arguments)
+    command.make_context(name, arguments)
+
+
+def test_a_wrong_option_would_be_seen():
+    parse(["plan", "--base", "x", "--drop-layers", "8"])
+    for wrong in (["plan", "--base", "x", "--drop-layer", "8"], ["plam", "x"], ["mergekit"]):
+        with pytest.raises(click.UsageError):
+            parse(wrong)
+
+
+@paged(("bash", "console"))
+def test_cheap_commands_run_in_the_order_of_the_page(page, machine):
+    run_page(page, machine, CHEAP)
+
+
+@pytest.mark.slow  # It loads transformers.
+@paged(("bash", "console"))
+def test_verify_finds_what_upscale_wrote(page, machine):
+    run_page(page, machine, CHEAP | {"verify"})
+
+
+def run_page(page, folder, names):
+    with plugins_of(page):
+        for block in BLOCKS:
+            if block.page == page and block.language in ("bash", "console") and not block.needs:
+                for command in commands_of(block):
+                    if command.words[0] == "solar" and command.words[1] in names and "--plot" not in command.words:
+                        run_one(command, folder)
+
+
+def run_one(command, folder):
+    result = CliRunner().invoke(solar, list(command.words[1:]), catch_exceptions=False)
+    assert result.exit_code == 0, f"{' '.join(command.words)}\n{result.output}"
+    if command.output:
+        (folder / command.output).write_text(result.stdout)
+    if command.expected:
+        pattern = "".join(r"(?:.*\n)*" if line == "..." else re.escape(line) + r"\n" for line in command.expected)
+        assert re.fullmatch(pattern, result.stdout), f"{' '.join(command.words)} prints\n{result.stdout}"
+
+
+def test_other_output_than_the_page_shows_would_be_seen(machine):
+    from doc_blocks import Command
+
+    shown = Command(
+        ("solar", "mergekit", "recipes/smollm2/solar_dus.yml"), None, ("...", "merge_method: linear", "...")
+    )
+    with pytest.raises(AssertionError, match="prints"):
+        run_one(shown, machine)
+    run_one(shown._replace(expected=("...", "merge_method: passthrough", "...")), machine)
+
+
+# --- files
+
+
+@of("yaml")
+def test_a_yaml_example_is_accepted_by_our_own_parsers(block):
+    content = yaml.safe_load(block.text)
+    with plugins_of(block.page):
+        if isinstance(content, list):
+            inits = [InitArgs.model_validate(one) for one in content]
+        elif "sets" in content:
+            MixtureArgs.model_validate(content)
+            return
+        elif "merge_method" in content:  # mergekit's own schema judges it below
+            return
+        elif isinstance(content.get("solar"), list):
+            inits = [parse_solar_block({"solar": one}).init for one in content["solar"]]
+        else:
+            solar_block = parse_recipe({"base_model": "base"} | content).solar
+            inits = [solar_block.init] if solar_block and solar_block.init_args else []
+        depth = 30 if "smollm2" in block.text or isinstance(content, list) else 32
+        for init in inits:
+            assert len(plan_of(init, depth, "solar.init.")) > depth
+
+
+@pytest.mark.slow
+@of("yaml")
+def test_a_yaml_example_has_no_key_that_its_tool_would_drop(block):
+    """The rest of the recipe is that of the demo, or of its DPO stage where the example has ``rl``."""
+    content = yaml.safe_load(block.text)
+    if isinstance(content, list) or "sets" in content or isinstance(content.get("solar"), list):
+        return  # Axolotl does not read it, or only as one whole key.
+    if "merge_method" in content:
+        from mergekit.config import MergeConfiguration
+
+        assert dropped_keys(content, MergeConfiguration.model_validate(content).model_dump(exclude_none=True)) == []
+        return
+    name = "solar_dpo.yml" if "rl" in content else "solar_dus.yml"
+    recipe = read_yaml(ROOT / "recipes/smollm2" / name) | content
+    with plugins_of(block.page):
+        assert keys_that_axolotl_drops(recipe) == []
+
+
+@of("toml")
+def test_a_toml_example_is_valid(block):
+    content = tomllib.loads(block.text)
+    assert content["project"]["entry-points"]["solar_plugins"]
+
+
+@of("python")
+def test_a_python_example_compiles_and_its_plugin_registers(block):
+    compile(block.text, str(block), "exec")
+    with plugins_of(block.page) as modules:
+        assert bool(modules) == ("@hookimpl" in block.text) or block.page.name == "serve.md"
+
+
+NAMED = re.compile(r"`((?:recipes|docs|tests|solar_plugins|scripts)/[^`\s]+)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_targets_and_commands_that_the_text_names_exist(page):
+    text = page.read_text()
+    for path in NAMED.findall(text):
+        assert list(ROOT.glob(path)), path
+    for target in re.findall(r"`make ([a-z-]+)`", text):
+        assert target in TARGETS, target
+    for command in re.findall(r"`solar ([a-z][a-z0-9-]*)[^`]*`", text):
+        assert command in solar.commands, command
+
+
+# --- the sentence
+
+
+@pytest.mark.slow
+def test_the_tutorials_sentence_is_written_by_the_folder_that_training_leaves(training_folder, monkeypatch, capsys):
+    """The same code on a tiny model; `make demo` itself is run by the tests of the real model."""
+    (training_folder / "runs/smollm2").mkdir(parents=True)
+    (training_folder / "base").rename(training_folder / "runs/smollm2/dus")
+    monkeypatch.chdir(training_folder)
+    codes = [
+        command.words[2]
+        for block in BLOCKS
+        if block.page.name in ("tutorial.md", "README.md") and block.language == "bash"
+        for command in commands_of(block)
+        if command.words[1:2] == ("-c",)
+    ]
+    assert codes
+    for code in codes:
+        exec(code, {})
+        prompt = re.search(r'write\("([^"]+)"', code)[1]
+        assert prompt in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_axolotl_commands_of_the_pages_exist(tmp_path, monkeypatch):
+    from axolotl.cli.main import cli
+
+    (tmp_path / "sweep.yml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert set(cli.list_commands(click.Context(cli))) >= AXOLOTL_COMMANDS
+    for block in BLOCKS:
+        for command in commands_of(block) if block.language == "bash" else ():
+            if command.words[0] == "axolotl":
+                one = cli.get_command(click.Context(cli), command.words[1])
+                one.make_context(command.words[1], [str(ROOT / command.words[2]), *command.words[3:]])
