@@ -6,7 +6,8 @@ neither torch nor Axolotl.
 
 * **Hooks**: `hookimpl` marks an implementation; `solar_plugins.plugins.hookspecs` documents each hook with an example.
 * **Strategies**: `InitStrategy`, its arguments (`StrategyArgs`, `Count`, `LayerRanges`), and the `LayerPlan` of
-  `PlannedLayer` entries that it returns. `PlanError` refuses arguments that are impossible for a base.
+  `PlannedLayer` entries that it returns, some of them perhaps of a `Donor`, a model other than the base. `PlanError`
+  refuses arguments that are impossible for a base.
 * **Initializers**: a `LayerInitializer` decides from a `BaseLayer` how each tensor of a new layer starts, and computes
   a `NewTensor` from tensors of the base. Of a `BaseLayer`, ``decoder`` is not stable. `CheckpointError` refuses a base.
 * **Formatters**: an `SFTFormatter` reads a `Row` as `Messages` (a list of `Message`), a `PreferenceFormatter` as a
@@ -43,7 +44,7 @@ from solar_plugins.plugins.markers import hookimpl
 from solar_plugins.plugins.recipe_packs import RecipePack
 from solar_plugins.upscaling.base_model import BaseCheckpoint
 from solar_plugins.upscaling.initializers.base import BaseLayer, LayerInitializer, NewTensor
-from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+from solar_plugins.upscaling.layer_plan import Donor, LayerPlan, PlannedLayer
 from solar_plugins.upscaling.strategies.base import Count, InitStrategy, LayerRanges, StrategyArgs
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "CheckpointError",
     "Count",
     "DPOConfig",
+    "Donor",
     "InitStrategy",
     "LabelledAnswer",
     "LayerInitializer",

@@ -196,7 +196,7 @@ def upscale(
     from solar_plugins.upscaling.checkpoint import write_checkpoint
 
     found = find_base(base, revision, trust_remote_code=trust_remote_code, trusted_keys=trusted_keys)
-    layer_plan = plan_of(_init_args(strategy, arguments), found.num_layers, where="")
+    found, layer_plan = found.with_donors(plan_of(_init_args(strategy, arguments), found.num_layers, where=""))
     written = write_checkpoint(found, layer_plan, out)
     click.echo(f"{out}: {layer_plan}{'' if written else ' (was there already, whole)'}")
 
@@ -205,11 +205,14 @@ def upscale(
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--base", help="The base it was made from; needed unless that is a hub model.")
 @click.option("--revision", help="Revision of a hub id.")
-def verify(directory: Path, base: str | None, revision: str | None) -> None:
+@click.option(
+    "--donor", "donors", multiple=True, help="A donor of layers, in the plan's order; needed unless all are hub models."
+)
+def verify(directory: Path, base: str | None, revision: str | None, donors: tuple[str, ...]) -> None:
     """Compare the up-scaled checkpoint in DIRECTORY with its base and plan, byte by byte. Before training, that is."""
     from solar_plugins.upscaling.verify import success_line, verify_checkpoint
 
-    verified = verify_checkpoint(directory, base, revision)
+    verified = verify_checkpoint(directory, base, revision, donors)
     if verified.note:
         click.echo(f"Note: {verified.note}; every byte was compared all the same", err=True)
     click.echo(success_line(verified))
@@ -272,8 +275,15 @@ def mergekit(recipe: Path) -> None:
         )
     # plan_for_recipe has asked for the trust that the base needs.
     trusted_keys = report.decoder.trusted_keys
-    weights = weights_of(report.base, report.revision, trust_remote_code=True, trusted_keys=trusted_keys)
-    merge = passthrough_merge(weights.model, report.decoder, report.plan, weights.dtypes)
+    weights, *donors = (
+        weights_of(name, revision, trust_remote_code=True, trusted_keys=trusted_keys)
+        for name, revision in (
+            (report.base, report.revision),
+            *((donor.name, donor.revision) for donor in report.donors),
+        )
+    )
+    references = [donor.model for donor in donors]
+    merge = passthrough_merge(weights.model, report.decoder, report.plan, weights.dtypes, references)
     click.echo(f"# {report.plan}\n{yaml.safe_dump(merge, sort_keys=False)}", nl=False)
 
 

@@ -65,7 +65,8 @@ class TrainArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     layers: Literal["all", "new", "seam"] = Field(
-        description="all; new: second and later copies of a base layer, and identity layers; seam: those around a seam"
+        description="all; new: second and later copies of a base layer, identity layers, layers of donors; seam: those "
+        "around a seam"
     )
     around: int | None = Field(None, ge=1, description="with layers: seam, how many layers on each side of each seam")
     embeddings: bool | None = Field(None, description="the embeddings; default: with layers: all")

@@ -31,12 +31,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in long)
 
 
-def make_model(directory, kind="llama", max_shard_size="5GB", dtype="bfloat16", **config):
+def make_model(directory, kind="llama", max_shard_size="5GB", dtype="bfloat16", seed=0, **config):
     """A random model with norms and biases away from their initial values, so that a mix-up of layers shows."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(TINY | config)))
     for parameter in model.parameters():
         parameter.data = torch.randn_like(parameter) * 0.1 + (1.0 if parameter.dim() == 1 else 0.0)

@@ -33,13 +33,20 @@ def with_overrides(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _expanded(block: Mapping[str, Any]) -> dict[str, Any]:
     """Axolotl splits an option at the first double underscore only (``load_cfg`` in axolotl/cli/config.py)."""
-    plain = {key: value for key, value in block.items() if "__" not in str(key)}
+    plain = {key: _plain(value) for key, value in block.items() if "__" not in str(key)}
     for key, value in block.items():
         if "__" in str(key):
             outer, inner = str(key).split("__", 1)
             nested = plain.get(outer)
             plain[outer] = _expanded({**(nested if isinstance(nested, Mapping) else {}), inner: value})
     return plain
+
+
+def _plain(value: Any) -> Any:
+    """Axolotl's own kind of map has every attribute, and pydantic takes it for a model by one of them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def refuse_lost_options(arguments: Sequence[str]) -> None:

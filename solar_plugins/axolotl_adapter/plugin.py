@@ -195,6 +195,8 @@ def _upscaled_checkpoint(cfg: MutableMapping[str, Any], recipe: Recipe, solar: S
     base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
     _refuse_other_layers(recipe, base.decoder)
     plan, already_grown = growth_of(base.decoder, base.name, solar.init)
+    if not already_grown:
+        base, plan = base.with_donors(plan)
     if solar.train is not None:
         cfg.update(training_keys(recipe, solar.train, base.decoder, plan))
     if already_grown:

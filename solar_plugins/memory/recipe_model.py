@@ -78,12 +78,15 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
     if recipe.solar is None or not recipe.grows:
         return FoundModel(_unchanged(found), found.decoder, grown_plan(found.decoder.config), tuple(stages))
     plan, already_grown = growth_of(found.decoder, base or name, recipe.solar.init)
+    if not already_grown:
+        found, plan = found.with_donors(plan)
     model = _unchanged(found) if already_grown else _grown(found, plan)
     return FoundModel(model, found.decoder, plan, tuple(stages), already_grown)
 
 
 def _grown(base: FoundConfig, plan: LayerPlan) -> Model:
-    upscale_config(base.decoder, plan)  # Refuses what the plan would make of the config.
+    # Refuses what the plan would make of the config.
+    upscale_config(base.decoder, plan, [donor.decoder for donor in base.donors])
     shapes = shapes_from_shards(planned_shards(base.checkpoint, plan)) if base.checkpoint else None
     return _model(base.decoder, shapes, len(plan))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -30,6 +31,8 @@ THEMED = {PAPER: "paper", INK: "ink", MUTED: "muted", GRID: "grid", SEAM: "seam"
 LIGHT_ON_COLOR, DARK_ON_COLOR = "#fdfdfd", "#14181d"
 DEPTH_COLORS = ("#4c3fb8", "#2f6fdf", "#1495b5", "#19ab84", "#8fc93a")
 """Cool colours from the bottom layer of the base to its top."""
+DONOR_COLORS = ("#7a2e8e", "#a83f9c", "#cf5f9b", "#e58fa6")
+"""The same for a donor."""
 
 FONTS = ["DejaVu Sans", "Verdana", "sans-serif"]
 POINTS_PER_INCH = 72
@@ -70,11 +73,11 @@ def check_picture_path(path: Path) -> None:
         raise SolarError(f"{path}: the suffix {path.suffix!r} names no picture that can be drawn; use .png or .svg")
 
 
-def depth_colors(num_layers: int) -> list[str]:
-    """A colour for each layer of the base, bottom first."""
+def depth_colors(num_layers: int, scale: Sequence[str] = DEPTH_COLORS) -> list[str]:
+    """A colour for each layer of a model, bottom first."""
     from matplotlib.colors import LinearSegmentedColormap, to_hex
 
-    gradient = LinearSegmentedColormap.from_list("depth", DEPTH_COLORS)
+    gradient = LinearSegmentedColormap.from_list("depth", scale)
     return [to_hex(gradient(layer / max(num_layers - 1, 1))) for layer in range(num_layers)]
 
 

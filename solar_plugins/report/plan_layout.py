@@ -19,6 +19,8 @@ HEAD_HEIGHT = 74.0
 FOOT_HEIGHT = 40.0
 LAYER_HEIGHT, MAX_LAYER_HEIGHT = 13.0, 24.0
 MIN_COLUMN_HEIGHT, MAX_COLUMN_HEIGHT = 190.0, 620.0
+MODEL_GAP = 20.0
+"""Between the base and a donor above it, for the donor's name."""
 MANY_SEAMS = 16
 """From here on labels and lines are smaller."""
 MIN_NUMBER_SIZE = 5.0
@@ -48,8 +50,8 @@ class PlanLayout:
 
     @property
     def column_height(self) -> float:
-        """Height of the deeper model's column, or of the base's if that is higher."""
-        layers = max(len(self.plan), self.plan.base_layers)
+        """Height of the deeper model's column, or of the base's and the donors' if that is higher."""
+        layers = max(len(self.plan), sum(self.depths))
         wanted = min(max(layers * LAYER_HEIGHT, MIN_COLUMN_HEIGHT), MAX_COLUMN_HEIGHT)
         return max(wanted, len(self.seams) * self.label_distance)
 
@@ -62,7 +64,7 @@ class PlanLayout:
     def layer_height(self) -> float:
         """Height of one layer."""
         new_layers = (self.column_height - self.seam_gap * len(self.seams)) / len(self.plan)
-        return min(new_layers, self.column_height / self.plan.base_layers, MAX_LAYER_HEIGHT)
+        return min(new_layers, (self.column_height - self._model_gaps) / sum(self.depths), MAX_LAYER_HEIGHT)
 
     @property
     def inset(self) -> float:
@@ -87,7 +89,7 @@ class PlanLayout:
     @property
     def width(self) -> float:
         """Width of the picture."""
-        longest = max((len(seam_label(seam)) for seam in self.seams), default=0)
+        longest = max((len(seam_label(self.plan, seam)) for seam in self.seams), default=0)
         labels = LABEL_INDENT + longest * self.label_size * 0.57  # A letter of the widest font is as wide as this.
         return max(self.new_x + COLUMN_WIDTH + max(labels if longest else 0.0, NUMBER_WIDTH) + MARGIN, MIN_WIDTH)
 
@@ -96,10 +98,20 @@ class PlanLayout:
         """Height of the picture."""
         return FOOT_HEIGHT + self.column_height + HEAD_HEIGHT
 
-    def base_y(self, layer: int) -> float:
-        """Lower edge of a base layer; that of the layer past the last is the column's upper edge."""
-        free = self.column_height - self.plan.base_layers * self.layer_height
-        return FOOT_HEIGHT + free / 2 + layer * self.layer_height
+    @property
+    def depths(self) -> list[int]:
+        """Of the base and of each donor, which stand above one another."""
+        return [self.plan.base_layers, *(donor.num_layers or 0 for donor in self.plan.donors)]
+
+    @property
+    def _model_gaps(self) -> float:
+        return MODEL_GAP * len(self.plan.donors)
+
+    def base_y(self, layer: int, model: int = 0) -> float:
+        """Lower edge of a layer of the base or a donor; that of the layer past the last is the column's upper edge."""
+        free = self.column_height - self._model_gaps - sum(self.depths) * self.layer_height
+        below = sum(self.depths[:model]) * self.layer_height + model * MODEL_GAP
+        return FOOT_HEIGHT + free / 2 + below + layer * self.layer_height
 
     def new_y(self, position: int) -> float:
         """Lower edge of a layer of the deeper model."""
@@ -144,6 +156,6 @@ def spread(wanted: Sequence[float], distance: float, low: float, high: float) ->
     return [level + index * distance for index, level in enumerate(levels)]
 
 
-def seam_label(seam: Seam) -> str:
+def seam_label(plan: LayerPlan, seam: Seam) -> str:
     """What stands beside a seam."""
-    return f"seam: layer {seam.below} feeds {seam.above}, distance {seam.distance}"
+    return f"seam: {plan.seam_words(seam, short=True)}"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from solar_plugins.extras import require
 from solar_plugins.report.picture import (
     DARK_ON_COLOR,
+    DEPTH_COLORS,
+    DONOR_COLORS,
     INK,
     LIGHT_ON_COLOR,
     MUTED,
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     from matplotlib.patches import FancyBboxPatch
     from matplotlib.path import Path as Outline
 
+MAX_NAME = 18
+"""Letters of a donor's name above its column."""
+
 HATCH_DISTANCE = 5
 """Points between the slanting lines of a layer that does not start as a copy."""
 
@@ -54,7 +59,8 @@ def draw_plan(plan: LayerPlan, path: Path) -> None:
 
 def plan_figure(plan: LayerPlan) -> Figure:
     """The picture of ``plan``."""
-    layout, colors = PlanLayout(plan), depth_colors(plan.base_layers)
+    layout = PlanLayout(plan)
+    colors = [depth_colors(depth, DONOR_COLORS if model else DEPTH_COLORS) for model, depth in enumerate(layout.depths)]
     figure, axes = new_sheet(layout.width, layout.height)
     _draw_head(axes, layout)
     _draw_bands(axes, layout, colors)
@@ -68,33 +74,46 @@ def _draw_head(axes: Axes, layout: PlanLayout) -> None:
     plan, top = layout.plan, layout.height - MARGIN
     axes.text(MARGIN, top, f"{plan.base_layers} → {len(plan)} layers", size=15, weight="bold", color=INK, va="top")
     axes.text(MARGIN, top - 21, _summary(layout), size=8.5, color=MUTED, va="top")
-    for x, y, words in (
-        (layout.base_x, layout.base_y(plan.base_layers), "base"),
-        (layout.new_x, layout.new_y(len(plan) - 1) + layout.layer_height, "up-scaled"),
-    ):
+    models = [
+        (layout.base_x, layout.base_y(depth, model), _short_name(plan, model))
+        for model, depth in enumerate(layout.depths)
+    ]
+    for x, y, words in (*models, (layout.new_x, layout.new_y(len(plan) - 1) + layout.layer_height, "up-scaled")):
         axes.text(x + COLUMN_WIDTH / 2, y + 6, words, size=9.5, weight="bold", color=INK, ha="center", va="bottom")
+
+
+def _short_name(plan: LayerPlan, model: int) -> str:
+    """The last part of a model's name, as far as there is room above its column."""
+    name = plan.donors[model - 1].name.rpartition("/")[2] if model else "base"
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 
 def _summary(layout: PlanLayout) -> str:
     ranges = layout.plan.ranges()
     others = Counter(layer.initialization for layer in layout.plan.layers if layer.initialization != "copy")
-    few = [f"{part.start}..{part.end - 1}" for part in ranges]
-    parts = [f"base layers {' + '.join(few)}" if len(ranges) <= 4 else f"{len(ranges)} ranges of base layers"]
+    several = bool(layout.plan.donors)
+    few = [
+        (f"{_short_name(layout.plan, part.model)} " if several else "") + f"{part.start}..{part.end - 1}"
+        for part in ranges
+    ]
+    what = "layers" if several else "base layers"
+    parts = [f"{what} {' + '.join(few)}" if len(ranges) <= 4 else f"{len(ranges)} ranges of {what}"]
     parts += [f"{count} {name} layer{'s' if count > 1 else ''}" for name, count in others.items()]
     parts += [f"{len(layout.seams) or 'no'} seam{'' if len(layout.seams) == 1 else 's'}"]
     return ", ".join(parts)
 
 
-def _draw_bands(axes: Axes, layout: PlanLayout, colors: list[str]) -> None:
+def _draw_bands(axes: Axes, layout: PlanLayout, colors: list[list[str]]) -> None:
     from matplotlib.patches import PathPatch
 
     left, right = layout.base_x + COLUMN_WIDTH + 3, layout.new_x - 3
     thickness = layout.layer_height - 2 * layout.inset
     for position, layer in enumerate(layout.plan.layers):
-        left_y, right_y = layout.base_y(layer.source) + layout.inset, layout.new_y(position) + layout.inset
+        left_y = layout.base_y(layer.source, layer.model) + layout.inset
+        right_y = layout.new_y(position) + layout.inset
         ribbon = _ribbon(left, left_y, right, right_y, thickness)
         alpha = 0.24 if layer.initialization == "copy" else 0.1
-        axes.add_patch(PathPatch(ribbon, facecolor=colors[layer.source], alpha=alpha, linewidth=0))
+        axes.add_patch(PathPatch(ribbon, facecolor=colors[layer.model][layer.source], alpha=alpha, linewidth=0))
     position = 0
     for part in layout.plan.ranges():
         count = part.end - part.start
@@ -116,16 +135,19 @@ def _ribbon(left: float, left_y: float, right: float, right_y: float, height: fl
     return Outline([*there, *back, there[0]], [Outline.MOVETO, *curve, Outline.LINETO, *curve, Outline.CLOSEPOLY])
 
 
-def _draw_columns(axes: Axes, layout: PlanLayout, colors: list[str]) -> None:
+def _draw_columns(axes: Axes, layout: PlanLayout, colors: list[list[str]]) -> None:
     plan = layout.plan
-    for layer, color in enumerate(colors):
-        _draw_layer(axes, layout, (layout.base_x, layout.base_y(layer)), PlannedLayer(layer), color)
+    for model, of_model in enumerate(colors):
+        for layer, color in enumerate(of_model):
+            _draw_layer(axes, layout, (layout.base_x, layout.base_y(layer, model)), PlannedLayer(layer), color)
     for position, planned in enumerate(plan.layers):
-        _draw_layer(axes, layout, (layout.new_x, layout.new_y(position)), planned, colors[planned.source])
+        color = colors[planned.model][planned.source]
+        _draw_layer(axes, layout, (layout.new_x, layout.new_y(position)), planned, color)
     step, half = _tick_step(layout.layer_height), layout.layer_height / 2
     if layout.number_size < MIN_NUMBER_SIZE:
-        for layer in range(0, plan.base_layers, step):
-            _draw_tick(axes, layout.base_x - 5, layout.base_y(layer) + half, layer, "right")
+        for model, depth in enumerate(layout.depths):
+            for layer in range(0, depth, step):
+                _draw_tick(axes, layout.base_x - 5, layout.base_y(layer, model) + half, layer, "right")
     seam_ys = [layout.seam_y(seam) for seam in layout.seams]
     for position in range(0, len(plan), step):
         y = layout.new_y(position) + half
@@ -198,7 +220,7 @@ def _draw_seams(axes: Axes, layout: PlanLayout) -> None:
         axes.text(
             right + LABEL_INDENT,
             label_y,
-            seam_label(seam),
+            seam_label(layout.plan, seam),
             size=layout.label_size,
             color=SEAM,
             va="center_baseline",

@@ -20,7 +20,7 @@ from solar_plugins.upscaling.estimates import (
     size_from_config,
     size_from_shards,
 )
-from solar_plugins.upscaling.layer_plan import LayerPlan, as_dict, start_words
+from solar_plugins.upscaling.layer_plan import LayerPlan, as_dict, seam_as_dict, start_words
 from solar_plugins.upscaling.planned_checkpoint import planned_checkpoint
 from solar_plugins.upscaling.provenance import PROVENANCE_KEY, growth_of
 from solar_plugins.upscaling.strategies import plan_of, strategy_arguments
@@ -58,6 +58,8 @@ class PlanReport:
     """Whether ``base`` came out of this very plan, so that the recipe uses it as it is."""
     trained: Trained | None = None
     """What ``solar.train`` of the recipe trains; None where Axolotl's own keys say."""
+    donors: tuple[FoundConfig, ...] = ()
+    """Of the plan."""
 
 
 def plan_for_recipe(path: Path) -> PlanReport:
@@ -74,6 +76,8 @@ def plan_for_recipe(path: Path) -> PlanReport:
     init = recipe.solar.init
     base = find_config(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
     plan, already_grown = growth_of(base.decoder, base.name, init)
+    if not already_grown:
+        base, plan = base.with_donors(plan)
     trained = None
     if recipe.solar.train is not None:
         from solar_plugins.upscaling.trained_layers import trained_parts
@@ -105,14 +109,16 @@ def plan_for_base(
         SolarError: The base or the arguments cannot be used.
     """
     found = find_config(base, revision, trust_remote_code=trust_remote_code, trusted_keys=init.trusted_keys)
-    return _to_be_grown(found, init, plan_of(init, found.decoder.num_layers, where), sequence_tokens)
+    found, plan = found.with_donors(plan_of(init, found.decoder.num_layers, where))
+    return _to_be_grown(found, init, plan, sequence_tokens)
 
 
 def _to_be_grown(base: FoundConfig, init: InitArgs, plan: LayerPlan, sequence_tokens: int) -> PlanReport:
     if base.folder:
         planned_checkpoint(base.folder, plan)  # Refuses here what `solar upscale` refuses.
     else:
-        upscale_config(base.decoder, plan)  # Refuses before a download what would become of the config.
+        # Refuses before a download what would become of the config.
+        upscale_config(base.decoder, plan, [donor.decoder for donor in base.donors])
     size, base_size = (_size(base, made) for made in (plan, _unchanged(plan.base_layers)))
     memory = _memory(base, plan, sequence_tokens)
     return PlanReport(
@@ -126,6 +132,7 @@ def _to_be_grown(base: FoundConfig, init: InitArgs, plan: LayerPlan, sequence_to
         sequence_tokens=sequence_tokens,
         memory=memory,
         weights_checked=base.folder is not None,
+        donors=base.donors,
     )
 
 
@@ -188,11 +195,12 @@ def as_json(report: PlanReport) -> dict[str, Any]:
         "strategy": report.init.strategy,
         "arguments": strategy_arguments(report.init),
         "duplicates": report.init.duplicates,
+        **({"donors": [donor._asdict() for donor in plan.donors]} if plan.donors else {}),
         "base_layers": plan.base_layers,
         "num_layers": len(plan),
         "trained": report.trained._asdict() if report.trained else None,
         "layers": [as_dict(layer) for layer in plan.layers],
-        "seams": [seam._asdict() | {"distance": seam.distance} for seam in plan.seams()],
+        "seams": [seam_as_dict(seam) for seam in plan.seams()],
         "base_parameters": report.base_size.parameters if report.base_size else None,
         "parameters": report.size.parameters if report.size else None,
         "dtype": report.decoder.dtype,
@@ -247,13 +255,10 @@ def _drawing(plan: LayerPlan) -> list[str]:
     for part in plan.ranges():
         count = part.end - part.start
         if position in seams:
-            seam = seams[position]
-            lines.append(
-                f"  ~~~~~~~~~~~~~~  seam: layer {seam.below} feeds layer {seam.above}, distance {seam.distance}"
-            )
+            lines.append(f"  ~~~~~~~~~~~~~~  seam: {plan.seam_words(seams[position])}")
         new, old = f"{position}..{position + count - 1}", f"{part.start}..{part.end - 1}"
         start = "" if part.initialization == "copy" else f" as {start_words(part)}"
-        lines.append(f"  new {new:>9}   = base {old}{start}")
+        lines.append(f"  new {new:>9}   = {plan.model_words(part.model)} {old}{start}")
         position += count
     return lines[::-1]
 

@@ -116,7 +116,7 @@ def _layers(report: Report) -> Text:
     seams = report.plan.seams()
     text = Text(f"\nlayers {report.plan}\n")
     for seam in seams[:NUM_SEAMS_SHOWN]:
-        words = f"  seam below layer {seam.position}: layer {seam.below} feeds {seam.above}, distance {seam.distance}\n"
+        words = f"  seam below layer {seam.position}: {report.plan.seam_words(seam, short=True)}\n"
         text.append(words, style=STYLES["up-scaled"])
     if len(seams) > NUM_SEAMS_SHOWN:
         text.append(f"  and {len(seams) - NUM_SEAMS_SHOWN} more seams\n", style=STYLES["up-scaled"])

@@ -17,6 +17,7 @@ from solar_plugins.storage.untrusted import read_json_object, require_file, requ
 from solar_plugins.upscaling.companions import companions_in, judge, listed
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.hub import fetch, repository_files
+from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.quantization import SIDE_FILES
 from solar_plugins.upscaling.tensor_names import layer_prefix_of, model_names
 from solar_plugins.upscaling.weight_files import (
@@ -53,6 +54,7 @@ class BaseCheckpoint:
         revision: The commit of a hub model, else None.
         trusts_code: Whether the user trusts code that comes with it, so that it is copied.
         trusted_keys: Keys of its config for which the user vouches that they say nothing about single layers.
+        donors: Other models, from which a plan takes layers too: see `with_donors`.
     """
 
     name: str
@@ -61,6 +63,27 @@ class BaseCheckpoint:
     revision: str | None = None
     trusts_code: bool = False
     trusted_keys: tuple[str, ...] = ()
+    donors: tuple[BaseCheckpoint, ...] = ()
+
+    def with_donors(self, plan: LayerPlan) -> tuple[BaseCheckpoint, LayerPlan]:
+        """This base with the donors of a plan, and the plan with what is known then; both as they are without donors.
+
+        Raises:
+            SolarError: A donor cannot be found, or does not go with this base.
+        """
+        if not plan.donors:
+            return self, plan
+        from solar_plugins.upscaling.donors import with_donors  # Late: few plans have donors.
+
+        code, keys = self.trusts_code, self.trusted_keys
+        return with_donors(
+            self, plan, lambda one: find_base(one.name, one.revision, trust_remote_code=code, trusted_keys=keys)
+        )
+
+    @property
+    def models(self) -> tuple[BaseCheckpoint, ...]:
+        """Itself and its donors, as `PlannedLayer.model` counts them."""
+        return (self, *self.donors)
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -92,6 +115,11 @@ class BaseCheckpoint:
     def public_name(self) -> str:
         """A name fit for publication: a hub id, or the last part of a local path."""
         return self.name if self.revision else self.directory.resolve().name
+
+    @property
+    def place(self) -> tuple[str, str | None]:
+        """Where it lies: two names of one model have the same place."""
+        return (self.name, self.revision) if self.revision else (str(self.directory.resolve()), None)
 
     @cached_property
     def fetched(self) -> Path:
@@ -210,7 +238,7 @@ class BaseCheckpoint:
 
     def state(self) -> dict[Path, tuple[int, ...]]:
         """What changes when somebody writes to a file, or puts another one in its place. Cheap: nothing is read."""
-        status = {path: path.stat() for path in self.files}
+        status = {path: path.stat() for model in self.models for path in model.files}
         return {path: (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in status.items()}
 
     @cached_property
@@ -219,11 +247,14 @@ class BaseCheckpoint:
         return self.fingerprint()
 
     def fingerprint(self) -> str:
-        """What tells this base from any other.
+        """What tells this base, with its donors, from any other.
 
         For a hub model that is the commit; nothing need be here. For a directory it is the name, size and time of every
         file that is used, and samples of its content, because archives and build tools set all times alike.
         """
+        return " + ".join(model._own_fingerprint() for model in self.models)
+
+    def _own_fingerprint(self) -> str:
         if self.revision:
             return f"hub:{self.name}@{self.revision}"
         import hashlib  # Late: OpenSSL takes longer to load than a plan to make.
@@ -246,6 +277,8 @@ class FoundConfig:
         config: The content of its config.json.
         folder: The base itself, if it is a folder of this machine.
         trusted_keys: As for `BaseCheckpoint`; the folder has its own.
+        trusts_code: As for `BaseCheckpoint`.
+        donors: As for `BaseCheckpoint`.
     """
 
     name: str
@@ -253,11 +286,44 @@ class FoundConfig:
     config: Mapping[str, Any]
     folder: BaseCheckpoint | None = None
     trusted_keys: tuple[str, ...] = ()
+    trusts_code: bool = False
+    donors: tuple[FoundConfig, ...] = ()
+
+    def with_donors(self, plan: LayerPlan) -> tuple[FoundConfig, LayerPlan]:
+        """As `BaseCheckpoint.with_donors`; where a donor is no folder of this machine, the result has none either."""
+        if not plan.donors:
+            return self, plan
+        from solar_plugins.upscaling.donors import with_donors  # Late: few plans have donors.
+
+        code, keys = self.trusts_code, self.trusted_keys
+        found, plan = with_donors(
+            self, plan, lambda one: find_config(one.name, one.revision, trust_remote_code=code, trusted_keys=keys)
+        )
+        folders = tuple(donor.folder for donor in found.donors if donor.folder)
+        if found.folder is None or len(folders) < len(found.donors):
+            return replace(found, folder=None), plan
+        return replace(found, folder=replace(found.folder, donors=folders)), plan
 
     @property
     def checkpoint(self) -> BaseCheckpoint | None:
         """The folder, if it holds weights: a run that goes on has written its config only."""
-        return self.folder if self.folder and has_weights(self.folder.directory) else None
+        return self.folder if self.folder and all(has_weights(one.directory) for one in self.folder.models) else None
+
+    @property
+    def public_name(self) -> str:
+        """As `BaseCheckpoint.public_name`."""
+        path = Path(os.path.expanduser(self.name))
+        if path.is_file():
+            return path.resolve().parent.name
+        return self.folder.public_name if self.folder else self.name
+
+    @property
+    def place(self) -> tuple[str, str | None]:
+        """As `BaseCheckpoint.place`."""
+        path = Path(os.path.expanduser(self.name))
+        if path.is_file():
+            return str(path.resolve().parent), None
+        return self.folder.place if self.folder else (self.name, self.revision)
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -335,13 +401,13 @@ def find_config(
         if path.suffix != ".json":
             raise CheckpointError(_file_for_folder(path))
         config = _trusted(read_config(path), trust_remote_code)
-        return FoundConfig(name, revision, config, trusted_keys=trusted_keys)
+        return FoundConfig(name, revision, config, None, trusted_keys, trust_remote_code)
     if path.is_dir():
         base = find_base(name, trust_remote_code=trust_remote_code, trusted_keys=trusted_keys)
-        return FoundConfig(name, revision, base.config, base)
+        return FoundConfig(name, revision, base.config, base, trusted_keys, trust_remote_code)
     _refuse_missing_path(name)
     config = _trusted(read_config(fetch(name, revision, [CONFIG]) / CONFIG), trust_remote_code)
-    return FoundConfig(name, revision, config, trusted_keys=trusted_keys)
+    return FoundConfig(name, revision, config, None, trusted_keys, trust_remote_code)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -93,11 +93,12 @@ def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> 
         CheckpointError: As `ensure_checkpoint`; also if the directory holds anything else, or lies in the base.
     """
     directory = Path(os.path.expanduser(directory)).absolute()
-    if directory.resolve().is_relative_to(base.directory.resolve()):
-        raise CheckpointError(
-            f"{directory}: lies in the base's own folder, {base.directory}, which stays as it is; give a folder "
-            "beside it"
-        )
+    for model in base.models:
+        if directory.resolve().is_relative_to(model.directory.resolve()):
+            raise CheckpointError(
+                f"{directory}: lies in the {'base' if model is base else 'donor'}'s own folder, {model.directory}, "
+                "which stays as it is; give a folder beside it"
+            )
     with _os_errors_explained(directory), sole_writer(directory):
         if is_finished(directory, base, plan):
             return False

@@ -21,14 +21,14 @@ LAYER_NUMBERS = re.compile(r"layer|_ind(?:ex|ices)$|_idxs?$")
 
 
 def check_by_transformers(
-    base: Path, upscaled: Path, model_type: str, plan: LayerPlan, trusted_keys: Collection[str] = ()
+    sources: Sequence[Path], upscaled: Path, model_type: str, plan: LayerPlan, trusted_keys: Collection[str] = ()
 ) -> str:
-    """Load both configs with transformers' class for their model type and compare layer by layer.
+    """Load the configs with transformers' class for their model type and compare layer by layer.
 
     Args:
-        base: The folder with the base's config.json.
+        sources: The folder with the base's config.json, and those of the plan's donors.
         upscaled: The folder with the upscaled model's config.json.
-        model_type: Of both.
+        model_type: Of all.
         plan: By which it was upscaled.
         trusted_keys: Config keys for which the user vouched; they stay as they are.
 
@@ -50,7 +50,7 @@ def check_by_transformers(
         )
     config_class = CONFIG_MAPPING[model_type]
     try:
-        before = _as_loaded(config_class, base)
+        before, *donors = (_as_loaded(config_class, source) for source in sources)
     except Exception as error:  # whatever a config class raises for a config that it does not like
         return (
             f"how config.json is read was not checked: transformers {version} cannot read the base's ({error!r:.200})"
@@ -63,7 +63,11 @@ def check_by_transformers(
         ) from None
     _require_depth(before, after, plan, version)
     judged = {key: value for key, value in before.items() if key not in trusted_keys and not PREDICTION.match(key)}
-    followed = [key for key, value in judged.items() if _follows(key, value, after.get(key), plan, version)]
+    followed = [
+        key
+        for key, value in judged.items()
+        if _follows(key, [value, *(donor.get(key) for donor in donors)], after.get(key), plan, version)
+    ]
     return f"transformers {version} reads {' and '.join([f'{len(plan)} layers', *sorted(followed)])} as the plan says"
 
 
@@ -93,8 +97,17 @@ def _require_depth(before: Mapping[str, Any], after: Mapping[str, Any], plan: La
         )
 
 
-def _follows(key: str, before: Any, after: Any, plan: LayerPlan, version: str) -> bool:
-    """Whether a value has an entry a layer, and is as the plan says."""
+def _follows(key: str, values: Sequence[Any], after: Any, plan: LayerPlan, version: str) -> bool:
+    """Whether a value has an entry a layer, and is as the plan says.
+
+    Args:
+        key: Of the value.
+        values: Of the base and the plan's donors.
+        after: Of the upscaled model.
+        plan: The plan.
+        version: Of transformers.
+    """
+    before = values[0]
     if (
         key in LISTS
         or SPECIAL_TOKEN.search(key)
@@ -103,8 +116,12 @@ def _follows(key: str, before: Any, after: Any, plan: LayerPlan, version: str) -
     ):
         return False
     numbers = not isinstance(before, str) and all(type(n) is int and 0 <= n < plan.base_layers for n in before)
-    by_layer = [before[source] for source in plan.sources] if len(before) == plan.base_layers else None
-    by_number = [new for new, source in enumerate(plan.sources) if source in before] if numbers else None
+    depths = (plan.base_layers, *(donor.num_layers for donor in plan.donors))
+    each = all(isinstance(one, list | tuple | str) and len(one) == n for one, n in zip(values, depths, strict=True))
+    by_layer = [values[layer.model][layer.source] for layer in plan.layers] if each else None
+    by_number = (
+        [new for new, layer in enumerate(plan.layers) if layer.source in values[layer.model]] if numbers else None
+    )
     if isinstance(before, str) and (by_layer is None or before == after):
         return False
     is_numbered = bool(numbers and before and LAYER_NUMBERS.search(key))

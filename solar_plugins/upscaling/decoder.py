@@ -129,6 +129,11 @@ class Decoder:
         return str(self.config["model_type"])
 
     @property
+    def is_composite(self) -> bool:
+        """Whether this is a model of more than text, whose ``text_config`` describes the decoder."""
+        return bool(_composite_prefixes(self.config))
+
+    @property
     def model_class(self) -> str:
         """The class of transformers that the base was saved from, such as ``LlamaForCausalLM``; empty if not said."""
         said = self.config.get("architectures")
@@ -151,7 +156,7 @@ class Decoder:
     def quantizations(self) -> dict[str, Any]:
         """All that says how the weights are quantised, not checked, by its place: a key of the config, or a file."""
         said = {key: self.config.get(key) for key in QUANTIZATION_KEYS}
-        if _composite_prefixes(self.config):
+        if self.is_composite:
             said["text_config.quantization_config"] = self.text_config.get("quantization_config")
         return {place: value for place, value in {**said, **self.side_files}.items() if value}
 
@@ -192,26 +197,29 @@ class Decoder:
             CheckpointError: One could, and the user does not vouch for it.
         """
         row, text = self.architecture, self.text_config
-        followed = {word for field in self.fields for word in (*field.key.split(), *field.reads)}
         off = {key for key in _KEYS_BY_POSITION if text.get(key) == 0}
         off |= {key for key, switch in _SWITCHED.items() if text.get(switch) is False}
         refuse_layer_keys(
             text,
             self.num_layers,
             num_prediction_layers=self.num_prediction_layers,
-            known={row.depth_key, *row.more_depth_keys, *row.must_be_unset, *followed, *off},
+            known={*row.must_be_unset, *self.followed_keys, *off},
             trusted=self.trusted_keys,
             own_code=bool(self.config.get("auto_map") or text.get("auto_map")),
         )
 
     @property
+    def followed_keys(self) -> frozenset[str]:
+        """The config keys that follow a plan: the depth, and what differs from layer to layer."""
+        by_position = (word for field in self.fields for word in (*field.key.split(), *field.reads))
+        return frozenset((self.architecture.depth_key, *self.architecture.more_depth_keys, *by_position))
+
+    @property
     def layer_keys(self) -> frozenset[str]:
         """The config keys that say how many decoder layers there are, or how they differ, under any of their names."""
-        row = self.architecture
-        by_position = (word for field in self.fields for word in (*field.key.split(), *field.reads))
-        nested = ("text_config",) if _composite_prefixes(self.config) else ()
-        spelled = (spelling.name for spelling in row.spellings)
-        return POSITIONAL_KEYS | {row.depth_key, *row.more_depth_keys, *spelled, *by_position, *nested}
+        nested = ("text_config",) if self.is_composite else ()
+        spelled = (spelling.name for spelling in self.architecture.spellings)
+        return POSITIONAL_KEYS | self.followed_keys | {*spelled, *nested}
 
     @cached_property
     def layer_kinds(self) -> list[tuple[str, ...]]:

@@ -21,6 +21,17 @@ MAX_LAYERS = 10_000
 """Far above any model; a file that says more is damaged, and a plan for it would fill the memory."""
 
 
+class Donor(NamedTuple):
+    """A model other than the base that gives layers."""
+
+    name: str
+    """As the user wrote it, a directory or a hub id; fit for publication once the donor is found."""
+    revision: str | None = None
+    """Of a hub id: as the user wrote it; its commit once the donor is found."""
+    num_layers: int | None = None
+    """Its depth; None until the donor is found."""
+
+
 class PlannedLayer(NamedTuple):
     """One layer of the deeper model."""
 
@@ -33,6 +44,8 @@ class PlannedLayer(NamedTuple):
     """Of the initializer; what is left out has its default."""
     passes_through: bool = False
     """Whether that initializer, too, makes a layer that passes its input through; `plan_of` knows."""
+    model: int = 0
+    """Which model ``source`` is a layer of: 0 for the base, 1 for the plan's first donor."""
 
     @property
     def acts(self) -> bool:
@@ -41,13 +54,14 @@ class PlannedLayer(NamedTuple):
 
 
 class LayerRange(NamedTuple):
-    """Consecutive base layers ``[start, end)`` that land on consecutive new positions, all initialised alike."""
+    """Consecutive layers ``[start, end)`` of one model that land on consecutive new positions, initialised alike."""
 
     start: int
     end: int
     initialization: str = "copy"
     arguments: Arguments = ()
     passes_through: bool = False
+    model: int = 0
 
 
 def start_words(part: PlannedLayer | LayerRange) -> str:
@@ -62,17 +76,20 @@ def start_words(part: PlannedLayer | LayerRange) -> str:
 
 
 class Seam(NamedTuple):
-    """The place where base layer ``below`` feeds base layer ``above`` although they were not neighbours in the base."""
+    """The place where layer ``below`` feeds layer ``above`` although they were not neighbours in one model."""
 
     position: int
     """Index, in the deeper model, of the layer above the seam."""
     below: int
     above: int
+    below_model: int = 0
+    """As `PlannedLayer.model`."""
+    above_model: int = 0
 
     @property
-    def distance(self) -> int:
-        """SOLAR's layer distance over the seam, ``|above - below|`` (arXiv:2312.15166 sec. 2)."""
-        return abs(self.above - self.below)
+    def distance(self) -> int | None:
+        """SOLAR's layer distance over the seam, ``|above - below|`` (arXiv:2312.15166 sec. 2); None between models."""
+        return abs(self.above - self.below) if self.below_model == self.above_model else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +99,33 @@ class LayerPlan:
     Args:
         base_layers: Depth of the base.
         layers: One entry for each layer of the deeper model, bottom first.
+        donors: The other models that layers come from.
 
     Raises:
-        PlanError: The plan is empty, or names a layer that the base does not have.
+        PlanError: The plan is empty, or names a layer that its model does not have.
 
     Example:
         >>> plan = LayerPlan.from_sources(32, [*range(24), *range(8, 32)])
         >>> len(plan), plan.sources[23:26], plan.seams()
-        (48, (23, 8, 9), (Seam(position=24, below=23, above=8),))
+        (48, (23, 8, 9), (Seam(position=24, below=23, above=8, below_model=0, above_model=0),))
     """
 
     base_layers: int
     layers: tuple[PlannedLayer, ...]
+    donors: tuple[Donor, ...] = ()
 
     def __post_init__(self) -> None:
         if self.base_layers < 1:
             raise PlanError(f"base_layers: {self.base_layers} is no depth; a base has at least 1 decoder layer")
         if not self.layers:
             raise PlanError("the plan is empty; a model needs at least 1 decoder layer")
+        depths = [self.base_layers, *(donor.num_layers or MAX_LAYERS for donor in self.donors)]
         for position, layer in enumerate(self.layers):
-            if not 0 <= layer.source < self.base_layers:
+            if not 0 <= layer.source < depths[layer.model]:
+                name = f"donor {self.model_words(layer.model)}" if layer.model else "base"
                 raise PlanError(
-                    f"new layer {position}: base layer {layer.source} does not exist; the base has layers 0 to "
-                    f"{self.base_layers - 1}"
+                    f"new layer {position}: {name} layer {layer.source} does not exist; the {name} has layers 0 to "
+                    f"{depths[layer.model] - 1}"
                 )
 
     @classmethod
@@ -117,12 +138,12 @@ class LayerPlan:
 
     @property
     def sources(self) -> tuple[int, ...]:
-        """The base layer of each new layer, bottom first."""
+        """The layer, of its model, that each new layer comes from, bottom first."""
         return tuple(layer.source for layer in self.layers)
 
     @property
     def only_copies(self) -> bool:
-        """Whether every layer starts as it is in the base."""
+        """Whether every layer starts as it is in its model."""
         return all(layer.initialization == "copy" for layer in self.layers)
 
     def ranges(self) -> tuple[LayerRange, ...]:
@@ -135,20 +156,51 @@ class LayerPlan:
         )
 
     def duplicates(self) -> tuple[int, ...]:
-        """The positions of the second and later occurrences of each base layer."""
-        firsts = {source: position for position, source in reversed([*enumerate(self.sources)])}
-        return tuple(position for position, source in enumerate(self.sources) if position != firsts[source])
+        """The positions of the second and later occurrences of each layer of each model."""
+        origins = [(layer.model, layer.source) for layer in self.layers]
+        firsts = {origin: position for position, origin in reversed([*enumerate(origins)])}
+        return tuple(position for position, origin in enumerate(origins) if position != firsts[origin])
 
     def seams(self) -> tuple[Seam, ...]:
-        """Where layers meet that were not neighbours in the base. Layers that pass their input through make none."""
-        acting = [(position, layer.source) for position, layer in enumerate(self.layers) if layer.acts]
+        """Where layers meet that were not neighbours in one model. Layers that pass their input through make none."""
+        acting = [(position, layer) for position, layer in enumerate(self.layers) if layer.acts]
         return tuple(
-            Seam(position, below, above) for (_, below), (position, above) in pairwise(acting) if above != below + 1
+            Seam(position, below.source, above.source, below.model, above.model)
+            for (_, below), (position, above) in pairwise(acting)
+            if (above.model, above.source) != (below.model, below.source + 1)
         )
+
+    def model_words(self, model: int) -> str:
+        """What to call a model of the plan, as `PlannedLayer.model` counts them.
+
+        Example:
+            >>> LayerPlan(1, (PlannedLayer(0),), (Donor("org/b", "main"),)).model_words(1)
+            'org/b@main'
+        """
+        if model == 0:
+            return "base"
+        name, revision, _ = self.donors[model - 1]
+        return f"{name}@{revision[:12]}" if revision else name
+
+    def seam_words(self, seam: Seam, *, short: bool = False) -> str:
+        """What meets at a seam.
+
+        Example:
+            >>> plan = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
+            >>> plan.seam_words(*plan.seams())
+            'layer 2 feeds layer 1, distance 1'
+        """
+        below, above = (
+            f"{source} of {self.model_words(model)}" if self.donors else str(source)
+            for source, model in ((seam.below, seam.below_model), (seam.above, seam.above_model))
+        )
+        distance = "another model" if seam.distance is None else f"distance {seam.distance}"
+        return f"layer {below} feeds {'' if short else 'layer '}{above}, {distance}"
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready values; `from_dict` gives the plan back."""
-        return {"base_layers": self.base_layers, "ranges": [as_dict(part) for part in self.ranges()]}
+        plan = {"base_layers": self.base_layers, "ranges": [as_dict(part) for part in self.ranges()]}
+        return plan | ({"donors": [donor._asdict() for donor in self.donors]} if self.donors else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LayerPlan:
@@ -159,33 +211,47 @@ class LayerPlan:
         """
         try:
             base_layers, ranges = int(data["base_layers"]), [_read_range(part) for part in data["ranges"]]
+            donors = tuple(_read_donor(donor) for donor in data.get("donors", ()))
             # Checked before it is expanded: a marker file is not trusted, and [0, 10**12] would fill the memory.
-            if not all(type(part.start) is type(part.end) is int for part in ranges):
+            if not all(type(part.start) is type(part.end) is type(part.model) is int for part in ranges):
                 raise TypeError("a range does not consist of whole numbers")
-            if base_layers > MAX_LAYERS or not all(0 <= part.start < part.end <= base_layers for part in ranges):
-                raise ValueError("a range leaves the base")
+            depths = [base_layers, *(donor.num_layers or 0 for donor in donors)]
+            if max(depths) > MAX_LAYERS or not all(0 <= part.start < part.end <= depths[part.model] for part in ranges):
+                raise ValueError("a range leaves its model")
+            if any(part.model < 0 for part in ranges):
+                raise ValueError("a range is of no model")
             if sum(part.end - part.start for part in ranges) > MAX_LAYERS:
                 raise ValueError("too many layers")
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise PlanError(
                 f"{json.dumps(data, default=str)[:200]} is no layer plan; expected "
                 '{"base_layers": 32, "ranges": [{"start": 0, "end": 24, "initialization": "copy"}, ..]}'
             ) from error
         layers = (PlannedLayer(source, *part[2:]) for part in ranges for source in range(part.start, part.end))
-        return cls(base_layers, tuple(layers))
+        return cls(base_layers, tuple(layers), donors)
 
     def __str__(self) -> str:
         parts = [
-            f"[{p.start}..{p.end - 1}]" + ("" if p.initialization == "copy" else f" as {start_words(p)}")
+            (f"{self.model_words(p.model)} " if p.model else "")
+            + f"[{p.start}..{p.end - 1}]"
+            + ("" if p.initialization == "copy" else f" as {start_words(p)}")
             for p in self.ranges()
         ]
         return f"{self.base_layers} -> {len(self)} layers: {' + '.join(parts)}"
 
 
+def seam_as_dict(seam: Seam) -> dict[str, Any]:
+    """A seam as JSON-ready values; the models are left out where both are the base."""
+    models = {"below_model": seam.below_model, "above_model": seam.above_model}
+    return {"position": seam.position, "below": seam.below, "above": seam.above} | (
+        {"distance": seam.distance} | (models if any(models.values()) else {})
+    )
+
+
 def as_dict(part: PlannedLayer | LayerRange) -> dict[str, Any]:
     """A layer or a range as JSON-ready values, without what is not said: plans of copies look as they always did."""
     said = part._asdict() | {"arguments": dict(part.arguments)}
-    return {key: value for key, value in said.items() if value or key not in ("arguments", "passes_through")}
+    return {key: value for key, value in said.items() if value or key not in ("arguments", "passes_through", "model")}
 
 
 def _read_range(data: Mapping[str, Any]) -> LayerRange:
@@ -201,6 +267,20 @@ def _read_range(data: Mapping[str, Any]) -> LayerRange:
     if not isinstance(part.passes_through, bool):
         raise TypeError("passes_through is neither true nor false")
     return part
+
+
+def _read_donor(data: Mapping[str, Any]) -> Donor:
+    """A donor that was found, as a plan's JSON has it.
+
+    Raises:
+        KeyError, TypeError, ValueError: It has not that form.
+    """
+    donor = Donor(**data)
+    if not isinstance(donor.name, str) or not donor.name.isprintable() or not isinstance(donor.revision, str | None):
+        raise TypeError("a donor's name or revision is none")
+    if type(donor.num_layers) is not int:
+        raise TypeError("a donor has no depth")
+    return donor
 
 
 def frozen_arguments(arguments: Mapping[str, Any]) -> Arguments:

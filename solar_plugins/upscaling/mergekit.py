@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -43,7 +43,11 @@ def reference(path: str, revision: str | None = None) -> Reference:
 
 
 def passthrough_merge(
-    base_model: Reference, decoder: Decoder, plan: LayerPlan, dtypes: Iterable[str] | None = None
+    base_model: Reference,
+    decoder: Decoder,
+    plan: LayerPlan,
+    dtypes: Iterable[str] | None = None,
+    donors: Sequence[Reference] = (),
 ) -> dict[str, Any]:
     """The plan as a mergekit ``passthrough`` merge, one slice for each range (mergekit 0.1.5, mergekit/config.py).
 
@@ -53,6 +57,7 @@ def passthrough_merge(
         plan: What to stack.
         dtypes: Of the base's tensors, as safetensors calls them. Without them the config's own word counts. Where that
             is missing too, or where there are several, the merge names no dtype: mergekit then keeps each tensor's.
+        donors: Of the plan.
 
     Raises:
         CheckpointError: mergekit does not support the architecture or its biases, or cannot say how a layer starts.
@@ -68,10 +73,14 @@ def passthrough_merge(
             f"config.json: {biased[0]} is true, and mergekit 0.1.5 leaves the biases of type {decoder.model_type!r} "
             "out without a word. Use `solar upscale`"
         )
+    models, ranges = (base_model, *donors), plan.ranges()
+    # mergekit takes the embeddings from the first slice's model, and the last norm and the head from the last one's.
+    none = (LayerRange(0, 0),)
+    ranges = (*(none if ranges[0].model else ()), *ranges, *(none if ranges[-1].model else ()))
     merge: dict[str, Any] = {
-        "slices": [{"sources": [_source(base_model, decoder, part)]} for part in plan.ranges()],
+        "slices": [{"sources": [_source(models[part.model], decoder, part)]} for part in ranges],
         "merge_method": "passthrough",
-    }
+    } | ({"base_model": deepcopy(base_model)} if plan.donors else {})
     dtype = decoder.stated_dtype if dtypes is None else _only(FLOATS[name] for name in dtypes if name in FLOATS)
     return merge | ({"dtype": dtype} if dtype else {})
 
@@ -81,9 +90,9 @@ def _only(names: Iterable[str]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _source(base_model: Reference, decoder: Decoder, part: LayerRange) -> dict[str, Any]:
+def _source(model: Reference, decoder: Decoder, part: LayerRange) -> dict[str, Any]:
     # A copy, or YAML would write an anchor and aliases.
-    source: dict[str, Any] = {"model": deepcopy(base_model), "layer_range": [part.start, part.end]}
+    source: dict[str, Any] = {"model": deepcopy(model), "layer_range": [part.start, part.end]}
     if part.initialization != "copy":
         factor = _factor(part)
         modules = dict.fromkeys(module.rpartition(".")[2] for module in decoder.residual_writers)

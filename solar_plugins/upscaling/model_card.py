@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from solar_plugins.upscaling.layer_plan import LayerPlan, start_words
+from solar_plugins.upscaling.layer_plan import LayerPlan, Seam, start_words
 
 INHERITED_FIELDS = ("license", "license_name", "license_link", "language")
 
@@ -35,12 +35,12 @@ def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub
     """
     inherited = _front_matter(base_card or "")
     front = {field: inherited[field] for field in INHERITED_FIELDS if field in inherited}
-    front |= {"base_model": [base_name]} if on_hub else {}
+    front |= _parents([base_name] if on_hub else [], plan)
     front |= {"library_name": "transformers", "tags": ["depth-up-scaling", "solar_plugins"]}
     rows = "\n".join(_range_rows(plan))
     seams = "".join(
-        f"- below layer {seam.position}: base layer {seam.below} feeds base layer {seam.above} (distance "
-        f"{seam.distance})\n"
+        f"- below layer {seam.position}: {plan.model_words(seam.below_model)} layer {seam.below} feeds "
+        f"{plan.model_words(seam.above_model)} layer {seam.above} ({_distance(seam)})\n"
         for seam in plan.seams()
     )
     return f"""---
@@ -48,11 +48,11 @@ def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub
 ---
 # {base_name}, {plan.base_layers} layers up-scaled to {len(plan)}
 
-Made by `solar_plugins` from `{base_name}` by stacking copies of its decoder layers
+Made by `solar_plugins` from `{base_name}` by stacking copies of its decoder layers{_others(plan)}
 (depth up-scaling, Kim et al. 2023, arXiv:2312.15166). Everything outside the layers is the
 base's{"" if trained else ", unchanged"}.
 
-| new layers | base layers | initialised as |
+| new layers | {"layers" if plan.donors else "base layers"} | initialised as |
 |---|---|---|
 {rows}
 
@@ -62,11 +62,29 @@ Seams, where layers meet that were not neighbours in the base:
 {TRAINED if trained else UNTRAINED}"""
 
 
+def _parents(hub_base: list[str], plan: LayerPlan) -> dict[str, Any]:
+    """What tells the hub which of its models this one was made from."""
+    names = hub_base + [donor.name for donor in plan.donors if donor.revision]
+    found = {"base_model": list(dict.fromkeys(names))} if names else {}
+    return found | ({"base_model_relation": "merge"} if names and plan.donors else {})
+
+
+def _others(plan: LayerPlan) -> str:
+    names = " and ".join(f"`{plan.model_words(number)}`" for number in range(1, len(plan.donors) + 1))
+    return f", and layers of {names}" if names else ""
+
+
+def _distance(seam: Seam) -> str:
+    return "another model" if seam.distance is None else f"distance {seam.distance}"
+
+
 def _range_rows(plan: LayerPlan) -> list[str]:
     rows, position = [], 0
     for part in plan.ranges():
         count = part.end - part.start
-        rows.append(f"| {position} to {position + count - 1} | {part.start} to {part.end - 1} | {start_words(part)} |")
+        model = f"{plan.model_words(part.model)} " if plan.donors else ""
+        place, layers = f"{position} to {position + count - 1}", f"{model}{part.start} to {part.end - 1}"
+        rows.append(f"| {place} | {layers} | {start_words(part)} |")
         position += count
     return rows
 

@@ -52,12 +52,19 @@ def planned_checkpoint(base: BaseCheckpoint, plan: LayerPlan) -> PlannedCheckpoi
     Raises:
         CheckpointError: The base cannot be used, or not with this plan.
     """
-    config, shards = upscale_config(base.decoder, plan), planned_shards(base, plan)
+    config = upscale_config(base.decoder, plan, [donor.decoder for donor in base.donors])
+    shards = planned_shards(base, plan)
     refuse_undeclared_integers({name: tensor.dtype for name, tensor in base.tensors.items()}, base.decoder)
     headless = not base.decoder.has_language_model_head or saved_without_head(base.tensors, base.decoder)
     _require_expected_parameters(shards, base.decoder, plan, base.name, headless=headless)
-    _require_residual_writers(base.tensors, base.decoder, base.name)
-    _ = base.files  # Refuses links that lead out of the folder, and git-lfs pointers.
+    for model in base.models:
+        _require_residual_writers(model.tensors, model.decoder, model.name)
+        _ = model.files  # Refuses links that lead out of the folder, and git-lfs pointers.
+    if base.donors:
+        from solar_plugins.upscaling.donor_files import refuse_other_files  # Late: few plans have donors.
+
+        for donor in base.donors:
+            refuse_other_files(base, donor)
     return PlannedCheckpoint(config, shards, changed_companions(base, plan))
 
 

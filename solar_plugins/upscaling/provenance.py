@@ -57,6 +57,12 @@ def grown_plan(config: Mapping[str, Any]) -> LayerPlan | None:
         ) from None
 
 
+def _is_recorded(asked: LayerPlan, plan: LayerPlan, config: Mapping[str, Any]) -> bool:
+    from solar_plugins.upscaling.donors import same_names  # Late: few plans have donors.
+
+    return same_names(asked, plan, str(config[PROVENANCE_KEY].get("base_model")))
+
+
 class Growth(NamedTuple):
     """What a recipe's ``solar.init`` means for its base."""
 
@@ -84,7 +90,8 @@ def growth_of(decoder: Decoder, name: str, init: InitArgs) -> Growth:
     plan = grown_plan(decoder.config)
     if plan is None:
         return Growth(plan_of(init, decoder.num_layers), already_grown=False)
-    if plan_of(init, plan.base_layers) != plan:
+    asked = plan_of(init, plan.base_layers)
+    if not (_is_recorded(asked, plan, decoder.config) if asked.donors else asked == plan):
         raise ArgsError(
             f"base_model: {name} was up-scaled already ({plan}), and solar.init asks for another plan. To train "
             "it as it is, remove the solar: block; to up-scale it once more, run `solar upscale` and name its result "

@@ -71,7 +71,7 @@ def _listed(layers: Sequence[int]) -> str:
 
 
 def new_layers(plan: LayerPlan) -> tuple[int, ...]:
-    """The layers that a plan added: the second and later copies of a base layer, and whatever starts otherwise.
+    """The layers that a plan added: second and later copies of a base layer, a donor's, and whatever starts otherwise.
 
     Example:
         >>> new_layers(LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3]))
@@ -80,7 +80,7 @@ def new_layers(plan: LayerPlan) -> tuple[int, ...]:
     seen = set[int]()
     new = []
     for position, layer in enumerate(plan.layers):
-        if layer.source in seen or layer.initialization != "copy":
+        if layer.model or layer.source in seen or layer.initialization != "copy":
             new.append(position)
         else:
             seen.add(layer.source)

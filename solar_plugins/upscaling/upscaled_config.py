@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -12,8 +13,13 @@ from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.quantization import reordered_quantizations
 
 
-def upscale_config(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
+def upscale_config(decoder: Decoder, plan: LayerPlan, donors: Sequence[Decoder] = ()) -> dict[str, Any]:
     """The deeper model's config: the new depth, and every per-layer property in the order of the plan.
+
+    Args:
+        decoder: The base's.
+        plan: What becomes of its layers.
+        donors: Those of the plan.
 
     Raises:
         CheckpointError: The base's depth is not the plan's, a per-layer property cannot follow the plan, or a key that
@@ -26,13 +32,13 @@ def upscale_config(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
             f"config.json: {row.depth_key} is {decoder.num_layers}, the plan is for {plan.base_layers}"
         )
     decoder.refuse_unknown_layer_keys()
-    changes = reordered_fields(text, decoder.fields, plan)
+    changes = reordered_fields(text, decoder.fields, plan, [(one.text_config, one.num_layers) for one in donors])
     changes |= {key: len(plan) for key in (row.depth_key, *row.more_depth_keys) if type(text.get(key)) is int}
     upscaled = decoder.with_text_config({**text, **changes})
     if not plan.only_copies:
         from solar_plugins.upscaling.initializers import refuse_by_config  # Late: a plan of copies needs none.
 
-        refuse_by_config(decoder, plan)  # Here already, and not first when the weights are there.
+        refuse_by_config((decoder, *donors), plan)  # Here already, and not first when the weights are there.
     for place, said in reordered_quantizations(decoder, plan).items():
         *outer, key = place.split(".")
         if place not in decoder.side_files:

@@ -30,6 +30,8 @@ class TensorCopy(NamedTuple):
     """None: with the source's bytes. Otherwise with its dtype and shape, and all zero, or computed."""
     position: int | None = None
     """Of its layer in the deeper model; None for what is outside the layers of the plan."""
+    model: int = 0
+    """Which model ``source`` is in, as `PlannedLayer.model` counts them."""
 
 
 class LayerNames(NamedTuple):
@@ -41,6 +43,15 @@ class LayerNames(NamedTuple):
     """Those of each decoder layer, in the order they are stored."""
     after: dict[int, list[str]]
     """Those of further layers, by number: multi-token-prediction layers stored past the last one."""
+
+
+class Stack(NamedTuple):
+    """The layers of a model, as headers and config tell."""
+
+    names: LayerNames
+    decoder: Decoder
+    shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    """Of floating-point tensors, for layers whose tensors are computed."""
 
 
 def layer_names(names: Iterable[str], decoder: Decoder) -> LayerNames:
@@ -135,6 +146,7 @@ def tensor_copies(
     decoder: Decoder,
     plan: LayerPlan,
     shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+    donors: Sequence[Stack] = (),
 ) -> list[TensorCopy]:
     """Every tensor of the deeper model: those outside the layers once, then the layers in the plan's order.
 
@@ -145,6 +157,7 @@ def tensor_copies(
         decoder: The base's.
         plan: What becomes of its layers.
         shapes: Of floating-point tensors, for layers whose tensors are computed.
+        donors: Of the plan.
 
     Raises:
         CheckpointError: The names do not fit the config, or a layer cannot start as the plan says.
@@ -160,14 +173,15 @@ def tensor_copies(
     found = layer_names(names, decoder)
     in_layers = {name for group in (*found.layers, *found.after.values()) for name in group}
     copies = [TensorCopy(name, name) for name in names if name not in in_layers]
+    stacks = (Stack(found, decoder, shapes), *donors)
     for position, layer in enumerate(plan.layers):
-        prefix = f"{found.prefix}{layer.source}."
-        rests = [name.removeprefix(prefix) for name in found.layers[layer.source]]
-        start = _starts(
-            layer, rests, decoder, {rest: shapes[prefix + rest] for rest in rests if prefix + rest in shapes}
-        )
+        stack = stacks[layer.model]
+        prefix = f"{stack.names.prefix}{layer.source}."
+        rests = [name.removeprefix(prefix) for name in stack.names.layers[layer.source]]
+        start = _starts(layer, prefix, rests, stack)
         copies += [
-            TensorCopy(f"{found.prefix}{position}.{rest}", prefix + rest, start.get(rest), position) for rest in rests
+            TensorCopy(f"{found.prefix}{position}.{rest}", prefix + rest, start.get(rest), position, layer.model)
+            for rest in rests
         ]
     for index, group in found.after.items():
         new = f"{found.prefix}{index - plan.base_layers + len(plan)}."
@@ -175,15 +189,14 @@ def tensor_copies(
     return copies
 
 
-def _starts(
-    layer: PlannedLayer, rests: Sequence[str], decoder: Decoder, shapes: Mapping[str, tuple[int, ...]]
-) -> Mapping[str, Start]:
+def _starts(layer: PlannedLayer, prefix: str, rests: Sequence[str], stack: Stack) -> Mapping[str, Start]:
     if layer.initialization == "copy":
         return {}
     from solar_plugins.upscaling.initializers import starts  # Late: a plan of copies needs none.
     from solar_plugins.upscaling.initializers.base import BaseLayer
 
-    return starts(layer, BaseLayer(layer.source, decoder, tuple(rests), shapes))
+    shapes = {rest: stack.shapes[prefix + rest] for rest in rests if prefix + rest in stack.shapes}
+    return starts(layer, BaseLayer(layer.source, stack.decoder, tuple(rests), shapes))
 
 
 def float_shapes(stored: Mapping[str, StoredTensor]) -> dict[str, tuple[int, ...]]:
@@ -198,12 +211,17 @@ def planned_shards(base: BaseCheckpoint, plan: LayerPlan) -> list[Shard]:
         CheckpointError: The base's tensors cannot be read, or do not fit its config.
         PluginError: An initializer is not registered, or broken.
     """
-    stored = base.tensors
-    copies = tensor_copies(stored, base.decoder, plan, {} if plan.only_copies else float_shapes(stored))
+    stored = [model.tensors for model in base.models]
+    shapes = [{} if plan.only_copies else float_shapes(tensors) for tensors in stored]
+    donors = [
+        Stack(layer_names(tensors, model.decoder), model.decoder, shape)
+        for model, tensors, shape in list(zip(base.models, stored, shapes, strict=True))[1:]
+    ]
+    copies = tensor_copies(stored[0], base.decoder, plan, shapes[0], donors)
     computed = _computed(base, plan, copies)
     return plan_shards(
         (
-            PlannedTensor(copy.name, stored[copy.source], copy.start == "zero", computed.get(copy.name))
+            PlannedTensor(copy.name, stored[copy.model][copy.source], copy.start == "zero", computed.get(copy.name))
             for copy in copies
         ),
         MAX_SHARD_BYTES,
@@ -218,14 +236,14 @@ def _computed(
         return {}
     from solar_plugins.upscaling.initializers.computed import base_tensors, computed_bytes
 
-    tensors = base_tensors(base)
+    tensors = [base_tensors(model) for model in base.models]
     return {
         copy.name: partial(
             computed_bytes,
-            tensors,
+            tensors[copy.model],
             plan.layers[copy.position],
             copy.position,
-            copy.name.removeprefix(f"{tensors.prefix}{copy.position}."),
+            copy.name.removeprefix(f"{tensors[0].prefix}{copy.position}."),
         )
         for copy in copies
         if copy.start == "computed" and copy.position is not None

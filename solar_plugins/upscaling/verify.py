@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -24,7 +24,7 @@ from solar_plugins.upscaling.base_model import CARD, CONFIG, BaseCheckpoint, fin
 from solar_plugins.upscaling.checkpoint import progress
 from solar_plugins.upscaling.companions import Reason, judge
 from solar_plugins.upscaling.config_check import check_by_transformers
-from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.layer_plan import Donor, LayerPlan
 from solar_plugins.upscaling.marker import MARKER, Marker, read_marker
 from solar_plugins.upscaling.planned_checkpoint import changed_companions
 from solar_plugins.upscaling.provenance import provenance, recorded_trust
@@ -58,7 +58,9 @@ class Difference(NamedTuple):
     found: str
 
 
-def verify_checkpoint(directory: Path, base_name: str | None = None, revision: str | None = None) -> Verified:
+def verify_checkpoint(
+    directory: Path, base_name: str | None = None, revision: str | None = None, donors: Sequence[str] = ()
+) -> Verified:
     """Compare a finished checkpoint with its base and plan: files, config, index, companions, every tensor's bytes.
 
     Then, where transformers is installed, its own config class says what it reads from the config.
@@ -69,14 +71,17 @@ def verify_checkpoint(directory: Path, base_name: str | None = None, revision: s
         directory: The checkpoint.
         base_name: The base it was made from, a directory or hub id; needed if that was a directory.
         revision: Of a hub id; default: the one that the marker names.
+        donors: Directories or hub ids of the plan's donors, in their order; needed unless all are of the hub.
 
     Raises:
         CheckpointError: They differ; the text names the first difference. Or they cannot be compared.
     """
     marker = read_marker(directory)
     base = replace(_base(directory, marker, base_name, revision), trusted_keys=_trusted_keys(directory))
+    base = _with_donors(directory, base, marker.plan, donors)
     same = base.identity == marker.base_identity
-    note = "" if same else "the base is not the one that the marker names: changed, touched or copied since, or another"
+    what = "the base, or a donor," if base.donors else "the base"
+    note = "" if same else f"{what} is not the one that the marker names: changed, touched or copied since, or another"
     shards = planned_shards(base, marker.plan)
     require_what_computes(shards)
     for path, difference in _differences(directory, base, marker, shards):
@@ -88,7 +93,8 @@ def verify_checkpoint(directory: Path, base_name: str | None = None, revision: s
                 "expected; otherwise remove the folder and make it again"
             )
     total_bytes = sum(shard.data_bytes for shard in shards)
-    config = check_by_transformers(base.directory, directory, base.decoder.model_type, marker.plan, base.trusted_keys)
+    folders = [model.directory for model in base.models]
+    config = check_by_transformers(folders, directory, base.decoder.model_type, marker.plan, base.trusted_keys)
     return Verified(sum(len(shard.tensors) for shard in shards), total_bytes, base.name, marker.plan, note, config)
 
 
@@ -115,6 +121,26 @@ def _found_base(directory: Path, marker: Marker, name: str | None, revision: str
     return base
 
 
+def _with_donors(directory: Path, base: BaseCheckpoint, plan: LayerPlan, names: Sequence[str]) -> BaseCheckpoint:
+    """The base with the donors of a marker's plan, which has names fit for publication."""
+    if len(names) not in (0, len(plan.donors)):
+        raise CheckpointError(
+            f"{directory}: was made with {len(plan.donors)} donors, and {len(names)} are given; give --donor for each "
+            "one, in the order of the plan"
+        )
+    for donor in () if names else plan.donors:
+        if donor.revision is None:
+            raise CheckpointError(
+                f"{directory}: layers come from a folder called {donor.name!r:.200}, and nothing says where that lies; "
+                f"name it: solar verify {directory} --donor PATH, once for each donor"
+            )
+    asked = [Donor(name) for name in names] or plan.donors
+    found, _ = base.with_donors(replace(plan, donors=tuple(asked)))
+    if len(found.donors) != len(plan.donors):
+        raise CheckpointError(f"{directory}: two of its models are one and the same here; check --base and --donor")
+    return found
+
+
 def _trusted_keys(directory: Path) -> tuple[str, ...]:
     try:
         return recorded_trust(read_json_object(directory / CONFIG))
@@ -129,7 +155,7 @@ def _differences(
     names = {name for name in files_below(directory) if "/." not in f"/{name}"} - {MARKER}
     sizes = {name: require_file(directory / name) if name in marker.files else 0 for name in sorted(names)}
     yield directory, files_difference(marker.files, sizes)
-    config = upscale_config(base.decoder, marker.plan)
+    config = upscale_config(base.decoder, marker.plan, [donor.decoder for donor in base.donors])
     config |= provenance(marker.base_name, marker.base_revision, marker.plan, base.decoder.trusted_keys)
     yield directory / CONFIG, values_difference(config, read_json_object(directory / CONFIG))
     companions = {base.relative(path): path for path in base.companions}
@@ -309,9 +335,11 @@ def _bytes_difference(what: str, position: int, expected: bytes, found: bytes) -
 def _described(tensor: PlannedTensor, base: BaseCheckpoint) -> str:
     if tensor.zeroed:
         return f"tensor {tensor.name!r} (zero, because of how its layer starts)"
-    name = next(name for name, stored in base.tensors.items() if stored == tensor.source)
-    made = "computed from" if tensor.compute else "a copy of"
-    return f"tensor {tensor.name!r} ({made} {name!r} in {tensor.source.file.name})"
+    name, model = next(
+        (name, model) for model in base.models for name, stored in model.tensors.items() if stored == tensor.source
+    )
+    made, of = "computed from" if tensor.compute else "a copy of", "" if model is base else f" of {model.name}"
+    return f"tensor {tensor.name!r} ({made} {name!r} in {tensor.source.file.name}{of})"
 
 
 def success_line(verified: Verified) -> str:

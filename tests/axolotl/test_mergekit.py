@@ -111,3 +111,34 @@ def test_odd_folders_mixed_dtypes_and_a_config_that_says_none(made_bases, tmp_pa
     assert tensor_bytes(elsewhere / "merged") == tensor_bytes(
         ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "c")
     )
+
+
+@pytest.mark.parametrize(
+    "slices",
+    [
+        [[0, 6], {"model": "donor", "layers": [2, 6]}],
+        [{"model": "donor", "layers": [0, 4]}, [2, 4], {"model": "donor", "layers": [3, 6]}],
+        [{"model": "donor", "layers": [1, 3]}, [2, 8]],
+    ],
+    ids=["donor on top", "donor at both ends", "donor below"],
+)
+def test_layers_of_two_models(made_bases, tiny_model, tmp_path, run, run_warm, slices):
+    """Embeddings, last norm and head are the base's, though mergekit takes them from the outermost slices."""
+    shutil.copytree(made_bases / "llama", tmp_path / "base")
+    tiny_model(tmp_path / "donor", num_hidden_layers=6, seed=1)
+    for name in ("base", "donor"):
+        (tmp_path / name / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}, "added_tokens": []}')
+    recipe = {"base_model": "base", "solar": {"init": {"strategy": "slices", "slices": slices}}}
+    (tmp_path / "recipe.yml").write_text(yaml.safe_dump(recipe))
+    printed = run("solar", "mergekit", "recipe.yml", cwd=tmp_path)
+    assert printed.returncode == 0, printed.stderr
+    (tmp_path / "merge.yml").write_text(printed.stdout)
+    merged = run_warm("mergekit-yaml", "merge.yml", "merged", cwd=tmp_path)
+    assert merged.returncode == 0, merged.stderr
+    made = run_warm(
+        "solar", "upscale", "base", "ours", "--strategy", "slices", "--slices", json.dumps(slices), cwd=tmp_path
+    )
+    assert made.returncode == 0, made.stderr
+    assert tensor_bytes(tmp_path / "ours") == tensor_bytes(tmp_path / "merged")
+    both = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("ours", "merged")]
+    assert both[0]["num_hidden_layers"] == both[1]["num_hidden_layers"]

@@ -90,6 +90,11 @@ def _candidate(path: Path, number: int, init: object, num_layers: int) -> Candid
         plan = plan_of(args, num_layers, where="")
     except SolarError as error:
         raise type(error)(f"{path}, plan {number}: {error}") from None
+    if plan.donors:
+        raise ArgsError(
+            f"{path}, plan {number}: takes layers from {', '.join(donor.name for donor in plan.donors)}, and a probe "
+            "has the base's weights alone; make that model with solar upscale, and probe or evaluate it"
+        )
     return Candidate(plan, args.model_dump(exclude_none=True), _block(plan))
 
 

@@ -31,8 +31,16 @@ class LayerField(NamedTuple):
     """Other keys from which the values follow where the key is absent."""
 
 
-def reordered_fields(config: Config, fields: Iterable[LayerField], plan: LayerPlan) -> dict[str, Any]:
+def reordered_fields(
+    config: Config, fields: Iterable[LayerField], plan: LayerPlan, donors: Sequence[tuple[Config, int]] = ()
+) -> dict[str, Any]:
     """The keys to change in a base's config so that every per-layer property follows the plan.
+
+    Args:
+        config: The base's.
+        fields: Of its model type.
+        plan: What becomes of its layers.
+        donors: Of the plan: each one's config and depth.
 
     Raises:
         CheckpointError: A field is malformed, or the config of this model type cannot say what the plan needs.
@@ -40,8 +48,9 @@ def reordered_fields(config: Config, fields: Iterable[LayerField], plan: LayerPl
     changes: dict[str, Any] = {}
     wanted = []
     for field in fields:
-        base = field.read(config, plan.base_layers)
-        values = [base[source] for source in plan.sources]
+        columns = [field.read(*one) for one in ((config, plan.base_layers), *donors)]
+        _refuse_half_said(field, columns)
+        values = [columns[layer.model][layer.source] for layer in plan.layers]
         wanted.append((field, values))
         changes |= field.write({**config, **changes}, values)
     for field, values in wanted:
@@ -50,12 +59,24 @@ def reordered_fields(config: Config, fields: Iterable[LayerField], plan: LayerPl
         found = list(field.read({**config, **changes}, len(plan)))
         if found != values:
             position = next(i for i, (have, want) in enumerate(zip(found, values, strict=True)) if have != want)
+            layer = plan.layers[position]
             raise CheckpointError(
-                f"config.json: {field.key} cannot express this plan: new layer {position}, a copy of base layer "
-                f"{plan.sources[position]} ({values[position]!r}), would become {found[position]!r}, because this "
-                f"model type derives it from the position. Choose a plan that keeps the pattern"
+                f"config.json: {field.key} cannot express this plan: new layer {position}, a copy of "
+                f"{plan.model_words(layer.model)} layer {layer.source} ({values[position]!r}), would become "
+                f"{found[position]!r}, because this model type derives it from the position. Choose a plan that keeps "
+                "the pattern"
             )
     return changes
+
+
+def _refuse_half_said(field: LayerField, columns: Sequence[Sequence[Any]]) -> None:
+    """Refuse layers of a model whose config says nothing among those of one whose config does."""
+    silent = [all(value is None for value in column) for column in columns]
+    if any(silent) and not all(silent):
+        raise CheckpointError(
+            f"config.json: {field.key} is absent in one model of the plan, and not in another one; write both anew: "
+            "transformers.AutoConfig.from_pretrained(DIR).save_pretrained(DIR)"
+        )
 
 
 def listed(key: str, default: Callable[[Config, int], Sequence[Any]] | None = None) -> LayerField:

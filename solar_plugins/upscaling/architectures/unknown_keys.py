@@ -15,11 +15,12 @@ from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.architectures.layer_fields import Config
 
 
-def _words(*texts: str) -> frozenset[str]:
+def words(*texts: str) -> frozenset[str]:
+    """The words of some texts."""
     return frozenset(" ".join(texts).split())
 
 
-LISTS = _words(
+LISTS = words(
     """
     architectures axial_pos_shape bad_words_ids begin_suppress_tokens suppress_tokens forced_decoder_ids keys_to_ignore
     languages tags keys_to_ignore_at_inference moe_capacity time_step_limit mlp_multipliers ssm_multipliers
@@ -27,7 +28,7 @@ LISTS = _words(
 )
 """Lists that are not per layer, whatever their length and values."""
 
-MAPS = _words(
+MAPS = words(
     """
     auto_map compression_config custom_pipelines generation_config id2label label2id quantization quantization_config
     rope_parameters rope_scaling rotary solar_plugins task_specific_params vision_config audio_config
@@ -35,7 +36,7 @@ MAPS = _words(
 )
 """Maps that say nothing about the decoder's layers, or that another module follows."""
 
-SCALARS = _words(
+SCALARS = words(
     # of any config that transformers or a trainer writes
     """
     _attn_implementation _attn_implementation_autoset _commit_hash _from_model_config _name_or_path
@@ -77,7 +78,7 @@ SCALARS = _words(
 )
 """Numbers, texts and switches that are said once for all layers, by names that the words below do not make."""
 
-WORDS = _words(
+WORDS = words(
     """
     activated activation add affine attention attn attns audio autocast aux balance balancing bf16 bfloat16 biases
     by cache causal classifier combine context conv d device div dot dt dynamic elementwise emb embd embed embedding
@@ -95,7 +96,7 @@ WORDS = _words(
 )
 """Words that say of what a key speaks. None is a place in the stack, or a rule for one."""
 
-NUMBERS = _words(
+NUMBERS = words(
     """
     alpha beta bias bound capacity channels coef coeff coefficient decay dim dims dropout embeddings eps epsilon
     experts extent factor gain groups head heads lambda len length multiplier noise pdrop prob probs range rank
@@ -105,7 +106,7 @@ NUMBERS = _words(
 )
 """The last word of a key that measures something."""
 
-TEXTS = _words(
+TEXTS = words(
     """
     act activation device dtype fn func function impl implementation method mode name nonlinearity path scheme
     type version
@@ -230,12 +231,12 @@ def _is_harmless(key: str, value: Any) -> bool:
         return False
     if key in SCALARS or (PERIOD.search(key) and value == 1):  # every layer is meant
         return True
-    words = re.sub(r"layer_?norm", "norm", key.strip("_").lower()).split("_")
-    if not all(word in WORDS or word in NUMBERS or word in TEXTS for word in words):
+    parts = re.sub(r"layer_?norm", "norm", key.strip("_").lower()).split("_")
+    if not all(part in WORDS or part in NUMBERS or part in TEXTS for part in parts):
         return False
     if isinstance(value, str):
-        return value == "auto" or (words[-1] in TEXTS and not _is_pattern(value) and not MIXED.search(value.lower()))
-    return isinstance(value, bool) or words[-1] in NUMBERS
+        return value == "auto" or (parts[-1] in TEXTS and not _is_pattern(value) and not MIXED.search(value.lower()))
+    return isinstance(value, bool) or parts[-1] in NUMBERS
 
 
 def _has(config: Config, path: str) -> bool:

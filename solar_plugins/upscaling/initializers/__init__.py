@@ -6,7 +6,7 @@ plan of copies needs is light: the rest is imported when a layer starts otherwis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -59,7 +59,10 @@ def initialized(plan: LayerPlan, duplicates: Any, where: str) -> LayerPlan:
         ArgsError: An argument is unknown or impossible, or the strategy itself says how a duplicate starts.
         PluginError: An initializer is not registered.
     """
-    layers = [layer if layer == PlannedLayer(layer.source) else _checked(layer, where) for layer in plan.layers]
+    layers = [
+        layer if layer == PlannedLayer(layer.source, model=layer.model) else _checked(layer, where)
+        for layer in plan.layers
+    ]
     if duplicates is not None:
         start = _duplicates_start(duplicates, where)
         for position in plan.duplicates():
@@ -68,8 +71,8 @@ def initialized(plan: LayerPlan, duplicates: Any, where: str) -> LayerPlan:
                     f"{where}duplicates: {duplicates!r:.200} is for layer {position} too, but the strategy itself "
                     f"starts that layer as {start_words(layers[position])}; leave duplicates out"
                 )
-            layers[position] = start._replace(source=layers[position].source)
-    return LayerPlan(plan.base_layers, tuple(layers))
+            layers[position] = start._replace(source=layers[position].source, model=layers[position].model)
+    return LayerPlan(plan.base_layers, tuple(layers), plan.donors)
 
 
 def _duplicates_start(said: Any, where: str) -> PlannedLayer:
@@ -171,8 +174,12 @@ def _fault(initializer: LayerInitializer[Any], what: str) -> PluginError:
     return PluginError(f"initializer {initializer.name!r} {what}; this is a fault of the package that registered it")
 
 
-def refuse_by_config(decoder: Decoder, plan: LayerPlan) -> None:
+def refuse_by_config(decoders: Sequence[Decoder], plan: LayerPlan) -> None:
     """Refuse layers that cannot start as the plan says, as far as the config tells.
+
+    Args:
+        decoders: Of the base and the plan's donors.
+        plan: The plan.
 
     Raises:
         CheckpointError: As `starts`.
@@ -182,4 +189,4 @@ def refuse_by_config(decoder: Decoder, plan: LayerPlan) -> None:
 
     for layer in dict.fromkeys(plan.layers):
         if layer.initialization != "copy":
-            starts(layer, BaseLayer(layer.source, decoder))
+            starts(layer, BaseLayer(layer.source, decoders[layer.model]))

@@ -62,7 +62,7 @@ Count = Annotated[int, BeforeValidator(refuse_bool)]
 """A whole number, or its text on a command line."""
 
 
-def _parse_ranges(value: object) -> object:
+def parse_ranges(value: object) -> object:
     """``"0:24,8:32"``, the form of the command line, as pairs; anything else unchanged."""
     if isinstance(value, list) and any(isinstance(part, int) for part in value):
         raise ValueError(f"expected a list of half-open ranges such as [{value}]")
@@ -74,7 +74,10 @@ def _parse_ranges(value: object) -> object:
     return pairs
 
 
-LayerRanges = Annotated[list[Annotated[list[Count], Field(min_length=2, max_length=2)]], BeforeValidator(_parse_ranges)]
+LayerPair = Annotated[list[Count], Field(min_length=2, max_length=2)]
+"""A half-open range of layers: ``[0, 24]``."""
+
+LayerRanges = Annotated[list[LayerPair], BeforeValidator(parse_ranges)]
 """Half-open ranges of base layers: ``[[0, 24], [8, 32]]``, as an option ``0:24,8:32``."""
 
 

@@ -1,24 +1,60 @@
-"""``slices``: ranges of layers, stacked as mergekit stacks them. Pure."""
+"""``slices``: ranges of layers, of one or several models, stacked as mergekit stacks them. Pure."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
 
 from solar_plugins.errors import PlanError
-from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.strategies.base import LayerRanges, StrategyArgs, require_ranges
+from solar_plugins.upscaling.layer_plan import MAX_LAYERS, Donor, LayerPlan, PlannedLayer
+from solar_plugins.upscaling.strategies.base import LayerPair, StrategyArgs, parse_ranges, require_ranges
+
+
+class Slice(StrategyArgs):
+    """A half-open range of layers of a model."""
+
+    layers: LayerPair
+    model: str | None = Field(None, min_length=1)
+    """A directory or a hub id; None for the base."""
+    revision: str | None = None
+    """Of a hub id."""
+
+
+def _as_slice(value: object) -> object:
+    """``[0, 24]`` as a map; anything else unchanged."""
+    if not isinstance(value, list):
+        return value
+    if len(value) != 2:
+        raise ValueError("expected a half-open range such as [0, 24], or {model: B, layers: [0, 24]}")
+    return {"layers": value}
+
+
+def _parse_slices(value: object) -> object:
+    """The form of the command line, ``0:24,8:32`` or YAML, as a list; anything else unchanged."""
+    if isinstance(value, str) and value.startswith("["):
+        import yaml  # Late: it takes longer to load than most plans to make.
+
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"no YAML; {' '.join(str(error).split())}") from None
+    return parse_ranges(value)
 
 
 class SlicesArgs(StrategyArgs):
     """Arguments of ``slices``."""
 
-    slices: LayerRanges = Field(
-        description="half-open ranges of base layers, bottom first: [[0, 24], [8, 32]]; as an option 0:24,8:32"
+    slices: Annotated[list[Annotated[Slice, BeforeValidator(_as_slice)]], BeforeValidator(_parse_slices)] = Field(
+        description="half-open ranges of base layers, bottom first: [[0, 24], [8, 32]]; as an option 0:24,8:32. Of "
+        "another model: {model: DIRECTORY-OR-HUB-ID, layers: [8, 32]}, and its revision"
     )
 
 
 def plan_slices(num_layers: int, args: SlicesArgs) -> LayerPlan:
-    """The given half-open ranges of base layers, stacked (mergekit's ``layer_range``, docs of its passthrough method).
+    """The given half-open ranges of layers, stacked (mergekit's ``layer_range``, docs of its passthrough method).
+
+    How deep another model is shows when it is found.
 
     Raises:
         PlanError: No range is given, a range is empty or backwards, or it leaves the base.
@@ -26,8 +62,17 @@ def plan_slices(num_layers: int, args: SlicesArgs) -> LayerPlan:
     Example:
         >>> str(plan_slices(32, SlicesArgs(slices=[[0, 24], [8, 32]])))
         '32 -> 48 layers: [0..23] + [8..31]'
+        >>> str(plan_slices(32, SlicesArgs(slices=[[0, 24], {"model": "org/b", "layers": [8, 32]}])))
+        '32 -> 48 layers: [0..23] + org/b [8..31]'
     """
     if not args.slices:
         raise PlanError("slices: empty, so the result would have no layer; give ranges such as [[0, 24], [8, 32]]")
-    require_ranges("slices", args.slices, num_layers)
-    return LayerPlan.from_sources(num_layers, (source for start, end in args.slices for source in range(start, end)))
+    donors = list(dict.fromkeys(Donor(part.model, part.revision) for part in args.slices if part.model))
+    layers: list[PlannedLayer] = []
+    for part in args.slices:
+        if part.revision and not part.model:
+            raise PlanError(f"slices: revision: {part.revision!r:.80} without a model; name the model that it is of")
+        require_ranges("slices", [part.layers], MAX_LAYERS if part.model else num_layers)
+        model = 1 + donors.index(Donor(part.model, part.revision)) if part.model else 0
+        layers += [PlannedLayer(source, model=model) for source in range(*part.layers)]
+    return LayerPlan(num_layers, tuple(layers), tuple(donors))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solar_plugins.report.plan_layout import FOOT_HEIGHT, PlanLayout, seam_label, spread
-from solar_plugins.upscaling.layer_plan import LayerPlan, Seam
+from solar_plugins.upscaling.layer_plan import LayerPlan
 
 plans = st.integers(1, 40).flatmap(
     lambda depth: st.builds(
@@ -15,7 +15,8 @@ plans = st.integers(1, 40).flatmap(
 
 
 def test_a_label_says_what_meets():
-    assert seam_label(Seam(24, 23, 8)) == "seam: layer 23 feeds 8, distance 15"
+    plan = LayerPlan.from_sources(32, [*range(24), *range(8, 32)])
+    assert seam_label(plan, *plan.seams()) == "seam: layer 23 feeds 8, distance 15"
 
 
 @given(plans)

@@ -25,7 +25,7 @@ def check(tmp_path):
         for folder, config in zip(folders, (base, upscaled), strict=True):
             folder.mkdir(exist_ok=True)
             (folder / "config.json").write_text(json.dumps(config))
-        return check_by_transformers(*folders, upscaled["model_type"], plan, trusted)
+        return check_by_transformers([folders[0]], folders[1], upscaled["model_type"], plan, trusted)
 
     return run
 

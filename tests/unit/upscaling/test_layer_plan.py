@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solar_plugins.errors import PlanError
-from solar_plugins.upscaling.layer_plan import LayerPlan, LayerRange, PlannedLayer, Seam
+from solar_plugins.upscaling.layer_plan import Donor, LayerPlan, LayerRange, PlannedLayer, Seam
 
 SOLAR = LayerPlan.from_sources(32, [*range(24), *range(8, 32)])
+DONOR = {"name": "b", "revision": None, "num_layers": 6}
 
 starts = st.sampled_from(
     [
@@ -73,11 +74,12 @@ def test_seams_are_exactly_the_broken_neighbourhoods_of_acting_layers(plan):
         (4, [], "the plan is empty"),
         (4, [PlannedLayer(0), PlannedLayer(4)], "new layer 1: base layer 4 does not exist; the base has layers 0 to 3"),
         (4, [PlannedLayer(-1)], "base layer -1 does not exist"),
+        (4, [PlannedLayer(6, model=1)], "new layer 0: donor b layer 6 does not exist; the donor b has layers 0 to 5"),
     ],
 )
 def test_impossible_plans_are_refused(base_layers, entries, message):
     with pytest.raises(PlanError, match=message):
-        LayerPlan(base_layers, tuple(entries))
+        LayerPlan(base_layers, tuple(entries), (Donor("b", num_layers=6),))
 
 
 @pytest.mark.parametrize(
@@ -96,6 +98,15 @@ def test_impossible_plans_are_refused(base_layers, entries, message):
         {"base_layers": 4, "ranges": [{"start": 0, "end": 2, "arguments": "factor"}]},
         {"base_layers": 4, "ranges": [{"start": 0, "end": 2, "arguments": {"factor": {}}}]},
         {"base_layers": 4, "ranges": [{"start": 0, "end": 2, "passes_through": 1}]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 2, "model": 1}]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 2, "model": -1}], "donors": [DONOR]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 2, "model": True}], "donors": [DONOR]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 7, "model": 1}], "donors": [DONOR]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 2}], "donors": [DONOR | {"num_layers": 10**12}]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 2}], "donors": [DONOR | {"num_layers": None}]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 2}], "donors": [DONOR | {"name": "x\x1b[31m"}]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 2}], "donors": [DONOR | {"revision": 7}]},
+        {"base_layers": 4, "ranges": [{"start": 0, "end": 2}], "donors": "b"},
     ],
 )
 def test_data_that_is_no_plan_is_refused_quickly(data):
@@ -121,6 +132,25 @@ def test_a_plan_that_was_written_before_there_were_arguments_is_read_and_written
     plan = LayerPlan.from_dict(old)
     assert plan.layers == (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity"))
     assert plan.to_dict() == old
+
+
+def test_layers_of_a_donor():
+    of_base, of_donor = (tuple(PlannedLayer(source, model=model) for source in (0, 1)) for model in (0, 1))
+    plan = LayerPlan(2, (*of_base, *of_donor, of_base[1]), (Donor("org/b", None, 2),))
+    assert str(plan) == "2 -> 5 layers: [0..1] + org/b [0..1] + [1..1]"
+    assert plan.seams() == (Seam(2, 1, 0, 0, 1), Seam(4, 1, 1, 1, 0))
+    assert plan.duplicates() == (4,)
+    assert LayerPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert [plan.seam_words(seam) for seam in plan.seams()] == [
+        "layer 1 of base feeds layer 0 of org/b, another model",
+        "layer 1 of org/b feeds layer 1 of base, another model",
+    ]
+
+
+def test_neighbours_by_number_of_two_models_make_a_seam():
+    plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1, model=1)), (Donor("b"),))
+    assert [(seam.position, seam.distance) for seam in plan.seams()] == [(1, None)]
+    assert len(plan.ranges()) == 2
 
 
 def test_scaled_layers_act_and_make_seams():

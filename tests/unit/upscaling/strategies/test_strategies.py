@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solar_plugins.errors import PlanError
-from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.layer_plan import LayerPlan, Seam
 from solar_plugins.upscaling.strategies import register_init_strategies
 from solar_plugins.upscaling.strategies.dus import DepthUpScalingArgs, plan_depth_up_scaling
 from solar_plugins.upscaling.strategies.slices import SlicesArgs, plan_slices
@@ -80,7 +80,23 @@ def test_impossible_slices(slices, message):
 
 
 def test_slices_as_an_option_of_a_command():
-    assert SlicesArgs(slices="0:24,8:32").slices == [[0, 24], [8, 32]]
+    assert [part.layers for part in SlicesArgs(slices="0:24,8:32").slices] == [[0, 24], [8, 32]]
+    of_two = "[[0, 24], {model: org/b, revision: v1, layers: [8, 32]}]"
+    plan = plan_slices(32, SlicesArgs(slices=of_two))
+    assert str(plan) == "32 -> 48 layers: [0..23] + org/b@v1 [8..31]"
+    assert plan.seams() == (Seam(24, 23, 8, 0, 1),)
+
+
+@pytest.mark.parametrize(
+    ("slices", "message"),
+    [
+        ([{"layers": [0, 24], "revision": "v1"}], "^slices: revision: 'v1' without a model"),
+        ([{"model": "b", "layers": [24, 8]}], r"^slices: \[24, 8\] is no range"),
+    ],
+)
+def test_impossible_slices_of_donors(slices, message):
+    with pytest.raises(PlanError, match=message):
+        plan_slices(32, SlicesArgs(slices=slices))
 
 
 MINIMAL = {
