@@ -26,6 +26,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from solar_plugins.cli import StrategyCommand, solar
 from solar_plugins.data.formatters import PreferenceFormatter, SFTFormatter, UnpairedFormatter
+from solar_plugins.extras import EXTRA_OF, PACKAGES
 from solar_plugins.plugins.dpo_configs import DPOConfig
 from solar_plugins.plugins.manager import BUILT_IN_PLUGINS, owned
 from solar_plugins.plugins.recipe_packs import recipe_directory, recipe_files, recipe_summary
@@ -113,12 +114,18 @@ def value_words(annotation: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(value_words(part) for part in parts if part is not type(None))
     if origin is list:
-        return f"list of {value_words(parts[0])}"
+        return f"list of {plural(value_words(parts[0]))}"
     if origin is dict:
-        return f"map of {value_words(parts[1])}"
+        return f"map of {plural(value_words(parts[1]))}"
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return "block"
     return {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}.get(annotation, "any")
+
+
+def plural(words: str) -> str:
+    """Several of what `value_words` says."""
+    first, between, rest = words.partition(" of ")
+    return f"{first}s{between}{rest}"
 
 
 def default_words(field: FieldInfo) -> str:
@@ -208,7 +215,17 @@ def recipes() -> str:
     return table(("recipe", "what it does"), rows)
 
 
+def extras() -> str:
+    """A row for each command, or part of one, that needs more than the core."""
+    rows = [
+        (f"`{need}`" if need.startswith(("solar", "recipes")) else need, f"`{extra}`", ", ".join(PACKAGES[extra]))
+        for need, extra in EXTRA_OF.items()
+    ]
+    return table(("for", "extra", "brings"), rows)
+
+
 REGISTERED = {
+    "extras": extras,
     "strategies": strategies,
     "initializers": initializers,
     "formatters": formatters,

@@ -42,7 +42,7 @@ def register_init_strategies() -> list[InitStrategy[Any]]:
     ``args`` model. On the command line each field of that model is an option (``drop_layers`` is ``--drop-layers``).
 
     Returns:
-        Strategies. ``plan(num_layers, args)`` must be pure: same arguments, same plan.
+        Strategies. ``plan(num_layers, args)`` must be pure; the same arguments give the same plan.
 
     Example::
 
