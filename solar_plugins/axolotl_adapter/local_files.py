@@ -118,8 +118,8 @@ def _check_folder(path: Path, where: str) -> None:
     if len(kinds) > 1:
         found = "; ".join(f"{len(one)} {kind} ({_listed(one, base)})" for kind, one in kinds.items())
         raise DataError(
-            f"{where}: the folder has files of several kinds: {found}. Of these only one kind would be read, without a "
-            "word about the others. Name the files of one kind with data_files:, and give each kind an entry of its own"
+            f"{where}: the folder has files of several kinds: {found}. `datasets` would read the most common kind and "
+            "skip the others silently. Name the files with data_files:, in an entry for each kind"
         )
     LOG.warning(
         "%s: %d of the folder's files are not read, because their names name no split and others' do: %s. If they "

@@ -216,7 +216,7 @@ class RowEncoder:
             raise RowError(self.formatter.name, f"failed with {type(error).__name__}: {error}") from error
 
     def _check(self, row: Row, messages: Messages) -> None:
-        check_nothing_is_ignored(row, self.formatter, (message["content"] for message in messages))
+        check_nothing_is_ignored(row, self.formatter, messages)
         self.encoder.check_messages(messages)
 
     @staticmethod

@@ -188,6 +188,22 @@ def number(value: Any) -> float | None:
     return found if abs(found) < float("inf") else None
 
 
+def stands_in(part: str, whole: str) -> bool:
+    """Whether a text occurs in another, and not only as a piece of a word or a number there, as 3 does in 13."""
+    at = whole.find(part)
+    while at >= 0:
+        end = at + len(part)
+        if not _one_word(whole[at - 1 : at], part[:1]) and not _one_word(part[-1:], whole[end : end + 1]):
+            return True
+        at = whole.find(part, at + 1)
+    return False
+
+
+def _one_word(character: str, following: str) -> bool:
+    """Whether two characters belong together; of other scripts nobody knows without a dictionary."""
+    return character.isalnum() and following.isalnum() and (character + following).isascii()
+
+
 def single_turn(user: str, assistant: str, system: str = "") -> Messages:
     """A question and its answer, after a system text unless that is empty.
 

@@ -9,7 +9,7 @@ is in `marks`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from solar_plugins.data.formatters.base import (
@@ -21,6 +21,7 @@ from solar_plugins.data.formatters.base import (
     is_blank,
     number,
     optional_text,
+    stands_in,
     text,
 )
 from solar_plugins.data.formatters.conversations import read_messages
@@ -57,7 +58,7 @@ def wanted_columns(formatter: Formatter) -> frozenset[str] | None:
     return frozenset({*formatter.columns, *formatter.optional_columns, *PROMPT_COLUMNS})
 
 
-def check_nothing_is_ignored(row: Row, formatter: Formatter, texts: Iterable[str]) -> None:
+def check_nothing_is_ignored(row: Row, formatter: Formatter, messages: Messages) -> None:
     """Refuse a row of which the formatter leaves out something that changes what it teaches.
 
     That is a filled column of `PROMPT_COLUMNS` whose texts are not among what was read, or one of `marks`.
@@ -65,7 +66,7 @@ def check_nothing_is_ignored(row: Row, formatter: Formatter, texts: Iterable[str
     Args:
         row: The row.
         formatter: Checked only if it declares its ``optional_columns``.
-        texts: What it gave: the contents of messages and the answers.
+        messages: What it gave, answers included.
 
     Raises:
         NothingToLearn: The row is marked not to be trained on.
@@ -73,13 +74,13 @@ def check_nothing_is_ignored(row: Row, formatter: Formatter, texts: Iterable[str
     """
     if formatter.optional_columns is None:
         return
-    read = tuple(texts)
-    check_row(row, formatter, read)
+    read = tuple(message["content"] for message in messages)
+    check_row(row, formatter, [message["content"] for message in messages if message["role"] == "assistant"])
     for column in PROMPT_COLUMNS:
         value = row.get(column)
         if is_blank(value):
             continue
-        occurs = _is_text if column == "history" else _stands_in  # Turns of a conversation are texts of their own.
+        occurs = _is_text if column == "history" else stands_in  # Turns of a conversation are texts of their own.
         if not all(any(occurs(part, whole) for whole in read) for part in _texts(value)) and not (
             isinstance(value, str) and _is_written_out(row, formatter, value)
         ):
@@ -88,22 +89,6 @@ def check_nothing_is_ignored(row: Row, formatter: Formatter, texts: Iterable[str
 
 def _is_text(part: str, whole: str) -> bool:
     return part == whole.strip()
-
-
-def _stands_in(part: str, whole: str) -> bool:
-    """Whether a text occurs in another, and not only as a piece of a word or a number there, as 3 does in 13."""
-    at = whole.find(part)
-    while at >= 0:
-        end = at + len(part)
-        if not _one_word(whole[at - 1 : at], part[:1]) and not _one_word(part[-1:], whole[end : end + 1]):
-            return True
-        at = whole.find(part, at + 1)
-    return False
-
-
-def _one_word(character: str, following: str) -> bool:
-    """Whether two characters belong together; of other scripts nobody knows without a dictionary."""
-    return character.isalnum() and following.isalnum() and (character + following).isascii()
 
 
 _ALPACA_WORDS = re.compile(

@@ -20,7 +20,7 @@ their own are the subject of `columns.PROMPT_COLUMNS`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeGuard
 
@@ -34,6 +34,7 @@ from solar_plugins.data.formatters.base import (
     is_blank,
     is_nan,
     number,
+    stands_in,
 )
 
 NO_PLACE_IN_TEMPLATE = (
@@ -113,8 +114,8 @@ def check_message(message: Mapping[str, Any], content: str, role: Role, field: s
 
 
 _NO_PLACE_FOR_REASONING = (
-    "holds reasoning that is not in the answer's text, and SOLAR's template has no place for it; "
-    "put it into the text (<think>...</think>), or drop the key"
+    "is reasoning that the answer's text lacks, and SOLAR's template has no place for it; put it into the text "
+    "(<think>...</think>), or drop the key"
 )
 
 
@@ -181,22 +182,21 @@ def is_reasoning(name: str) -> str:
     return "" if found is None else "prefixed" if found["whose"] else "own"
 
 
-def reasoning_left_out(fields: Mapping[str, Any], texts: Iterable[str], *, judged: bool = False) -> Iterator[str]:
-    """Names of fields with reasoning that is in none of the texts.
+def reasoning_left_out(fields: Mapping[str, Any], answers: Sequence[str], *, judged: bool = False) -> Iterator[str]:
+    """Names of fields with reasoning that is in none of the answers.
 
     Args:
         fields: Of a row or a message.
-        texts: What is read of it.
+        answers: What is learnt of it.
         judged: ``rationale`` and ``analysis`` are a judge's, as in preference sets.
     """
-    read = tuple(texts)
     for name, value in fields.items():
         kind = "own" if not judged and name in ("rationale", "analysis") else is_reasoning(name)
         if not kind:
             continue
         for part in _strings(value):
             label = part.lower() in _SETTINGS or (kind == "prefixed" and len(part.split()) == 1)
-            if part and not label and not any(part in whole for whole in read):
+            if part and not label and not any(stands_in(part, answer) for answer in answers):
                 yield name
                 break
 
@@ -210,13 +210,13 @@ def _strings(value: Any) -> Iterator[str]:
         yield from (text for one in value for text in _strings(one))
 
 
-def check_row(row: Row, formatter: Formatter, texts: Iterable[str]) -> None:
+def check_row(row: Row, formatter: Formatter, answers: Sequence[str]) -> None:
     """Refuse a row with a column that changes what it teaches, and that the formatter does not read.
 
     Args:
         row: The row.
         formatter: One that declares its ``optional_columns``.
-        texts: What it gave: the contents of messages and the answers.
+        answers: What it gave.
 
     Raises:
         NothingToLearn: The row is marked not to be trained on.
@@ -239,7 +239,7 @@ def check_row(row: Row, formatter: Formatter, texts: Iterable[str]) -> None:
     is_sft = isinstance(formatter, SFTFormatter)
     if is_sft and ignored.get("kto_tag") is False:
         raise NothingToLearn("kto_tag", "is False: the answer is not wanted (LLaMA-Factory's form of KTO)")
-    for column in reasoning_left_out(ignored, texts, judged=not is_sft):
+    for column in reasoning_left_out(ignored, answers, judged=not is_sft):
         raise RowError(column, _NO_PLACE_FOR_REASONING)
 
 
