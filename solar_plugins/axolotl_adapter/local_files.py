@@ -119,7 +119,8 @@ def _check_folder(path: Path, where: str) -> None:
         found = "; ".join(f"{len(one)} {kind} ({_listed(one, base)})" for kind, one in kinds.items())
         raise DataError(
             f"{where}: the folder has files of several kinds: {found}. `datasets` would read the most common kind and "
-            "skip the others silently. Name the files with data_files:, in an entry for each kind"
+            "skip the others silently. Give each kind a folder and an entry of its own, or name its files with "
+            "data_files: and their kind with ds_type: (json, parquet, csv)"
         )
     LOG.warning(
         "%s: %d of the folder's files are not read, because their names name no split and others' do: %s. If they "

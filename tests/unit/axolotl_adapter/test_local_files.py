@@ -179,6 +179,8 @@ def test_a_folder_with_several_kinds_of_files_is_refused(folder, name, rows):
     assert f"1 {kind} ({other.relative_to('mixed')})" in words
     assert "data_files:" in words
     assert words.startswith("datasets[0] (mixed): the folder has files of several kinds")
+    if name == "b.csv":
+        assert outputs(load_local(source(path="mixed", data_files=str(other), ds_type="csv", split="train"))) == [1]
     named = [f"mixed/{row_file}" for row_file in rows]
     assert len(load_local(source(path="mixed", data_files=named, split="train"))) == len(rows), "the way out"
 
