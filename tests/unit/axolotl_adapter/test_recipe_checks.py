@@ -97,7 +97,7 @@ def test_each_method_that_trains_on_pairs(method, needs):
         (
             entry(SFT, type="solar_plugins.alpca"),
             PluginError,
-            "datasets[0].type: 'alpca' is not a registered SFT formatter; known: alpaca, alpaca_prompt, messages",
+            "datasets[0].type: 'alpca' is not a registered SFT formatter; did you mean alpaca? known: alpaca,",
         ),
         (
             entry(DPO, type="solar_plugins.orca"),
@@ -167,7 +167,8 @@ def test_a_named_setting_is_filled_in_first_and_the_log_says_so(caplog):
 
 def test_an_unknown_setting():
     with pytest.raises(
-        PluginError, match=r"solar.dpo: 'zephyr' is not a registered DPO setting; known: sdpo, zephyr_2023"
+        PluginError,
+        match=r"solar.dpo: 'zephyr' is not a registered DPO setting; did you mean zephyr_2024_01\? known: sdpo",
     ):
         parse_recipe(DPO | {"solar": {"dpo": "zephyr"}})
 
