@@ -69,7 +69,11 @@ def is_loaded_as_stored(directory):
     return all(any(name.endswith(f".{own}") for name in stored) for own in layers)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_PROBED])
+PROBED = [name for name in NAMES if name not in NOT_PROBED]
+NIGHTLY = [pytest.param(name, marks=pytest.mark.nightly) for number, name in enumerate(PROBED) if number % 6]
+
+
+@pytest.mark.parametrize("name", [*PROBED[::6], *NIGHTLY])
 def test_noise_is_probed_as_it_is_written_or_refused(name, tmp_path):
     model_type, changes = NAMES[name]
     make_base(model_type, changes, tmp_path / "base")
