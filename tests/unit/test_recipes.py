@@ -253,3 +253,36 @@ def test_every_training_recipe_is_parsed(path):
     recipe = read_recipe(path)
     assert (recipe.path, recipe.text) == (path, path.read_text())
     assert "solar" not in read_yaml(path) or recipe.solar is not None
+
+
+def written_by(path):
+    """What a recipe makes: its ``output_dir``, or the folder that a merge's command names."""
+    text = path.read_text()
+    run = re.search(r"^# run: +mergekit-yaml \S+ (\S+)", text, re.MULTILINE)
+    return run[1] if run else read_yaml(path).get("output_dir")
+
+
+def read_by(path):
+    """Every model that a recipe begins with."""
+    keys = re.compile(r"^[ -]*(?:base_model|lm_eval_model|model): (\S+)", re.MULTILINE)
+    return set(keys.findall(path.read_text()))
+
+
+NEXT = re.compile(r"(after )?recipes/([\w/]+\.yml)(?:,? with (?:base_model|lm_eval_model): (\S+?)(?=[,;.]*(?:\s|$)))?")
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if not is_mixture(path)], ids=name)
+def test_what_comes_after_it_finds_what_it_made(path):
+    """Or goes on from the same base: the second candidate of an average."""
+    fields = re.split(rf"^({'|'.join(HEAD_FIELDS)}): +", "\n".join(head_of(path)), flags=re.MULTILINE)
+    after = dict(zip(fields[1::2], fields[2::2], strict=False))["after"].replace("\n", " ")
+    made = {written_by(path), *read_by(path)}
+    for relative, recipe, base in NEXT.findall(after):
+        following = recipe_directory() / recipe
+        if relative or "eval" in following.parts:
+            continue
+        if base:
+            assert base.removesuffix("/merged") in made, f"{base} is not made by {path.name} or before {recipe}"
+        else:
+            assert read_by(following) & made, f"{recipe} reads {read_by(following)}, not {made}"
+        made.add(written_by(following))
