@@ -331,7 +331,7 @@ def test_files_targets_and_commands_that_the_text_names_exist(page):
 
 @pytest.mark.slow
 def test_the_tutorials_sentence_is_written_by_the_folder_that_training_leaves(training_folder, monkeypatch, capsys):
-    """The same code on a tiny model; `make demo` itself is run by the tests of the real model."""
+    """The same code on a tiny model; `test_real_model.py` trains the real one for a step."""
     (training_folder / "runs/smollm2").mkdir(parents=True)
     (training_folder / "base").rename(training_folder / "runs/smollm2/dus")
     monkeypatch.chdir(training_folder)
