@@ -33,6 +33,15 @@ def format_bytes(num_bytes: float) -> str:
     return f"{num_bytes:,.3g} TB"
 
 
+def span(start: int, end: int) -> str:
+    """The whole numbers of the half-open range ``[start, end)``.
+
+    >>> span(3, 7), span(3, 4)
+    ('3..6', '3')
+    """
+    return f"{start}..{end - 1}" if end - start > 1 else str(start)
+
+
 def close_match(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known name that ``name`` is most likely a misspelling of; None where none is as similar as ``cutoff``.
 

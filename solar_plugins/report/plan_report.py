@@ -10,7 +10,7 @@ from solar_plugins.errors import ArgsError
 from solar_plugins.memory.common_setups import NOTE, SetupMemory, common_setups
 from solar_plugins.memory.parameters import Model
 from solar_plugins.solar_block import InitArgs
-from solar_plugins.text import format_bytes
+from solar_plugins.text import format_bytes, span
 from solar_plugins.upscaling.base_model import FoundConfig, find_config
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.estimates import (
@@ -256,7 +256,7 @@ def _drawing(plan: LayerPlan) -> list[str]:
         count = part.end - part.start
         if position in seams:
             lines.append(f"  ~~~~~~~~~~~~~~  seam: {plan.seam_words(seams[position])}")
-        new, old = f"{position}..{position + count - 1}", f"{part.start}..{part.end - 1}"
+        new, old = span(position, position + count), span(part.start, part.end)
         start = "" if part.initialization == "copy" else f" as {start_words(part)}"
         lines.append(f"  new {new:>9}   = {plan.model_words(part.model)} {old}{start}")
         position += count

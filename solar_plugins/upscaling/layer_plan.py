@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import PlanError
+from solar_plugins.text import span
 
 Arguments = tuple[tuple[str, Any], ...]
 """Of an initializer, by name: ``(("factor", 0.5),)``. Numbers, texts, truth values, or tuples of these."""
@@ -233,7 +234,7 @@ class LayerPlan:
     def __str__(self) -> str:
         parts = [
             (f"{self.model_words(p.model)} " if p.model else "")
-            + f"[{p.start}..{p.end - 1}]"
+            + f"[{span(p.start, p.end)}]"
             + ("" if p.initialization == "copy" else f" as {start_words(p)}")
             for p in self.ranges()
         ]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from solar_plugins.errors import ArgsError
 from solar_plugins.solar_block import TrainArgs
+from solar_plugins.text import span
 from solar_plugins.upscaling.architectures.outer_tensors import (
     HEADS,
     OPTIONAL_EMBEDDINGS,
@@ -67,7 +68,7 @@ def _listed(layers: Sequence[int]) -> str:
             runs[-1].append(layer)
         else:
             runs.append([layer])
-    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return ", ".join(span(run[0], run[-1] + 1) for run in runs)
 
 
 def new_layers(plan: LayerPlan) -> tuple[int, ...]:

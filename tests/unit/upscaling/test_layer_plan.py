@@ -117,7 +117,7 @@ def test_data_that_is_no_plan_is_refused_quickly(data):
 def test_text():
     assert str(SOLAR) == "32 -> 48 layers: [0..23] + [8..31]"
     scaled = LayerPlan(2, (PlannedLayer(0), PlannedLayer(0, "scaled", (("factor", 0.5),))))
-    assert str(scaled) == "2 -> 2 layers: [0..0] + [0..0] as scaled (factor 0.5)"
+    assert str(scaled) == "2 -> 2 layers: [0] + [0] as scaled (factor 0.5)"
 
 
 def test_a_plan_that_was_written_before_there_were_arguments_is_read_and_written_the_same():
@@ -137,7 +137,7 @@ def test_a_plan_that_was_written_before_there_were_arguments_is_read_and_written
 def test_layers_of_a_donor():
     of_base, of_donor = (tuple(PlannedLayer(source, model=model) for source in (0, 1)) for model in (0, 1))
     plan = LayerPlan(2, (*of_base, *of_donor, of_base[1]), (Donor("org/b", None, 2),))
-    assert str(plan) == "2 -> 5 layers: [0..1] + org/b [0..1] + [1..1]"
+    assert str(plan) == "2 -> 5 layers: [0..1] + org/b [0..1] + [1]"
     assert plan.seams() == (Seam(2, 1, 0, 0, 1), Seam(4, 1, 1, 1, 0))
     assert plan.duplicates() == (4,)
     assert LayerPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan

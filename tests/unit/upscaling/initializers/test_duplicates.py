@@ -96,7 +96,7 @@ def test_only_second_and_later_occurrences_change():
 
 def test_a_strategy_that_says_it_itself_and_a_recipe_that_says_it_too():
     assert str(plan_of(InitArgs(strategy="block_expansion", new_layers=1), 2)) == (
-        "2 -> 3 layers: [0..1] + [1..1] as identity"
+        "2 -> 3 layers: [0..1] + [1] as identity"
     )
     with pytest.raises(
         ArgsError, match=r"solar.init.duplicates: 'scaled' is for layer 2 too, but the strategy itself st"
