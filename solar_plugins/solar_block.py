@@ -45,22 +45,22 @@ class DataArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     bad_rows: Literal["drop", "stop"] = Field(
-        default="drop", description="leave bad rows out, or stop at the first set with one"
+        default="drop", description="drop bad rows, or stop at the first dataset with one"
     )
     max_bad_share: float = Field(
-        default=0.02, ge=0, le=1, description="a set in which a larger share of the rows is bad stops the run"
+        default=0.02, ge=0, le=1, description="a dataset with a larger share of bad rows stops the run"
     )
     examples_per: Literal["answer", "conversation"] = Field(
         default="answer",
         description=(
             "an example for each answer of a conversation, whose prompt repeats the turns before it; or one for each "
-            "conversation, with all its answers learnt and the end token after the last one alone"
+            "conversation, whose loss covers all its answers, with EOS after the last one only"
         ),
     )
 
 
 class TrainArgs(BaseModel):
-    """``solar.train``: which parameters learn, by the plan."""
+    """``solar.train``: which parameters are trained, by the plan."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -73,7 +73,7 @@ class TrainArgs(BaseModel):
     norms: bool | None = Field(None, description="the norms outside of the trained layers; default: with layers: all")
     lm_head: bool | None = Field(None, description="the head; default: with layers: all")
     lr_scale: dict[Literal["old"], Annotated[float, Field(gt=0, lt=math.inf)]] | None = Field(
-        None, min_length=1, description="{old: 0.1}: what the base had already learns at 0.1 times the learning rate"
+        None, min_length=1, description="{old: 0.1}: what the base had already trains at 0.1 times the learning rate"
     )
 
     @model_validator(mode="after")
@@ -89,15 +89,17 @@ class SolarArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, defer_build=True)
 
     init_args: InitArgs | None = Field(
-        None, alias="init", description="how to up-scale the base; without it the base is used as it is"
+        None, alias="init", description="how to upscale the base; without it the base is used as it is"
     )
     dpo: str | None = Field(None, min_length=1, description="named settings for preference training")
-    train: TrainArgs | None = Field(None, description="which parameters learn; default: Axolotl's own keys say")
+    train: TrainArgs | None = Field(
+        None, description="which parameters are trained; default: as Axolotl's own keys say"
+    )
     data: DataArgs | None = Field(None, description="what to do with rows that cannot be used")
     cache_dir: str | None = Field(
         None,
         min_length=1,
-        description="where up-scaled checkpoints are kept; default: solar_plugins beside the hub cache, under HF_HOME",
+        description="where upscaled checkpoints are kept; default: solar_plugins beside the hub cache, under HF_HOME",
     )
 
     @property

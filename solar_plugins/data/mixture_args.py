@@ -42,13 +42,13 @@ class _Block(BaseModel):
 
 
 class SetArgs(_Block):
-    """One set of a mixture."""
+    """One dataset of a mixture."""
 
     path: Names = Field(
         description="a file of rows, or several in order: .jsonl, .json (both may be compressed) or .parquet"
     )
-    rows: int | None = Field(None, ge=1, description="at most so many rows, chosen by the seed; default: all")
-    seed: int = Field(42, ge=0, description="of that choice")
+    rows: int | None = Field(None, ge=1, description="at most this many rows, sampled with the seed; default: all")
+    seed: int = Field(42, ge=0, description="random seed for sampling")
     text_columns: Names = Field(description="columns that a row must have and that are compared with the benchmarks")
     task_column: str | None = Field(None, min_length=1, description="the column that names a row's task")
     exclude_tasks: list[str] | None = Field(None, description="names of tasks, or the name of a list: solar_flan")
@@ -99,10 +99,10 @@ class DecontaminateArgs(_Block):
 class MixtureArgs(_Block):
     """The content of a mixture file."""
 
-    output: str = Field(min_length=1, description="the folder to make, with a .jsonl for each set")
+    output: str = Field(min_length=1, description="the folder to write, with a .jsonl for each dataset")
     sets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")], SetArgs] = Field(min_length=1)
     keep_shares: bool = Field(
-        False, description="when a set has fewer rows than its cap, lower the other caps by the same factor"
+        False, description="when a dataset has fewer rows than its cap, lower the other caps by the same factor"
     )
     decontaminate: DecontaminateArgs | None = None
 
