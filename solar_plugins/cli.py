@@ -196,7 +196,8 @@ def upscale(
     from solar_plugins.upscaling.checkpoint import write_checkpoint
 
     found = find_base(base, revision, trust_remote_code=trust_remote_code, trusted_keys=trusted_keys)
-    found, layer_plan = found.with_donors(plan_of(_init_args(strategy, arguments), found.num_layers, where=""))
+    init = _init_args(strategy, arguments)
+    found, layer_plan = found.with_donors(plan_of(init, found.num_layers, where=""), init)
     written = write_checkpoint(found, layer_plan, out)
     click.echo(f"{out}: {layer_plan}{'' if written else ' (was there already, whole)'}")
 

@@ -196,7 +196,7 @@ def _upscaled_checkpoint(cfg: MutableMapping[str, Any], recipe: Recipe, solar: S
     _refuse_other_layers(recipe, base.decoder)
     plan, already_grown = growth_of(base.decoder, base.name, solar.init)
     if not already_grown:
-        base, plan = base.with_donors(plan)
+        base, plan = base.with_donors(plan, solar.init)
     if solar.train is not None:
         cfg.update(training_keys(recipe, solar.train, base.decoder, plan))
     if already_grown:

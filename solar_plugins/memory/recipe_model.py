@@ -79,7 +79,7 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
         return FoundModel(_unchanged(found), found.decoder, grown_plan(found.decoder.config), tuple(stages))
     plan, already_grown = growth_of(found.decoder, base or name, recipe.solar.init)
     if not already_grown:
-        found, plan = found.with_donors(plan)
+        found, plan = found.with_donors(plan, recipe.solar.init)
     model = _unchanged(found) if already_grown else _grown(found, plan)
     return FoundModel(model, found.decoder, plan, tuple(stages), already_grown)
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.patches import FancyBboxPatch
     from matplotlib.path import Path as Outline
 
-MAX_NAME = 18
+MAX_NAME = 14
 """Letters of a donor's name above its column."""
 
 HATCH_DISTANCE = 5
@@ -230,7 +230,8 @@ def _draw_seams(axes: Axes, layout: PlanLayout) -> None:
 
 def _draw_foot(axes: Axes, layout: PlanLayout) -> None:
     y = FOOT_HEIGHT - 20
-    notes = ["Number in a box: the base layer. Beside it: the layer of the new model."]
+    which = "layer of its model" if layout.plan.donors else "base layer"
+    notes = [f"Number in a box: the {which}. Beside it: the layer of the new model."]
     if layout.number_size < MIN_NUMBER_SIZE:
         notes = ["Number beside a box: the layer of that model."]
     starts = [start_words(layer) for layer in layout.plan.layers if layer.initialization != "copy"]

@@ -77,7 +77,7 @@ def plan_for_recipe(path: Path) -> PlanReport:
     base = find_config(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
     plan, already_grown = growth_of(base.decoder, base.name, init)
     if not already_grown:
-        base, plan = base.with_donors(plan)
+        base, plan = base.with_donors(plan, init)
     trained = None
     if recipe.solar.train is not None:
         from solar_plugins.upscaling.trained_layers import trained_parts
@@ -109,7 +109,7 @@ def plan_for_base(
         SolarError: The base or the arguments cannot be used.
     """
     found = find_config(base, revision, trust_remote_code=trust_remote_code, trusted_keys=init.trusted_keys)
-    found, plan = found.with_donors(plan_of(init, found.decoder.num_layers, where))
+    found, plan = found.with_donors(plan_of(init, found.decoder.num_layers, where), init)
     return _to_be_grown(found, init, plan, sequence_tokens)
 
 

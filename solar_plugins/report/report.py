@@ -72,7 +72,7 @@ def write_report(
     _check_output(output)
     recipe = read_recipe(recipe_path)
     solar, base = _required_block(recipe), _required_base(recipe)
-    base, plan = base.with_donors(plan_of(solar.init, base.num_layers))
+    base, plan = base.with_donors(plan_of(solar.init, base.num_layers), solar.init)
     stages = find_stages(recipe, plan, later)
     text_path, sequence_tokens = held_out_path(recipe, held_out), recipe.sequence_tokens
     texts = read_texts(text_path)

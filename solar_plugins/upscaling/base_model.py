@@ -12,6 +12,7 @@ from typing import Any
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.logs import logger
+from solar_plugins.solar_block import InitArgs
 from solar_plugins.storage.safetensors import StoredTensor
 from solar_plugins.storage.untrusted import read_json_object, require_file, require_inside
 from solar_plugins.upscaling.companions import companions_in, judge, listed
@@ -65,8 +66,12 @@ class BaseCheckpoint:
     trusted_keys: tuple[str, ...] = ()
     donors: tuple[BaseCheckpoint, ...] = ()
 
-    def with_donors(self, plan: LayerPlan) -> tuple[BaseCheckpoint, LayerPlan]:
+    def with_donors(self, plan: LayerPlan, init: InitArgs | None) -> tuple[BaseCheckpoint, LayerPlan]:
         """This base with the donors of a plan, and the plan with what is known then; both as they are without donors.
+
+        Args:
+            plan: The plan.
+            init: What asked for it; None for a plan that was made before.
 
         Raises:
             SolarError: A donor cannot be found, or does not go with this base.
@@ -77,7 +82,7 @@ class BaseCheckpoint:
 
         code, keys = self.trusts_code, self.trusted_keys
         return with_donors(
-            self, plan, lambda one: find_base(one.name, one.revision, trust_remote_code=code, trusted_keys=keys)
+            self, plan, init, lambda one: find_base(one.name, one.revision, trust_remote_code=code, trusted_keys=keys)
         )
 
     @property
@@ -289,7 +294,7 @@ class FoundConfig:
     trusts_code: bool = False
     donors: tuple[FoundConfig, ...] = ()
 
-    def with_donors(self, plan: LayerPlan) -> tuple[FoundConfig, LayerPlan]:
+    def with_donors(self, plan: LayerPlan, init: InitArgs | None) -> tuple[FoundConfig, LayerPlan]:
         """As `BaseCheckpoint.with_donors`; where a donor is no folder of this machine, the result has none either."""
         if not plan.donors:
             return self, plan
@@ -297,7 +302,7 @@ class FoundConfig:
 
         code, keys = self.trusts_code, self.trusted_keys
         found, plan = with_donors(
-            self, plan, lambda one: find_config(one.name, one.revision, trust_remote_code=code, trusted_keys=keys)
+            self, plan, init, lambda one: find_config(one.name, one.revision, trust_remote_code=code, trusted_keys=keys)
         )
         folders = tuple(donor.folder for donor in found.donors if donor.folder)
         if found.folder is None or len(folders) < len(found.donors):

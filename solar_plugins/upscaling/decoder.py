@@ -211,7 +211,8 @@ class Decoder:
     @property
     def followed_keys(self) -> frozenset[str]:
         """The config keys that follow a plan: the depth, and what differs from layer to layer."""
-        by_position = (word for field in self.fields for word in (*field.key.split(), *field.reads))
+        words = (word for field in self.fields for word in (*field.key.split(), *field.reads))
+        by_position = (word for word in words if "_" in word)  # What no key sets is named in plain words.
         return frozenset((self.architecture.depth_key, *self.architecture.more_depth_keys, *by_position))
 
     @property

@@ -5,7 +5,7 @@ Imported where a plan has donors, and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ OTHER_TOKENIZERS = (
 )
 """Files that make a tokenizer where there is no tokenizer.json; a model has the first of a line at least."""
 
+Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Dtype and shape of the tensors of a layer, by name."""
+
 
 def refuse_other_files(base: BaseCheckpoint, donor: BaseCheckpoint) -> None:
     """Refuse a donor with another tokenizer, or with layers that do not hold what the base's hold.
@@ -35,23 +38,31 @@ def refuse_other_files(base: BaseCheckpoint, donor: BaseCheckpoint) -> None:
     Raises:
         CheckpointError: It has; the text names the first difference.
     """
-    folders = base.fetched, donor.fetched
-    refuse_other_tokenizer(*folders, donor.name)
+    refuse_other_tokenizer(base.fetched, donor.fetched, donor.name)
+    firsts: dict[tuple[str, ...], tuple[int, Tensors]] = {}
+    for index, kind, tensors in _layers(base):
+        firsts.setdefault(kind, (index, tensors))
     for layer, kind, tensors in _layers(donor):
-        alike = next(((index, own) for index, base_kind, own in _layers(base) if base_kind == kind), None)
-        if alike is None:
-            continue
-        index, own = alike
-        wrong = next((name for name in {**own, **tensors} if own.get(name) != tensors.get(name)), None)
-        if wrong is not None:
-            said = [f"{one[wrong][0]} {list(one[wrong][1])}" if wrong in one else "absent" for one in (tensors, own)]
-            raise CheckpointError(
-                f"donor {donor.name}: {wrong} of layer {layer} is {said[0]}, that of the base's layer {index} is "
-                f"{said[1]}; layers of both must hold the same tensors. Save both models in the same way and dtype"
-            )
+        # Of a kind of layer that the base has not, nobody knows the shapes; the dtypes are those of its first layer.
+        index, own = firsts.get(kind) or next(iter(firsts.values()))
+        if kind not in firsts:
+            common = own.keys() & tensors.keys()
+            own, tensors = ({name: (one[name][0], ()) for name in sorted(common)} for one in (own, tensors))
+        _require_alike(donor.name, (layer, tensors), (index, own))
 
 
-def _layers(model: BaseCheckpoint) -> Iterator[tuple[int, tuple[str, ...], dict[str, tuple[str, tuple[int, ...]]]]]:
+def _require_alike(name: str, of_donor: tuple[int, Tensors], of_base: tuple[int, Tensors]) -> None:
+    (layer, theirs), (index, ours) = of_donor, of_base
+    wrong = next((tensor for tensor in {**ours, **theirs} if ours.get(tensor) != theirs.get(tensor)), None)
+    if wrong is not None:
+        said = [f"{one[wrong][0]} {list(one[wrong][1])}" if wrong in one else "absent" for one in (theirs, ours)]
+        raise CheckpointError(
+            f"donor {name}: {wrong} of layer {layer} is {said[0]}, that of the base's layer {index} is {said[1]}; "
+            "layers of both must hold the same tensors. Save both models in the same way and dtype"
+        )
+
+
+def _layers(model: BaseCheckpoint) -> Iterator[tuple[int, tuple[str, ...], Tensors]]:
     """Number, kind, and dtype and shape of each tensor of each layer."""
     found = layer_names(model.tensors, model.decoder)
     for index, names in enumerate(found.layers):

@@ -5,14 +5,17 @@ Imported where a plan has donors, and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from solar_plugins.errors import CheckpointError
+from solar_plugins.errors import ArgsError, CheckpointError
+from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.architectures.layer_fields import Config
 from solar_plugins.upscaling.architectures.spellings import DEPTH_KEYS
-from solar_plugins.upscaling.architectures.unknown_keys import words
+from solar_plugins.upscaling.architectures.unknown_keys import PLACE, words
 from solar_plugins.upscaling.base_model import BaseCheckpoint, FoundConfig
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import Donor, LayerPlan
@@ -32,21 +35,24 @@ MAY_DIFFER = words(
 what `generate` reads. Every other key must be equal, or say something of single layers."""
 
 ABSENT = "absent"
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def with_donors[ModelT: (BaseCheckpoint, FoundConfig)](
-    base: ModelT, plan: LayerPlan, find: Callable[[Donor], ModelT]
+    base: ModelT, plan: LayerPlan, init: InitArgs | None, find: Callable[[Donor], ModelT]
 ) -> tuple[ModelT, LayerPlan]:
     """The base together with the donors of a plan, and the plan with what is known now of the donors.
 
-    A donor that is the base itself, or one that is named twice, counts once.
+    A donor that is the base itself, or one that has two names, counts once.
 
     Args:
         base: The base.
         plan: As a strategy made it: its donors have the names that the user wrote.
+        init: What asked for the plan; None for a plan that was made before.
         find: Finds a donor.
 
     Raises:
+        ArgsError: One model has two names, so that its second copies were not seen to start as ``init`` says.
         CheckpointError: A donor cannot be found, or its config is not that of the base.
         PlanError: A donor has not as many layers as the plan takes from it.
     """
@@ -60,7 +66,14 @@ def with_donors[ModelT: (BaseCheckpoint, FoundConfig)](
         numbers.append(number)
     layers = tuple(layer._replace(model=numbers[layer.model]) for layer in plan.layers)
     donors = tuple(Donor(model.public_name, model.place[1], model.decoder.num_layers) for model in models[1:])
-    return replace(base, donors=tuple(models[1:])), LayerPlan(plan.base_layers, layers, donors)
+    found_plan = LayerPlan(plan.base_layers, layers, donors)
+    if init is not None and init.duplicates is not None and plan.duplicates() != found_plan.duplicates():
+        raise ArgsError(
+            f"slices: {', '.join(donor.name for donor in plan.donors)}: one of them is the base itself, or has two "
+            "names, so that duplicates were taken for first copies; leave model: out for the base, and give a donor "
+            "one name"
+        )
+    return replace(base, donors=tuple(models[1:])), found_plan
 
 
 def _found[ModelT](donor: Donor, find: Callable[[Donor], ModelT]) -> ModelT:
@@ -100,12 +113,11 @@ def refuse_other_config(base: Decoder, donor: Decoder, name: str) -> None:
             "config the donor's layers would be other ones. Take a donor with the same config. If one of them only "
             "leaves a default out, write both anew: transformers.AutoConfig.from_pretrained(DIR).save_pretrained(DIR)"
         )
-    donor.refuse_unknown_layer_keys()
 
 
 def _differences(base: Decoder, donor: Decoder) -> Iterator[tuple[str, Any, Any]]:
     """Every key by which the configs differ that may not, with both values."""
-    free = MAY_DIFFER | base.followed_keys | donor.followed_keys
+    free = MAY_DIFFER | base.followed_keys
     if base.text_config.get("model_type") != donor.text_config.get("model_type"):
         yield "model_type", base.text_config.get("model_type"), donor.text_config.get("model_type")
     parts = [("", base.text_config, donor.text_config)]
@@ -119,9 +131,13 @@ def _differences(base: Decoder, donor: Decoder) -> Iterator[tuple[str, Any, Any]
 def _differing(where: str, ours: Config, theirs: Config, free: frozenset[str]) -> Iterator[tuple[str, Any, Any]]:
     ours, theirs = _one_dtype(ours), _one_dtype(theirs)
     for key in dict.fromkeys((*ours, *theirs)):
-        values = ours.get(key, ABSENT), theirs.get(key, ABSENT)
-        if key not in free and values[0] != values[1]:
+        values = own, other = ours.get(key, ABSENT), theirs.get(key, ABSENT)
+        if key not in free and own != other:
             yield f"{where}{key}", *values
+        elif key in free - MAY_DIFFER and isinstance(own, Mapping) and isinstance(other, Mapping):
+            # Such as Kimi's linear_attn_config, where widths stand beside the lists that follow the plan.
+            by_layer = {inner for inner in {*own, *other} if inner.isdecimal() or PLACE.search(inner)}
+            yield from _differing(f"{where}{key}.", own, other, frozenset(by_layer))
 
 
 def _one_dtype(config: Config) -> Config:
@@ -134,24 +150,25 @@ def _said(value: Any) -> str:
     return value if value is ABSENT else f"{value!r:.200}"
 
 
-def same_names(plan: LayerPlan, recorded: LayerPlan, base_name: str) -> bool:
+def is_recorded(plan: LayerPlan, recorded: LayerPlan, base: Donor) -> bool:
     """Whether a recipe's plan is the recorded one, though that calls its models by names fit for publication.
 
     Args:
         plan: As a strategy made it, with the names that the recipe has.
         recorded: From the config of the model that was made.
-        base_name: How the record calls the base.
+        base: Name and revision of the base in that record.
     """
-    if plan.base_layers != recorded.base_layers:
-        return False
-    ours, theirs = ([_last(name) for name in (base_name, *(d.name for d in one.donors))] for one in (plan, recorded))
-    return [(ours[layer.model], layer._replace(model=0)) for layer in plan.layers] == [
-        (theirs[layer.model], layer._replace(model=0)) for layer in recorded.layers
-    ]
+    models = (base, *recorded.donors)
+    return (plan.base_layers, len(plan)) == (recorded.base_layers, len(recorded)) and all(
+        ours._replace(model=0) == theirs._replace(model=0)
+        and (_is_called(plan.donors[ours.model - 1], models[theirs.model]) if ours.model else not theirs.model)
+        for ours, theirs in zip(plan.layers, recorded.layers, strict=True)
+    )
 
 
-def _last(name: str) -> str:
-    """The last part of a path or a hub id."""
-    from pathlib import Path
-
-    return Path(name).expanduser().resolve().name
+def _is_called(asked: Donor, recorded: Donor) -> bool:
+    """Whether a recipe may mean a recorded model, of whose folder nothing but its name is known."""
+    if recorded.revision is None:
+        return Path(asked.name).expanduser().resolve().name == recorded.name
+    other_commit = COMMIT.fullmatch(asked.revision or "") and asked.revision != recorded.revision
+    return asked.name == recorded.name and not other_commit

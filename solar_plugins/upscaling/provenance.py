@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from solar_plugins.errors import ArgsError, CheckpointError, SolarError
 from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.decoder import Decoder
-from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.layer_plan import Donor, LayerPlan
 from solar_plugins.upscaling.strategies import plan_of
 
 PROVENANCE_KEY = "solar_plugins"
@@ -58,9 +58,10 @@ def grown_plan(config: Mapping[str, Any]) -> LayerPlan | None:
 
 
 def _is_recorded(asked: LayerPlan, plan: LayerPlan, config: Mapping[str, Any]) -> bool:
-    from solar_plugins.upscaling.donors import same_names  # Late: few plans have donors.
+    from solar_plugins.upscaling.donors import is_recorded  # Late: few plans have donors.
 
-    return same_names(asked, plan, str(config[PROVENANCE_KEY].get("base_model")))
+    record = config[PROVENANCE_KEY]
+    return is_recorded(asked, plan, Donor(str(record.get("base_model")), record.get("base_revision")))
 
 
 class Growth(NamedTuple):

@@ -135,7 +135,7 @@ def _with_donors(directory: Path, base: BaseCheckpoint, plan: LayerPlan, names: 
                 f"name it: solar verify {directory} --donor PATH, once for each donor"
             )
     asked = [Donor(name) for name in names] or plan.donors
-    found, _ = base.with_donors(replace(plan, donors=tuple(asked)))
+    found, _ = base.with_donors(replace(plan, donors=tuple(asked)), None)
     if len(found.donors) != len(plan.donors):
         raise CheckpointError(f"{directory}: two of its models are one and the same here; check --base and --donor")
     return found

@@ -48,6 +48,15 @@ def test_a_base_with_weights_is_counted_from_them(base, tmp_path):
     assert from_weights.num_layers == 12
 
 
+def test_layers_of_a_donor_are_counted(base, tiny_model, tmp_path):
+    donor = tiny_model(tmp_path / "donor", num_hidden_layers=6, seed=1)
+    slices = [[0, 6], {"model": str(donor), "layers": [2, 6]}, [6, 8]]
+    path = write(tmp_path / "r.yml", base_model=str(base), solar={"init": {"strategy": "slices", "slices": slices}})
+    dus = write(tmp_path / "dus.yml", base_model=str(base), solar=GROWN)
+    assert found(path).model == found(dus).model, "as many layers of the same shapes"
+    assert found(path).plan.donors[0].num_layers == 6
+
+
 def test_a_stage_that_was_run_is_taken_as_it_is(base, tmp_path):
     made = ensure_checkpoint(find_base(str(base)), LayerPlan.from_sources(8, [*range(6), *range(2, 8)]), tmp_path)
     shutil.copytree(made, tmp_path / "dus")

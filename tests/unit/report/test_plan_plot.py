@@ -6,7 +6,7 @@ import pytest
 
 from solar_plugins.errors import SolarError
 from solar_plugins.report.plan_plot import draw_plan, plan_figure
-from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+from solar_plugins.upscaling.layer_plan import Donor, LayerPlan, PlannedLayer
 
 
 def depth_up_scaled(num_layers, drop):
@@ -22,6 +22,13 @@ def block_expanded(num_layers, every):
     return LayerPlan(num_layers, tuple(layers))
 
 
+def of_models(base_layers, parts, *depths):
+    layers = (PlannedLayer(source, model=model) for model, start, end in parts for source in range(start, end))
+    names = (f"Some-Org/Large-Model-{number}-Instruct-v0.{number}" for number in range(len(depths)))
+    donors = (Donor(name, "a" * 40, depth) for name, depth in zip(names, depths, strict=True))
+    return LayerPlan(base_layers, tuple(layers), tuple(donors))
+
+
 SCALED = ("scaled", (("factor", 0.5),))
 PLANS = {
     "SmolLM2": depth_up_scaled(30, 6),
@@ -34,6 +41,9 @@ PLANS = {
     "LLaMA Pro": block_expanded(32, 4),
     "scaled": LayerPlan(32, (*map(PlannedLayer, range(24)), *(PlannedLayer(i, *SCALED) for i in range(8, 32)))),
     "no seam": LayerPlan.from_sources(16, range(16)),
+    "two models": of_models(32, [(0, 0, 24), (1, 8, 32)], 32),
+    "three models with long names": of_models(40, [(0, 0, 20), (1, 30, 64), (2, 7, 9), (0, 39, 40)], 64, 12),
+    "five models, each layer alone": of_models(2, [(number % 5, 0, 1) for number in range(30)], 4, 4, 4, 4),
     "one layer": LayerPlan.from_sources(1, [0]),
 }
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from solar_plugins.cli import solar
-from solar_plugins.errors import CheckpointError, PlanError
+from solar_plugins.errors import ArgsError, CheckpointError, PlanError
 from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.base_model import find_base, find_config
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
@@ -47,7 +47,8 @@ def grown(base, donor, slices=None, **more):
     """The base with its donor, and the plan."""
     slices = slices or [[0, 5], {"model": str(donor), "layers": [2, 6]}, [6, 8]]
     found = find_base(str(base))
-    return found.with_donors(plan_of(InitArgs(strategy="slices", slices=slices, **more), found.num_layers))
+    init = InitArgs(strategy="slices", slices=slices, **more)
+    return found.with_donors(plan_of(init, found.num_layers), init)
 
 
 def change(path, **values):
@@ -89,6 +90,14 @@ def test_a_donor_that_is_the_base_is_the_base(pair, tmp_path, monkeypatch):
     twice = [{"model": "donor", "layers": [0, 3]}, {"model": "./donor", "layers": [3, 6]}]
     base, plan = grown("base", None, twice)
     assert (len(base.donors), plan.donors, plan.seams()) == (1, (Donor("donor", None, 6),), ())
+
+
+def test_duplicates_that_two_names_of_one_model_hide_are_refused(pair):
+    slices = [[0, 6], {"model": str(pair[0]), "layers": [2, 8]}]
+    with pytest.raises(ArgsError, match=r"one of them is the base itself.*leave model: out"):
+        grown(*pair, slices, duplicates="identity")
+    slices[1]["layers"] = [6, 8]
+    assert grown(*pair, slices, duplicates="identity")[1].only_copies
 
 
 def test_a_layer_from_the_wrong_donor_is_found(pair, tmp_path):
@@ -194,6 +203,38 @@ def test_per_layer_values_that_cannot_be_combined_are_refused():
         upscaled(llama | {"layer_types": [FULL] * 2}, llama, [[0, 2], {"model": "b", "layers": [0, 2]}])
 
 
+def test_what_stands_beside_a_list_of_layers_must_be_equal():
+    lists = {"full_attn_layers": [2], "kda_layers": [1], "head_dim": 8}
+    kimi = {"model_type": "kimi_linear", "num_hidden_layers": 2, "linear_attn_config": lists}
+    other = kimi | {"linear_attn_config": lists | {"full_attn_layers": [1], "kda_layers": [2]}}
+    slices = [[0, 2], {"model": "b", "layers": [0, 2]}]
+    assert upscaled(kimi, other, slices)["linear_attn_config"] == lists | {
+        "full_attn_layers": [2, 3],
+        "kda_layers": [1, 4],
+    }
+    with pytest.raises(CheckpointError, match=r"linear_attn_config.head_dim is 4, the base's is 8"):
+        upscaled(kimi, kimi | {"linear_attn_config": lists | {"head_dim": 4}}, slices)
+
+
+def test_layers_of_a_kind_that_the_base_has_not(tiny_model, tmp_path):
+    """The window of a donor's layers is theirs; their dtype must still be the base's."""
+    common = {"num_hidden_layers": 2, "use_sliding_window": True, "sliding_window": 8}
+    folders = [
+        tiny_model(tmp_path / name, "qwen2", layer_types=[kind] * 2, seed=seed, **common)
+        for seed, (name, kind) in enumerate((("base", FULL), ("donor", WINDOW)))
+    ]
+    for folder in folders:
+        (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    slices = [[0, 2], {"model": str(folders[1]), "layers": [1, 2]}]
+    made = ensure_checkpoint(*grown(*folders, slices), tmp_path / "cache")
+    assert json.loads((made / "config.json").read_text())["layer_types"] == [FULL, FULL, WINDOW]
+    assert "layer_types" in verify_checkpoint(made, str(folders[0]), donors=[str(folders[1])]).config
+    path = folders[1] / "model.safetensors"
+    save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"of layer 0 is F16 .*, that of the base's layer 0 is BF16"):
+        ensure_checkpoint(*grown(*folders, slices), tmp_path / "cache")
+
+
 TOKENIZERS = {
     "vocabulary": ({"model": TOKENIZER["model"] | {"vocab": {"a": 0, "c": 1, "ab": 2}}}, r"model.vocab.b is 'absent'"),
     "order": (
@@ -274,7 +315,7 @@ def test_a_recipe_knows_its_own_result(pair, tmp_path, monkeypatch):
     shutil.rmtree("donor")  # It is not needed any more.
     assert growth_of(decoder, "m", init).already_grown
     for other in ([*slices[:2], [5, 7]], [slices[0], slices[1] | {"model": "other/donor2"}, slices[2]]):
-        with pytest.raises(Exception, match="asks for another plan"):
+        with pytest.raises(ArgsError, match="asks for another plan"):
             growth_of(decoder, "m", InitArgs(strategy="slices", slices=other))
 
 
@@ -309,9 +350,58 @@ def test_the_commands(pair, tmp_path, monkeypatch):
     assert "lies in the donor's own folder" in inside.output
 
 
+def test_models_of_the_hub(pair, tmp_path, monkeypatch):
+    """In the cache's layout: `main` of the donor is one commit, and `old` is another one's."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    for name, folder, commit, ref in (
+        ("base", pair[0], "a" * 40, "main"),
+        ("donor", pair[1], "b" * 40, "main"),
+        ("donor", pair[1], "c" * 40, "old"),
+    ):
+        repository = tmp_path / "hub" / f"models--org--{name}"
+        shutil.copytree(folder, repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / ref).write_text(commit)
+    slices = [{"model": "org/base", "layers": [0, 3]}, {"model": "org/donor", "layers": [0, 2]}]
+    slices += [{"model": "org/donor", "revision": "old", "layers": [2, 4]}]
+    base, plan = grown("org/base", None, slices)
+    assert plan.donors == (Donor("org/donor", "b" * 40, 6), Donor("org/donor", "c" * 40, 6))
+    assert base.identity == " + ".join(
+        f"hub:org/{name}@{commit * 40}" for name, commit in (("base", "a"), ("donor", "b"), ("donor", "c"))
+    )
+    made = ensure_checkpoint(base, plan, tmp_path / "cache")
+    assert "base_model:\n- org/base\n- org/donor\nbase_model_relation: merge\n" in (made / "README.md").read_text()
+    assert verify_checkpoint(made).plan == plan
+    decoder = find_base(str(made)).decoder
+    assert growth_of(decoder, "m", InitArgs(strategy="slices", slices=slices)).already_grown
+    for other in ({"model": "other/donor"}, {"revision": "d" * 40}):
+        init = InitArgs(strategy="slices", slices=[*slices[:2], slices[2] | other])
+        with pytest.raises(ArgsError, match="asks for another plan"):
+            growth_of(decoder, "m", init)
+    Path("recipe.yml").write_text(
+        yaml.safe_dump({"base_model": "org/base", "solar": {"init": {"strategy": "slices", "slices": slices}}})
+    )
+    merge = yaml.safe_load(CliRunner().invoke(solar, ["mergekit", "recipe.yml"]).stdout)
+    assert [one["sources"][0]["model"] for one in merge["slices"]] == [
+        "org/base",
+        "org/donor",
+        "org/donor@old",
+        "org/base",
+    ]
+    assert merge["base_model"] == "org/base"
+    # A finished checkpoint needs no weights of any donor any more.
+    for path in (tmp_path / "hub").rglob("model.safetensors"):
+        path.unlink()
+    assert ensure_checkpoint(*grown("org/base", None, slices), tmp_path / "cache") == made
+
+
 def test_a_plan_from_configs_alone(pair, tmp_path):
     (pair[1] / "model.safetensors").unlink()
     slices = [[0, 5], {"model": str(pair[1] / "config.json"), "layers": [2, 6]}]
     found = find_config(str(pair[0]))
-    base, plan = found.with_donors(plan_of(InitArgs(strategy="slices", slices=slices), 8))
+    init = InitArgs(strategy="slices", slices=slices)
+    base, plan = found.with_donors(plan_of(init, 8), init)
     assert (base.folder, plan.donors) == (None, (Donor("donor", None, 6),))

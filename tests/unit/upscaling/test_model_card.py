@@ -1,6 +1,6 @@
 import yaml
 
-from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+from solar_plugins.upscaling.layer_plan import Donor, LayerPlan, PlannedLayer
 from solar_plugins.upscaling.model_card import model_card
 
 SOLAR = LayerPlan.from_sources(32, [*range(24), *range(8, 32)])
@@ -23,6 +23,18 @@ def test_front_matter_links_the_base_and_takes_its_licence():
 
 def test_a_local_base_is_not_linked():
     assert "base_model" not in front_matter(model_card("base", SOLAR, None, on_hub=False))
+
+
+def test_all_parents_are_linked():
+    layers = tuple(PlannedLayer(0, model=model) for model in (0, 1, 2, 3))
+    donors = (Donor("org/b", "a" * 40, 1), Donor("folder", None, 1), Donor("org/b", "b" * 40, 1))
+    card = model_card("org/base", LayerPlan(1, layers, donors), None, on_hub=True)
+    assert front_matter(card)["base_model"] == ["org/base", "org/b"]
+    assert front_matter(card)["base_model_relation"] == "merge"
+    assert "| 1 to 1 | org/b@aaaaaaaaaaaa 0 to 0 | copy |\n| 2 to 2 | folder 0 to 0 | copy |" in card
+    assert "- below layer 2: org/b@aaaaaaaaaaaa layer 0 feeds folder layer 0 (another model)" in card
+    local = front_matter(model_card("base", LayerPlan(1, layers[:2], donors[1:2]), None, on_hub=False))
+    assert not {"base_model", "base_model_relation"} & local.keys()
 
 
 def test_broken_front_matter_of_the_base_is_ignored():

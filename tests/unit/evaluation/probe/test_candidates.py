@@ -50,6 +50,11 @@ def test_a_plan_whose_duplicates_start_otherwise(tmp_path):
         ("- dus", ArgsError, "plan 1: 'dus' is no plan; expected a map with a strategy"),
         ("- {drop_layers: 2}", ArgsError, "is no plan"),
         ("- {strategy: dus, drop_layers: 9}", ArgsError, "plan 1: drop_layers: 9 is impossible for a base of 8 layers"),
+        (
+            "- {strategy: slices, slices: [{model: o/b, layers: [0, 9]}]}",
+            ArgsError,
+            "plan 1: takes layers from o/b",
+        ),
         ("- {strategy: duss}", PluginError, "plan 1: strategy: 'duss'"),
     ],
 )
