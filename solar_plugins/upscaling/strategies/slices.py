@@ -14,11 +14,9 @@ from solar_plugins.upscaling.strategies.base import LayerPair, StrategyArgs, par
 class Slice(StrategyArgs):
     """A half-open range of layers of a model."""
 
-    layers: LayerPair
-    model: str | None = Field(None, min_length=1)
-    """A directory or a hub id; None for the base."""
-    revision: str | None = None
-    """Of a hub id."""
+    layers: LayerPair = Field(description="[start, end)")
+    model: str | None = Field(None, min_length=1, description="a directory or a hub id; default: the base")
+    revision: str | None = Field(None, description="of a hub id")
 
 
 def _as_slice(value: object) -> object:
