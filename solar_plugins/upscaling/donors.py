@@ -117,15 +117,13 @@ def refuse_other_config(base: Decoder, donor: Decoder, name: str) -> None:
 
 def _differences(base: Decoder, donor: Decoder) -> Iterator[tuple[str, Any, Any]]:
     """Every key by which the configs differ that may not, with both values."""
-    free = MAY_DIFFER | base.followed_keys
-    if base.text_config.get("model_type") != donor.text_config.get("model_type"):
-        yield "model_type", base.text_config.get("model_type"), donor.text_config.get("model_type")
-    parts = [("", base.text_config, donor.text_config)]
+    free, text = MAY_DIFFER | base.followed_keys, ""
+    if base.model_type != donor.model_type:  # It explains all other differences.
+        yield "model_type", base.model_type, donor.model_type
     if base.is_composite:
-        outer = free | DEPTH_KEYS | {"text_config"}
-        parts = [("", base.config, donor.config), ("text_config.", base.text_config, donor.text_config)]
-        yield from _differing(*parts.pop(0), outer)
-    yield from (difference for part in parts for difference in _differing(*part, free))
+        text = "text_config."
+        yield from _differing("", base.config, donor.config, free | DEPTH_KEYS | {"text_config"})
+    yield from _differing(text, base.text_config, donor.text_config, free)
 
 
 def _differing(where: str, ours: Config, theirs: Config, free: frozenset[str]) -> Iterator[tuple[str, Any, Any]]:

@@ -134,7 +134,8 @@ def _with_donors(directory: Path, base: BaseCheckpoint, plan: LayerPlan, names: 
                 f"{directory}: layers come from a folder called {donor.name!r:.200}, and nothing says where that lies; "
                 f"name it: solar verify {directory} --donor PATH, once for each donor"
             )
-    asked = [Donor(name) for name in names] or plan.donors
+    given = [donor if name == donor.name else Donor(name) for name, donor in zip(names, plan.donors, strict=False)]
+    asked = given or plan.donors
     found, _ = base.with_donors(replace(plan, donors=tuple(asked)), None)
     if len(found.donors) != len(plan.donors):
         raise CheckpointError(f"{directory}: two of its models are one and the same here; check --base and --donor")

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from solar_plugins import SolarPlugin
 from solar_plugins.axolotl_adapter.overrides import refuse_lost_options, with_overrides
 from solar_plugins.errors import ArgsError
+from solar_plugins.solar_block import parse_solar_block
 
 TRAIN = "/venv/lib/axolotl/cli/train.py"
 DUS = {"init": {"strategy": "dus", "drop_layers": 2}}
@@ -36,6 +37,16 @@ def test_they_count_for_the_plan_and_axolotl_keeps_them(base, tmp_path):
     SolarPlugin().register(cfg)
     assert json.loads((Path(cfg["base_model"]) / "config.json").read_text())["num_hidden_layers"] == 10
     assert cfg["solar"]["init"] == {"strategy": "dus", "drop_layers": 3}
+
+
+@pytest.mark.parametrize(
+    "key", [{"duplicates": {"initializer": "scaled"}}, {"slices": [{"model": "b", "layers": [0, 1]}]}]
+)
+def test_maps_inside_the_block_are_plain(key):
+    """Pydantic takes Axolotl's own kind of map for a model, and cannot write it."""
+    recipe = with_overrides(DictDefault({"solar": {"init": {"strategy": "slices"} | key}}))
+    written = parse_solar_block(recipe).model_dump(exclude_none=True)
+    assert written == {"init": {"strategy": "slices"} | key}
 
 
 def test_they_are_kept_for_a_recipe_that_does_not_up_scale():

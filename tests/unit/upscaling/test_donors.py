@@ -190,6 +190,20 @@ def test_per_layer_values_are_each_models_own():
     assert upscaled(base, donor, slices)["layer_types"] == [FULL, WINDOW, FULL, WINDOW, WINDOW]
 
 
+def test_a_model_of_more_than_text():
+    text = {"model_type": "gemma3_text", "num_hidden_layers": 2, "layer_types": [WINDOW] * 2, "hidden_size": 8}
+    base = {"model_type": "gemma3", "text_config": text, "vision_config": {"depth": 3}}
+    donor = base | {"text_config": text | {"num_hidden_layers": 1, "layer_types": [FULL]}}
+    slices = [[0, 2], {"model": "b", "layers": [0, 1]}]
+    assert upscaled(base, donor, slices)["text_config"]["layer_types"] == [WINDOW, WINDOW, FULL]
+    with pytest.raises(CheckpointError, match=r"json: text_config.hidden_size is 9, the base's is 8"):
+        upscaled(base, base | {"text_config": text | {"hidden_size": 9}}, slices)
+    with pytest.raises(CheckpointError, match=r"json: vision_config is"):
+        upscaled(base, donor | {"vision_config": {"depth": 4}}, slices)
+    with pytest.raises(CheckpointError, match=r"model_type is 'gemma3', the base's is 'gemma3_text'"):
+        upscaled(text, donor, slices)
+
+
 def test_per_layer_values_that_cannot_be_combined_are_refused():
     moe = {"model_type": "deepseek_v3", "num_hidden_layers": 4, "first_k_dense_replace": 1}
     donor = moe | {"first_k_dense_replace": 2}
