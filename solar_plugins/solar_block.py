@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from solar_plugins.errors import ArgsError
 from solar_plugins.plugins.manager import names
@@ -59,6 +59,16 @@ class DataArgs(BaseModel):
     )
 
 
+def _no_truth_value(value: object) -> object:
+    """YAML's ``yes`` would become 1."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number, not a truth value")
+    return value
+
+
+NoTruthValue = BeforeValidator(_no_truth_value)
+
+
 class TrainArgs(BaseModel):
     """``solar.train``: which parameters are trained, by the plan."""
 
@@ -68,11 +78,13 @@ class TrainArgs(BaseModel):
         description="all; new: second and later copies of a base layer, identity layers, layers of donors; seam: those "
         "around a seam"
     )
-    around: int | None = Field(None, ge=1, description="with layers: seam, how many layers on each side of each seam")
+    around: Annotated[int, NoTruthValue, Field(ge=1)] | None = Field(
+        None, description="with layers: seam, how many layers on each side of each seam"
+    )
     embeddings: bool | None = Field(None, description="the embeddings; default: with layers: all")
     norms: bool | None = Field(None, description="the norms outside of the trained layers; default: with layers: all")
     lm_head: bool | None = Field(None, description="the head; default: with layers: all")
-    lr_scale: dict[Literal["old"], Annotated[float, Field(gt=0, lt=math.inf)]] | None = Field(
+    lr_scale: dict[Literal["old"], Annotated[float, NoTruthValue, Field(gt=0, lt=math.inf)]] | None = Field(
         None, min_length=1, description="{old: 0.1}: what the base had already trains at 0.1 times the learning rate"
     )
 

@@ -122,6 +122,8 @@ def test_patterns_name_the_parameters():
         ({"layers": "seam"}, "belongs to layers: seam, which needs it"),
         ({"layers": "new", "around": 2}, "belongs to layers: seam"),
         ({"layers": "seam", "around": 0}, "solar.train.around: 0 is not allowed"),
+        ({"layers": "seam", "around": True}, "solar.train.around: True is not allowed; expected a number"),
+        ({"layers": "all", "lr_scale": {"old": True}}, "solar.train.lr_scale.old: True is not allowed; expected a num"),
         ({"layers": "all", "lr_scale": {"old": 0}}, "solar.train.lr_scale.old: 0 is not allowed"),
         ({"layers": "all", "lr_scale": {"new": 2}}, "solar.train.lr_scale"),
         ({"layers": "all", "lr_scale": {}}, "solar.train.lr_scale"),
