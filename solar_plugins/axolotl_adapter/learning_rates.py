@@ -10,6 +10,9 @@ from solar_plugins.errors import ArgsError
 MARK = "solar_part"
 """A key of the optimizer's parameter groups: ``new`` or ``old``. It is saved with the optimizer's state."""
 
+RATES = ("lr", "max_lr")
+"""The keys of a group that hold learning rates: AdamC divides by the second, its first value."""
+
 
 def scale_old_rates(trainer: Any, is_new: Callable[[str], bool], scale: float) -> None:
     """Let the trainer's optimizer give old parameters ``scale`` times the rate that it would give them.
@@ -45,18 +48,22 @@ def split_groups(optimizer: Any, is_new: dict[int, bool], scale: float) -> None:
         ArgsError: The optimizer has no parameter groups, or parameters that are not the model's.
     """
     groups = getattr(optimizer, "param_groups", None)
-    if groups is None or any(id(parameter) not in is_new for group in groups for parameter in group["params"]):
+    if groups is None or any(
+        group.get("lr") is None or any(id(parameter) not in is_new for parameter in group["params"]) for group in groups
+    ):
         raise ArgsError(
-            f"solar.train.lr_scale: {type(optimizer).__name__} keeps no groups of the model's parameters, so their "
-            "learning rates cannot differ. Remove the optimizer from the DeepSpeed JSON, or use adamw_torch_fused"
+            f"solar.train.lr_scale: {type(optimizer).__name__} keeps no groups of the model's parameters with a "
+            "learning rate, so that it cannot differ. Remove the optimizer from the DeepSpeed JSON, or use "
+            "adamw_torch_fused"
         )
     divided = []
     for group in groups:
         if MARK in group:
             divided.append(group)
             continue
-        for part, rate in (("new", group["lr"]), ("old", group["lr"] * scale)):
+        for part, factor in (("new", 1), ("old", scale)):
             members = [parameter for parameter in group["params"] if is_new[id(parameter)] == (part == "new")]
             if members:
-                divided.append({**group, "params": members, "lr": rate, MARK: part})
+                rates = {key: group[key] * factor for key in RATES if group.get(key) is not None}
+                divided.append({**group, **rates, "params": members, MARK: part})
     groups[:] = divided

@@ -37,6 +37,15 @@ def test_every_group_is_divided(model):
     assert rates(optimizer, model) == pytest.approx(EXPECTED), "a trainer may ask for its optimizer again"
 
 
+def test_a_rate_that_an_optimizer_keeps_beside_the_current_one_is_scaled_too(model):
+    """AdamC decays weights by rate / maximum x rate; with the group's maximum, old ones would decay a tenth of it."""
+    from axolotl.utils.optimizers.adamc import AdamC
+
+    optimizer = AdamC(model.parameters(), lr=1.0)
+    split_groups(optimizer, {id(p): name.startswith("new") for name, p in model.named_parameters()}, 0.1)
+    assert [(group["lr"], group["max_lr"]) for group in optimizer.param_groups] == [(1.0, 1.0), (0.1, 0.1)]
+
+
 def test_the_trainers_optimizer_is_divided_when_it_is_made(model):
     trainer = SimpleNamespace(model=model, optimizer=None)
 
