@@ -44,7 +44,7 @@ class Model:
         for name, shape in self.shapes.items():
             layer = LAYER.match(name)
             if layer:
-                layers[layer[1]] = layers.get(layer[1], 0) + prod(shape)
+                layers[layer[0]] = layers.get(layer[0], 0) + prod(shape)
         return max(layers.values(), default=0)
 
     @property
@@ -53,8 +53,8 @@ class Model:
         return sum(prod(shape) for name, shape in self.shapes.items() if not LAYER.match(name))
 
 
-LAYER = re.compile(r"(?:.*\.)?\w+\.(\d+)\.")
-"""A name that belongs to a numbered layer, and the number."""
+LAYER = re.compile(r"(?:.*?\.)?\w+\.(\d+)\.")
+"""A name that belongs to a numbered layer, and the number. The first: an expert's comes after it."""
 
 
 class HeldTensor(NamedTuple):
@@ -105,10 +105,15 @@ def is_layer_map(name: str, shape: Shape) -> bool:
 
 
 def _is_adapted(name: str, shape: Shape, adapter: Adapter) -> bool:
-    layer = LAYER.match(name)
-    if layer is None or (adapter.layers is not None and int(layer[1]) not in adapter.layers):
+    if LAYER.match(name) is None or (adapter.layers is not None and _number(name, adapter) not in adapter.layers):
         return False
     return len(shape) == 2 and (adapter.targets is None or _module(name) in adapter.targets)
+
+
+def _number(name: str, adapter: Adapter) -> int | None:
+    """The number of a layer, as PEFT reads it in a name (``check_target_module_exists`` in peft/tuners)."""
+    stacks = (re.match(rf"(?:^|.*?\.){stack}\.(\d+)\.", name) for stack in adapter.stacks or (r"\w+",))
+    return next((int(match[1]) for match in stacks if match), None)
 
 
 def _module(name: str) -> str:

@@ -152,6 +152,7 @@ def _adapter(recipe: Recipe) -> Adapter | None:
         dropout=recipe.lora_dropout or 0.0,
         bits=4 if recipe.load_in_4bit else 8 if recipe.load_in_8bit else 16,
         layers=tuple(recipe.peft_layers_to_transform) if recipe.peft_layers_to_transform else None,
+        stacks=tuple(recipe.peft_layers_pattern or ()),
         copied=tuple(recipe.lora_modules_to_save or ()),
     )
 

@@ -59,6 +59,7 @@ class Adapter:
         dropout: ``lora_dropout``.
         bits: Of the frozen linear maps: 4 (NF4 with doubly quantised scales), 8, or 16.
         layers: The numbers of the layers that get one; None: all.
+        stacks: Where these layers stand, as ``peft_layers_pattern``; empty: anywhere.
         copied: ``lora_modules_to_save``: modules that are trained as a whole, as copies.
     """
 
@@ -67,6 +68,7 @@ class Adapter:
     dropout: float = 0.0
     bits: int = 16
     layers: tuple[int, ...] | None = None
+    stacks: tuple[str, ...] = ()
     copied: tuple[str, ...] = ()
 
 

@@ -1,5 +1,6 @@
 """What is held and trained, against PEFT, bitsandbytes and Axolotl."""
 
+from dataclasses import replace
 from math import prod
 
 import pytest
@@ -87,3 +88,21 @@ def test_wide_ends_are_embeddings_head_and_norms(small_model):
 def test_maps_of_a_layer(small_model):
     shapes = adapted_maps_of_a_layer(small_model, Adapter(rank=1))
     assert sum(map(prod, shapes)) == 2 * 256 * 256 + 2 * 64 * 256 + 3 * 896 * 256
+
+
+def mixtral(num_layers=3, experts=4):
+    """File names of a Mixtral, whose experts are numbered inside its layers, beside a vision tower's layers."""
+    shapes = {"model.embed_tokens.weight": (64, 8), "vision_tower.encoder.layers.1.q_proj.weight": (8, 8)}
+    for layer in range(num_layers):
+        shapes[f"model.layers.{layer}.self_attn.q_proj.weight"] = (8, 8)
+        for expert in range(experts):
+            shapes[f"model.layers.{layer}.block_sparse_moe.experts.{expert}.w1.weight"] = (16, 8)
+    return shapes
+
+
+def test_the_number_of_an_expert_is_none_of_a_layer(small_model):
+    model = replace(small_model, shapes=mixtral())
+    assert model.layer_parameters == 8 * 8 + 4 * 16 * 8
+    adapter = Adapter(rank=2, layers=(1,), stacks=(r"(?<!.)model\.layers",))
+    held = held_tensors(model, TrainingSetup(adapter=adapter, sequence_tokens=1))
+    assert sum(tensor.elements for tensor in held if tensor.trained) == 2 * ((8 + 8) + 4 * (16 + 8))
