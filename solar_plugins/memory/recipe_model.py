@@ -14,7 +14,7 @@ from solar_plugins.upscaling.base_model import CONFIG, FoundConfig, find_config
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.estimates import Shape, shapes_from_config, shapes_from_shards
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.provenance import grown_plan, growth_of
+from solar_plugins.upscaling.provenance import growth_of, plan_of_model
 from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
@@ -76,7 +76,7 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
         ) from None
     stages.insert(0, base or name)
     if recipe.solar is None or not recipe.grows:
-        return FoundModel(_unchanged(found), found.decoder, grown_plan(found.decoder.config), tuple(stages))
+        return FoundModel(_unchanged(found), found.decoder, plan_of_model(found.decoder, base or name), tuple(stages))
     plan, already_grown = growth_of(found.decoder, base or name, recipe.solar.init)
     if not already_grown:
         found, plan = found.with_donors(plan, recipe.solar.init)

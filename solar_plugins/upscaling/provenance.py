@@ -57,6 +57,26 @@ def grown_plan(config: Mapping[str, Any]) -> LayerPlan | None:
         ) from None
 
 
+def plan_of_model(decoder: Decoder, name: str) -> LayerPlan | None:
+    """As `grown_plan`, of a model that is used as it is; its layers must be those of the plan.
+
+    Args:
+        decoder: Of the model.
+        name: What to call it in an error.
+
+    Raises:
+        ArgsError: It has another depth than its record, as after a merge or pruning that kept the record.
+        CheckpointError: As `grown_plan`.
+    """
+    plan = grown_plan(decoder.config)
+    if plan is not None and decoder.num_layers != len(plan):
+        raise ArgsError(
+            f"base_model: {name} has {decoder.num_layers} layers, but its own record says {plan}; restore its "
+            f"config.json, or remove {PROVENANCE_KEY!r} from it if another tool changed the layers since"
+        )
+    return plan
+
+
 def _is_recorded(asked: LayerPlan, plan: LayerPlan, config: Mapping[str, Any]) -> bool:
     from solar_plugins.upscaling.donors import is_recorded  # Late: few plans have donors.
 
@@ -98,9 +118,5 @@ def growth_of(decoder: Decoder, name: str, init: InitArgs) -> Growth:
             "it as it is, remove the solar: block; to up-scale it once more, run `solar upscale` and name its result "
             "as base_model, without a solar: block"
         )
-    if decoder.num_layers != len(plan):
-        raise ArgsError(
-            f"base_model: {name} has {decoder.num_layers} layers, but its own record says {plan}; restore its "
-            "config.json"
-        )
+    plan_of_model(decoder, name)
     return Growth(plan, already_grown=True)

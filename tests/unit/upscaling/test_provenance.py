@@ -4,7 +4,7 @@ from solar_plugins.errors import ArgsError, CheckpointError
 from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.provenance import grown_plan, growth_of
+from solar_plugins.upscaling.provenance import grown_plan, growth_of, plan_of_model
 from solar_plugins.upscaling.strategies import plan_of
 
 
@@ -28,3 +28,15 @@ def test_a_record_of_growth_is_read_and_a_broken_one_refused():
     for broken in ({}, {"plan": 3}, "x", {"plan": {"base_layers": 4, "ranges": []}}):
         with pytest.raises(CheckpointError, match="the record 'solar_plugins' cannot be read"):
             grown_plan({"solar_plugins": broken})
+
+
+def test_a_record_of_other_layers_than_the_models_is_refused():
+    """As after mergekit, which copies config.json and changes the depth alone."""
+    config = {"model_type": "llama", "num_hidden_layers": 6}
+    plan = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
+    recorded = config | {"solar_plugins": {"plan": plan.to_dict()}}
+    assert plan_of_model(Decoder.of(config), "m") is None
+    assert plan_of_model(Decoder.of(recorded), "m") == plan
+    for depth in (4, 8):
+        with pytest.raises(ArgsError, match=rf"m has {depth} layers, but its own record says 4 -> 6 layers.*remove"):
+            plan_of_model(Decoder.of(recorded | {"num_hidden_layers": depth}), "m")
