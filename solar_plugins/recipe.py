@@ -97,6 +97,7 @@ class AxolotlKeys(BaseModel):
     lora_model_dir: str | None = None
     peft_layers_to_transform: list[int] | None = None
     peft_layers_pattern: list[str] | None = None
+    peft_ensure_weight_tying: bool | None = None
     load_in_4bit: bool | None = False
     load_in_8bit: bool | None = False
 

@@ -35,8 +35,8 @@ from solar_plugins.solar_block import SolarArgs
 from solar_plugins.upscaling.base_model import find_base, find_config
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.decoder import Decoder
-from solar_plugins.upscaling.provenance import grown_plan, growth_of
-from solar_plugins.upscaling.trained_layers import layer_patterns, trained_parts
+from solar_plugins.upscaling.provenance import growth_of, plan_of_model
+from solar_plugins.upscaling.trained_layers import new_patterns, trained_parts
 from solar_plugins.upscaling.training_keys import refuse_frozen_identity_layers, training_keys
 
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".
@@ -91,7 +91,8 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
             elif recipe.solar.train is not None:
                 with ready_together("the base's config"):
                     decoder = _decoder_of_base(recipe)
-                    cfg.update(training_keys(recipe, recipe.solar.train, decoder, grown_plan(decoder.config)))
+                    plan = plan_of_model(decoder, recipe.base.name)
+                    cfg.update(training_keys(recipe, recipe.solar.train, decoder, plan))
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
         """Read the sets of ``type: solar_plugins.<formatter>``, and let Axolotl load the result.
@@ -120,10 +121,10 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
             if recipe is None or recipe.solar is None or recipe.solar.train is None:
                 return
             args, decoder = recipe.solar.train, _decoder_of_base(recipe)
-            trained = trained_parts(args, decoder, grown_plan(decoder.config))
+            trained = trained_parts(args, decoder, plan_of_model(decoder, recipe.base.name))
             LOG.info("%s", check_trained_parameters(trainer.model, decoder, trained))
             if args.lr_scale:
-                new = compiled(layer_patterns(decoder, trained.new))
+                new = compiled(new_patterns(decoder, trained))
                 scale_old_rates(trainer, lambda name: any(one.match(name) for one in new), args.lr_scale["old"])
 
     def post_train(self, cfg: Any, model: Any) -> None:

@@ -33,8 +33,16 @@ def check_trained_parameters(model: Any, decoder: Decoder, trained: Trained) -> 
     if found != list(trained.layers):
         raise ArgsError(
             f"solar.train: layers {_listed(found)} of the loaded model would learn, not {_listed(trained.layers)}; its "
-            "parameters are not named as in other models of its type. Write unfrozen_parameters (or, with an adapter, "
-            "peft_layers_to_transform) instead"
+            "parameters are not named as in other models of its type, or its adapter covers experts that one tensor "
+            "holds, which PEFT does in every layer (lora_target_modules without them helps). Or write "
+            "unfrozen_parameters (with an adapter, peft_layers_to_transform) instead"
+        )
+    chosen = compiled(layer_patterns(decoder, trained.layers))
+    beside = [name for name in learning if ".lora_" in name and not any(layer.match(name) for layer in chosen)]
+    if beside and len(trained.layers) < trained.num_layers:
+        raise ArgsError(
+            f"solar.train: the adapter covers {beside[0]} too, which is in none of the layers that should learn; name "
+            "only modules of layers in lora_target_modules"
         )
     count, whole = (sum(parameters[name].numel() for name in names) for names in (learning, parameters))
     return f"solar.train: {len(found)} of {trained.num_layers} layers learn, {count:,} of {whole:,} parameters"

@@ -19,9 +19,19 @@ from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.tensor_names import is_tied
 
-ROOTS = r"(?:\w+.)*"
-"""What may stand before a name that this module gives, such as PEFT's ``base_model.model.``. In these patterns a dot is
-a dot, as Axolotl reads ``unfrozen_parameters`` (axolotl/utils/freeze.py)."""
+WRAPPERS = r"(?:(?:base_model.model|module|pretrained_model|_orig_mod|_fsdp_wrapped_module).)*"
+"""What PEFT, DDP, TRL, torch.compile and FSDP put before a model's names. Not just anything: the vision towers of some
+models end like their decoders (``vision_model.model.layers.``). In these patterns a dot is a dot, as Axolotl reads
+``unfrozen_parameters`` (axolotl/utils/freeze.py)."""
+
+MODULES = r"(?:\w+.)*"
+"""Any modules, one in another."""
+
+NO_TOWER = r"(?!vis|audio|multi_modal|embed_(?:vision|audio))"
+"""Not what holds images or sound (the names are those of axolotl/utils/freeze.py), beside which a decoder may stand."""
+
+JUDGING_HEAD = f"{WRAPPERS}(?:score|classifier)."
+"""The head of a reward model or another model for classification. It is new, so it always learns."""
 
 NORM = r"(?:\w*(?i:norm)\w*|(?:pre_)?ln_?\w*)"
 """What a norm is called; a few hold numbered norms for each head."""
@@ -160,11 +170,31 @@ def layer_patterns(decoder: Decoder, layers: Iterable[int]) -> list[str]:
     r"""For each spelling of the decoder's layers, what the names of these layers' parameters begin with.
 
     Example:
-        >>> layer_patterns(Decoder.of({"model_type": "llama", "num_hidden_layers": 32}), [4, 9])
-        ['(?:\\w+.)*model.layers.(?:4|9).']
+        >>> decoder = Decoder.of({"model_type": "llama", "num_hidden_layers": 32})
+        >>> [pattern.removeprefix(WRAPPERS) for pattern in layer_patterns(decoder, [4, 9])]
+        ['model.layers.(?:4|9).']
     """
     numbers = "|".join(map(str, layers))
-    return [f"{ROOTS}{prefix}(?:{numbers})." for prefix in decoder.architecture.prefixes]
+    return [f"{_before(decoder)}{prefix}(?:{numbers})." for prefix in decoder.architecture.prefixes]
+
+
+def _before(decoder: Decoder) -> str:
+    """What may stand before a name of the decoder. Code of its own may nest it in whatever it likes."""
+    return MODULES if decoder.has_own_code else WRAPPERS
+
+
+def adapter_patterns(decoder: Decoder) -> list[str]:
+    r"""What PEFT takes as ``layers_pattern``: where the layers stand to whose numbers it keeps.
+
+    PEFT searches each for itself in a name, so that the usual ``layers`` would be a vision tower's too.
+
+    Example:
+        >>> adapter_patterns(Decoder.of({"model_type": "llama", "num_hidden_layers": 32}))
+        ['layers']
+    """
+    if not decoder.is_composite:
+        return [decoder.architecture.stack]
+    return [rf"(?<!.){re.escape(prefix.removesuffix('.'))}" for prefix in decoder.architecture.prefixes]
 
 
 def unfrozen_patterns(decoder: Decoder, trained: Trained) -> list[str]:
@@ -176,17 +206,23 @@ def unfrozen_patterns(decoder: Decoder, trained: Trained) -> list[str]:
     patterns = layer_patterns(decoder, trained.layers)
     if trained.embeddings:
         names = "|".join(embedding_modules(decoder))
-        patterns += [f"{ROOTS}{parent}(?:{names})." for parent in _parents(decoder)]
+        patterns += [f"{_before(decoder)}{parent}(?:{names})." for parent in _parents(decoder)]
     if trained.norms:
         patterns += norm_patterns(decoder)
     if trained.lm_head:
-        patterns += [f"{ROOTS}(?:{'|'.join(head_modules(decoder))})."]
-    return patterns
+        patterns += [f"{MODULES}(?:{'|'.join(head_modules(decoder))})."]
+    return [*patterns, JUDGING_HEAD]
+
+
+def new_patterns(decoder: Decoder, trained: Trained) -> list[str]:
+    """What the names begin with of parameters that the base did not have, for ``lr_scale``."""
+    return [*layer_patterns(decoder, trained.new), JUDGING_HEAD]
 
 
 def norm_patterns(decoder: Decoder) -> list[str]:
     """What the names of all norms of the decoder are like, in its layers and beside them."""
-    return [rf"{ROOTS}{parent}{ROOTS}{NORM}.(?:\d+.)?\w+$" for parent in _parents(decoder)]
+    before = _before(decoder)
+    return [rf"{before}{parent}{NO_TOWER}{MODULES}{NORM}.(?:\d+.)?\w+$" for parent in _parents(decoder)]
 
 
 def _parents(decoder: Decoder) -> list[str]:

@@ -10,8 +10,10 @@ from solar_plugins.recipe import Recipe
 from solar_plugins.solar_block import TrainArgs
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.tensor_names import is_tied
 from solar_plugins.upscaling.trained_layers import (
     Trained,
+    adapter_patterns,
     embedding_modules,
     head_modules,
     trained_parts,
@@ -54,22 +56,33 @@ def training_keys(recipe: Recipe, args: TrainArgs, decoder: Decoder, plan: Layer
 def _adapter_keys(recipe: Recipe, args: TrainArgs, decoder: Decoder, trained: Trained) -> dict[str, Any]:
     if args.norms:
         raise ArgsError("solar.train.norms: an adapter trains no norms; remove this key, or adapter")
+    # Else PEFT trains a copy of the embeddings beside the head, and the merged model has only one of them.
+    tied = {"peft_ensure_weight_tying": True} if is_tied(decoder) and (args.embeddings or args.lm_head) else {}
     if len(trained.layers) == trained.num_layers:
-        return {}
+        return tied
+    if recipe.lora_target_parameters:
+        raise ArgsError(
+            f"lora_target_parameters: {recipe.lora_target_parameters!r:.200}; PEFT adapts such parameters in every "
+            f"layer, and solar.train.layers: {args.layers} chooses some. Remove the key, set layers: all, or remove "
+            "adapter"
+        )
     if isinstance(recipe.lora_target_modules, str):
         raise ArgsError(
             f"lora_target_modules: {recipe.lora_target_modules!r:.200} is a pattern, and PEFT chooses no layers then; "
             "with solar.train give a list of names, or lora_target_linear: true"
         )
-    stack = decoder.architecture.stack
-    return {"peft_layers_to_transform": list(trained.layers), "peft_layers_pattern": [stack]}
+    chosen = {"peft_layers_to_transform": list(trained.layers), "peft_layers_pattern": adapter_patterns(decoder)}
+    return chosen | tied
 
 
 def _copied_modules(recipe: Recipe, args: TrainArgs, decoder: Decoder) -> Iterator[str]:
     """Beside an adapter, embeddings and head are trained whole, as PEFT's copies."""
-    if recipe.adapter and args.embeddings:
+    if not recipe.adapter:
+        return
+    tied = is_tied(decoder)
+    if args.embeddings or (tied and args.lm_head):
         yield from embedding_modules(decoder)
-    if recipe.adapter and args.lm_head:
+    if args.lm_head and not tied:
         yield from head_modules(decoder)
 
 

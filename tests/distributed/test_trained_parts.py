@@ -1,7 +1,7 @@
 """`solar.train`: exactly its parameters have gradients and optimizer states, each at its rate, on several ranks."""
 
 import pytest
-from launchers import SHARDING, evidence, train
+from launchers import SHARDING, environment, evidence, train
 from test_adapters import LORA
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
@@ -67,3 +67,29 @@ def test_an_adapter_covers_the_chosen_layers_alone(make_training_folder):
     before = tensors_of(next((folder / "cache").iterdir()))["model.embed_tokens.weight"]
     after = tensors_of(folder / "out")["base_model.model.model.embed_tokens.weight"]
     assert (after - before).abs().max().item() == pytest.approx(RATE * SCALE, rel=0.01)
+
+
+def test_embeddings_that_are_the_head_too_stay_so_beside_an_adapter(make_training_folder, run_warm):
+    """PEFT alone trains a copy for the input and leaves the head as it was; merged, the copy would be both."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    solar = {**SEAM["solar"], "train": {"layers": "new", "embeddings": True}}
+    folder = make_training_folder(ROWS, LORA | SEAM | {"solar": solar, "learning_rate": 0.05})
+    base = AutoModelForCausalLM.from_pretrained(folder / "base")
+    base.lm_head.weight = base.model.embed_tokens.weight
+    base.config.tie_word_embeddings = True
+    base.save_pretrained(folder / "base")
+    status, said = train(folder, None, 1)
+    assert status == 0, said[-5000:]
+    command = ["python", "-m", "axolotl.cli.merge_lora", "recipe.yml"]
+    merging = run_warm(*command, cwd=folder, env=environment(None, folder))
+    assert merging.returncode == 0, merging.stderr[-5000:]
+    ids = torch.arange(300, 340)[None]
+    upscaled = AutoModelForCausalLM.from_pretrained(next((folder / "cache").iterdir()))
+    untrained = upscaled(ids).logits
+    trained = PeftModel.from_pretrained(upscaled, folder / "out")(ids).logits
+    merged = AutoModelForCausalLM.from_pretrained(folder / "out/merged", dtype=torch.float32)
+    assert (trained - untrained).abs().max() > 0.1
+    torch.testing.assert_close(merged(ids).logits, trained, atol=1e-3, rtol=1e-3)

@@ -4,6 +4,7 @@ from solar_plugins.errors import ArgsError
 from solar_plugins.recipe import parse_recipe
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
+from solar_plugins.upscaling.trained_layers import JUDGING_HEAD, WRAPPERS
 from solar_plugins.upscaling.training_keys import refuse_frozen_identity_layers, training_keys
 
 DECODER = Decoder.of({"model_type": "llama", "num_hidden_layers": 4, "tie_word_embeddings": False})
@@ -11,13 +12,13 @@ PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
 LORA = {"adapter": "lora", "lora_r": 8, "lora_target_linear": True}
 
 
-def keys(train, plan=PLAN, **others):
+def keys(train, plan=PLAN, decoder=DECODER, **others):
     recipe = parse_recipe({"solar": {"train": train}} | others)
-    return training_keys(recipe, recipe.solar.train, DECODER, plan)
+    return training_keys(recipe, recipe.solar.train, decoder, plan)
 
 
 def test_full_training_freezes_the_rest():
-    assert keys({"layers": "new"}) == {"unfrozen_parameters": [r"(?:\w+.)*model.layers.(?:3|4)."]}
+    assert keys({"layers": "new"}) == {"unfrozen_parameters": [f"{WRAPPERS}model.layers.(?:3|4).", JUDGING_HEAD]}
     assert keys({"layers": "all"}) == {}
 
 
@@ -27,6 +28,17 @@ def test_an_adapter_covers_the_layers():
     assert keys({"layers": "all"}, **LORA) == {}
     copied = keys({"layers": "new", "embeddings": True, "lm_head": True}, **LORA, lora_modules_to_save=["lm_head"])
     assert copied == covered | {"lora_modules_to_save": ["lm_head", "embed_tokens"]}
+
+
+@pytest.mark.parametrize("asked", [{"embeddings": True}, {"lm_head": True}, {"embeddings": True, "lm_head": True}])
+@pytest.mark.parametrize("layers", ["new", "all"])
+def test_a_head_that_is_the_embeddings_stays_so_beside_an_adapter(asked, layers):
+    tied = Decoder.of(dict(DECODER.config) | {"tie_word_embeddings": True})
+    made = keys({"layers": layers, **asked}, decoder=tied, **LORA)
+    assert made["lora_modules_to_save"] == ["embed_tokens"]
+    assert made["peft_ensure_weight_tying"] is True
+    assert "peft_ensure_weight_tying" not in keys({"layers": layers}, decoder=tied, **LORA), "nothing is copied"
+    assert "peft_ensure_weight_tying" not in keys({"layers": layers, **asked}, **LORA), "nothing is tied"
 
 
 def test_what_axolotl_was_told_before_is_told_again():
@@ -48,6 +60,11 @@ def test_what_axolotl_was_told_before_is_told_again():
         ({"layers": "new"}, LORA | {"peft_layers_to_transform": [1]}, "peft_layers_to_transform: [1] and solar.train"),
         ({"layers": "new", "norms": True}, LORA, "solar.train.norms: an adapter trains no norms"),
         ({"layers": "new"}, LORA | {"lora_target_modules": ".*q_proj"}, "lora_target_modules: '.*q_proj' is a pattern"),
+        (
+            {"layers": "new"},
+            LORA | {"lora_target_parameters": ["mlp.experts.down_proj"]},
+            "lora_target_parameters: ['mlp.experts.down_proj']; PEFT adapts such parameters in every layer",
+        ),
         ({"layers": "new", "lr_scale": {"old": 0.1}}, {}, "nothing learns that the base had"),
         ({"layers": "new", "lr_scale": {"old": 0.1}}, LORA, "nothing learns that the base had"),
         (
