@@ -1,5 +1,7 @@
 """`solar.train`: exactly its parameters have gradients and optimizer states, each at its rate, on several ranks."""
 
+import shutil
+
 import pytest
 from launchers import SHARDING, environment, evidence, train
 from test_adapters import LORA
@@ -49,6 +51,27 @@ def test_exactly_the_chosen_parameters_learn_each_at_its_rate(sharding, ranks, m
         expected = 0 if name not in chosen else RATE if name.startswith(NEW_LAYERS) else RATE * SCALE
         assert moved == pytest.approx(expected, rel=0.01), name
     assert "4 of 12 layers learn" in said
+
+
+def test_two_ranks_agree_on_a_plan_of_two_models_and_train_the_donors_layers(
+    make_training_folder, small_base, tiny_model
+):
+    slices = [[0, 6], {"model": "donor", "layers": [3, 5]}, [6, 8]]
+    solar = {"init": {"strategy": "slices", "slices": slices}, "train": {"layers": "new"}, "cache_dir": "cache"}
+    folder = make_training_folder(ROWS, SEAM | {"solar": solar})
+    tiny_model(folder / "donor", "mistral", dtype="float32", vocab_size=32000, num_hidden_layers=6, seed=1)
+    for path in small_base.glob("tokenizer*"):
+        shutil.copy(path, folder / "donor")
+    status, said = train(folder, "ddp", 2)
+    assert status == 0, said[-5000:]
+    (upscaled,) = (folder / "cache").iterdir()
+    before, after = tensors_of(upscaled), tensors_of(folder / "out")
+    chosen = {name for name in before if name.startswith(("model.layers.6.", "model.layers.7."))}
+    assert {name for name, tensor in before.items() if not tensor.equal(after[name])} == chosen
+    for rank in evidence(folder, 2):
+        assert rank["learning"] == dict.fromkeys(chosen, True)
+    donor = tensors_of(folder / "donor")
+    assert before["model.layers.7.mlp.up_proj.weight"].equal(donor["model.layers.4.mlp.up_proj.weight"])
 
 
 def test_an_adapter_covers_the_chosen_layers_alone(make_training_folder):
