@@ -77,10 +77,25 @@ class SolarGroup(click.Group):
             ) from None
 
 
-@click.group(cls=SolarGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="solar")
-def solar() -> None:
+@click.group(cls=SolarGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, help="Show the version and exit.")
+@click.option("--verbose", is_flag=True, help="With --version: those of everything that matters to a run.")
+@click.pass_context
+def solar(context: click.Context, version: bool, verbose: bool) -> None:
     """Depth up-scaling: plan it, write it, export it, look at what came out."""
+    if verbose and not version:
+        raise click.UsageError("--verbose belongs to --version")
+    if verbose:
+        from solar_plugins.versions import version_lines
+
+        click.echo("\n".join(version_lines()))
+    elif version:
+        click.echo(f"solar, version {__version__}")
+    if version:
+        context.exit()
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+        context.exit(2)
 
 
 @solar.command(cls=StrategyCommand)

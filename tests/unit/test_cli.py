@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import resource
 import subprocess
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+import solar_plugins
 from solar_plugins.cli import solar
 
 SOLAR = Path(sys.executable).parent / "solar"
@@ -257,3 +259,17 @@ def test_mix_needs_nothing_heavy_for_json_lines(tmp_path):
     modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in result.stderr.splitlines()}
     assert "tqdm" in modules
     assert not modules & {"torch", "axolotl", "transformers", "numpy", "pyarrow", "datasets", "matplotlib"}
+
+
+def test_versions():
+    assert invoke("--version").split()[-1] == solar_plugins.__version__
+    said = invoke("--version", "--verbose").splitlines()
+    assert said[0] == f"solar_plugins {solar_plugins.__version__}"
+    assert f"transformers {importlib.metadata.version('transformers')}" in said
+    assert "flash-attn not installed" in said
+
+
+def test_without_a_command_the_help_is_shown_and_verbose_alone_is_refused():
+    helped, refused = (CliRunner().invoke(solar, arguments) for arguments in ([], ["--verbose"]))
+    assert (helped.exit_code, helped.output.split()[0]) == (2, "Usage:")
+    assert "--verbose belongs to --version" in refused.output

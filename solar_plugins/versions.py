@@ -1,0 +1,42 @@
+"""The versions of everything that decides what a run does, for a report of a fault."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+from solar_plugins import __version__
+from solar_plugins.plugins.manager import loaded_plugins
+
+PACKAGES = (
+    *("axolotl", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "datasets", "bitsandbytes"),
+    *(
+        "flash-attn",
+        "mergekit",
+        "safetensors",
+        "tokenizers",
+        "huggingface_hub",
+        "pluggy",
+        "pydantic",
+        "click",
+        "filelock",
+    ),
+)
+"""Looked up without being imported."""
+
+
+def version_lines() -> Iterator[str]:
+    """One line for each: this package, Python, the system, the packages that are installed, and the plugins."""
+    yield f"solar_plugins {__version__}"
+    yield f"Python {platform.python_version()}, {platform.platform()}, {platform.machine()}"
+    for name in PACKAGES:
+        try:
+            yield f"{name} {version(name)}"
+        except PackageNotFoundError:
+            yield f"{name} not installed"
+    manager, skipped = loaded_plugins()
+    for name, _ in manager.list_name_plugin():
+        if not name.startswith("solar_plugins."):
+            yield f"plugin {name}"
+    yield from skipped
