@@ -6,7 +6,6 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from solar_plugins import __version__
 from solar_plugins.plugins.manager import loaded_plugins
 
 PACKAGES = (
@@ -28,7 +27,7 @@ PACKAGES = (
 
 def version_lines() -> Iterator[str]:
     """One line for each: this package, Python, the system, the packages that are installed, and the plugins."""
-    yield f"solar_plugins {__version__}"
+    yield f"solar_plugins {version('solar_plugins')}"
     yield f"Python {platform.python_version()}, {platform.platform()}, {platform.machine()}"
     for name in PACKAGES:
         try:
