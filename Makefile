@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= passive
 # and in the order of tests/conftest.py, slow ones first.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo pipeline test test-fast test-nightly bench study docs lint fix clean architectures gpu-check gpu-check-data
+.PHONY: dist help setup demo pipeline test test-fast test-nightly bench study docs lint fix clean architectures gpu-check gpu-check-data
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -83,6 +83,10 @@ test-nightly: $(INSTALLED)  ## run every test, those too that repeat with more c
 
 bench: $(INSTALLED)  ## measure against mergekit-yaml and cp, write docs/bench.*: about 15 minutes, 25 GB of disk
 	$(BIN)/python tests/benchmarks/bench.py
+
+dist: $(INSTALLED)  ## build the source archive and, from it, the wheel in dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
 
 study: $(INSTALLED)  ## which plan, and is it worth it: 45 small trainings of that model, about 2 hours on two cores; goes on where it was stopped, writes docs/study.*
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)

@@ -1,4 +1,4 @@
-"""A fresh virtual environment with the core alone, as `pip install solar_plugins` makes it."""
+"""A fresh virtual environment with the core alone, as `pip install` makes it of the wheel of `make dist`."""
 
 import json
 import os
@@ -55,9 +55,12 @@ def core(tmp_path_factory):
         shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", source]
+    subprocess.run(build, check=True, stdout=subprocess.DEVNULL)  # As `make dist`: the wheel is made from the archive.
+    (wheel,) = (folder / "dist").glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", folder / "environment"], check=True)
     pip = [folder / "environment" / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, source], check=True)
+    subprocess.run([*pip, wheel], check=True)
     return folder / "environment"
 
 
