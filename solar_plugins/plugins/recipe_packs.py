@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +62,8 @@ def recipe_summary(path: Path) -> str:
 def copy_recipes(packs: Mapping[str, RecipePack], target: Path) -> list[Path]:
     """Copy every pack's files to ``target`` and return the new paths.
 
-    Ours go to its top, so that ``recipes/deepspeed/zero3.json`` in a recipe is right after a copy to ``recipes``.
+    Ours go to its top. Where they name each other, as in ``deepspeed: recipes/deepspeed/zero3_bf16.json``, the copies
+    name ``target`` in place of ``recipes``.
 
     Raises:
         ArgsError: The target is no folder or is called as a recipe, or a file is there already with other content;
@@ -83,12 +86,20 @@ def copy_recipes(packs: Mapping[str, RecipePack], target: Path) -> list[Path]:
         for source in sorted(pack.directory.rglob("*"))
         if source.is_file() and "__pycache__" not in source.parts
     ]
-    for source, copy in moves:
-        if copy.exists() and copy.read_bytes() != source.read_bytes():
+    contents = {copy: _content(source, target) for source, copy in moves}
+    for copy, content in contents.items():
+        if copy.exists() and copy.read_bytes() != content:
             raise ArgsError(
                 f"{copy}: exists with other content; nothing was copied. Move it away, or choose another folder"
             )
-    for source, copy in moves:
+    for copy, content in contents.items():
         copy.parent.mkdir(parents=True, exist_ok=True)
-        write_file(copy, source.read_bytes())  # Half a recipe would be refused as somebody else's by the next copy.
-    return [copy for _, copy in moves]
+        write_file(copy, content)  # Half a recipe would be refused as somebody else's by the next copy.
+    return list(contents)
+
+
+def _content(source: Path, target: Path) -> bytes:
+    content = source.read_bytes()
+    if source.suffix not in (".yml", ".md") or not source.is_relative_to(recipe_directory()):
+        return content
+    return re.sub(rb"(?<![\w./])recipes/(?=\w)", lambda _: os.fsencode(target) + b"/", content)

@@ -145,8 +145,13 @@ def test_mergekit(solar):
 def test_recipes(solar, base):
     assert "solar_plugins/solar_dus.yml  " in solar("recipes", "list")
     solar("recipes", "copy", "mine")
-    for name in ("solar_dus.yml", "smollm2/prepare.py", "deepspeed/zero3_bf16.json"):
-        assert (base.parent / "mine" / name).read_bytes() == (REPOSITORY / "recipes" / name).read_bytes()
+    copies = base.parent / "mine"
+    for name in ("smollm2/prepare.py", "deepspeed/zero3_bf16.json"):
+        assert (copies / name).read_bytes() == (REPOSITORY / "recipes" / name).read_bytes()
+    copied = yaml.safe_load((copies / "solar_dus.yml").read_text())
+    ours = yaml.safe_load((REPOSITORY / "recipes" / "solar_dus.yml").read_text())
+    assert copied == ours | {"deepspeed": "mine/deepspeed/zero3_bf16.json"}
+    assert "-m axolotl.cli.train mine/solar_dus.yml" in (copies / "solar_dus.yml").read_text()
 
 
 def test_a_base_on_the_hub_that_cannot_be_fetched(solar):
