@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ import click
 
 from solar_plugins import __version__
 from solar_plugins.errors import ArgsError, SolarError
-from solar_plugins.plugins.recipe_packs import copy_recipes, recipe_files, recipe_packs, recipe_summary
+from solar_plugins.plugins.recipe_packs import (
+    copy_recipes,
+    recipe_files,
+    recipe_needs,
+    recipe_packs,
+    recipe_summary,
+)
 from solar_plugins.report.plan_report import PlanReport, as_json, as_text, plan_for_base, plan_for_recipe
 from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.strategies import init_strategies, plan_of
@@ -57,6 +64,26 @@ _duplicates = click.option(
 )
 
 
+_trust_remote_code = click.option(
+    "--trust-remote-code", is_flag=True, help="Accept a base that brings code of its own; it is not run."
+)
+
+
+def _recipe_or_base[CommandT: Callable[..., Any]](command: CommandT) -> CommandT:
+    """What says which plan is meant: a recipe, or a base with a strategy's arguments."""
+    for option in (
+        _duplicates,
+        _trust_config_key,
+        _trust_remote_code,
+        click.option("--strategy", help="With --base: how to grow it.  [default: dus]"),
+        click.option("--revision", help="Revision of a hub id."),
+        click.option("--base", help="Instead of a recipe: a directory, a config.json or a hub id."),
+        click.argument("recipe", required=False, type=click.Path(path_type=Path)),
+    ):
+        command = option(command)
+    return command
+
+
 class SolarGroup(click.Group):
     """The one place where a `SolarError` or `OSError` becomes a paragraph and exit status 1; the rest are bugs."""
 
@@ -70,6 +97,8 @@ class SolarGroup(click.Group):
             return super().invoke(ctx)
         except SolarError as error:
             raise click.ClickException(str(error)) from None
+        except BrokenPipeError:
+            raise  # Whoever reads has had enough, as in `solar plan ... | head`; click ends without a word.
         except OSError as error:
             raise click.ClickException(
                 f"{error.filename or 'a file'}: cannot be read or written ({error.strerror or error}); "
@@ -99,13 +128,7 @@ def solar(context: click.Context, version: bool, verbose: bool) -> None:
 
 
 @solar.command(cls=StrategyCommand)
-@click.argument("recipe", required=False, type=click.Path(path_type=Path))
-@click.option("--base", help="Instead of a recipe: a directory, a config.json or a hub id.")
-@click.option("--revision", help="Revision of a hub id.")
-@click.option("--strategy", help="With --base: how to grow it.  [default: dus]")
-@click.option("--trust-remote-code", is_flag=True, help="Accept a base that brings code of its own; it is not run.")
-@_trust_config_key
-@_duplicates
+@_recipe_or_base
 @click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
 @click.option(
     "--plot", type=click.Path(path_type=Path), help="Draw base layers against new layers: FILE.png or FILE.svg."
@@ -194,7 +217,7 @@ def _plan_report(
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--revision", help="Revision of a hub id.")
 @click.option("--strategy", default="dus", show_default=True, help="How to grow it.")
-@click.option("--trust-remote-code", is_flag=True, help="Accept a base that brings code of its own; it is not run.")
+@_trust_remote_code
 @_trust_config_key
 @_duplicates
 def upscale(
@@ -275,21 +298,31 @@ def probe(
     click.echo(probe_base(base, texts, plans, output, as_json_text=as_json_text, **options))
 
 
-@solar.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-def mergekit(recipe: Path) -> None:
-    """Print the plan of a RECIPE as a mergekit YAML, for mergekit-yaml."""
+@solar.command(cls=StrategyCommand)
+@_recipe_or_base
+def mergekit(
+    recipe: Path | None,
+    base: str | None,
+    revision: str | None,
+    strategy: str | None,
+    trust_remote_code: bool,
+    trusted_keys: tuple[str, ...],
+    **arguments: str | None,
+) -> None:
+    """Print the plan of a RECIPE, or of a --base with a strategy's arguments, as a mergekit YAML for mergekit-yaml."""
     import yaml
 
     from solar_plugins.upscaling.mergekit import passthrough_merge
     from solar_plugins.upscaling.mergekit_weights import weights_of
 
-    report = plan_for_recipe(recipe)
+    report = _plan_report(
+        recipe, base, revision, strategy, arguments, trusted_keys, trust_remote_code=trust_remote_code
+    )
     if report.already_grown:
         raise ArgsError(
             f"base_model: {report.base} was up-scaled by this plan already; name the base that it came from"
         )
-    # plan_for_recipe has asked for the trust that the base needs.
+    # The plan has asked for the trust that the base needs.
     trusted_keys = report.decoder.trusted_keys
     weights, *donors = (
         weights_of(name, revision, trust_remote_code=True, trusted_keys=trusted_keys)
@@ -361,10 +394,11 @@ def recipes() -> None:
 
 @recipes.command("list")
 def list_recipes() -> None:
-    """One line for each recipe: its name and what it does."""
+    """One line for each recipe: its name, what it does, and what it needs."""
     for name, pack in recipe_packs().items():
         for path in recipe_files(pack.directory):
-            click.echo(f"{name}/{path.relative_to(pack.directory)}  {recipe_summary(path)}")
+            needs = f"  [{recipe_needs(path)}]" if recipe_needs(path) else ""
+            click.echo(f"{name}/{path.relative_to(pack.directory)}  {recipe_summary(path)}{needs}")
 
 
 @recipes.command("copy")
@@ -373,6 +407,14 @@ def copy(directory: Path) -> None:
     """Copy all recipes into DIRECTORY (./recipes), ready to run and to edit."""
     for path in copy_recipes(recipe_packs(), directory):
         click.echo(path)
+
+
+@solar.command("plugins")
+def list_plugins() -> None:
+    """What is registered, and by which package: strategies, initializers, formatters, settings, recipes."""
+    from solar_plugins.registered import registered_lines
+
+    click.echo("\n".join(registered_lines()))
 
 
 @solar.command()

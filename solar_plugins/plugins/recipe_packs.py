@@ -59,6 +59,12 @@ def recipe_summary(path: Path) -> str:
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
+def recipe_needs(path: Path) -> str:
+    """What the head of a recipe says that it needs, up to the first bracket or semicolon: ``8 x 80 GB GPU``."""
+    needs = re.search(r"^# needs: +([^;(\n]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return needs[1].strip() if needs else ""
+
+
 def copy_recipes(packs: Mapping[str, RecipePack], target: Path) -> list[Path]:
     """Copy every pack's files to ``target`` and return the new paths.
 

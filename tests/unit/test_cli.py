@@ -273,3 +273,19 @@ def test_without_a_command_the_help_is_shown_and_verbose_alone_is_refused():
     helped, refused = (CliRunner().invoke(solar, arguments) for arguments in ([], ["--verbose"]))
     assert (helped.exit_code, helped.output.split()[0]) == (2, "Usage:")
     assert "--verbose belongs to --version" in refused.output
+
+
+def test_mergekit_of_a_base_is_that_of_a_recipe(base, recipe):
+    assert invoke("mergekit", "--base", base, "--drop-layers", 2) == invoke("mergekit", recipe)
+
+
+def test_plugins_lists_everything_that_is_registered():
+    said = invoke("plugins")
+    for name in ("dus", "scaled", "alpaca", "hh_rlhf", "unpaired_preference", "sdpo", "solar_plugins"):
+        assert f"\n  {name} " in said, name
+
+
+def test_a_reader_that_has_had_enough_ends_a_command_without_a_word(base):
+    command = f"{sys.executable} -c 'from solar_plugins.cli import solar; solar()' plugins | head -n 1"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (ended.stdout.count("\n"), ended.stderr) == (1, "")

@@ -205,7 +205,7 @@ def parse(arguments):
 
 def test_a_wrong_option_would_be_seen():
     parse(["plan", "--base", "x", "--drop-layers", "8"])
-    for wrong in (["plan", "--base", "x", "--drop-layer", "8"], ["plam", "x"], ["mergekit"]):
+    for wrong in (["plan", "--base", "x", "--drop-layer", "8"], ["plam", "x"], ["mix"]):
         with pytest.raises(click.UsageError):
             parse(wrong)
     assert is_known(("make", "demo"))
