@@ -21,6 +21,7 @@ from solar_plugins.plugins.recipe_packs import (
 )
 from solar_plugins.report.plan_report import PlanReport, as_json, as_text, plan_for_base, plan_for_recipe
 from solar_plugins.solar_block import InitArgs
+from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.strategies import init_strategies, plan_of
 
 
@@ -407,6 +408,38 @@ def copy(directory: Path) -> None:
     """Copy all recipes into DIRECTORY (./recipes), ready to run and to edit."""
     for path in copy_recipes(recipe_packs(), directory):
         click.echo(path)
+
+
+@solar.group()
+def cache() -> None:
+    """The up-scaled checkpoints that recipes have left: list them, remove them."""
+
+
+_cache_dir = click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path),
+    help="solar.cache_dir of the recipes.  [default: $HF_HOME/solar_plugins]",
+)
+
+
+@cache.command("list")
+@_cache_dir
+def list_cache(cache_dir: Path | None) -> None:
+    """One line for each checkpoint: its name, size, age, base and plan."""
+    from solar_plugins.upscaling.cache import cache_directory, cache_lines
+
+    click.echo("\n".join(cache_lines(cache_directory(cache_dir))))
+
+
+@cache.command("remove")
+@click.argument("names", nargs=-1, required=True)
+@_cache_dir
+def remove_from_cache(names: tuple[str, ...], cache_dir: Path | None) -> None:
+    """Remove checkpoints by NAME. A recipe that needs one makes it again; do not remove what a run is reading."""
+    from solar_plugins.upscaling.cache import cache_directory, remove_cached
+
+    for name in names:
+        click.echo(f"{name}: removed, {format_bytes(remove_cached(cache_directory(cache_dir), name))} freed")
 
 
 @solar.command("plugins")
