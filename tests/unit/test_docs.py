@@ -27,6 +27,7 @@ from solar_plugins.upscaling.strategies import plan_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
+    ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "recipes/README.md",
     *sorted(ROOT.glob("docs/*.md")),
@@ -38,7 +39,7 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 AXOLOTL_COMMANDS = {"train", "preprocess", "inference", "merge-lora", "merge-sharded-fsdp-weights", "lm-eval"}
-RUN = {"plan", "upscale", "verify", "mergekit", "recipes"}
+RUN = {"plan", "plugins", "upscale", "verify", "mergekit", "recipes"}
 """Commands of ours that are run. The others train, load models or read datasets, and have tests of their own."""
 
 MISTRAL = {
@@ -125,7 +126,7 @@ def tiny_llama(directory, num_layers):
 
 def test_examples_are_found_in_every_kind_of_page():
     kinds = {block.page.relative_to(ROOT).parts[:-1]: block.language for block in BLOCKS}
-    assert {("docs", "guides"), ("docs", "reference"), ("docs",), ("recipes",)} <= kinds.keys()
+    assert {("docs", "guides"), ("docs", "reference"), ("docs",), ("recipes",), ()} <= kinds.keys()
     assert sum(block.language in ("bash", "console") for block in BLOCKS) > 20
     assert sum(block.language == "yaml" for block in BLOCKS) > 20
 
