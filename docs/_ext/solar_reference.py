@@ -83,7 +83,7 @@ def key_rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, ...]]:
         key = prefix + (field.alias or name)
         yield f"`{key}`", value_words(field.annotation), default_words(field), field.description or doc_line(field)
         for inner, between in inner_models(field.annotation):
-            yield from key_rows(inner, f"{key}.{between}")
+            yield from key_rows(inner, f"{key}{between}.")
 
 
 def doc_line(field: FieldInfo) -> str:
@@ -94,10 +94,10 @@ def doc_line(field: FieldInfo) -> str:
 
 
 def inner_models(annotation: Any) -> Iterator[tuple[type[BaseModel], str]]:
-    """The models in an annotation, and what stands between the key and their keys: ``<name>.`` in a map."""
+    """The models in an annotation, and what stands behind the key: ``.<name>`` of a map, ``[]`` of a list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation, ""
-    between = {dict: "<name>.", list: "[]."}.get(typing.get_origin(annotation), "")
+    between = {dict: ".<name>", list: "[]"}.get(typing.get_origin(annotation), "")
     for part in typing.get_args(annotation):
         yield from ((model, between + after) for model, after in inner_models(part))
 
