@@ -11,6 +11,7 @@ from typing import Any
 from solar_plugins.memory.parts import MOMENTS, Part, memory_parts, peaks
 from solar_plugins.memory.recipe_model import FoundModel, model_of
 from solar_plugins.memory.recipe_setup import Devices, devices_of, not_counted, setup_of
+from solar_plugins.memory.smaller_setups import Change, smaller_setups
 from solar_plugins.memory.training_setup import SHARDING_NAMES, TrainingSetup
 from solar_plugins.recipe import read_recipe
 from solar_plugins.text import format_bytes
@@ -64,6 +65,19 @@ class MemoryReport:
             return "does not fit"
         return "fits" if self.share <= 1 - FREE_SHARE else "tight"
 
+    @property
+    def changes(self) -> list[Change]:
+        """What would make it fit, each on top of those before it; all that is known here if nothing does."""
+        if self.verdict not in ("tight", "does not fit"):
+            return []
+        room = (1 - FREE_SHARE) * (self.devices.memory_bytes or 0)
+        found = list[Change]()
+        for change in smaller_setups(self.found.model, self.setup, self.peak_bytes):
+            found.append(change)
+            if change.peak_bytes <= room:
+                break
+        return found
+
 
 def memory_of_recipe(path: Path, base: str | None, gpus: int | None, gpu_gigabytes: float | None) -> MemoryReport:
     """The memory that each GPU needs for a recipe's training.
@@ -110,6 +124,7 @@ def as_json(report: MemoryReport) -> dict[str, Any]:
         "peak_bytes": report.peak_bytes,
         "share": report.share,
         "verdict": report.verdict,
+        "changes": [change._asdict() for change in report.changes],
         "notes": report.notes,
         "assumptions": list(ASSUMPTIONS),
     }
@@ -117,7 +132,7 @@ def as_json(report: MemoryReport) -> dict[str, Any]:
 
 def as_text(report: MemoryReport) -> str:
     """The report for a terminal."""
-    return "\n".join([*_head(report), "", *_table(report), "", *_reasons(report), *_lines(report)])
+    return "\n".join([*_head(report), "", *_table(report), *_smaller(report), "", *_reasons(report), *_lines(report)])
 
 
 def _head(report: MemoryReport) -> Iterator[str]:
@@ -156,6 +171,14 @@ def _table(report: MemoryReport) -> Iterator[str]:
         yield f"  {MOMENTS[moment]:<26}{format_bytes(held):>10}{_share(held, memory):>8}"
     peak = report.peak_bytes
     yield f"  {'peak':<26}{format_bytes(peak):>10}{_share(peak, memory):>8}   {report.verdict}"
+
+
+def _smaller(report: MemoryReport) -> Iterator[str]:
+    if report.changes:
+        yield "\nto need less, each on top of those above it:"
+    for change in report.changes:
+        memory = report.devices.memory_bytes
+        yield f"  {format_bytes(change.peak_bytes):>10}{_share(change.peak_bytes, memory):>8}   {change.keys}"
 
 
 def _share(num_bytes: int, memory: int | None) -> str:

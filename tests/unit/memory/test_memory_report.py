@@ -118,3 +118,31 @@ def test_an_adapter_over_some_layers_is_counted_there_alone(solar, tmp_path, mis
     )
     sizes = [{part["name"]: part["num_bytes"] for part in parts} for parts in (some, every)]
     assert sizes[0]["optimizer states"] == sizes[1]["optimizer states"] * 16 // 48
+
+
+def test_what_does_not_fit_says_what_would(solar):
+    """24 GB: one sequence at a time, then LoRA, then a base in 4 bits; each change is smaller, and the last one fits."""
+    report = solar(gpus=1, gpu_gigabytes=24)
+    keys = [change.keys for change in report.changes]
+    assert [key.split(",")[0] for key in keys] == ["micro_batch_size: 1", "adapter: lora", "adapter: qlora"]
+    peaks = [report.peak_bytes, *(change.peak_bytes for change in report.changes)]
+    assert peaks == sorted(peaks, reverse=True)
+    assert peaks[-1] < 0.85 * 24e9 < peaks[-2]
+    assert "to need less, each on top of those above it:" in as_text(report)
+    assert as_json(report)["changes"][-1] == {"keys": keys[-1], "peak_bytes": peaks[-1]}
+    assert solar().changes == []
+
+
+def test_the_first_change_that_is_enough_is_the_last_one(solar):
+    (change,) = solar(gpu_gigabytes=40).changes
+    assert change.keys.startswith("micro_batch_size: 1")
+    assert change.peak_bytes < 0.85 * 40e9
+
+
+def test_a_changed_recipe_has_the_memory_that_was_promised(solar, tmp_path, mistral_config):
+    (change,) = solar(gpu_gigabytes=40).changes
+    recipe = yaml.safe_load((recipe_directory() / "solar_dus.yml").read_text()) | {"micro_batch_size": 1}
+    recipe["deepspeed"] = str(recipe_directory() / "deepspeed" / "zero3_bf16.json")
+    (tmp_path / "small.yml").write_text(yaml.safe_dump(recipe))
+    changed = memory_of_recipe(tmp_path / "small.yml", str(mistral_config), gpus=8, gpu_gigabytes=40)
+    assert (changed.peak_bytes, changed.verdict) == (change.peak_bytes, "fits")
