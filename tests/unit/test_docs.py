@@ -39,7 +39,7 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 AXOLOTL_COMMANDS = {"train", "preprocess", "inference", "merge-lora", "merge-sharded-fsdp-weights", "lm-eval"}
-RUN = {"plan", "plugins", "upscale", "verify", "mergekit", "recipes"}
+RUN = {"cache", "plan", "plugins", "upscale", "verify", "mergekit", "recipes"}
 """Commands of ours that are run. The others train, load models or read datasets, and have tests of their own."""
 
 MISTRAL = {
