@@ -62,7 +62,8 @@ def _changes(setup: TrainingSetup) -> Iterator[tuple[str, TrainingSetup]]:
         keys = f"adapter: lora, lora_r: {LORA_RANK}, lora_target_linear: true"
         yield keys, replace(setup, adapter=Adapter(LORA_RANK), wide_ends=False, reference=False)
     if setup.adapter is not None and setup.adapter.bits == 16:
-        keys = "adapter: qlora, load_in_4bit: true" + (
-            "" if setup.sharding == "none" else ", no deepspeed or fsdp_config"
+        alone = "" if setup.sharding == "none" else ", no deepspeed or fsdp_config"
+        yield (
+            f"adapter: qlora, load_in_4bit: true{alone}",
+            replace(setup, adapter=replace(setup.adapter, bits=4), sharding="none", shards=1),
         )
-        yield keys, replace(setup, adapter=replace(setup.adapter, bits=4), sharding="none", shards=1)

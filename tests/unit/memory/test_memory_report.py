@@ -121,7 +121,7 @@ def test_an_adapter_over_some_layers_is_counted_there_alone(solar, tmp_path, mis
 
 
 def test_what_does_not_fit_says_what_would(solar):
-    """24 GB: one sequence at a time, then LoRA, then a base in 4 bits; each change is smaller, and the last one fits."""
+    """24 GB: one sequence at a time, then LoRA, then a base in 4 bits; and that fits."""
     report = solar(gpus=1, gpu_gigabytes=24)
     keys = [change.keys for change in report.changes]
     assert [key.split(",")[0] for key in keys] == ["micro_batch_size: 1", "adapter: lora", "adapter: qlora"]
