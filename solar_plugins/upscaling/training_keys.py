@@ -58,6 +58,13 @@ def _adapter_keys(recipe: Recipe, args: TrainArgs, decoder: Decoder, trained: Tr
         raise ArgsError("solar.train.norms: an adapter trains no norms; remove this key, or adapter")
     # Else PEFT trains a copy of the embeddings beside the head, and the merged model has only one of them.
     tied = {"peft_ensure_weight_tying": True} if is_tied(decoder) and (args.embeddings or args.lm_head) else {}
+    if tied and recipe.fsdp_config:
+        asked = "embeddings" if args.embeddings else "lm_head"
+        raise ArgsError(
+            f"fsdp_config: with adapter: {recipe.adapter}, FSDP2 cannot shard a head that is the embeddings, which "
+            f"solar.train.{asked} trains as PEFT's copy (tie_word_embeddings). Use deepspeed or DDP, or leave "
+            f"{asked} out"
+        )
     if len(trained.layers) == trained.num_layers:
         return tied
     if recipe.lora_target_parameters:

@@ -39,6 +39,10 @@ def test_a_head_that_is_the_embeddings_stays_so_beside_an_adapter(asked, layers)
     assert made["peft_ensure_weight_tying"] is True
     assert "peft_ensure_weight_tying" not in keys({"layers": layers}, decoder=tied, **LORA), "nothing is copied"
     assert "peft_ensure_weight_tying" not in keys({"layers": layers, **asked}, **LORA), "nothing is tied"
+    sharded = LORA | {"fsdp_version": 2, "fsdp_config": {"reshard_after_forward": True}}
+    with pytest.raises(ArgsError, match=r"fsdp_config: with adapter: lora, FSDP2 cannot shard .* Use deepspeed or DDP"):
+        keys({"layers": layers, **asked}, decoder=tied, **sharded)
+    assert keys({"layers": layers, **asked}, **sharded), "nothing is tied"
 
 
 def test_what_axolotl_was_told_before_is_told_again():
