@@ -34,8 +34,9 @@ def check_trained_parameters(model: Any, decoder: Decoder, trained: Trained) -> 
         raise ArgsError(
             f"solar.train: layers {_listed(found)} of the loaded model would learn, not {_listed(trained.layers)}. An "
             "adapter that goes on (lora_model_dir) keeps its own layers, and PEFT adapts experts that one tensor holds "
-            "in every layer: leave them out of lora_target_modules. Else this model's parameters are not named as in "
-            "others of its type; write unfrozen_parameters (with an adapter, peft_layers_to_transform) instead"
+            "in every layer: list lora_target_modules without their names, such as gate_proj and down_proj, instead of "
+            "lora_target_linear. Else this model's parameters are not named as in others of its type; write "
+            "unfrozen_parameters (with an adapter, peft_layers_to_transform) instead"
         )
     chosen = compiled(layer_patterns(decoder, trained.layers))
     beside = [name for name in learning if ".lora_" in name and not any(layer.match(name) for layer in chosen)]
