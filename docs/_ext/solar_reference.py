@@ -27,6 +27,7 @@ from sphinx.util.docutils import SphinxDirective
 from solar_plugins.cli import StrategyCommand, solar
 from solar_plugins.data.formatters import PreferenceFormatter, SFTFormatter, UnpairedFormatter
 from solar_plugins.extras import EXTRA_OF, PACKAGES
+from solar_plugins.plugins import hookspecs
 from solar_plugins.plugins.dpo_configs import DPOConfig
 from solar_plugins.plugins.manager import BUILT_IN_PLUGINS, owned
 from solar_plugins.plugins.recipe_packs import recipe_directory, recipe_files, recipe_summary
@@ -224,7 +225,18 @@ def extras() -> str:
     return table(("for", "extra", "brings"), rows)
 
 
+def hooks() -> str:
+    """A row for each hook: its arguments, and the first line of its docstring."""
+    rows = [
+        (f"`{name}({', '.join(inspect.signature(hook).parameters)})`", (inspect.getdoc(hook) or "").partition("\n")[0])
+        for name, hook in vars(hookspecs).items()
+        if inspect.isfunction(hook) and hook.__module__ == hookspecs.__name__
+    ]
+    return table(("hook", "what it is for"), rows)
+
+
 REGISTERED = {
+    "hooks": hooks,
     "extras": extras,
     "strategies": strategies,
     "initializers": initializers,

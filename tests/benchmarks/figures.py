@@ -90,8 +90,8 @@ def bench_table(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def readme_table(runs: Sequence[Run]) -> str:
-    """The short table of the README: medians of the warm runs, with the range of ours and of the ratio to mergekit."""
+def short_table(runs: Sequence[Run]) -> str:
+    """The short table of fast-right-safe.md: medians of the warm runs, with the range of ours and of the ratio to mergekit."""
     peer = "mergekit-yaml, best flags"
     lines = [
         "| result | `solar upscale`, on the disk | `cp`, on the disk | `cp` alone | `mergekit-yaml`, best flags "
