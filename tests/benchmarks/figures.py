@@ -91,7 +91,7 @@ def bench_table(runs: Sequence[Run]) -> str:
 
 
 def short_table(runs: Sequence[Run]) -> str:
-    """The short table of fast-right-safe.md: medians of the warm runs, with the range of ours and of the ratio to mergekit."""
+    """The table of fast-right-safe.md: medians of the warm runs, ranges of ours and of the ratio to mergekit."""
     peer = "mergekit-yaml, best flags"
     lines = [
         "| result | `solar upscale`, on the disk | `cp`, on the disk | `cp` alone | `mergekit-yaml`, best flags "
