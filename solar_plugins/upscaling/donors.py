@@ -108,10 +108,16 @@ def refuse_other_config(base: Decoder, donor: Decoder, name: str) -> None:
     difference = next(_differences(base, donor), None)
     if difference:
         key, ours, theirs = difference
+        found = f"donor {name}: config.json: {key} is {_said(theirs)}, the base's is {_said(ours)}"
+        if key.endswith("dtype") and ours is not ABSENT:
+            raise CheckpointError(
+                f"{found}; convert the donor's weights first: transformers.AutoModelForCausalLM.from_pretrained(DONOR, "
+                f"dtype={ours!r}).save_pretrained(DIR)"
+            )
         raise CheckpointError(
-            f"donor {name}: config.json: {key} is {_said(theirs)}, the base's is {_said(ours)}; under the base's "
-            "config the donor's layers would be other ones. Take a donor with the same config. If one of them only "
-            "leaves a default out, write both anew: transformers.AutoConfig.from_pretrained(DIR).save_pretrained(DIR)"
+            f"{found}; under the base's config the donor's layers would be other ones. Take a donor with the same "
+            "config. If one of them only leaves a default out, write both anew: "
+            "transformers.AutoConfig.from_pretrained(DIR).save_pretrained(DIR)"
         )
 
 

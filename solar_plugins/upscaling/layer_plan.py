@@ -125,8 +125,8 @@ class LayerPlan:
             if not 0 <= layer.source < depths[layer.model]:
                 name = f"donor {self.model_words(layer.model)}" if layer.model else "base"
                 raise PlanError(
-                    f"new layer {position}: {name} layer {layer.source} does not exist; the {name} has layers 0 to "
-                    f"{depths[layer.model] - 1}"
+                    f"new layer {position}: layer {layer.source} of the {name} does not exist; it has layers 0 to "
+                    f"{depths[layer.model] - 1}" + (", so give layers: within them" if layer.model else "")
                 )
 
     @classmethod

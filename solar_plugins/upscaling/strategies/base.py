@@ -74,8 +74,13 @@ def parse_ranges(value: object) -> object:
     return pairs
 
 
-LayerPair = Annotated[list[Count], Field(min_length=2, max_length=2)]
-"""A half-open range of layers: ``[0, 24]``."""
+def _parse_pair(value: object) -> object:
+    """``"0:24"``, the form of the command line, as a pair; anything else unchanged."""
+    return value.split(":") if isinstance(value, str) else value
+
+
+LayerPair = Annotated[list[Count], Field(min_length=2, max_length=2), BeforeValidator(_parse_pair)]
+"""A half-open range of layers: ``[0, 24]``, or ``0:24``."""
 
 LayerRanges = Annotated[list[LayerPair], BeforeValidator(parse_ranges)]
 """Half-open ranges of base layers: ``[[0, 24], [8, 32]]``, as an option ``0:24,8:32``."""

@@ -72,9 +72,13 @@ def test_seams_are_exactly_the_broken_neighbourhoods_of_acting_layers(plan):
     [
         (0, [PlannedLayer(0)], "0 is no depth"),
         (4, [], "the plan is empty"),
-        (4, [PlannedLayer(0), PlannedLayer(4)], "new layer 1: base layer 4 does not exist; the base has layers 0 to 3"),
-        (4, [PlannedLayer(-1)], "base layer -1 does not exist"),
-        (4, [PlannedLayer(6, model=1)], "new layer 0: donor b layer 6 does not exist; the donor b has layers 0 to 5"),
+        (
+            4,
+            [PlannedLayer(0), PlannedLayer(4)],
+            "new layer 1: layer 4 of the base does not exist; it has layers 0 to 3",
+        ),
+        (4, [PlannedLayer(-1)], "layer -1 of the base does not exist"),
+        (4, [PlannedLayer(6, model=1)], "new layer 0: layer 6 of the donor b does not exist; it has layers 0 to 5"),
     ],
 )
 def test_impossible_plans_are_refused(base_layers, entries, message):

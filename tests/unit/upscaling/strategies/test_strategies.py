@@ -80,6 +80,8 @@ def test_impossible_slices(slices, message):
 
 
 def test_slices_as_an_option_of_a_command():
+    of_one = SlicesArgs(slices=[{"layers": "0:24"}])
+    assert [part.layers for part in of_one.slices] == [[0, 24]]
     assert [part.layers for part in SlicesArgs(slices="0:24,8:32").slices] == [[0, 24], [8, 32]]
     of_two = "[[0, 24], {model: org/b, revision: v1, layers: [8, 32]}]"
     plan = plan_slices(32, SlicesArgs(slices=of_two))
