@@ -161,7 +161,7 @@ def test_what_does_not_change_a_layer_may_differ(pair):
 def test_layers_that_the_donor_has_not_are_refused(pair):
     with pytest.raises(
         PlanError,
-        match=r"new layer 8: layer 6 of the donor donor does not exist; it has layers 0 to 5, so give layers: within",
+        match=r"new layer 8: layer 6 of the donor donor does not exist; it has .* 0 to 5, so give",
     ):
         grown(*pair, [[0, 4], {"model": str(pair[1]), "layers": [2, 8]}])
     with pytest.raises(CheckpointError, match=r"^donor /no/such/folder: '/no/such/folder' is neither a directory"):

@@ -75,7 +75,7 @@ def test_seams_are_exactly_the_broken_neighbourhoods_of_acting_layers(plan):
         (
             4,
             [PlannedLayer(0), PlannedLayer(4)],
-            "new layer 1: layer 4 of the base does not exist; it has layers 0 to 3",
+            "new layer 1: layer 4 of the base does not exist; it has layers 0",
         ),
         (4, [PlannedLayer(-1)], "layer -1 of the base does not exist"),
         (4, [PlannedLayer(6, model=1)], "new layer 0: layer 6 of the donor b does not exist; it has layers 0 to 5"),
