@@ -115,7 +115,8 @@ class Evidence(TrainerCallback):
         if "weights" not in self.seen:
             self.seen["weights"] = weights(self.trainer.model_wrapped)
             self.seen["optimizer"] = optimizer_elements(self.trainer.optimizer)
-            self.seen["learning"] = learning(self.trainer.model_wrapped, self.trainer.optimizer)
+            if "LEARNING" in os.environ:  # Under ZeRO-2 DeepSpeed cannot be asked: not every rank holds a part.
+                self.seen["learning"] = learning(self.trainer.model_wrapped, self.trainer.optimizer)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.seen["losses"] = [entry["loss"] for entry in state.log_history if "loss" in entry]

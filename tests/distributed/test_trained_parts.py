@@ -38,7 +38,7 @@ def tensors_of(directory):
 @pytest.mark.parametrize(("sharding", "ranks"), [(None, 1), ("ddp", 2), ("fsdp2", 2), ("zero3", 2)])
 def test_exactly_the_chosen_parameters_learn_each_at_its_rate(sharding, ranks, make_training_folder):
     folder = make_training_folder(ROWS, SEAM | SHARDING.get(sharding, {}))
-    status, said = train(folder, sharding, ranks)
+    status, said = train(folder, sharding, ranks, LEARNING="1")
     assert status == 0, said[-5000:]
     (upscaled,) = (folder / "cache").iterdir()
     before, after = tensors_of(upscaled), tensors_of(folder / "out")
@@ -62,7 +62,7 @@ def test_two_ranks_agree_on_a_plan_of_two_models_and_train_the_donors_layers(
     tiny_model(folder / "donor", "mistral", dtype="float32", vocab_size=32000, num_hidden_layers=6, seed=1)
     for path in small_base.glob("tokenizer*"):
         shutil.copy(path, folder / "donor")
-    status, said = train(folder, "ddp", 2)
+    status, said = train(folder, "ddp", 2, LEARNING="1")
     assert status == 0, said[-5000:]
     (upscaled,) = (folder / "cache").iterdir()
     before, after = tensors_of(upscaled), tensors_of(folder / "out")
@@ -77,7 +77,7 @@ def test_two_ranks_agree_on_a_plan_of_two_models_and_train_the_donors_layers(
 def test_an_adapter_covers_the_chosen_layers_alone(make_training_folder):
     solar = {**SEAM["solar"], "train": {"layers": "new", "embeddings": True, "lr_scale": {"old": SCALE}}}
     folder = make_training_folder(ROWS, LORA | SEAM | {"solar": solar})
-    status, said = train(folder, None, 1)
+    status, said = train(folder, None, 1, LEARNING="1")
     assert status == 0, said[-5000:]
     (seen,) = evidence(folder, 1)
     adapted = {name for name in seen["learning"] if ".lora_" in name}
@@ -104,7 +104,7 @@ def test_embeddings_that_are_the_head_too_stay_so_beside_an_adapter(make_trainin
     base.lm_head.weight = base.model.embed_tokens.weight
     base.config.tie_word_embeddings = True
     base.save_pretrained(folder / "base")
-    status, said = train(folder, None, 1)
+    status, said = train(folder, None, 1, LEARNING="1")
     assert status == 0, said[-5000:]
     command = ["python", "-m", "axolotl.cli.merge_lora", "recipe.yml"]
     merging = run_warm(*command, cwd=folder, env=environment(None, folder))
