@@ -77,12 +77,27 @@ def modules_without(distributions):
 owners_of_modules = cache(packages_distributions)
 
 
+WITHOUT = """
+import sys
+class Without:
+    def __init__(self, finder, hidden):
+        self.finder, self.hidden = finder, hidden
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition('.')[0] in self.hidden else self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+def hide(hidden):
+    sys.meta_path[:] = [Without(finder, frozenset(hidden)) for finder in sys.meta_path]
+"""
+"""Packages are not found. ``sys.modules[name] = None`` would be seen: scipy asks whether ``sphinx`` is there."""
+
+
 def run_with(requirements, arguments, program="from solar_plugins.cli import solar; solar()", cwd=None):
     """Run a command in a process that cannot import what an installation of the core and these would not have."""
     hidden = modules_without(installed_with([*project_requirements(), *requirements]))
     assert "mergekit" in hidden
     assert "click" not in hidden
-    command = [sys.executable, "-c", f"import sys; sys.modules |= dict.fromkeys({hidden}); {program}", *arguments]
+    command = [sys.executable, "-c", f"{WITHOUT}\nhide({hidden})\n{program}", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
