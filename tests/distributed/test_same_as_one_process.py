@@ -49,7 +49,9 @@ KINDS = {
 }
 CASES = [
     *(("sft", sharding, 2) for sharding in SHARDING),
-    *(("dpo", sharding, 4 if sharding == "ddp" else 2) for sharding in SHARDING),
+    ("dpo", "ddp", 4),
+    ("dpo", "zero3", 2),
+    *(pytest.param("dpo", sharding, 2, marks=pytest.mark.nightly) for sharding in ("fsdp2", "zero2")),
     *(pytest.param("dpo", sharding, 4, marks=pytest.mark.nightly) for sharding in SHARDING if sharding != "ddp"),
 ]
 

@@ -43,7 +43,10 @@ def replay_of(directory):
     return replay
 
 
-@pytest.mark.parametrize("name", CASES)
+SCALED = [pytest.param(name, marks=pytest.mark.nightly if number % 3 else ()) for number, name in enumerate(CASES)]
+
+
+@pytest.mark.parametrize("name", SCALED)
 def test_scaled_layers_are_the_rearranged_modules_scaled(name, tmp_path):
     model_type, changes = CASES[name]
     base = make_base(model_type, changes, tmp_path / "base")
@@ -70,10 +73,10 @@ def is_loaded_as_stored(directory):
 
 
 PROBED = [name for name in NAMES if name not in NOT_PROBED]
-NIGHTLY = [pytest.param(name, marks=pytest.mark.nightly) for number, name in enumerate(PROBED) if number % 6]
+NIGHTLY = [pytest.param(name, marks=pytest.mark.nightly) for number, name in enumerate(PROBED) if number % 12]
 
 
-@pytest.mark.parametrize("name", [*PROBED[::6], *NIGHTLY])
+@pytest.mark.parametrize("name", [*PROBED[::12], *NIGHTLY])
 def test_noise_is_probed_as_it_is_written_or_refused(name, tmp_path):
     model_type, changes = NAMES[name]
     make_base(model_type, changes, tmp_path / "base")
