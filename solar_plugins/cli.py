@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from functools import reduce, wraps
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -70,9 +72,50 @@ _trust_remote_code = click.option(
 )
 
 
-def _recipe_or_base[CommandT: Callable[..., Any]](command: CommandT) -> CommandT:
+class PlanSource(NamedTuple):
     """What says which plan is meant: a recipe, or a base with a strategy's arguments."""
-    for option in (
+
+    recipe: Path | None
+    base: str | None
+    revision: str | None
+    strategy: str | None
+    trust_remote_code: bool
+    trusted_keys: tuple[str, ...]
+    arguments: dict[str, str | None]
+
+    @property
+    def has_options(self) -> bool:
+        """Whether an option was given that belongs to --base."""
+        values = (self.revision, self.strategy, *self.arguments.values())
+        return self.trust_remote_code or bool(self.trusted_keys) or any(value is not None for value in values)
+
+    def report(self) -> PlanReport:
+        """The plan."""
+        recipe, base = self.recipe, self.base
+        if (recipe is None) == (base is None):
+            raise click.UsageError("give either a RECIPE or --base, and with --base a strategy's arguments")
+        if recipe is not None and (recipe.is_dir() or recipe.name == "config.json"):
+            raise click.UsageError(f"{recipe} is a model and no recipe; write --base {recipe}")
+        if recipe is not None:
+            if self.has_options:
+                raise click.UsageError("what the options say stands in the recipe; give them only with --base")
+            return plan_for_recipe(recipe)
+        assert base is not None
+        init = _init_args(self.strategy or "dus", self.arguments, self.trusted_keys)
+        return plan_for_base(base, self.revision, init, where="", trust_remote_code=self.trust_remote_code)
+
+
+def _recipe_or_base(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the argument and the options of `PlanSource`, and pass them to it as ``source``."""
+    own = signature(command).parameters.keys() - {"source"}
+
+    @wraps(command)
+    def with_source(**values: Any) -> Any:
+        given = {name: values.pop(name) for name in own}
+        said = {name: values.pop(name) for name in PlanSource._fields if name != "arguments"}
+        return command(PlanSource(**said, arguments=values), **given)
+
+    options = (
         _duplicates,
         _trust_config_key,
         _trust_remote_code,
@@ -80,9 +123,8 @@ def _recipe_or_base[CommandT: Callable[..., Any]](command: CommandT) -> CommandT
         click.option("--revision", help="Revision of a hub id."),
         click.option("--base", help="Instead of a recipe: a directory, a config.json or a hub id."),
         click.argument("recipe", required=False, type=click.Path(path_type=Path)),
-    ):
-        command = option(command)
-    return command
+    )
+    return reduce(lambda made, option: option(made), options, with_source)
 
 
 class SolarGroup(click.Group):
@@ -142,18 +184,12 @@ def solar(context: click.Context, version: bool, verbose: bool) -> None:
     "--gpu-memory", type=click.FloatRange(1), help="With --memory: GB of each GPU.  [default: as RECIPE's head says]"
 )
 def plan(
-    recipe: Path | None,
-    base: str | None,
-    revision: str | None,
-    strategy: str | None,
-    trust_remote_code: bool,
-    trusted_keys: tuple[str, ...],
+    source: PlanSource,
     as_json_text: bool,
     plot: Path | None,
     memory: bool,
     gpus: int | None,
     gpu_memory: float | None,
-    **arguments: str | None,
 ) -> None:
     """Show what a RECIPE, or a --base with a strategy's arguments, would make: layers, seams, size, memory.
 
@@ -161,16 +197,13 @@ def plan(
     --base stands for the base_model at the start of RECIPE's chain of stages.
     """
     if memory:
-        others = (revision, strategy, plot, trust_remote_code or None, trusted_keys or None, *arguments.values())
-        if recipe is None or any(value is not None for value in others):
+        if source.recipe is None or source.has_options or plot:
             raise click.UsageError("--memory takes a RECIPE, --base, --gpus, --gpu-memory and --json, and nothing else")
-        click.echo(_memory_text(recipe, base, gpus, gpu_memory, as_json_text=as_json_text))
+        click.echo(_memory_text(source.recipe, source.base, gpus, gpu_memory, as_json_text=as_json_text))
         return
     if gpus or gpu_memory:
         raise click.UsageError("--gpus and --gpu-memory belong to --memory")
-    report = _plan_report(
-        recipe, base, revision, strategy, arguments, trusted_keys, trust_remote_code=trust_remote_code
-    )
+    report = source.report()
     if plot:
         from solar_plugins.report.plan_plot import draw_plan
 
@@ -187,30 +220,6 @@ def _memory_text(
 
     report = memory_of_recipe(recipe, base, gpus, gpu_gigabytes)
     return json.dumps(memory_as_json(report), indent=2) if as_json_text else memory_as_text(report)
-
-
-def _plan_report(
-    recipe: Path | None,
-    base: str | None,
-    revision: str | None,
-    strategy: str | None,
-    arguments: dict[str, str | None],
-    trusted_keys: tuple[str, ...],
-    *,
-    trust_remote_code: bool,
-) -> PlanReport:
-    if (recipe is None) == (base is None):
-        raise click.UsageError("give either a RECIPE or --base, and with --base a strategy's arguments")
-    if recipe is not None and (recipe.is_dir() or recipe.name == "config.json"):
-        raise click.UsageError(f"{recipe} is a model and no recipe; write --base {recipe}")
-    if recipe is not None:
-        options = (revision, strategy, *arguments.values())
-        if trust_remote_code or trusted_keys or any(value is not None for value in options):
-            raise click.UsageError("what the options say stands in the recipe; give them only with --base")
-        return plan_for_recipe(recipe)
-    assert base is not None
-    init = _init_args(strategy or "dus", arguments, trusted_keys)
-    return plan_for_base(base, revision, init, where="", trust_remote_code=trust_remote_code)
 
 
 @solar.command(cls=StrategyCommand)
@@ -301,24 +310,14 @@ def probe(
 
 @solar.command(cls=StrategyCommand)
 @_recipe_or_base
-def mergekit(
-    recipe: Path | None,
-    base: str | None,
-    revision: str | None,
-    strategy: str | None,
-    trust_remote_code: bool,
-    trusted_keys: tuple[str, ...],
-    **arguments: str | None,
-) -> None:
+def mergekit(source: PlanSource) -> None:
     """Print the plan of a RECIPE, or of a --base with a strategy's arguments, as a mergekit YAML for mergekit-yaml."""
     import yaml
 
     from solar_plugins.upscaling.mergekit import passthrough_merge
     from solar_plugins.upscaling.mergekit_weights import weights_of
 
-    report = _plan_report(
-        recipe, base, revision, strategy, arguments, trusted_keys, trust_remote_code=trust_remote_code
-    )
+    report = source.report()
     if report.already_grown:
         raise ArgsError(
             f"base_model: {report.base} was up-scaled by this plan already; name the base that it came from"

@@ -17,6 +17,7 @@ import yaml
 from axolotl_schema import dropped_keys, keys_that_axolotl_drops
 from click.testing import CliRunner
 from doc_blocks import MARKS, blocks_of, commands_of
+from known_models import MISTRAL
 
 from solar_plugins.cli import solar
 from solar_plugins.data.mixture_args import MixtureArgs
@@ -41,18 +42,6 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 AXOLOTL_COMMANDS = {"train", "preprocess", "inference", "merge-lora", "merge-sharded-fsdp-weights", "lm-eval"}
 RUN = {"cache", "plan", "plugins", "upscale", "verify", "mergekit", "recipes"}
 """Commands of ours that are run. The others train, load models or read datasets, and have tests of their own."""
-
-MISTRAL = {
-    "model_type": "mistral",
-    "architectures": ["MistralForCausalLM"],
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "torch_dtype": "bfloat16",
-}
 
 
 def of(*languages):

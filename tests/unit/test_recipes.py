@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from axolotl_schema import dropped_keys, keys_that_axolotl_drops
+from known_models import MISTRAL
 
 from solar_plugins.data.mixture_args import read_mixture
 from solar_plugins.errors import ArgsError
@@ -43,17 +44,7 @@ def head_of(path):
 def mistral_config(tmp_path, monkeypatch):
     """A folder with the config.json of mistralai/Mistral-7B-v0.1, as far as it says something of sizes."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    config = {
-        "model_type": "mistral",
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "torch_dtype": "bfloat16",
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(MISTRAL))
     return tmp_path
 
 

@@ -1,4 +1,5 @@
 import pytest
+from known_models import MISTRAL
 
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.base_model import find_base
@@ -13,16 +14,6 @@ from solar_plugins.upscaling.estimates import (
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
-MISTRAL = {
-    "model_type": "mistral",
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "torch_dtype": "bfloat16",
-}
 TINY_SOLAR = {
     "model_type": "llama",
     "vocab_size": 32000,
