@@ -105,8 +105,8 @@ def seam_layers(plan: LayerPlan, around: int) -> tuple[int, ...]:
         >>> seam_layers(LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3]), around=1)
         (2, 3)
     """
-    near = {at for seam in plan.seams() for at in range(seam.position - around, seam.position + around)}
-    return tuple(sorted(near.intersection(range(len(plan)))))
+    places = [seam.position for seam in plan.seams()]
+    return tuple(at for at in range(len(plan)) if any(place - around <= at < place + around for place in places))
 
 
 def trained_parts(args: TrainArgs, decoder: Decoder, plan: LayerPlan | None) -> Trained:

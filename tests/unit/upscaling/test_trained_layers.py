@@ -51,6 +51,7 @@ def test_seam_layers():
     assert seam_layers(plan("stack", times=3), 1) == (31, 32, 63, 64)
     assert seam_layers(EXPANDED, 4) == (), "identity layers pass through"
     assert seam_layers(LayerPlan.from_sources(4, [0, 2, 3]), 5) == (0, 1, 2), "no further than the model"
+    assert seam_layers(DUS, 10**12) == tuple(range(48))
 
 
 def test_all_trains_everything_unless_told():
