@@ -45,8 +45,10 @@ def check_trained_parameters(model: Any, decoder: Decoder, trained: Trained) -> 
             f"solar.train: the adapter covers {beside[0]} too, which is in none of the layers that should learn; name "
             "only modules of layers in lora_target_modules"
         )
-    count, whole = (sum(parameters[name].numel() for name in names) for names in (learning, parameters))
-    return f"solar.train: {len(found)} of {trained.num_layers} layers learn, {count:,} of {whole:,} parameters"
+    # Under ZeRO-3 a parameter is empty between its uses, and knows its size.
+    sizes = {name: getattr(parameter, "ds_numel", parameter.numel()) for name, parameter in parameters.items()}
+    count, whole = (sum(sizes[name] for name in names) for names in (learning, sizes))
+    return f"solar.train: {len(found)} of {trained.num_layers} layers are trained, {count:,} of {whole:,} parameters"
 
 
 def compiled(patterns: Iterable[str]) -> list[re.Pattern[str]]:

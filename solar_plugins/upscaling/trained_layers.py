@@ -56,11 +56,11 @@ class Trained(NamedTuple):
 
         Example:
             >>> print(Trained((20, 21, 22, 25), (), 48, embeddings=False, norms=True, lm_head=False))
-            4 of 48 layers learn (20..22, 25), and the other norms
+            4 of 48 layers are trained (20..22, 25), and the other norms
         """
         others = {"the embeddings": self.embeddings, "the other norms": self.norms, "the head": self.lm_head}
         also = [name for name, chosen in others.items() if chosen]
-        return f"{len(self.layers)} of {self.num_layers} layers learn ({_listed(self.layers)})" + "".join(
+        return f"{len(self.layers)} of {self.num_layers} layers are trained ({_listed(self.layers)})" + "".join(
             f", and {name}" for name in also
         )
 

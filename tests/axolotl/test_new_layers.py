@@ -109,7 +109,7 @@ def test_training_changes_every_tensor_of_the_new_layers_and_no_other(training_f
     outside = {name for name in base if not name.startswith("model.layers.")}
     assert len(outside) == 3
     assert all(same_bytes(after[name], base[name]) for name in outside)
-    assert "solar.train: 2 of 10 layers learn" in result.stdout + result.stderr
+    assert "solar.train: 2 of 10 layers are trained" in result.stdout + result.stderr
 
 
 @pytest.mark.slow

@@ -50,7 +50,8 @@ def test_exactly_the_chosen_parameters_learn_each_at_its_rate(sharding, ranks, m
         # Adam's first step is the learning rate times the gradient's sign.
         expected = 0 if name not in chosen else RATE if name.startswith(NEW_LAYERS) else RATE * SCALE
         assert moved == pytest.approx(expected, rel=0.01), name
-    assert "4 of 12 layers learn" in said
+    assert "4 of 12 layers are trained" in said
+    assert f"of {sum(tensor.numel() for tensor in before.values()):,} parameters" in said, "ZeRO-3 too"
 
 
 def test_two_ranks_agree_on_a_plan_of_two_models_and_train_the_donors_layers(

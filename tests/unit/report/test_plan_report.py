@@ -120,7 +120,7 @@ def test_to_grow_a_grown_base_once_more_is_told(base, grown):
 def test_it_says_which_layers_learn(base, tmp_path):
     train = {"layers": "seam", "around": 1, "lm_head": True}
     report = plan_for_recipe(write(tmp_path / "r.yml", base_model=str(base), solar=SOLAR | {"train": train}))
-    assert "training    2 of 12 layers learn (5..6), and the head" in as_text(report)
+    assert "training    2 of 12 layers are trained (5..6), and the head" in as_text(report)
     assert as_json(report)["trained"]["layers"] == (5, 6)
     without = plan_for_recipe(write(tmp_path / "r.yml", base_model=str(base), solar=SOLAR))
     assert "training " not in as_text(without)
