@@ -40,7 +40,7 @@ $(INSTALLED): pyproject.toml
 	  echo "Error: pip could not install the package (its own words are above). It needs a package index: check the network, or pip's index settings"; exit 1; }
 	@touch $@
 
-demo: $(INSTALLED)  ## up-scale a real 135M model from 30 to 48 layers, train it, and report: about 7 minutes on two cores
+demo: $(INSTALLED)  ## upscale a real 135M model from 30 to 48 layers, train it, and report: about 7 minutes on two cores
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
 	@$(MAKE) --no-print-directory $(DEMO)/dus/.trained
 	@$(BIN)/solar report $(RECIPE) --output $(DEMO)/report.html
@@ -93,7 +93,7 @@ study: $(INSTALLED)  ## which plan, and is it worth it: 45 small trainings of th
 	PYTHONPATH=tests $(BIN)/python tests/study/study.py $(DEMO) docs/study.json
 	PYTHONPATH=tests $(BIN)/python tests/study/study_page.py docs/study.json docs/study.md
 
-gpu-check: $(INSTALLED)  ## on a GPU of 80 GB: 7B up-scaling, QLoRA, memory, tokens per second, recovery; writes docs/gpu/
+gpu-check: $(INSTALLED)  ## on a GPU of 80 GB: 7B upscaling, QLoRA, memory, tokens per second, recovery; writes docs/gpu/
 	$(BIN)/python tests/gpu/gpu_check.py
 
 gpu-check-data: $(INSTALLED)  ## the small model and the text that gpu-check needs; without a GPU, before it

@@ -239,7 +239,7 @@ def upscale(
     trusted_keys: tuple[str, ...],
     **arguments: str | None,
 ) -> None:
-    """Write BASE (a directory or hub id), up-scaled, to the directory OUT. No Axolotl, no GPU."""
+    """Write BASE (a directory or hub id), upscaled, to the directory OUT. No Axolotl, no GPU."""
     from solar_plugins.upscaling.base_model import find_base
     from solar_plugins.upscaling.checkpoint import write_checkpoint
 
@@ -258,7 +258,7 @@ def upscale(
     "--donor", "donors", multiple=True, help="A donor of layers, in the plan's order; needed unless all are hub models."
 )
 def verify(directory: Path, base: str | None, revision: str | None, donors: tuple[str, ...]) -> None:
-    """Compare the up-scaled checkpoint in DIRECTORY with its base and plan, byte by byte. Before training, that is."""
+    """Compare the upscaled checkpoint in DIRECTORY with its base and plan, byte by byte. Before training, that is."""
     from solar_plugins.upscaling.verify import success_line, verify_checkpoint
 
     verified = verify_checkpoint(directory, base, revision, donors)
@@ -319,9 +319,7 @@ def mergekit(source: PlanSource) -> None:
 
     report = source.report()
     if report.already_grown:
-        raise ArgsError(
-            f"base_model: {report.base} was up-scaled by this plan already; name the base that it came from"
-        )
+        raise ArgsError(f"base_model: {report.base} was upscaled by this plan already; name the base that it came from")
     # The plan has asked for the trust that the base needs.
     trusted_keys = report.decoder.trusted_keys
     weights, *donors = (
@@ -411,7 +409,7 @@ def copy(directory: Path) -> None:
 
 @solar.group()
 def cache() -> None:
-    """The up-scaled checkpoints that recipes have left: list them, remove them."""
+    """The upscaled checkpoints that recipes have left: list them, remove them."""
 
 
 _cache_dir = click.option(
@@ -464,7 +462,7 @@ def list_plugins() -> None:
 def report(
     recipe: Path, later: tuple[Path, ...], held_out: Path | None, prompts: tuple[str, ...], output: Path
 ) -> None:
-    """Compare base, up-scaled and trained model of a RECIPE that was run: held-out loss, curve, continuations.
+    """Compare base, upscaled and trained model of a RECIPE that was run: held-out loss, curve, continuations.
 
     With later stages, all models of the chain: of each STAGE give its Axolotl recipe, or the folder of a merged model.
     Where they name such test data, the loss on held-out answers and the judgement of held-out pairs are measured too.

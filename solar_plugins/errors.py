@@ -14,11 +14,11 @@ class PlanError(SolarError):
 
 
 class CheckpointError(SolarError):
-    """A base model, or the place the up-scaled one should go, cannot be used."""
+    """A base model, or the place the upscaled one should go, cannot be used."""
 
 
 class DataError(SolarError):
-    """A data set, or the tokenizer that should read it, cannot be used for what the recipe asks."""
+    """A dataset, or the tokenizer that should read it, cannot be used for what the recipe asks."""
 
 
 class EvaluationError(SolarError):

@@ -116,13 +116,13 @@ class SolarArgs(BaseModel):
 
     @property
     def init(self) -> InitArgs:
-        """How to up-scale the base, for those who cannot do without.
+        """How to upscale the base, for those who cannot do without.
 
         Raises:
             ArgsError: The block does not say.
         """
         if self.init_args is None:
-            raise ArgsError("solar.init: missing; the recipe does not up-scale its base")
+            raise ArgsError("solar.init: missing; the recipe does not upscale its base")
         return self.init_args
 
     @model_validator(mode="after")

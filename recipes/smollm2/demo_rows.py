@@ -47,7 +47,7 @@ others are whole rows of `wiki_train.jsonl`.
 ALIGNMENT_README = f"""# Instructions and preference pairs
 
 From the source package `{SOURCE}`, whose repository is under Apache-2.0. It does not name the origin of these two
-samples; by their texts, and by the data sets that its README lists, they come from:
+samples; by their texts, and by the datasets that its README lists, they come from:
 
 - `data/alpaca_en_demo.json`, 999 rows: Alpaca's instructions with answers by GPT-4 (Alpaca-GPT4), which its authors
   published under CC BY-NC 4.0: **for research, not for commercial use**, nor are the models trained on it.

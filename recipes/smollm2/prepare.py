@@ -7,7 +7,7 @@
 ``data/``
     ``wiki_train.jsonl`` and ``wiki_held_out.jsonl``, from the data folder of the source package ``llamafactory``.
 ``alignment/``
-    Instructions and preference pairs from the same package, for the stages after up-scaling. For research only.
+    Instructions and preference pairs from the same package, for the stages after upscaling. For research only.
 
 All come through pip, so a mirror, a private index or a folder of files (``PIP_INDEX_URL``, ``PIP_FIND_LINKS``,
 pip.conf) works as it does for any other package. Nothing that is fetched is installed, unpickled or unpacked as a

@@ -50,7 +50,7 @@ class SolarPluginArgs(BaseModel):
 
 
 class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
-    """Up-scales the recipe's base before Axolotl looks at it, and reads the sets of our formatters.
+    """Upscales the recipe's base before Axolotl looks at it, and reads the sets of our formatters.
 
     Does nothing for a recipe without a ``solar:`` block and without our formatters.
     """
@@ -58,7 +58,7 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
     _row_lines: Sequence[str] = ()
 
     def register(self, cfg: MutableMapping[str, Any]) -> None:
-        """Make or find the up-scaled checkpoint and let ``base_model`` name it.
+        """Make or find the upscaled checkpoint and let ``base_model`` name it.
 
         Axolotl calls this on every rank, after command-line overrides and before validation, when no process group
         exists yet; possibly more than once.
@@ -169,11 +169,11 @@ def _warn_of_lost_steps(recipe: Recipe) -> None:
 def _up_scale_base(cfg: MutableMapping[str, Any], recipe: Recipe, solar: SolarArgs) -> None:
     if recipe.base_model_config not in (None, "", recipe.base_model):
         raise ArgsError(
-            f"base_model_config: {recipe.base_model_config} would give the up-scaled weights another model's depth; "
-            "remove the key, the up-scaled checkpoint brings its own config"
+            f"base_model_config: {recipe.base_model_config} would give the upscaled weights another model's depth; "
+            "remove the key, the upscaled checkpoint brings its own config"
         )
     cfg.pop("base_model_config", None)
-    with ready_together("the up-scaled checkpoint"):
+    with ready_together("the upscaled checkpoint"):
         try:
             upscaled = _upscaled_checkpoint(cfg, recipe, solar)
         except OSError as error:
@@ -192,7 +192,7 @@ def _decoder_of_base(recipe: Recipe) -> Decoder:
 
 
 def _upscaled_checkpoint(cfg: MutableMapping[str, Any], recipe: Recipe, solar: SolarArgs) -> Path | None:
-    """The checkpoint that is to take the base's place; None where that was up-scaled by this recipe already."""
+    """The checkpoint that is to take the base's place; None where that was upscaled by this recipe already."""
     base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
     _refuse_other_layers(recipe, base.decoder)
     plan, already_grown = growth_of(base.decoder, base.name, solar.init)
@@ -201,7 +201,7 @@ def _upscaled_checkpoint(cfg: MutableMapping[str, Any], recipe: Recipe, solar: S
     if solar.train is not None:
         cfg.update(training_keys(recipe, solar.train, base.decoder, plan))
     if already_grown:
-        LOG.warning("%s was up-scaled by this plan already (%s); used as it is, NOT up-scaled again", base.name, plan)
+        LOG.warning("%s was upscaled by this plan already (%s); used as it is, NOT upscaled again", base.name, plan)
         return None
     refuse_frozen_new_layers(recipe, base.decoder, plan)
     if solar.train is not None:
@@ -217,6 +217,6 @@ def _refuse_other_layers(recipe: Recipe, decoder: Decoder) -> None:
     for key in changed if isinstance(changed, Mapping) else ():
         if key in decoder.layer_keys:
             raise ArgsError(
-                f"overrides_of_model_config: {key}: {changed[key]!r:.80} would give the up-scaled weights other layers "
-                "than the plan's; remove the key, the up-scaled checkpoint brings its own config"
+                f"overrides_of_model_config: {key}: {changed[key]!r:.80} would give the upscaled weights other layers "
+                "than the plan's; remove the key, the upscaled checkpoint brings its own config"
             )

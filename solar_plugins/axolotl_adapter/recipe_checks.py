@@ -22,12 +22,12 @@ TOKENIZERS_TEMPLATE = "tokenizer_default"
 SET_KEYS: tuple[DatasetKey, ...] = ("datasets", "test_datasets")
 ENTRY_KEYS = {"path", "type", "split", "data_files", "revision", "ds_type"}
 SFT_ENTRY_KEYS = ENTRY_KEYS | {"name", "trust_remote_code", "weight", "shards", "shards_idx", "preprocess_shards"}
-"""Keys of a data set that have an effect. Under ``rl`` Axolotl drops the others in silence, and mostly ``ds_type`` too;
+"""Keys of a dataset that have an effect. Under ``rl`` Axolotl drops the others in silence, and mostly ``ds_type`` too;
 then the name of the file says what it holds."""
 
 
 class FormattedSet(NamedTuple):
-    """A data set of a recipe that is read by a formatter of ours."""
+    """A dataset of a recipe that is read by a formatter of ours."""
 
     key: str
     number: int
@@ -47,7 +47,7 @@ def check_recipe(recipe: Recipe) -> list[FormattedSet]:
     """Refuse what cannot work.
 
     Returns:
-        The data sets that are read by a formatter of ours.
+        The datasets that are read by a formatter of ours.
 
     Raises:
         SolarError: A name is not registered, a set is used for what it is not made for, or a key would do harm or
@@ -80,7 +80,7 @@ def log_named_settings(recipe: Recipe) -> None:
 
 
 def formatted_sets(recipe: Recipe) -> Iterator[FormattedSet]:
-    """The data sets that are read by a formatter of ours.
+    """The datasets that are read by a formatter of ours.
 
     Raises:
         PluginError: A formatter is not registered.

@@ -23,7 +23,7 @@ class MeasuredModel:
     """One model's figures.
 
     Args:
-        name: ``base``, ``up-scaled``, then ``trained`` or the names of the stages.
+        name: ``base``, ``upscaled``, then ``trained`` or the names of the stages.
         num_layers: Its depth.
         num_parameters: Shared (tied) ones counted once.
         loss: On the held-out windows.

@@ -138,7 +138,7 @@ def as_text(report: MemoryReport) -> str:
 def _head(report: MemoryReport) -> Iterator[str]:
     model, setup, devices = report.found.model, report.setup, report.devices
     yield f"{report.recipe}: {model.parameters:,} parameters in {model.num_layers} layers"
-    as_it_is = " (up-scaled by this plan already, used as it is)" if report.found.already_grown else ""
+    as_it_is = " (upscaled by this plan already, used as it is)" if report.found.already_grown else ""
     yield f"model       {' -> '.join([report.found.stages[0] + as_it_is, *report.found.stages[1:]])}"
     memory = f", {format_bytes(devices.memory_bytes)} each" if devices.memory_bytes else ""
     yield f"GPUs        {devices.gpus}{memory} (from {devices.gpus_from})"

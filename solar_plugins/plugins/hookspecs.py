@@ -237,7 +237,7 @@ def register_recipes() -> list[RecipePack]:
 
 @hookspec
 def checkpoint_written(path: Path, plan: LayerPlan, base: BaseCheckpoint) -> None:
-    """Called once for each up-scaled checkpoint that was written, after it stands whole at its final path.
+    """Called once for each upscaled checkpoint that was written, after it stands whole at its final path.
 
     Called on the process that wrote it, never when a finished checkpoint is reused. An exception in one implementation
     is logged with the plugin's name and does not stop the others or the run.

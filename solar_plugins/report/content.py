@@ -15,7 +15,7 @@ from solar_plugins.evaluation.models import Hardware
 from solar_plugins.report.stages import Stage
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
-type Role = Literal["base", "up-scaled", "trained"]
+type Role = Literal["base", "upscaled", "trained"]
 """Which colour a model has."""
 
 NOTHING = "(nothing: it ends the text here)"
@@ -69,9 +69,9 @@ class Report:
 
     Args:
         base_name: The base's name, fit for publication.
-        plan: How it was up-scaled.
-        models: In the order of their making: the base, the up-scaled one before training, then that of each stage.
-        stages: The recipe that up-scales, then the later ones.
+        plan: How it was upscaled.
+        models: In the order of their making: the base, the upscaled one before training, then that of each stage.
+        stages: The recipe that upscales, then the later ones.
         prompts: What the models went on with, or were asked.
         conditions: How it was measured.
         html: The page; the figures lie beside it as JSON.
@@ -107,13 +107,13 @@ class Report:
 
     @property
     def is_chain(self) -> bool:
-        """Whether there are stages after the recipe that up-scales."""
+        """Whether there are stages after the recipe that upscales."""
         return len(self.stages) > 1
 
     def rows(self) -> list[tuple[Role, MeasuredModel]]:
         """The models, each with its role."""
         base, upscaled, *trained = self.models
-        return [("base", base), ("up-scaled", upscaled), *(("trained", model) for model in trained)]
+        return [("base", base), ("upscaled", upscaled), *(("trained", model) for model in trained)]
 
     @property
     def json(self) -> Path:

@@ -19,7 +19,7 @@ JSON_VERSION = 1
 def to_json(report: Report) -> dict[str, Any]:
     """The raw figures as JSON-ready values; what is no finite number is None.
 
-    ``loss_curve`` and ``recipe`` are those of the recipe that up-scales; later stages have their own.
+    ``loss_curve`` and ``recipe`` are those of the recipe that upscales; later stages have their own.
     """
     first, *later = report.stages
     content = {

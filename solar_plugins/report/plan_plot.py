@@ -78,7 +78,7 @@ def _draw_head(axes: Axes, layout: PlanLayout) -> None:
         (layout.base_x, layout.base_y(depth, model), _short_name(plan, model))
         for model, depth in enumerate(layout.depths)
     ]
-    for x, y, words in (*models, (layout.new_x, layout.new_y(len(plan) - 1) + layout.layer_height, "up-scaled")):
+    for x, y, words in (*models, (layout.new_x, layout.new_y(len(plan) - 1) + layout.layer_height, "upscaled")):
         axes.text(x + COLUMN_WIDTH / 2, y + 6, words, size=9.5, weight="bold", color=INK, ha="center", va="bottom")
 
 

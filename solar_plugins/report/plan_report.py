@@ -229,10 +229,10 @@ def as_text(report: PlanReport) -> str:
 def _growth_lines(report: PlanReport) -> list[str]:
     if report.already_grown:
         return [
-            f"up-scaled   by this plan already; used as it is, with its {len(report.plan)} layers, NOT up-scaled again"
+            f"upscaled   by this plan already; used as it is, with its {len(report.plan)} layers, NOT upscaled again"
         ]
     if PROVENANCE_KEY in report.decoder.config:
-        return ["up-scaled   already before, as its config.json says; this plan up-scales it once more"]
+        return ["upscaled   already before, as its config.json says; this plan upscales it once more"]
     return []
 
 

@@ -1,4 +1,4 @@
-"""The report on a trained recipe, or on a chain of them: base, up-scaled model and what was trained from it."""
+"""The report on a trained recipe, or on a chain of them: base, upscaled model and what was trained from it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def write_report(
         rendered = tuple(question.prompt for question in questions)
         task = replace(task, prompts=rendered, tokenizer=answers.tokenizer, answers=answers.answers)
     upscaled = ensure_checkpoint(base, plan, solar.cache_dir)
-    directories = {"base": base.fetched, "up-scaled": upscaled} | {stage.name: stage.directory for stage in stages}
+    directories = {"base": base.fetched, "upscaled": upscaled} | {stage.name: stage.directory for stage in stages}
     report = Report(
         base_name=base.public_name,
         plan=plan,
@@ -156,7 +156,7 @@ def _required_block(recipe: Recipe) -> SolarArgs:
     if recipe.solar is None or not recipe.grows:
         raise ArgsError(
             f"{recipe.path}: has no solar: block with init, so there is no base to compare with; give the recipe that "
-            "up-scales, and later stages after it"
+            "upscales, and later stages after it"
         )
     return recipe.solar
 
@@ -166,7 +166,7 @@ def _required_base(recipe: Recipe) -> BaseCheckpoint:
     base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
     if (plan := grown_plan(base.config)) is not None:
         raise ArgsError(
-            f"base_model: {name} was up-scaled already ({plan}); the report compares with the base before that: name it"
+            f"base_model: {name} was upscaled already ({plan}); the report compares with the base before that: name it"
         )
     return base
 

@@ -27,7 +27,7 @@ def headline(report: Report) -> str:
     training = f"{_counted(steps, 'step')} of training" if steps else "Training"
     above = difference(report.models[2].loss, report.base.loss)
     first = (
-        f"Up-scaling {_moved(base, upscaled, 'the held-out loss')}. {training} "
+        f"Upscaling {_moved(base, upscaled, 'the held-out loss')}. {training} "
         f"{_moved(upscaled, trained, 'it')}, {_relation(above.nats_per_token, above.standard_error)}."
     )
     return " ".join([first, *_answers_sentence(report), *_pairs_sentence(report)])

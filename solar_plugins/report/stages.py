@@ -16,8 +16,8 @@ from solar_plugins.upscaling.layer_plan import LayerPlan
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NAMES = ("base", "up-scaled", "trained")
-"""What the base, the up-scaled and, in a report on one recipe, the trained model are called."""
+NAMES = ("base", "upscaled", "trained")
+"""What the base, the upscaled and, in a report on one recipe, the trained model are called."""
 
 RECIPE_PREFIX = "solar_"
 RECIPE_SUFFIXES = (".yml", ".yaml")
@@ -82,7 +82,7 @@ def find_stages(recipe: Recipe, plan: LayerPlan, later: Sequence[Path]) -> tuple
     """The stages of a report, in order.
 
     Args:
-        recipe: The recipe that up-scales, read from a file.
+        recipe: The recipe that upscales, read from a file.
         plan: What it makes of its base.
         later: Of each later stage the Axolotl recipe, or the folder of a merged model.
 
@@ -106,7 +106,7 @@ def find_stages(recipe: Recipe, plan: LayerPlan, later: Sequence[Path]) -> tuple
             stage.directory,
             plan,
             f"{argument}: output_dir: {stage.directory}" if stage.recipe_path else str(argument),
-            f"but {recipe.path}, the first stage, makes {plan}; all stages of a report come from one up-scaled model. "
+            f"but {recipe.path}, the first stage, makes {plan}; all stages of a report come from one upscaled model. "
             "Give the stages that were trained from it",
         )
         stages.append(stage)

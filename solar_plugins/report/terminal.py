@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CHART_COLUMNS, CHART_ROWS = 60, 8
 NUM_SEAMS_SHOWN = 8
-STYLES: Mapping[Role, str] = {"base": "blue", "up-scaled": "red", "trained": "green"}
+STYLES: Mapping[Role, str] = {"base": "blue", "upscaled": "red", "trained": "green"}
 
 HELD_OUT_MARK = "●"
 BRAILLE_BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
@@ -86,7 +86,7 @@ def _curve_chart(report: Report) -> Text:
         chart = _drawn(log.loss)
         chart.append("training", style=STYLES["base"])
         chart.append("  ")
-        chart.append(f"{HELD_OUT_MARK} held-out\n" if log.loss.held_out else "\n", style=STYLES["up-scaled"])
+        chart.append(f"{HELD_OUT_MARK} held-out\n" if log.loss.held_out else "\n", style=STYLES["upscaled"])
     chart.append(curve_note(log), style="dim")
     return chart
 
@@ -102,7 +102,7 @@ def _drawn(series: Series) -> Text:
         label = f"{high:.2f}" if row == 0 else f"{low:.2f}" if row == len(lines) - 1 else ""
         chart.append(f"{label:>7} │", style="dim not bold")
         for character in line:
-            chart.append(character, style=f"not bold {STYLES['up-scaled' if character == HELD_OUT_MARK else 'base']}")
+            chart.append(character, style=f"not bold {STYLES['upscaled' if character == HELD_OUT_MARK else 'base']}")
         chart.append("\n")
     first, last = min(point.step for point in points), max(point.step for point in points)
     steps = f"{first:<{CHART_COLUMNS - len(str(last))}}{last}"
@@ -117,9 +117,9 @@ def _layers(report: Report) -> Text:
     text = Text(f"\nlayers {report.plan}\n")
     for seam in seams[:NUM_SEAMS_SHOWN]:
         words = f"  seam below layer {seam.position}: {report.plan.seam_words(seam, short=True)}\n"
-        text.append(words, style=STYLES["up-scaled"])
+        text.append(words, style=STYLES["upscaled"])
     if len(seams) > NUM_SEAMS_SHOWN:
-        text.append(f"  and {len(seams) - NUM_SEAMS_SHOWN} more seams\n", style=STYLES["up-scaled"])
+        text.append(f"  and {len(seams) - NUM_SEAMS_SHOWN} more seams\n", style=STYLES["upscaled"])
     text.rstrip()
     return text
 

@@ -54,7 +54,7 @@ def _interrupted(output_dir: Path) -> str:
 
 
 def require_plan(directory: Path, plan: LayerPlan, where: str, expected: str) -> None:
-    """Nothing, if a directory holds a model that was up-scaled by ``plan``, with weights that are not damaged.
+    """Nothing, if a directory holds a model that was upscaled by ``plan``, with weights that are not damaged.
 
     Args:
         directory: Of a whole model.

@@ -229,7 +229,7 @@ class BaseCheckpoint:
 
     @property
     def files(self) -> list[Path]:
-        """Every file that the up-scaled model is made from.
+        """Every file that the upscaled model is made from.
 
         Raises:
             CheckpointError: One is a link that leads out of the folder, a git-lfs pointer, or no file at all.

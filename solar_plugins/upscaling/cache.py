@@ -1,4 +1,4 @@
-"""The up-scaled checkpoints that recipes have left in the cache: which there are, and their removal."""
+"""The upscaled checkpoints that recipes have left in the cache: which there are, and their removal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Up-scaled checkpoint directories: made once, whole or not at all (`storage/directories.py`), and found again.
+"""Upscaled checkpoint directories: made once, whole or not at all (`storage/directories.py`), and found again.
 
 A checkpoint's marker (`marker.py`) is written last; a directory whose marker does not fit is never used.
 """
@@ -36,7 +36,7 @@ from solar_plugins.upscaling.weight_files import INDEX
 
 LOG = logger("checkpoint")
 
-WHAT = "up-scaled checkpoint"
+WHAT = "upscaled checkpoint"
 CACHE_PREFIX = "upscaled-"
 """How the names of checkpoints in the cache begin."""
 
@@ -51,7 +51,7 @@ def default_cache_dir() -> Path:
 
 
 def cache_name(base: BaseCheckpoint, plan: LayerPlan) -> str:
-    """The directory name of an up-scaled checkpoint: it changes with the base, the plan and our format.
+    """The directory name of an upscaled checkpoint: it changes with the base, the plan and our format.
 
     It holds no part of the base's name: Axolotl takes words such as "llama" in a path for the model's type.
     """
@@ -61,7 +61,7 @@ def cache_name(base: BaseCheckpoint, plan: LayerPlan) -> str:
 
 
 def ensure_checkpoint(base: BaseCheckpoint, plan: LayerPlan, cache_dir: str | Path | None) -> Path:
-    """The up-scaled checkpoint of ``base`` by ``plan`` below ``cache_dir``; made now if it is not there.
+    """The upscaled checkpoint of ``base`` by ``plan`` below ``cache_dir``; made now if it is not there.
 
     Without ``cache_dir`` it is kept in `default_cache_dir`.
 
@@ -82,12 +82,12 @@ def ensure_checkpoint(base: BaseCheckpoint, plan: LayerPlan, cache_dir: str | Pa
     if written:
         announce("checkpoint_written", path=directory, plan=plan, base=base)
     elif speaks_for_node():
-        LOG.info("up-scaled checkpoint found: %s (%s)", directory, plan)
+        LOG.info("upscaled checkpoint found: %s (%s)", directory, plan)
     return directory
 
 
 def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> bool:
-    """Write the up-scaled checkpoint to ``directory``, which must be absent or empty. False if it was there already.
+    """Write the upscaled checkpoint to ``directory``, which must be absent or empty. False if it was there already.
 
     Raises:
         CheckpointError: As `ensure_checkpoint`; also if the directory holds anything else, or lies in the base.
@@ -104,7 +104,7 @@ def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> 
             return False
         if directory.is_symlink() or (directory.exists() and (not directory.is_dir() or any(directory.iterdir()))):
             raise CheckpointError(
-                f"{directory}: exists and is not this base up-scaled by this plan; nothing was changed. Remove it, or "
+                f"{directory}: exists and is not this base upscaled by this plan; nothing was changed. Remove it, or "
                 "give another name"
             )
         written = write_directory(
@@ -147,9 +147,9 @@ def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -
     total_bytes = sum(shard.data_bytes for shard in shards)
     companions = {base.relative(path): path for path in base.companions}
     _require_space(total_bytes + sum(path.stat().st_size for path in companions.values()), final, directory)
-    LOG.info("up-scaling %s: %s, %s, into %s", base.name, plan, format_bytes(total_bytes), final)
+    LOG.info("upscaling %s: %s, %s, into %s", base.name, plan, format_bytes(total_bytes), final)
     state = base.state()
-    with progress(total_bytes, "up-scaling") as advance:
+    with progress(total_bytes, "upscaling") as advance:
         for shard in shards:
             write_shard(shard, directory, advance)
     if len(shards) > 1:

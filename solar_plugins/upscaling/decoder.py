@@ -286,7 +286,7 @@ def _nested_config(config: Config) -> Config:
 def _architecture(text_config: Config) -> Architecture:
     model_type = text_config.get("model_type")
     if isinstance(model_type, str) and model_type in REFUSED:
-        raise CheckpointError(f"config.json: model_type {model_type!r} cannot be up-scaled: {REFUSED[model_type]}")
+        raise CheckpointError(f"config.json: model_type {model_type!r} cannot be upscaled: {REFUSED[model_type]}")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         if isinstance(model_type, str) and text_config.get("auto_map"):
             return Architecture()  # The usual layout; `upscale_config` judges the keys.

@@ -84,14 +84,14 @@ def _require(fits: bool) -> None:
 
 def _why_unmarked(directory: Path) -> str:
     if not directory.is_dir():
-        return f"{directory}: no such directory; give the directory of an up-scaled checkpoint"
+        return f"{directory}: no such directory; give the directory of an upscaled checkpoint"
     try:
         trained = PROVENANCE_KEY in read_json_object(directory / CONFIG)
     except (CheckpointError, OSError):
         trained = False
     if trained:
         return (
-            f"{directory}: has no {MARKER}, but its config.json says that it was up-scaled: it was trained, merged or "
+            f"{directory}: has no {MARKER}, but its config.json says that it was upscaled: it was trained, merged or "
             "saved again since, so its bytes differ from the base's on purpose. Only a checkpoint as it was written, "
             "before training, can be compared with its base"
         )

@@ -1,4 +1,4 @@
-"""The README.md of an up-scaled checkpoint: says what was done, to what, and what has to follow. Pure."""
+"""The README.md of an upscaled checkpoint: says what was done, to what, and what has to follow. Pure."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
 ---
-# {base_name}, {plan.base_layers} layers up-scaled to {len(plan)}
+# {base_name}, {plan.base_layers} layers upscaled to {len(plan)}
 
 Made by `solar_plugins` from `{base_name}` by stacking copies of its decoder layers{_others(plan)}
 (depth up-scaling, Kim et al. 2023, arXiv:2312.15166). Everything outside the layers is the

@@ -41,7 +41,7 @@ def recorded_trust(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def grown_plan(config: Mapping[str, Any]) -> LayerPlan | None:
-    """The plan by which this model was up-scaled before, from our record in its config, or None.
+    """The plan by which this model was upscaled before, from our record in its config, or None.
 
     Raises:
         CheckpointError: There is a record, but it cannot be read.
@@ -114,8 +114,8 @@ def growth_of(decoder: Decoder, name: str, init: InitArgs) -> Growth:
     asked = plan_of(init, plan.base_layers)
     if not (_is_recorded(asked, plan, decoder.config) if asked.donors else asked == plan):
         raise ArgsError(
-            f"base_model: {name} was up-scaled already ({plan}), and solar.init asks for another plan. To train "
-            "it as it is, remove the solar: block; to up-scale it once more, run `solar upscale` and name its result "
+            f"base_model: {name} was upscaled already ({plan}), and solar.init asks for another plan. To train "
+            "it as it is, remove the solar: block; to upscale it once more, run `solar upscale` and name its result "
             "as base_model, without a solar: block"
         )
     plan_of_model(decoder, name)

@@ -69,7 +69,7 @@ def reordered_quantizations(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]
         method = _method(place, said)
         if method not in KNOWN_METHODS:
             raise CheckpointError(
-                f"{_described(place)} says that the weights are quantised, by quant_method {method!r:.200}; up-scaling "
+                f"{_described(place)} says that the weights are quantised, by quant_method {method!r:.200}; upscaling "
                 f"copies {', '.join(sorted(KNOWN_METHODS))}. Use the unquantised base, and quantise after training"
             )
         others = sorted({layer.initialization for layer in plan.layers} - {"copy"})

@@ -67,7 +67,7 @@ def layer_names(names: Iterable[str], decoder: Decoder) -> LayerNames:
         if decoder.has_own_code and not by_prefix:
             raise CheckpointError(
                 f"no tensor is called {' or '.join(architecture.prefixes)}<number>....: a model that only its own code "
-                f"knows (model_type {decoder.model_type!r}) can be up-scaled only where its layers have that name. If "
+                f"knows (model_type {decoder.model_type!r}) can be upscaled only where its layers have that name. If "
                 "transformers has the same model under another model_type, use that one's checkpoint"
             )
         spelled = ", ".join(sorted(by_prefix)) or "none"

@@ -31,8 +31,8 @@ def test_train_then_train_again_then_ask_the_trained_model(training_folder, run,
     first = run(*LAUNCH, "recipe.yml", cwd=training_folder)
     assert first.returncode == 0, first.stdout + first.stderr
     log = first.stdout + first.stderr
-    assert "up-scaling base: 8 -> 12 layers: [0..5] + [2..7], " in log
-    assert "up-scaling: 100%" in log
+    assert "upscaling base: 8 -> 12 layers: [0..5] + [2..7], " in log
+    assert "upscaling: 100%" in log
     assert depth(training_folder / "out") == 12
     assert checkpoints(training_folder) == ["upscaled-8-to-12"]
     _, info = AutoModelForCausalLM.from_pretrained(training_folder / "out", output_loading_info=True)
@@ -40,13 +40,13 @@ def test_train_then_train_again_then_ask_the_trained_model(training_folder, run,
 
     second = run_warm(*TRAIN, "recipe.yml", "--output_dir=again", "--max_steps=1", cwd=training_folder)
     assert second.returncode == 0, second.stderr
-    assert "up-scaled checkpoint found" in second.stdout + second.stderr
+    assert "upscaled checkpoint found" in second.stdout + second.stderr
     assert checkpoints(training_folder) == ["upscaled-8-to-12"]
 
     asked = run_warm("axolotl", "inference", "recipe.yml", "--base-model=./out", "--launcher", "python",
                 cwd=training_folder, stdin="")  # fmt: skip
     assert asked.returncode == 0, asked.stderr
-    assert "./out was up-scaled by this plan already" in asked.stdout + asked.stderr
+    assert "./out was upscaled by this plan already" in asked.stdout + asked.stderr
 
 
 def test_a_base_whose_layers_differ_is_trained_with_its_layers_in_the_plans_order(

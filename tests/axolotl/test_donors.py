@@ -34,7 +34,7 @@ def test_a_recipe_of_two_models(folder, run_warm):
     first = run_warm(*TRAIN, "recipe.yml", cwd=folder)
     log = first.stdout + first.stderr
     assert first.returncode == 0, log
-    assert "up-scaling base: 8 -> 11 layers: [0..5] + donor [3..5] + [6..7], " in log
+    assert "upscaling base: 8 -> 11 layers: [0..5] + donor [3..5] + [6..7], " in log
     (made,) = (folder / "cache").glob("upscaled-8-to-11-*[0-9a-f]")
     untrained, trained, base, donor = map(weights, (made, folder / "out", folder / "base", folder / "donor"))
     name = "self_attn.q_proj.weight"
@@ -49,7 +49,7 @@ def test_a_recipe_of_two_models(folder, run_warm):
 
     again = run_warm(*TRAIN, "recipe.yml", "--base-model=./out", "--output-dir=more", "--max-steps=1", cwd=folder)
     assert again.returncode == 0, again.stderr
-    assert "./out was up-scaled by this plan already" in again.stdout + again.stderr
+    assert "./out was upscaled by this plan already" in again.stdout + again.stderr
 
 
 @pytest.mark.parametrize(

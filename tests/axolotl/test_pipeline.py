@@ -1,4 +1,4 @@
-"""The stages of `make pipeline` after up-scaling, one after the other with the shipped recipes, on a tiny model."""
+"""The stages of `make pipeline` after upscaling, one after the other with the shipped recipes, on a tiny model."""
 
 import json
 import math
@@ -36,7 +36,7 @@ ROWS = {
 
 @pytest.fixture
 def folder(tmp_path, tiny_model, sentencepiece_tokenizer):
-    """A folder in which the recipes can run: a tiny model in place of the up-scaled one, whose template is ChatML."""
+    """A folder in which the recipes can run: a tiny model in place of the upscaled one, whose template is ChatML."""
     runs = tmp_path / "runs" / "smollm2"
     tiny_model(runs / "dus", kind="mistral", dtype="float32", vocab_size=32000)
     for path in sentencepiece_tokenizer.iterdir():

@@ -1,4 +1,4 @@
-"""The real 135M model, fetched as `make demo` fetches it, up-scaled, trained for a step and measured."""
+"""The real 135M model, fetched as `make demo` fetches it, upscaled, trained for a step and measured."""
 
 import json
 import math
@@ -61,7 +61,7 @@ def test_up_scaling_and_a_step_of_the_shipped_recipe(folder, run):
     rows = (runs / "data" / "wiki_held_out.jsonl").read_text().splitlines()
     text = json.loads(rows[0])["text"]
     before, grown, after = (perplexity(path, text) for path in (runs / "SmolLM2-135M", upscaled, runs / "dus"))
-    print(f"perplexity of {Path(runs).name}: base {before:.1f}, up-scaled {grown:.1f}, after one step {after:.1f}")
+    print(f"perplexity of {Path(runs).name}: base {before:.1f}, upscaled {grown:.1f}, after one step {after:.1f}")
     assert before < grown < 4 * before, "the seam hurts, but the model still speaks"
     assert json.loads((runs / "dus" / "config.json").read_text())["num_hidden_layers"] == 48
     assert math.isfinite(after)

@@ -2,7 +2,7 @@
 
     make bench            # or: .venv/bin/python tests/benchmarks/bench.py --help
 
-Makes random bfloat16 checkpoints of Mistral type with 32 layers, up-scales them to 48, and lets the tools take turns in
+Makes random bfloat16 checkpoints of Mistral type with 32 layers, upscales them to 48, and lets the tools take turns in
 random order, as whole processes. Before each run everything that waits to be written is written, and the tool's source
 is read ("warm") or dropped from the page cache ("cold"). cp copies a finished result, so it moves the same bytes.
 Results are checked for size, and once for each size bit by bit against mergekit's.
@@ -197,7 +197,7 @@ Made by `make bench`, which measures or computes every figure below. Machine: {m
 
 ![Time and peak memory by size of the result](bench.png)
 
-Random bfloat16 checkpoints of Mistral type, {layers} layers, up-scaled by dus with m = {drop_layers} to {new_layers}.
+Random bfloat16 checkpoints of Mistral type, {layers} layers, upscaled by dus with m = {drop_layers} to {new_layers}.
 Whole processes in random order, {rounds} rounds (mergekit with a cold cache or its defaults: one). Median (least to
 greatest); ratios are taken within a round. Only `solar upscale` waits until its files are on the disk; "until on the
 disk" adds a sync after each command. Best flags of mergekit: `{flags}`. cp copies a finished result. Cold: the source

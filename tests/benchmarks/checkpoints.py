@@ -74,7 +74,7 @@ def result_bytes(hidden: int) -> int:
 
 
 def hidden_for(wanted_result_bytes: float) -> int:
-    """The width, a multiple of 64, whose up-scaled model comes nearest to so many bytes."""
+    """The width, a multiple of 64, whose upscaled model comes nearest to so many bytes."""
     return min(range(64, 16_384, 64), key=lambda hidden: abs(result_bytes(hidden) - wanted_result_bytes))
 
 

@@ -189,7 +189,7 @@ def _seconds(times: Sequence[float]) -> str:
 
 
 def size_table() -> str:
-    lines = ["| base | layers | parameters | bytes | up-scaled | parameters | bytes |", "|---|---|---|---|---|---|---|"]
+    lines = ["| base | layers | parameters | bytes | upscaled | parameters | bytes |", "|---|---|---|---|---|---|---|"]
     for base in BASES:
         before, after = base.decoder.num_layers, base.depth
         cells = [
@@ -211,7 +211,7 @@ def memory_of(base: Base, gpus: int) -> tuple[int, int]:
 
 def memory_table() -> str:
     lines = [
-        "| up-scaled | " + " | ".join(f"{gpus:,}" for gpus in GPUS) + " | not divided |",
+        "| upscaled | " + " | ".join(f"{gpus:,}" for gpus in GPUS) + " | not divided |",
         "|---|" + "---|" * len(GPUS) + "---|",
     ]
     for base in BASES:

@@ -21,7 +21,7 @@ EVIDENCE = "rank{rank}.json"
 
 
 def make_writer_slow():
-    """Let this rank take its time when it writes the up-scaled checkpoint; ``SLOW_WRITER`` holds the seconds.
+    """Let this rank take its time when it writes the upscaled checkpoint; ``SLOW_WRITER`` holds the seconds.
 
     With ``DIES_ONCE`` it is killed meanwhile, unless torchrun has started it again already.
     """

@@ -1,4 +1,4 @@
-"""Adapters on an up-scaled base: LoRA with a sharded base, and QLoRA."""
+"""Adapters on an upscaled base: LoRA with a sharded base, and QLoRA."""
 
 import pytest
 from launchers import SHARDING, environment, evidence, train

@@ -37,8 +37,8 @@ def test_the_second_half_is_the_same(sharding, make_training_folder, run_warm):
     keep_only_the_checkpoint_in_the_middle(folder / "out")
     status, said = train(folder, sharding, ranks)
     assert status == 0, said[-5000:]
-    assert "up-scaled checkpoint found" in said
-    assert "up-scaling base" not in said
+    assert "upscaled checkpoint found" in said
+    assert "upscaling base" not in said
     assert [path.stat().st_mtime_ns for path in sorted(checkpoint.iterdir())] == written
     for rank, uninterrupted in zip(evidence(folder, ranks), whole, strict=True):
         assert rank["rows"] == uninterrupted["rows"][2:], "the data go on where they stopped"
@@ -79,7 +79,7 @@ def assert_merging_gives_the_same(folder, expected, run_warm):
     command = ["python", "-m", "axolotl.cli.merge_sharded_fsdp_weights", "recipe.yml"]
     merging = run_warm(*command, cwd=folder, env=environment("fsdp2", folder))
     assert merging.returncode == 0, merging.stderr[-5000:]
-    assert "up-scaling base" not in merging.stdout + merging.stderr
+    assert "upscaling base" not in merging.stdout + merging.stderr
     merged = folder / "out" / "merged"
     shutil.copy(folder / "out" / "config.json", merged)
     assert_same(weights(merged), expected)

@@ -1,6 +1,6 @@
-"""Several ranks train the same up-scaled model, on different rows, to the same losses as one process.
+"""Several ranks train the same upscaled model, on different rows, to the same losses as one process.
 
-Instruction tuning and DPO, each under DDP, FSDP2, ZeRO-2 and ZeRO-3, from the up-scaling to the saved model. The
+Instruction tuning and DPO, each under DDP, FSDP2, ZeRO-2 and ZeRO-3, from the upscaling to the saved model. The
 expected values come from one process that takes the same rows in the same order by gradient accumulation, and from the
 base's own tensors.
 """
@@ -87,7 +87,7 @@ def test_ranks_train_as_one_process_does(kind, sharding, num_ranks, alone, make_
     one_folder, losses, batches = alone(kind, num_ranks)
 
     assert one_checkpoint(folder)
-    assert said.count("up-scaling base: 8 -> 12 layers") == 1, "one rank writes, the others wait"
+    assert said.count("upscaling base: 8 -> 12 layers") == 1, "one rank writes, the others wait"
     assert_layers_are_the_bases(folder, seen)
     assert_rows_are_shared_out(seen, batches)
     for rank in seen:

@@ -43,7 +43,7 @@ def test_a_slow_writer_with_one_folder(folder):
     status, said = torchrun(place, "ddp", 2, SLOW_WRITER=SLOW)
     assert status == 0, said[-5000:]
     assert re.search(r"waiting for process \d+ on \S+, at work since .* to finish .*/cache/upscaled-8-to-12-", said)
-    assert said.count("up-scaling base: 8 -> 12 layers") == 1
+    assert said.count("upscaling base: 8 -> 12 layers") == 1
     assert len(finished_checkpoints(place / "cache")) == 1
     assert [len(rank["layer_sums"]) for rank in evidence(place, 2)] == [12, 12]
 
@@ -57,9 +57,9 @@ def test_a_slow_node_where_each_has_a_folder_of_its_own(folder):
     ]
     (status, said), (other_status, other_said) = all_finished(nodes)
     assert (status, other_status) == (0, 0), said[-3000:] + other_said[-3000:]
-    assert "1 of 2 ranks have the up-scaled checkpoint; waiting for rank 1. If one of them is dead, stop" in said
+    assert "1 of 2 ranks have the upscaled checkpoint; waiting for rank 1. If one of them is dead, stop" in said
     for rank, text in enumerate((said, other_said)):
-        assert text.count("up-scaling base: 8 -> 12 layers") == 1, "each node its own"
+        assert text.count("upscaling base: 8 -> 12 layers") == 1, "each node its own"
         assert len(finished_checkpoints(place / f"node{rank}" / "solar_plugins")) == 1
     first, second = evidence(place, 2)
     assert first["layer_sums"] == second["layer_sums"]
@@ -94,7 +94,7 @@ def test_another_rank_takes_over_from_a_killed_writer_and_the_killed_one_may_com
     os.killpg(writer.pid, signal.SIGKILL)
     for line in waiting.stdout:
         lines.append(line)
-        if "up-scaling base: 8 -> 12 layers" in line:
+        if "upscaling base: 8 -> 12 layers" in line:
             break
     assert any(f"removing what an interrupted run left: {partial}" in line for line in lines)
     wait_for(lambda: finished_checkpoints(place / "cache") if not partial.exists() else None, waiting)
@@ -102,8 +102,8 @@ def test_another_rank_takes_over_from_a_killed_writer_and_the_killed_one_may_com
     (status, said), (other_status, other_said) = all_finished([back, waiting])
     writer.wait()
     assert (status, other_status) == (0, 0), said[-3000:] + "".join(lines)[-3000:] + other_said[-3000:]
-    assert "up-scaled checkpoint found" in said
-    assert "up-scaling base" not in said
+    assert "upscaled checkpoint found" in said
+    assert "upscaling base" not in said
     assert [len(rank["layer_sums"]) for rank in evidence(place, 2)] == [12, 12]
 
 
@@ -125,7 +125,7 @@ def test_torchrun_starts_again_after_the_writer_was_killed(folder):
     place = folder()
     status, said = torchrun(place, "ddp", 2, "--max-restarts=1", SLOW_WRITER="1", DIES_ONCE="1")
     assert status == 0, said[-5000:]
-    assert said.count("up-scaling base: 8 -> 12 layers") >= 2, "begun by the killed one, and again"
+    assert said.count("upscaling base: 8 -> 12 layers") >= 2, "begun by the killed one, and again"
     assert "exitcode: -9" in said, said
     assert len(finished_checkpoints(place / "cache")) == 1
     assert not [path for path in (place / "cache").iterdir() if path.name.startswith(".")]

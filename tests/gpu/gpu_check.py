@@ -1,4 +1,4 @@
-"""What only a GPU can show: up-scaling and loading at 7B, QLoRA, peak memory, tokens per second, and recovery.
+"""What only a GPU can show: upscaling and loading at 7B, QLoRA, peak memory, tokens per second, and recovery.
 
     make gpu-check-data                          # first, where a package index is: the small model, and the text
     make gpu-check                               # all steps; writes docs/gpu/*.json, gpu.md and recovery.png

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from solar_plugins.evaluation.loss import Difference, Loss, difference
 
-BASE, UPSCALED = "base", "up-scaled"
+BASE, UPSCALED = "base", "upscaled"
 MODELS = (BASE, UPSCALED)
 TEST, VALIDATION = "test.jsonl", "validation.jsonl"
 
@@ -86,7 +86,7 @@ def select(runs: Iterable[Run], model: str, rate: float, seed: int) -> Run | Non
 
 
 def crossing(base: Sequence[Point], upscaled: Sequence[Point]) -> float | None:
-    """After how many tokens the up-scaled model is below the base for good, between two points by a straight line.
+    """After how many tokens the upscaled model is below the base for good, between two points by a straight line.
 
     None if it is not below at the end. Both curves have points at the same tokens.
 
@@ -109,7 +109,7 @@ def crossing(base: Sequence[Point], upscaled: Sequence[Point]) -> float | None:
 
 
 def difference_at(base: Sequence[Point], upscaled: Sequence[Point], index: int) -> Difference:
-    """How far the up-scaled model is above the base at a point; negative: it is below."""
+    """How far the upscaled model is above the base at a point; negative: it is below."""
     return difference(upscaled[index].loss, base[index].loss)
 
 

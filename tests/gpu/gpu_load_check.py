@@ -1,4 +1,4 @@
-"""Loads an up-scaled checkpoint as a user would, in bfloat16, and compares it with its base by the plan.
+"""Loads an upscaled checkpoint as a user would, in bfloat16, and compares it with its base by the plan.
 
 python gpu_load_check.py UPSCALED CHECKSUMS.json DROP_LAYERS RESULT.json
 """

@@ -64,7 +64,7 @@ def _draw_losses(axes: Axes, runs: Sequence[Run], best: dict[str, Run]) -> None:
 
 
 def _draw_differences(axes: Axes, runs: Sequence[Run], best: dict[str, Run], seeds: Sequence[int]) -> None:
-    """The up-scaled model's loss above the base's, with a band of two standard errors; other seeds thin."""
+    """The upscaled model's loss above the base's, with a band of two standard errors; other seeds thin."""
     shown = list[float]()
     for seed in seeds:
         pair = [select(runs, model, best[model]["learning_rate"], seed) for model in MODELS]
@@ -83,7 +83,7 @@ def _draw_differences(axes: Axes, runs: Sequence[Run], best: dict[str, Run], see
         shown += [*low[start:], *high[start:], 0.0]
     axes.axhline(0.0, color=CALM, linewidth=1.4)
     room = 0.08 * (max(shown) - min(shown)) or 0.1
-    _finish(axes, "Up-scaled minus base")
+    _finish(axes, "Upscaled minus base")
     axes.set_ylim(min(shown) - room, max(shown) + room)
 
 

@@ -1,4 +1,4 @@
-"""The fifth step of the GPU check: does the up-scaled model pass its base, trained on the same tokens as a control?
+"""The fifth step of the GPU check: does the upscaled model pass its base, trained on the same tokens as a control?
 
 Both models see the same rows in the same order with the same schedule; a hash of all batches is compared. Each is
 trained with every learning rate, and each model's best one, by the validation documents, is repeated with more seeds.

@@ -90,8 +90,8 @@ def _gigabytes(num_bytes: float | None) -> str:
 
 
 def upscale_section(step: Step) -> str:
-    """Time of up-scaling, and what loading found."""
-    lines = ["## Up-scaling and loading", ""]
+    """Time of upscaling, and what loading found."""
+    lines = ["## Upscaling and loading", ""]
     written, loaded = step["runs"].get("upscale"), step["runs"].get("load")
     if written:
         lines.append(
@@ -134,7 +134,7 @@ MEMORY_HEAD = (
 def qlora_section(step: Step) -> str:
     """Losses and memory of QLoRA."""
     said = [
-        f"Axolotl loaded the up-scaled checkpoint with {run['four_bit_tensors']} tensors in 4 bits and trained "
+        f"Axolotl loaded the upscaled checkpoint with {run['four_bit_tensors']} tensors in 4 bits and trained "
         f"adapters over it; the losses of its steps were {', '.join(f'{loss:.3f}' for loss in run['losses'])}."
         for run in step["runs"].values()
     ]
@@ -180,8 +180,8 @@ def throughput_section(step: Step) -> str:
         _table(head, rows),
         "",
         f"Median (least to greatest); the runs took turns. {settings['batch']} x {settings['sequence_tokens']} tokens "
-        f"a step; {settings['throughput_steps']} steps, the first {settings['warm_up_steps']} not counted. Up-scaled "
-        "checkpoint and tokens are in the caches; without the plugin its entry point is hidden, and the up-scaled "
+        f"a step; {settings['throughput_steps']} steps, the first {settings['warm_up_steps']} not counted. Upscaled "
+        "checkpoint and tokens are in the caches; without the plugin its entry point is hidden, and the upscaled "
         f"checkpoint is the base_model.{same}",
     ])  # fmt: skip
 
@@ -221,7 +221,7 @@ def recovery_section(step: Step) -> str:
     names = kinds(runs[0]) if runs else []
     head = "| model | learning rate | seed | parameters | further tokens | training | loss before | loss after |"
     head += "".join(f" after: {name} |" for name in names)
-    picture = f"![Held-out loss of base and up-scaled model]({PICTURE})\n\n" if _comparable(step) else ""
+    picture = f"![Held-out loss of base and upscaled model]({PICTURE})\n\n" if _comparable(step) else ""
     verdicts = [_verdict(step, runs, seed) for seed in step["settings"]["seeds"]]
     return "\n".join([
         "## Recovery",
@@ -261,7 +261,7 @@ def _verdict(step: Step, runs: Sequence[Run], seed: int) -> str | None:
     edge = [model for model in MODELS if rates[model].at_edge]
     note = f" The best rate of {' and '.join(edge)} is at the edge of those tried." if edge and seed == first else ""
     return (
-        f"Seed {seed}: the up-scaled model {passed}. It began {_above(start.nats_per_token)} it and ended "
+        f"Seed {seed}: the upscaled model {passed}. It began {_above(start.nats_per_token)} it and ended "
         f"{_above(above.nats_per_token, error)} it after {base[-1].tokens / 1e6:.2f} M tokens{unsure}. After as many "
         f"seconds of training as the base took ({seconds:.0f}), which is not the end of its own schedule, it was "
         f"{_above(then)} the base's end.{note}\n"

@@ -29,7 +29,7 @@ class Settings:
 
     Args:
         tiny: The rehearsal on a CPU.
-        large_config: Of the random base that is up-scaled.
+        large_config: Of the random base that is upscaled.
         large_drop_layers: m for it.
         small_base: The checkpoint that is trained; None: a random one of ``large_config``.
         small_drop_layers: m for that.
@@ -135,7 +135,7 @@ TINY = Settings(
 
 
 def small_recipe(settings: Settings, folder: Path, *, grown: bool, **changes: Any) -> Recipe:
-    """recipes/smollm2/solar_dus.yml with other numbers, with or without its up-scaling.
+    """recipes/smollm2/solar_dus.yml with other numbers, with or without its upscaling.
 
     Args:
         settings: The sizes.
@@ -159,7 +159,7 @@ def small_recipe(settings: Settings, folder: Path, *, grown: bool, **changes: An
 
 
 def adapter_recipe(settings: Settings, name: str, **changes: Any) -> Recipe:
-    """A shipped recipe of instruction tuning with adapters, on the large up-scaled checkpoint and on plain text.
+    """A shipped recipe of instruction tuning with adapters, on the large upscaled checkpoint and on plain text.
 
     Its ``solar.init`` is the plan that the checkpoint was made by, so the plugin has to see that it is grown already.
     """

@@ -1,4 +1,4 @@
-"""The first four steps of the GPU check: up-scaling, QLoRA, memory, throughput. Each adds its runs to its results."""
+"""The first four steps of the GPU check: upscaling, QLoRA, memory, throughput. Each adds its runs to its results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WITH, WITHOUT = "with", "without"
 
 
 def make_upscaled(check: Check) -> dict[str, Any]:
-    """Up-scale the random checkpoint with ``solar upscale``, in place of what an earlier call left."""
+    """Upscale the random checkpoint with ``solar upscale``, in place of what an earlier call left."""
     make_base(check)
     target = check.folder / LARGE_UPSCALED
     shutil.rmtree(target, ignore_errors=True)
@@ -69,7 +69,7 @@ def load(check: Check) -> dict[str, Any]:
 
 
 def _require_upscaled(check: Check) -> None:
-    """The up-scaled checkpoint, also where its figures came from another machine."""
+    """The upscaled checkpoint, also where its figures came from another machine."""
     if not (check.folder / LARGE_UPSCALED / "config.json").is_file():
         make_upscaled(check)
 

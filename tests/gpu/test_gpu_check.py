@@ -216,7 +216,7 @@ def test_memory_compares_the_peak_of_training_with_the_estimate(monkeypatch, tmp
 
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory):
-    """Up-scaling, QLoRA and recovery at tiny size, as real processes; memory and throughput share their code."""
+    """Upscaling, QLoRA and recovery at tiny size, as real processes; memory and throughput share their code."""
     folder = tmp_path_factory.mktemp("rehearsal")
     steps = ["upscale", "qlora", "recovery"]
     status = gpu_check.main([*steps, "--tiny", "--folder", str(folder / "work"), "--output", str(folder / "out")])

@@ -64,12 +64,12 @@ def test_the_best_rate_is_chosen_on_the_validation_documents_alone():
 
 def test_the_page_says_whether_the_base_was_passed():
     text = page_text({"recovery": made_step(PASSING)})
-    assert "Seed 42: the up-scaled model passed the base for good after 0.00 M tokens" in text
+    assert "Seed 42: the upscaled model passed the base for good after 0.00 M tokens" in text
     assert "It began 0.500 above it and ended 0.200 ± 0.000 below it" in text
     assert "(3), which is not the end of its own schedule, it was 0.100 above the base's end" in text
     assert "| base | 1e-04 | 42 | 1,000 | 3,000 | 3 s | 3.000 | 2.800 | 2.700 | 2.900 |" in text
     later = [made_run(BASE, (3.0, 2.9, 2.8, 2.8)), made_run(UPSCALED, (3.5, 3.1, 2.9, 2.81))]
-    assert "the up-scaled model did not pass the base" in page_text({"recovery": made_step(later)})
+    assert "the upscaled model did not pass the base" in page_text({"recovery": made_step(later)})
 
 
 def test_a_difference_within_its_error_shows_nothing():
@@ -79,8 +79,8 @@ def test_a_difference_within_its_error_shows_nothing():
 
 
 def test_a_failed_run_and_an_unfinished_step_are_said():
-    step = made_step(PASSING[:1]) | {"finished": False, "failures": {"up-scaled": "CUDA\nout of memory"}}
+    step = made_step(PASSING[:1]) | {"finished": False, "failures": {"upscaled": "CUDA\nout of memory"}}
     text = page_text({"recovery": step})
-    assert "- **up-scaled failed**: CUDA out of memory" in text
+    assert "- **upscaled failed**: CUDA out of memory" in text
     assert "This step is not complete." in text
     assert "recovery.png" not in text

@@ -163,7 +163,7 @@ def test_a_base_that_was_grown_already_is_no_input_of_the_merge(base, recipe, tm
     recipe.write_text(yaml.safe_dump(content))
     result = CliRunner().invoke(solar, ["mergekit", str(recipe)])
     assert result.exit_code == 1
-    assert "was up-scaled by this plan already; name the base that it came from" in result.stderr
+    assert "was upscaled by this plan already; name the base that it came from" in result.stderr
     assert json.loads(invoke("plan", recipe, "--memory", "--gpus", 1, "--json"))["num_layers"] == 12
 
 

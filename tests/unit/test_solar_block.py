@@ -51,7 +51,7 @@ def test_a_block_that_does_not_up_scale():
             "solar: {'cache_dir': 'x'} is not allowed; it should have one of the keys init, train, dpo, data",
         ),
         ({"int": {}}, "solar.int: unknown key; did you mean init?"),
-        ({"dpo": "zephyr_2023_11"}, "solar.init: missing; the recipe does not up-scale its base"),
+        ({"dpo": "zephyr_2023_11"}, "solar.init: missing; the recipe does not upscale its base"),
         ({"dpo": ""}, "solar.dpo: '' is not allowed; String should have at least 1 character"),
         ({"dpo": {"config": "x"}}, "solar.dpo: {'config': 'x'} is not allowed; it should be a valid string"),
         ({"data": {"bad_row": "drop"}}, "solar.data.bad_row: unknown key"),

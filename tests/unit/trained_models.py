@@ -100,7 +100,7 @@ def base_directory(tmp_path_factory, llama, tokenizer):
 
 @pytest.fixture
 def trained_recipe(tmp_path, base_directory):
-    """The recipe of a finished run, with its held-out text, and an output_dir whose model is not the up-scaled one."""
+    """The recipe of a finished run, with its held-out text, and an output_dir whose model is not the upscaled one."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -75,7 +75,7 @@ class NothingToLearn(RowError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SFTFormatter:
-    """A way to read the rows of a data set as conversations.
+    """A way to read the rows of a dataset as conversations.
 
     Args:
         name: What stands after ``type: solar_plugins.`` in a recipe.
@@ -99,7 +99,7 @@ class SFTFormatter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferenceFormatter:
-    """A way to read the rows of a data set as preference pairs.
+    """A way to read the rows of a dataset as preference pairs.
 
     Args:
         name: What stands after ``type: solar_plugins.`` in a recipe that has ``rl:``.
@@ -121,7 +121,7 @@ class PreferenceFormatter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnpairedFormatter:
-    """A way to read the rows of a data set as single answers, each wanted or not, for ``rl: kto``.
+    """A way to read the rows of a dataset as single answers, each wanted or not, for ``rl: kto``.
 
     Args:
         name: What stands after ``type: solar_plugins.`` in a recipe that has ``rl: kto``.

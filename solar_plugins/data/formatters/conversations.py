@@ -18,7 +18,7 @@ ROLES: Mapping[str, Role] = {
     "gpt": "assistant",
     "chatgpt": "assistant",
 }
-"""How data sets call the three roles; ``developer`` is OpenAI's newer name of the system text."""
+"""How datasets call the three roles; ``developer`` is OpenAI's newer name of the system text."""
 
 
 def read_message(value: Any, field: str) -> Message:

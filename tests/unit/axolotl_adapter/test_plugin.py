@@ -76,7 +76,7 @@ def test_a_model_that_came_out_of_this_recipe_is_used_as_it_is(base, tmp_path):
 
 def test_a_model_that_was_grown_otherwise_is_refused(base, tmp_path):
     trained = registered(recipe(base, tmp_path))["base_model"]
-    with pytest.raises(ArgsError, match=r"was up-scaled already .8 -> 12 layers.*solar upscale"):
+    with pytest.raises(ArgsError, match=r"was upscaled already .8 -> 12 layers.*solar upscale"):
         registered(recipe(trained, tmp_path, solar={"init": {"strategy": "dus", "drop_layers": 1}}))
 
 
@@ -90,7 +90,7 @@ def test_a_grown_model_whose_depth_contradicts_its_record(base, tmp_path):
 
 def test_another_models_config_is_refused(base, tmp_path):
     with pytest.raises(
-        ArgsError, match=r"base_model_config: other would give the up-scaled weights another model's depth"
+        ArgsError, match=r"base_model_config: other would give the upscaled weights another model's depth"
     ):
         registered(recipe(base, tmp_path, base_model_config="other"))
     assert "base_model_config" not in registered(recipe(base, tmp_path, base_model_config=str(base)))
@@ -99,8 +99,8 @@ def test_another_models_config_is_refused(base, tmp_path):
 @pytest.mark.parametrize("name", ["overrides_of_model_config", "model_config"])
 @pytest.mark.parametrize("key", ["num_hidden_layers", "num_layers", "layer_types", "per_layer_config"])
 def test_other_layers_than_the_plans_are_refused(base, tmp_path, name, key):
-    """Axolotl would load the up-scaled weights into a model of that depth, and begin with random layers."""
-    message = f"overrides_of_model_config: {key}: 16 would give the up-scaled weights other layers than the plan's"
+    """Axolotl would load the upscaled weights into a model of that depth, and begin with random layers."""
+    message = f"overrides_of_model_config: {key}: 16 would give the upscaled weights other layers than the plan's"
     with pytest.raises(ArgsError, match=message):
         registered(recipe(base, tmp_path, **{name: {key: 16}}))
     trained = registered(recipe(base, tmp_path, **{name: {"rope_theta": 5e5}}))["base_model"]

@@ -1,4 +1,4 @@
-"""Every causal LM type that transformers knows: up-scaled from its files, and compared with its rearranged modules.
+"""Every causal LM type that transformers knows: upscaled from its files, and compared with its rearranged modules.
 
 The types are taken from transformers' own mapping, so a new release extends the test. What comes out is the table
 `docs/architectures.md`; `make architectures` writes it anew.
@@ -175,7 +175,7 @@ def test_equal_to_the_rearranged_modules_or_refused(name, tmp_path):
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_with_its_reason(name):
     assert name in EVERY_TYPE, "transformers does not know it any more: remove it"
-    with pytest.raises(CheckpointError, match="cannot be up-scaled"):
+    with pytest.raises(CheckpointError, match="cannot be upscaled"):
         Decoder.of({"model_type": name, "num_hidden_layers": NUM_LAYERS})
 
 
@@ -216,7 +216,7 @@ HEAD = """\
 
 Made by `tests/unit/decoders/test_every_decoder.py` (`make architectures`); do not edit.
 
-Each row is a tiny random model with 9 layers, saved by transformers, up-scaled from its files and loaded by
+Each row is a tiny random model with 9 layers, saved by transformers, upscaled from its files and loaded by
 `AutoModelForCausalLM`. *Equal*: nothing was missing, unexpected or newly initialised; each layer's tensors, flags and
 per-layer config fields are those of its source; the logits are those of the real modules rearranged in memory; and
 generation gives the same with and without the cache. `dus` drops 3 layers of each copy, `slices` stacks [0, 7) and

@@ -90,7 +90,7 @@ def test_a_base_that_the_recipe_has_grown_is_said(base, tmp_path):
     recipe = {"base_model": str(tmp_path / "grown"), "solar": {"init": {"strategy": "dus", "drop_layers": 2}}}
     (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe | {"sequence_len": 8, "micro_batch_size": 1}))
     report = memory_of_recipe(tmp_path / "r.yml", None, gpus=1, gpu_gigabytes=None)
-    model = f"model       {tmp_path / 'grown'} (up-scaled by this plan already, used as it is) -> r.yml"
+    model = f"model       {tmp_path / 'grown'} (upscaled by this plan already, used as it is) -> r.yml"
     assert as_text(report).splitlines()[1] == model
     assert (as_json(report)["already_grown"], as_json(report)["num_layers"]) == (True, 12)
 

@@ -32,7 +32,7 @@ def report():
         plan=LayerPlan.from_sources(12, [*range(8), *range(4, 12)]),
         models=(
             model("base", 12, 2.5, ("<script>alert(1)</script>", "4, 8")),
-            model("up-scaled", 16, 3.25, ("\x1b[31mthe the", "")),
+            model("upscaled", 16, 3.25, ("\x1b[31mthe the", "")),
             model("trained", 16, 2.625, ("garden & gate", "4,\n8, [bold]16")),
         ),
         stages=(
@@ -97,7 +97,7 @@ def chain_report(report):
         report,
         models=(
             model("base", 2.5, 3.0, 3),
-            model("up-scaled", 3.25, 3.5, 3),
+            model("upscaled", 3.25, 3.5, 3),
             model("dus", 2.625, 2.75, 3),
             model("sft", 2.65, 2.0, 3),
             model("dpo", 2.66, 2.0, 6),

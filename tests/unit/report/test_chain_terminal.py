@@ -25,7 +25,7 @@ def test_every_model_has_its_line_and_every_stage_too(chain_report):
         "base 12, 16.0 M 2.500 3.000 50 % ± 16",
         "sft 16, 16.0 M 2.650 2.000 50 % ± 16 +0.150 ± 0.000 -1.000 ± 0.000",
         "average 16, 16.0 M 2.655 2.000 67 % ± 15 17 % ± 14",
-        "base, up-scaled and dus were not trained on that format here",
+        "base, upscaled and dus were not trained on that format here",
         "dpo 4 0.6931 → 0.6500 0.6500 0.037 1.00",
         "sft 4 2.75 → 2.00 2.00",
         "DPO begins at ln 2 = 0.6931.",
@@ -42,7 +42,7 @@ def test_it_is_compact(chain_report):
     assert len(lines) < 70
     assert max(map(len, lines)) <= 80
     assert sum("…" in line for line in lines) == 6
-    assert sum(line.startswith("up-scaled  word word") for line in lines) == 1
+    assert sum(line.startswith("upscaled  word word") for line in lines) == 1
 
 
 def test_nothing_is_said_of_what_was_not_measured(chain_report):

@@ -20,7 +20,7 @@ def test_few_parameters_are_written_out():
 
 
 def test_models_have_the_colours_of_their_making(report, chain_report):
-    assert [role for role, _ in report.rows()] == ["base", "up-scaled", "trained"]
+    assert [role for role, _ in report.rows()] == ["base", "upscaled", "trained"]
     assert [(role, model.name) for role, model in chain_report.rows()][2:] == [
         ("trained", name) for name in ("dus", "sft", "dpo", "average")
     ]

@@ -12,7 +12,7 @@ def test_the_json_holds_the_raw_figures(report):
     figures = json.loads(json.dumps(to_json(report), allow_nan=False))
 
     assert figures["models"]["base"]["nats_per_token"] == pytest.approx(2.5)
-    assert figures["models"]["up-scaled"]["above_base"] == pytest.approx(0.75)
+    assert figures["models"]["upscaled"]["above_base"] == pytest.approx(0.75)
     assert figures["models"]["trained"]["perplexity"] == pytest.approx(math.exp(2.625))
     assert figures["models"]["trained"]["window_tokens"] == [100, 100, 100]
     assert figures["models"]["base"]["continuations"][0] == "<script>alert(1)</script>"
@@ -27,7 +27,7 @@ def test_what_is_no_finite_number_is_null_in_the_json(report):
     models = tuple(replace(model, loss=loss) for model, loss in zip(report.models, losses, strict=True))
     figures = to_json(replace(report, models=models))
 
-    assert figures["models"]["up-scaled"]["perplexity"] is None
+    assert figures["models"]["upscaled"]["perplexity"] is None
     assert figures["models"]["trained"]["nats_per_token"] is None
     json.dumps(figures, allow_nan=False)
 
@@ -35,7 +35,7 @@ def test_what_is_no_finite_number_is_null_in_the_json(report):
 def test_later_stages_have_figures_of_their_own(chain_report):
     figures = json.loads(json.dumps(to_json(chain_report), allow_nan=False))
 
-    assert list(figures["models"]) == ["base", "up-scaled", "dus", "sft", "dpo", "average"]
+    assert list(figures["models"]) == ["base", "upscaled", "dus", "sft", "dpo", "average"]
     sft, dpo, average = figures["later_stages"]
     assert (sft["name"], sft["loss_curve"]["held_out"], sft["loss_curve"]["margins"]) == ("sft", [[4, 2.0]], None)
     assert dpo["loss_curve"]["margins"]["train"] == [[1, 0.0], [2, 0.0125], [3, -0.0125], [4, 0.0375]]

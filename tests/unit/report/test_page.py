@@ -51,7 +51,7 @@ def test_every_element_is_closed_and_the_page_says_it_all(report):
     assert elements.open == []
     for words in (
         "12 to 16 layers",
-        "Up-scaling raised the held-out loss from 2.500 to 3.250. 40 steps of training lowered it",
+        "Upscaling raised the held-out loss from 2.500 to 3.250. 40 steps of training lowered it",
         "16.0 M parameters",
         "12.18",  # exp(2.5)
         "+0.750",
@@ -139,7 +139,7 @@ def test_the_page_of_a_chain_says_it_all(chain_report):
         "Loss on held-out text, nats per token",
         "dpo 16 16.0 M 2.660 +0.160 ± 0.000 2.000 -1.000 ± 0.000 100 % ± 13 50 % ± 16",
         "base 12 16.0 M 2.500 3.000 50 % ± 16",
-        "base, up-scaled and dus were not trained on that format here",
+        "base, upscaled and dus were not trained on that format here",
         "The first loss is 0.6931.",
         "reward margin",
         "reward accuracy",

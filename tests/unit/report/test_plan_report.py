@@ -90,7 +90,7 @@ def test_a_base_that_the_recipes_own_plan_made_is_reported_as_it_is(base, grown,
     assert as_json(after) == as_json(before) | changed
     first, second, *rest = as_text(after).splitlines()
     assert first.endswith("8 -> 12 layers by dus")
-    assert second == "up-scaled   by this plan already; used as it is, with its 12 layers, NOT up-scaled again"
+    assert second == "upscaled   by this plan already; used as it is, with its 12 layers, NOT upscaled again"
     assert [line for line in rest if line != NOT_CHECKED] == as_text(before).splitlines()[1:]
     assert (NOT_CHECKED in rest) == (name == "config.json")
 
@@ -105,14 +105,14 @@ def test_the_size_of_a_grown_models_base_is_left_out_where_it_is_not_known(tiny_
 
 def test_a_base_that_another_plan_made_is_refused_as_in_training(grown, tmp_path):
     other = {"init": {"strategy": "dus", "drop_layers": 1}}
-    with pytest.raises(ArgsError, match=r"was up-scaled already .8 -> 12 layers.*solar.init asks for another plan"):
+    with pytest.raises(ArgsError, match=r"was upscaled already .8 -> 12 layers.*solar.init asks for another plan"):
         plan_for_recipe(write(tmp_path / "r.yml", base_model=str(grown), solar=other))
 
 
 def test_to_grow_a_grown_base_once_more_is_told(base, grown):
     report = plan_for_base(str(grown), None, DUS)
     assert (len(report.plan), report.already_grown) == (20, False)
-    line = "up-scaled   already before, as its config.json says; this plan up-scales it once more"
+    line = "upscaled   already before, as its config.json says; this plan upscales it once more"
     assert as_text(report).splitlines()[1] == line
     assert line not in as_text(plan_for_base(str(base), None, DUS))
 

@@ -44,7 +44,7 @@ def test_the_report_of_a_run(trained_recipe, tmp_path, base_directory, texts, fe
 
     assert [(model.name, model.num_layers) for model in report.models] == [
         ("base", 4),
-        ("up-scaled", 6),
+        ("upscaled", 6),
         ("trained", 6),
     ]
     windows = token_windows(load_tokenizer(base_directory), texts, 32, 8192)
@@ -128,7 +128,7 @@ def test_a_base_with_code_of_its_own_is_measured_where_the_recipe_trusts_it(
 def test_a_base_that_was_up_scaled_before_is_no_base(trained_recipe, tmp_path):
     change(trained_recipe, base_model=str(tmp_path / "trained"))
 
-    with pytest.raises(ArgsError, match=r"was up-scaled already .*the report compares with the base before that"):
+    with pytest.raises(ArgsError, match=r"was upscaled already .*the report compares with the base before that"):
         write_report(trained_recipe, held_out=None, prompts=[], output=tmp_path / "r.html")
 
 
@@ -200,7 +200,7 @@ def test_the_report_of_a_chain(trained_chain, tmp_path, tokenizer, few_new_token
 
     report = write_report(recipe, later, held_out=None, prompts=[], output=tmp_path / "r.html")
 
-    names = ["base", "up-scaled", "recipe", "sft", "dpo", "mean"]
+    names = ["base", "upscaled", "recipe", "sft", "dpo", "mean"]
     assert [model.name for model in report.models] == names
     assert [stage.name for stage in report.stages] == names[2:]
     sft = load_model(tmp_path / "sft")

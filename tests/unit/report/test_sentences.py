@@ -33,22 +33,22 @@ def with_loss(model, loss):
     [
         (
             (2.5, 3.25, 2.625),
-            "Up-scaling raised the held-out loss from 2.500 to 3.250. 40 steps of training lowered it "
+            "Upscaling raised the held-out loss from 2.500 to 3.250. 40 steps of training lowered it "
             "from 3.250 to 2.625, 0.125 above the base.",
         ),
         (
             (2.5, 3.25, 2.4),
-            "Up-scaling raised the held-out loss from 2.500 to 3.250. 40 steps of training lowered it "
+            "Upscaling raised the held-out loss from 2.500 to 3.250. 40 steps of training lowered it "
             "from 3.250 to 2.400, 0.100 below the base.",
         ),
         (
             (2.5, 2.4, 2.6),
-            "Up-scaling lowered the held-out loss from 2.500 to 2.400. 40 steps of training raised it "
+            "Upscaling lowered the held-out loss from 2.500 to 2.400. 40 steps of training raised it "
             "from 2.400 to 2.600, 0.100 above the base.",
         ),
         (
             (2.5, 2.5, 2.5),
-            "Up-scaling left the held-out loss at 2.500. 40 steps of training left it at 2.500, "
+            "Upscaling left the held-out loss at 2.500. 40 steps of training left it at 2.500, "
             "which is the base's level within the error of measurement.",
         ),
     ],
@@ -106,7 +106,7 @@ def test_the_headline_does_not_take_pairs_for_losses(chain_report):
 
 def test_several_broken_models_are_listed(report):
     assert headline(with_losses(report, math.nan, math.inf, math.nan)).startswith(
-        "The held-out loss of the base model, the up-scaled model and the trained model is no finite number"
+        "The held-out loss of the base model, the upscaled model and the trained model is no finite number"
     )
 
 
@@ -156,7 +156,7 @@ def test_the_limits_name_the_amount_of_text(report):
 
 def test_the_headline_of_a_chain_goes_on_with_answers_and_pairs(chain_report):
     assert headline(chain_report) == (
-        "Up-scaling raised the held-out loss from 2.500 to 3.250. 4 steps of training lowered it from 3.250 to 2.625, "
+        "Upscaling raised the held-out loss from 2.500 to 3.250. 4 steps of training lowered it from 3.250 to 2.625, "
         "0.125 above the base. "
         "sft lowered the loss on held-out answers from 2.750 to 2.000, 1.000 below the base; "
         "average ends at 2.000, as sft within the error of measurement. "
@@ -213,7 +213,7 @@ def test_a_stage_says_what_is_wrong_with_its_log(chain_report):
 
 
 def test_the_table_says_who_was_never_trained_on_the_format(chain_report):
-    assert "base, up-scaled and dus were not trained on that format here." in table_note(chain_report)
+    assert "base, upscaled and dus were not trained on that format here." in table_note(chain_report)
     untold = tuple(replace(stage, recipe=parse_recipe({})) for stage in chain_report.stages)
     assert "not trained" not in table_note(replace(chain_report, stages=untold))
     plain = replace(chain_report.conditions, answers=None, pairs=None)

@@ -24,8 +24,8 @@ def test_the_terminal_says_what_the_page_says(report):
 
     for words in (
         "lab/tiny-<base>: 12 to 16 layers",
-        "Up-scaling raised the held-out loss from 2.500 to 3.250",
-        "up-scaled 16 16.0 M 3.250 25.79 +0.750 ± 0.000",
+        "Upscaling raised the held-out loss from 2.500 to 3.250",
+        "upscaled 16 16.0 M 3.250 25.79 +0.750 ± 0.000",
         "300 held-out tokens, float32 on cpu",
         "● held-out",
         "seam below layer 8: layer 7 feeds 4, distance 3",

@@ -169,7 +169,7 @@ def test_a_full_disk_leaves_nothing_that_looks_finished_and_the_next_run_repairs
 
 def test_too_little_space_is_found_before_anything_is_written(base, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(CheckpointError, match=r"1 kB free, but the up-scaled checkpoint needs \d+ kB"):
+    with pytest.raises(CheckpointError, match=r"1 kB free, but the upscaled checkpoint needs \d+ kB"):
         ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "cache")
 
 
@@ -247,9 +247,7 @@ def test_upscale_writes_where_it_is_told_and_never_over_anything(base, tmp_path)
     found = find_base(str(base))
     assert write_checkpoint(found, DUS, tmp_path / "out") is True
     assert write_checkpoint(found, DUS, tmp_path / "out") is False
-    with pytest.raises(
-        CheckpointError, match="exists and is not this base up-scaled by this plan; nothing was changed"
-    ):
+    with pytest.raises(CheckpointError, match="exists and is not this base upscaled by this plan; nothing was changed"):
         write_checkpoint(found, OUT_OF_ORDER, tmp_path / "out")
     load(tmp_path / "out")
     (tmp_path / "empty").mkdir()
@@ -267,7 +265,7 @@ def test_the_base_itself_is_no_place_for_the_result(base, tmp_path):
 
 
 def test_a_place_where_nothing_can_be_made_is_an_error_and_no_endless_wait(base):
-    with pytest.raises(CheckpointError, match="/proc/out: the up-scaled checkpoint could not be written"):
+    with pytest.raises(CheckpointError, match="/proc/out: the upscaled checkpoint could not be written"):
         write_checkpoint(find_base(str(base)), DUS, Path("/proc/out"))
 
 

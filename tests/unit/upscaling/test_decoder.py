@@ -63,7 +63,7 @@ def test_an_unsupported_type_is_refused_before_anything_is_fetched_or_written(tm
 
     monkeypatch.setattr("solar_plugins.upscaling.base_model.fetch", fetch)
     base = BaseCheckpoint("someone/model", tmp_path, {"model_type": "zamba2"}, revision="0" * 40)
-    with pytest.raises(CheckpointError, match="'zamba2' cannot be up-scaled"):
+    with pytest.raises(CheckpointError, match="'zamba2' cannot be upscaled"):
         ensure_checkpoint(base, LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3]), tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("upscaled-*"))
 
@@ -79,11 +79,11 @@ def test_it_is_frozen():
         ({"model_type": "llama7"}, "model_type 'llama7' is not known here; .*docs/architectures.md"),
         ({"model_type": None}, "model_type is missing"),
         ({"model_type": ["llama"]}, "is not known"),
-        ({"model_type": "zamba2"}, "cannot be up-scaled: one transformer block is shared"),
+        ({"model_type": "zamba2"}, "cannot be upscaled: one transformer block is shared"),
         ({"model_type": "gemma3"}, "text_config is None"),
         ({"model_type": "gemma3", "text_config": GEMMA3}, "a gemma3 model has its decoder's config there"),
         ({"model_type": "gemma3", "text_config": CONFIG | {"model_type": ["gemma3"]}}, r"\['gemma3'\] is not known"),
-        ({"model_type": "gemma3", "text_config": CONFIG | {"model_type": "zamba"}}, "'zamba' cannot be up-scaled"),
+        ({"model_type": "gemma3", "text_config": CONFIG | {"model_type": "zamba"}}, "'zamba' cannot be upscaled"),
         ({"num_hidden_layers": "4"}, "num_hidden_layers is '4'; expected the number"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"num_hidden_layers": 10**12}, "num_hidden_layers is 1000000000000; expected the number"),

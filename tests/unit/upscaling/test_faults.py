@@ -158,7 +158,7 @@ def test_a_disk_that_is_really_full(folder, monkeypatch):
         runner = load_runner()
         base = find_base(str(runner.make_base(folder / "base", layers=2, hidden=256, vocabulary=512)))
         plan = LayerPlan.from_sources(2, [0, 1, 0, 1])
-        with pytest.raises(CheckpointError, match=r"MB free, but the up-scaled checkpoint needs 4\.\d+ MB"):
+        with pytest.raises(CheckpointError, match=r"MB free, but the upscaled checkpoint needs 4\.\d+ MB"):
             ensure_checkpoint(base, plan, disk / "cache")
         with monkeypatch.context() as patched:
             patched.setattr(checkpoint, "_require_space", lambda *_: None)

@@ -285,7 +285,7 @@ def test_a_trained_model_is_explained(base, tmp_path):
     (directory / MARKER).unlink()
     result = invoke(directory, "--base", base)
     assert result.exit_code == 1
-    assert "has no solar_plan.json, but its config.json says that it was up-scaled: it was trained" in result.stderr
+    assert "has no solar_plan.json, but its config.json says that it was upscaled: it was trained" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
