@@ -82,7 +82,7 @@ test-nightly: $(INSTALLED)  ## run every test, those too that repeat with more c
 	$(PYTEST) --cov --cov-report=term:skip-covered
 
 bench: $(INSTALLED)  ## measure against mergekit-yaml and cp, write docs/bench.*: about 15 minutes, 25 GB of disk
-	$(BIN)/python tests/benchmarks/bench.py
+	$(BIN)/python scripts/benchmarks/bench.py
 
 dist: $(INSTALLED)  ## build the source archive and, from it, the wheel in dist/
 	rm -rf dist
@@ -90,15 +90,15 @@ dist: $(INSTALLED)  ## build the source archive and, from it, the wheel in dist/
 
 study: $(INSTALLED)  ## which plan, and is it worth it: 45 small trainings of that model, about 2 hours on two cores; goes on where it was stopped, writes docs/study.*
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
-	PYTHONPATH=tests $(BIN)/python tests/study/study.py $(DEMO) docs/study.json
-	PYTHONPATH=tests $(BIN)/python tests/study/study_page.py docs/study.json docs/study.md
+	PYTHONPATH=tests $(BIN)/python scripts/study/study.py $(DEMO) docs/study.json
+	PYTHONPATH=tests $(BIN)/python scripts/study/study_page.py docs/study.json docs/study.md
 
 gpu-check: $(INSTALLED)  ## on a GPU of 80 GB: 7B upscaling, QLoRA, memory, tokens per second, recovery; writes docs/gpu/
-	$(BIN)/python tests/gpu/gpu_check.py
+	$(BIN)/python scripts/gpu_check/gpu_check.py
 
 gpu-check-data: $(INSTALLED)  ## the small model and the text that gpu-check needs; without a GPU, before it
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
-	$(BIN)/python tests/gpu/gpu_texts.py
+	$(BIN)/python scripts/gpu_check/gpu_texts.py
 
 architectures: $(INSTALLED)  ## compare every decoder of transformers with its modules, and write docs/architectures.md anew
 	SOLAR_WRITE_DOCS=1 $(BIN)/python -m pytest tests/unit/decoders

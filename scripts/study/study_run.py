@@ -1,6 +1,6 @@
 """One run of the study: measure the model on held-out texts, train it with Axolotl, and measure it again.
 
-    python tests/study/study_run.py RECIPE TEXTS SEQUENCE_LEN RESULT
+    python scripts/study/study_run.py RECIPE TEXTS SEQUENCE_LEN RESULT
 
 Runs in the folder that the recipe's paths are relative to. RESULT gets JSON: for each text the predicted tokens and the
 negative log-likelihood in nats, before and after; the loss of each step; seconds, also of the CPU. A model's own files

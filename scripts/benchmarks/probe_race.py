@@ -1,6 +1,6 @@
 """What the race of `solar probe` saves: its time beside that of a naive loop over all plans, in the same run.
 
-    python tests/benchmarks/probe_race.py BASE TEXTS.jsonl SEQUENCE_LEN FOLDER
+    python scripts/benchmarks/probe_race.py BASE TEXTS.jsonl SEQUENCE_LEN FOLDER
 
 FOLDER gets what `solar probe --output FOLDER` would measure, so that the same probe draws it at once.
 

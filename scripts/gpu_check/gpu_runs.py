@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from gpu_settings import DATA, LARGE, Recipe, Settings
-from processes import Usage, run_process  # tests/benchmarks
+from processes import Usage, run_process  # scripts/benchmarks
 
 HERE = Path(__file__).parent
 SOLAR = (sys.executable, "-c", "from solar_plugins.cli import solar; solar()")

@@ -1,6 +1,6 @@
 """What the plugin adds to Axolotl's start, and how long `solar plan` takes to answer. Whole processes.
 
-    python tests/benchmarks/startup.py [ROUNDS]
+    python scripts/benchmarks/startup.py [ROUNDS]
 
 prints the second: `solar plan` beside the import of the libraries that it stands on, in turn in the same run.
 """

@@ -1,7 +1,7 @@
 """Start-up, traffic and memory from 1 to 1024 GPUs and from 7B to 400B, on paper: docs/scale.md.
 
-    .venv/bin/python tests/benchmarks/scale.py              # the page anew, from docs/bench.json and docs/scale.json
-    .venv/bin/python tests/benchmarks/scale.py --measure    # docs/scale.json too: three minutes
+    .venv/bin/python scripts/benchmarks/scale.py              # the page anew, from docs/bench.json and docs/scale.json
+    .venv/bin/python scripts/benchmarks/scale.py --measure    # docs/scale.json too: three minutes
 
 Measured rates come from those two files. All else is arithmetic on them, on stated assumptions, and on the formulas of
 `solar plan --memory`.

@@ -1,6 +1,6 @@
 """Packs what a GPU machine without a network needs into files that can be carried there one by one.
 
-    python tests/gpu/gpu_pack.py --megabytes 55
+    python scripts/gpu_check/gpu_pack.py --megabytes 55
     # there, in the repository's root, when all parts have arrived:
     cat runs/gpu/carried/part-* | tar -xJ && export PYTHONPATH=$PWD:$PWD/runs/gpu/site
 

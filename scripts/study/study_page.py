@@ -1,6 +1,6 @@
 """docs/study.md and docs/study.png, from the study's record.
 
-python tests/study/study_page.py RECORD PAGE
+python scripts/study/study_page.py RECORD PAGE
 """
 
 from __future__ import annotations

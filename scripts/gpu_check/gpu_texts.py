@@ -1,6 +1,6 @@
 """Makes the text that the GPU check trains on: English of installed packages, no network and no GPU needed.
 
-    make gpu-check-data   # or: python tests/gpu/gpu_texts.py --directory runs/gpu/data
+    make gpu-check-data   # or: python scripts/gpu_check/gpu_texts.py --directory runs/gpu/data
 
 Documents are the docstrings of one installed package each, and the Wikipedia articles of recipes/smollm2. Whole
 packages are held out, by the hash of their names; articles are split as prepare.py split them. A passage to train on

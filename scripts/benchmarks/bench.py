@@ -1,6 +1,6 @@
 """Benchmark of `solar upscale` against mergekit-yaml and cp, and of Axolotl's start-up with and without the plugin.
 
-    make bench            # or: .venv/bin/python tests/benchmarks/bench.py --help
+    make bench            # or: .venv/bin/python scripts/benchmarks/bench.py --help
 
 Makes random bfloat16 checkpoints of Mistral type with 32 layers, upscales them to 48, and lets the tools take turns in
 random order, as whole processes. Before each run everything that waits to be written is written, and the tool's source

@@ -1,6 +1,6 @@
 """How fast are the ways to move bytes between files here? Prints the tables of docs/copy-methods.md.
 
-    .venv/bin/python tests/benchmarks/copy_methods.py
+    .venv/bin/python scripts/benchmarks/copy_methods.py
 
 Every method copies one file of random bytes behind a header of odd length, as the checkpoint writer does, and then
 fsyncs it. "cold" means: the source was fsynced and dropped from the page cache (POSIX_FADV_DONTNEED) before each run.
