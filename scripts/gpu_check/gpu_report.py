@@ -36,7 +36,7 @@ Made by `make gpu-check`, which measured every figure below; the raw ones are in
 TINY_HEAD = """\
 # Rehearsal of the GPU check
 
-Made by `scripts/gpu_check/gpu_check.py --tiny`, with random models of a few million parameters. It shows that each step runs.
+Made by `scripts/gpu_check/gpu_check.py --tiny`, with random models of a few million parameters. It shows that it runs.
 **No figure below says anything about a real model, or about a GPU at work.**
 """
 

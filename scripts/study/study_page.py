@@ -78,8 +78,8 @@ def _arm_rows(arms: Mapping[str, Sequence[Run]]) -> list[str]:
             for other in (CONTROL, SOLAR)
         ]
         rate, steps = runs[0]["rate"], runs[0]["steps"]
-        seconds = sum(run["training_seconds"] for run in runs) / sum(run["steps"] for run in runs)
-        rows.append(f"| {name} | {steps} | {rate:.0e} | {seconds:.1f} | {of_seeds} | {over[0]} | {over[1]} |")
+        minutes = sum(run["cpu_seconds"] for run in runs) / len(runs) / 60
+        rows.append(f"| {name} | {steps} | {rate:.0e} | {minutes:.1f} | {of_seeds} | {over[0]} | {over[1]} |")
     return rows
 
 
