@@ -10,7 +10,7 @@ from typing import Any
 from solar_plugins.plugins.markers import hookimpl
 
 __all__ = ["SolarPlugin", "__version__", "hookimpl"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
