@@ -24,7 +24,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "parquet": ("pyarrow",),
     "plot": ("matplotlib",),
     "probe": ("matplotlib", "jinja2", "torch", "transformers", "accelerate"),
-    "report": ("matplotlib", "jinja2", "rich", "torch", "transformers", "accelerate"),
+    "report": ("matplotlib", "jinja2", "torch", "transformers", "accelerate"),
     "smollm2": ("gguf", "torch", "transformers", "accelerate"),
     "torch": ("torch", "transformers", "accelerate"),
 }

@@ -1,27 +1,8 @@
-"""Text for people: sizes, tables, and what a terminal may be given."""
+"""Text for people: sizes, names, and what a terminal may be given."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
-MARK = "*"
-"""May stand behind a number; the digits stay in line."""
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns in line: the first to the left, the others to the right with room for a `MARK` behind them.
-
-    >>> aligned([["model", "score"], ["a", "7.5"], ["long name", "12.5*"]])
-    ['model      score', 'a            7.5', 'long name   12.5*']
-    """
-    marked = [[row[0], *(cell if cell.endswith(MARK) else f"{cell} " for cell in row[1:])] for row in rows]
-    widths = [max(len(row[column]) for row in marked) for column in range(len(marked[0]))]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for row in marked
-    ]
+from collections.abc import Iterable
 
 
 def format_bytes(num_bytes: float) -> str:

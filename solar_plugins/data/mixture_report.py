@@ -16,6 +16,7 @@ from solar_plugins.data.ngrams import SHORTEST
 from solar_plugins.data.row_checks import Reason
 from solar_plugins.errors import DataError
 from solar_plugins.storage.untrusted import read_json_object
+from solar_plugins.tables import lines, table
 from solar_plugins.text import printable
 
 REPORT = "report.json"
@@ -118,36 +119,30 @@ def as_text(report: MixtureReport, output: Path, *, made: bool) -> str:
     rows = sum(one.rows_read for one in report.sets.values())
     kept = sum(one.rows_kept for one in report.sets.values())
     rate = f"{rows:,} rows in {report.seconds:,.1f} s, {rows / max(report.seconds, 1e-3):,.0f} rows/s"
-    lines = [f"{output}: {f'made from {rate}' if made else 'is there already, made from the same files and options'}"]
-    lines += ["", *_table(report, kept), ""]
+    text = [f"{output}: {f'made from {rate}' if made else 'is there already, made from the same files and options'}"]
+    text += ["", *_table(report, kept), ""]
     for name, one in report.sets.items():
         if not one.rows_kept:
-            lines.append(f"{name}: NO ROW IS LEFT, {name}.jsonl is empty")
+            text.append(f"{name}: NO ROW IS LEFT, {name}.jsonl is empty")
         elif one.rows_asked is not None and one.rows_kept < one.rows_asked:
             why = "keep_shares lowers it" if one.not_drawn else "no more are left"
-            lines.append(f"{name}: {one.rows_kept:,} rows, {one.rows_asked:,} were asked for ({why})")
+            text.append(f"{name}: {one.rows_kept:,} rows, {one.rows_asked:,} were asked for ({why})")
         if one.rows_without_task:
-            lines.append(
+            text.append(
                 f"{name}: {one.rows_without_task:,} rows name no task; they were kept if nothing else spoke against it"
             )
-    lines += _benchmarks(report, output)
+    text += _benchmarks(report, output)
     dropped = sum(sum(one.dropped.values()) for one in report.sets.values())
-    lines.append(f"every dropped row with its reason: {output / DROPPED} ({dropped:,} rows)")
-    return "\n".join(lines)
+    text.append(f"every dropped row with its reason: {output / DROPPED} ({dropped:,} rows)")
+    return "\n".join(text)
 
 
 def _table(report: MixtureReport, kept: int) -> list[str]:
-    table = [["set", "read", *HEADINGS.values(), "not drawn", "kept", "share"]]
+    headings, rows = ["set", "read", *HEADINGS.values(), "not drawn", "kept", "share"], []
     for name, one in report.sets.items():
         counts = [one.rows_read, *(one.dropped[reason] for reason in HEADINGS), one.not_drawn, one.rows_kept]
-        table.append([name, *(f"{count:,}" for count in counts), f"{one.rows_kept / max(kept, 1):.1%}"])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in table
-    ]
+        rows.append([name, *(f"{count:,}" for count in counts), f"{one.rows_kept / max(kept, 1):.1%}"])
+    return lines(table(headings, rows))
 
 
 def _benchmarks(report: MixtureReport, output: Path) -> list[str]:
@@ -156,12 +151,10 @@ def _benchmarks(report: MixtureReport, output: Path) -> list[str]:
         return ["not compared with any benchmark (no decontaminate in the mixture)"]
     matches = sum((Counter(one.benchmark_matches) for one in report.sets.values()), Counter[str]())
     ngram = decontaminate["ngram"]
-    lines = [
-        f"compared with {report.num_ngrams:,} n-grams of {ngram} words; rows that share one, or hold a short text:"
-    ]
-    lines += [f"  {matches[one['path']]:,}  {one['path']}" for one in decontaminate["against"]]
-    lines += [f"  e.g. {example}" for example in _examples(output / DROPPED)]
-    return lines + [line for path, rows in report.benchmark_rows.items() for line in _short_rows(path, rows, ngram)]
+    text = [f"compared with {report.num_ngrams:,} n-grams of {ngram} words; rows that share one, or hold a short text:"]
+    text += [f"  {matches[one['path']]:,}  {one['path']}" for one in decontaminate["against"]]
+    text += [f"  e.g. {example}" for example in _examples(output / DROPPED)]
+    return text + [line for path, rows in report.benchmark_rows.items() for line in _short_rows(path, rows, ngram)]
 
 
 def _short_rows(path: str, rows: Mapping[str, int], ngram: int) -> Iterator[str]:

@@ -8,9 +8,12 @@ from typing import Any
 
 from solar_plugins.evaluation.lm_eval_results import ModelScores, Score
 from solar_plugins.evaluation.published import EVALUATION_NOISE, PUBLISHED_MODELS, PUBLISHED_STAGES, TASKS, Task
-from solar_plugins.text import MARK, aligned, printable
+from solar_plugins.tables import lines, table
+from solar_plugins.text import printable
 
 MISSING = "-"
+MARK = "*"
+"""In front of a score, so that the digits of a column stay aligned."""
 SOURCE = "Kim et al. 2023, arXiv:2312.15166"
 
 
@@ -36,24 +39,19 @@ def h6_standard_error(model: ModelScores) -> float | None:
 
 def as_text(models: Sequence[ModelScores]) -> str:
     """The table, then what has to be known to read it."""
-    head = ["model", "H6", *(task.label for task in TASKS)]
-    shots = ["shots", "", *(str(task.shots) for task in TASKS)]
+    headings = ["model\nshots", "H6\n ", *(f"{task.label}\n{task.shots}" for task in TASKS)]
     rows = [
         [published.name, f"{published.mean:.2f}", *(f"{score:.2f}" for score in published.scores)]
         for published in PUBLISHED_MODELS
     ]
     own = [line for model in models for line in _rows(model)]
-    lines = aligned([head, shots, *rows, *own])
-    rule = "-" * max(map(len, lines))
-    first = 2 + len(rows)
     stages = ", ".join(f"{stage.name} {stage.mean:.2f}" for stage in PUBLISHED_STAGES)
-    table = [*lines[:2], rule, *lines[2:first], rule, *lines[first:]]
     notes = [
         f"rows above the last line: {SOURCE}; percent",
         f"its stages by H6: {stages}. One model has two scores there that lie {EVALUATION_NOISE} apart",
         *(note for model in models for note in _notes(model)),
     ]
-    return "\n".join([*table, "", *notes])
+    return "\n".join([*lines(table(headings, [*rows, *own], rules=(len(rows),))), "", *notes])
 
 
 def _rows(model: ModelScores) -> list[list[str]]:
@@ -72,7 +70,7 @@ def _rows(model: ModelScores) -> list[list[str]]:
 def _cell(task: Task, score: Score | None) -> str:
     if score is None:
         return MISSING
-    return f"{score.percent:.2f}{'' if is_whole(task, score) else MARK}"
+    return f"{'' if is_whole(task, score) else MARK}{score.percent:.2f}"
 
 
 def _notes(model: ModelScores) -> list[str]:

@@ -19,7 +19,8 @@ from solar_plugins.errors import CheckpointError, DataError
 from solar_plugins.evaluation.log_probabilities import AnswerScore, pair_scores, share_standard_error
 from solar_plugins.evaluation.preference_files import PreferenceFile, drawn_rows, encoded_pairs, find_file
 from solar_plugins.extras import require
-from solar_plugins.text import aligned, printable
+from solar_plugins.tables import lines, table
+from solar_plugins.text import printable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -204,7 +205,7 @@ def as_text(ordered: OrderedSets) -> str:
         ]
         for place, one in enumerate(ordered.sets, 1)
     ]
-    return "\n".join([*aligned([head, *rows]), "", *_notes(ordered)])
+    return "\n".join([*lines(table(head, rows)), "", *_notes(ordered)])
 
 
 def _name(one: SetShare) -> str:

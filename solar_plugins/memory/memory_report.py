@@ -14,6 +14,7 @@ from solar_plugins.memory.recipe_setup import Devices, devices_of, not_counted, 
 from solar_plugins.memory.smaller_setups import Change, smaller_setups
 from solar_plugins.memory.training_setup import SHARDING_NAMES, TrainingSetup
 from solar_plugins.recipe import read_recipe
+from solar_plugins.tables import lines, table
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.estimates import COUNTED_TYPES
 from solar_plugins.upscaling.training_keys import training_keys
@@ -159,26 +160,28 @@ def _training(setup: TrainingSetup) -> Iterator[str]:
     yield "gradient checkpointing" if setup.checkpointing else "no gradient checkpointing"
 
 
-def _table(report: MemoryReport) -> Iterator[str]:
-    memory = report.devices.memory_bytes
-    yield f"{'memory of each GPU':<28}{'bytes':>10}{'share':>8}   when"
+def _table(report: MemoryReport) -> list[str]:
+    rows = []
     for part in report.parts:
         when = "always" if len(part.moments) == len(MOMENTS) else ", ".join(MOMENTS[moment] for moment in part.moments)
-        place = "in the host's memory instead" if part.on_host else when
-        yield f"  {part.name:<26}{format_bytes(part.num_bytes):>10}{_share(part.num_bytes, memory):>8}   {place}"
-    yield ""
-    for moment, held in peaks(report.parts).items():
-        yield f"  {MOMENTS[moment]:<26}{format_bytes(held):>10}{_share(held, memory):>8}"
-    peak = report.peak_bytes
-    yield f"  {'peak':<26}{format_bytes(peak):>10}{_share(peak, memory):>8}   {report.verdict}"
+        rows.append((part.name, part.num_bytes, "in the host's memory instead" if part.on_host else when))
+    rows += [(MOMENTS[moment], held, "") for moment, held in peaks(report.parts).items()]
+    rows += [("peak", report.peak_bytes, report.verdict)]
+    memory = report.devices.memory_bytes
+    cells = [[name, format_bytes(size), _share(size, memory), when] for name, size, when in rows]
+    headings = ["memory of each GPU", "bytes", "share", "when"]
+    return lines(table(headings, cells, left=(0, 3), rules=(len(report.parts), len(rows) - 1)))
 
 
 def _smaller(report: MemoryReport) -> Iterator[str]:
     if report.changes:
-        yield "\nto need less, each on top of those above it:"
-    for change in report.changes:
         memory = report.devices.memory_bytes
-        yield f"  {format_bytes(change.peak_bytes):>10}{_share(change.peak_bytes, memory):>8}   {change.keys}"
+        rows = [
+            [format_bytes(change.peak_bytes), _share(change.peak_bytes, memory), change.keys]
+            for change in report.changes
+        ]
+        yield "\nto need less, each on top of those above it:"
+        yield from lines(table(["peak", "share", "keys"], rows, left=(2,)))
 
 
 def _share(num_bytes: int, memory: int | None) -> str:

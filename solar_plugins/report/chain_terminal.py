@@ -13,6 +13,7 @@ from solar_plugins.report.content import Report, Role
 from solar_plugins.report.sentences import table_note
 from solar_plugins.report.stages import Stage
 from solar_plugins.report.training_log import LogPoint, Series
+from solar_plugins.tables import show, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,34 +24,25 @@ def show_chain(report: Report, out: Console, styles: Mapping[Role, str]) -> None
     """Print the table of models, and that of stages with a log."""
     from rich.text import Text
 
-    out.print(_models(report, styles))
+    show(_models(report, styles), out)
     out.print(Text(table_note(report), style="dim"))
     if any(stage.log for stage in report.stages):
-        out.print(_stages(report.stages))
+        out.print()
+        show(_stages(report.stages), out)
         out.print(Text(_stages_note(report.stages), style="dim"))
 
 
 def _models(report: Report, styles: Mapping[Role, str]) -> Table:
-    from rich.text import Text
-
-    table = _table("model", ["layers,\nparameters", *(heading for heading, _ in _measures(report))])
-    for role, model in report.rows():
-        cells = [cell for _, cell in _measures(report, model)]
-        size = f"{model.num_layers}, {content.parameters(model.num_parameters)}"
-        table.add_row(Text(model.name), size, *cells, style=styles[role])  # As text: a folder may be called a[b].
-    return table
-
-
-def _table(first: str, others: Sequence[str]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column(first)
-    for heading in others:
-        table.add_column(Text(heading), justify="right")
-    return table
+    headings = ["model", "layers,\nparameters", *(heading for heading, _ in _measures(report))]
+    rows = [
+        [
+            model.name,
+            f"{model.num_layers}, {content.parameters(model.num_parameters)}",
+            *(cell for _, cell in _measures(report, model)),
+        ]
+        for _, model in report.rows()
+    ]
+    return table(headings, rows, styles=[styles[role] for role, _ in report.rows()])
 
 
 def _measures(report: Report, model: MeasuredModel | None = None) -> list[tuple[str, str]]:
@@ -72,21 +64,21 @@ def _loss(loss: Loss, base: Loss, *, is_base: bool) -> str:
 
 
 def _stages(stages: Sequence[Stage]) -> Table:
-    from rich.text import Text
-
-    table = _table("stage", ["steps", "training loss", "held-out loss", "margin", "accuracy"])
+    rows = []
     for stage in stages:
         if stage.log is not None:
             log, decimals = stage.log, 4 if stage.starts_at_ln_2 else 2
-            table.add_row(
-                Text(stage.name),
-                f"{log.last_step:,}" + (f" of {log.planned_steps:,}" if log.last_step < log.planned_steps else ""),
-                _ends(log.loss.train, decimals),
-                _ends(log.loss.held_out, decimals),
-                _last(log.margins, 3),
-                _last(log.accuracies, 2),
+            rows.append(
+                [
+                    stage.name,
+                    f"{log.last_step:,}" + (f" of {log.planned_steps:,}" if log.last_step < log.planned_steps else ""),
+                    _ends(log.loss.train, decimals),
+                    _ends(log.loss.held_out, decimals),
+                    _last(log.margins, 3),
+                    _last(log.accuracies, 2),
+                ]
             )
-    return table
+    return table(["stage", "steps", "training loss", "held-out loss", "margin", "accuracy"], rows)
 
 
 def _stages_note(stages: Sequence[Stage]) -> str:

@@ -13,7 +13,7 @@ from solar_plugins.errors import ArgsError
 from solar_plugins.evaluation.loss import Difference
 from solar_plugins.evaluation.probe.candidates import Candidate
 from solar_plugins.evaluation.probe.probe import Comparison, PlanResult, ProbeResult
-from solar_plugins.text import aligned
+from solar_plugins.tables import lines, table
 
 JSON_VERSION = 1
 LIMITS = (
@@ -113,11 +113,11 @@ def _difference_json(found: Difference | None) -> dict[str, float | None] | None
     return None if found is None else {"delta": found.nats_per_token, "stderr": found.standard_error}
 
 
-def size_table(result: ProbeResult) -> list[list[str]]:
-    """A row for each size, under a row of headings: its best plan beside DUS."""
+def size_table(result: ProbeResult) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row for each size: its best plan next to DUS."""
     texts = result.documents.names if len(result.documents.names) > 1 else ()
     head = ["layers", "best plan", "above base", "error", "tokens", *texts, "DUS", "above base", "best - DUS, unseen"]
-    rows = [head]
+    rows = []
     for size, comparison in sorted(result.sizes.items()):
         found = _recommended(result, comparison)
         dus = found.dus
@@ -133,7 +133,7 @@ def size_table(result: ProbeResult) -> list[list[str]]:
                 _with_error(comparison.difference),
             ]
         )
-    return rows
+    return head, rows
 
 
 def as_text(result: ProbeResult) -> str:
@@ -146,7 +146,7 @@ def as_text(result: ProbeResult) -> str:
             f"{len(result.plans)} plans, untrained; losses are above the base's on the same tokens, errors are over "
             "documents",
             "",
-            *aligned(size_table(result)),
+            *lines(table(*size_table(result))),
             "",
             LIMITS,
         ]

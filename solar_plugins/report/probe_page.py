@@ -36,7 +36,7 @@ def render_page(result: ProbeResult, parameters: Sequence[int], block: str | Non
         block: The recommendation, as YAML.
     """
     return template(TEMPLATE).render(
-        result=result, cells=_cells(result, parameters), table=size_table(result), block=block, limits=LIMITS
+        result=result, cells=_cells(result, parameters), sizes=size_table(result), block=block, limits=LIMITS
     )
 
 

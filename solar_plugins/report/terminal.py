@@ -11,6 +11,7 @@ from solar_plugins.report.chain_terminal import show_chain
 from solar_plugins.report.content import Report, Role
 from solar_plugins.report.sentences import curve_note, headline
 from solar_plugins.report.training_log import Series, smoothed
+from solar_plugins.tables import show, table
 from solar_plugins.text import printable
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def show_report(report: Report, console: Console | None = None) -> None:
     if report.is_chain:
         show_chain(report, out, STYLES)
     else:
-        out.print(_loss_table(report))
+        show(_loss_table(report), out)
+        out.print(Text(_measured_on(report), style="dim"))
         out.print(_curve_chart(report))
         out.print(_layers(report))
     for index, prompt in enumerate(report.prompts):
@@ -55,27 +57,24 @@ def show_report(report: Report, console: Console | None = None) -> None:
 
 
 def _loss_table(report: Report) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model")
-    for heading in ("layers", "parameters", "held-out loss", "perplexity", "above base"):
-        table.add_column(heading, justify="right")
-    for role, model in report.rows():
-        table.add_row(
+    headings = ["model", "layers", "parameters", "held-out loss", "perplexity", "above base"]
+    rows = [
+        [
             model.name,
             str(model.num_layers),
             content.parameters(model.num_parameters),
             content.number(model.loss.nats_per_token, 3),
             content.number(model.loss.perplexity, 2),
             "" if model is report.base else " ".join(content.above_base(model.loss, report.base.loss)),
-            style=STYLES[role],
-        )
+        ]
+        for _, model in report.rows()
+    ]
+    return table(headings, rows, styles=[STYLES[role] for role, _ in report.rows()])
+
+
+def _measured_on(report: Report) -> str:
     tokens, where = report.base.loss.tokens, report.conditions.hardware
-    table.caption = f"nats per token over {tokens:,} held-out tokens, {where.dtype} on {where.device}"
-    table.caption_justify = "left"
-    return table
+    return f"nats per token over {tokens:,} held-out tokens, {where.dtype} on {where.device}"
 
 
 def _curve_chart(report: Report) -> Text:
@@ -128,17 +127,14 @@ def _continuations(report: Report, index: int, prompt: str) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    # Many answers are shown by their beginnings; the page has them whole.
     title = Text(printable(prompt) + ("" if report.conditions.answers else " …"), style="bold")
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    columns = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    columns.add_column(no_wrap=True)
+    columns.add_column(overflow="fold")
     for role, model in report.rows():
         said = Text(" ".join(printable(model.continuations[index]).split()) or content.NOTHING)
-        if report.is_chain:
-            said.no_wrap, said.overflow = True, "ellipsis"
-        table.add_row(Text(model.name, style=STYLES[role]), said)
-    return table
+        columns.add_row(Text(model.name, style=STYLES[role]), said)
+    return columns
 
 
 def unicode_chart(series: Series, columns: int, rows: int) -> list[str]:

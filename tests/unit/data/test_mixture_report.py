@@ -60,6 +60,7 @@ def test_the_summary(tmp_path):
         f"{tmp_path}: made from 1,220 rows in 0.5 s, 2,440 rows/s",
         "",
         "set    read  unreadable  no text  excluded task  in a benchmark  not drawn  kept  share",
+        "---------------------------------------------------------------------------------------",
         "orca  1,200           0        1             20               7      1,112    60  80.0%",
         "math     20           0        0              0               0          0    15  20.0%",
         "",

@@ -118,10 +118,10 @@ def test_the_command_says_what_it_found(tiny_chat_model, ranked, tmp_path):
     shown = CliRunner().invoke(solar, [*command, "--max-bad-share", "0.1"], catch_exceptions=False)
     lines = shown.stdout.splitlines()
     assert lines[0].split("  ")[0] == "easy to hard"
-    assert lines[1].startswith(f"1. {easy}  ")
-    assert "100.0 % ± 8.3" in lines[1]
-    assert lines[2].startswith(f"2. {hard}  ")
-    assert "50.0 % ± 12.5" in lines[2]
+    assert lines[2].startswith(f"1. {easy}  ")
+    assert "100.0 % ± 8.3" in lines[2]
+    assert lines[3].startswith(f"2. {hard}  ")
+    assert "50.0 % ± 12.5" in lines[3]
     assert f"{hard}: read as preference, 13 of 13 rows" in lines
     assert "  left out as bad: 1 chosen is empty (row 13)" in lines
     assert "carries another one or none" in shown.stdout

@@ -61,7 +61,7 @@ def test_the_text_shows_every_part_with_its_arithmetic(solar):
     report = solar()
     text = as_text(report)
     for part in report.parts:
-        assert f"\n  {part.name} " in text
+        assert f"\n{part.name} " in text
         assert f"\n{part.name}: {part.arithmetic}\n" in text
     assert "optimizer states: 8 x 10,731,524,096 / 8" in text
     assert "No GPU was at hand" in " ".join(text.split())
