@@ -2,10 +2,10 @@
 
     make bench            # or: .venv/bin/python scripts/benchmarks/bench.py --help
 
-Makes random bfloat16 checkpoints of Mistral type with 32 layers, upscales them to 48, and lets the tools take turns in
-random order, as whole processes. Before each run everything that waits to be written is written, and the tool's source
-is read ("warm") or dropped from the page cache ("cold"). cp copies a finished result, so it moves the same bytes.
-Results are checked for size, and once for each size bit by bit against mergekit's.
+Creates random bfloat16 Mistral checkpoints with 32 layers and upscales them to 48. The tools run in turn, in random
+order, as whole processes. Before each run dirty pages are flushed, and the tool's source is read into the page cache
+("warm") or dropped from it ("cold"). cp copies a finished result, so it moves the same bytes. Every result is checked
+for size, and once per size bit by bit against mergekit's.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ HEADER_ALLOWANCE = 1_000_000
 
 
 class Size(NamedTuple):
-    """A base and what the runs on it need."""
+    """A base of one size, with the folders that its runs use."""
 
     folder: Path
     result_bytes: int
@@ -68,7 +68,7 @@ class Size(NamedTuple):
 
 
 def prepare(folder: Path, wanted_bytes: float) -> Size:
-    """Make a base whose result has about so many bytes, and that result."""
+    """Create a base whose upscaled result has about ``wanted_bytes``, and that result."""
     hidden = hidden_for(wanted_bytes)
     size = Size(folder / f"hidden-{hidden}", result_bytes(hidden))
     make_base(size.base, hidden)
@@ -82,7 +82,7 @@ def prepare(folder: Path, wanted_bytes: float) -> Size:
 
 
 def command_of(tool: str, size: Size) -> tuple[list[str | Path], Path]:
-    """The command of a tool, and the directory that it reads."""
+    """A tool's command, and the directory that it reads."""
     if tool == OURS:
         return [SCRIPTS / "solar", "upscale", size.base, size.out, "--drop-layers", str(DROP_LAYERS)], size.base
     if tool == "cp":
@@ -101,12 +101,16 @@ def measure(tool: str, size: Size, cache: str, number: int) -> Run:
     waited = sync(size.folder)
     found = sum(path.stat().st_size for path in size.out.glob("*.safetensors"))
     if not 0 <= found - size.result_bytes < HEADER_ALLOWANCE:
-        raise RuntimeError(f"{tool}: wrote {found} bytes, expected {size.result_bytes} and headers")
+        raise RuntimeError(f"{tool}: wrote {found} bytes, expected {size.result_bytes} plus headers")
     return Run(tool, size.result_bytes, cache, number, usage.seconds, waited, usage.cpu_seconds, usage.peak_bytes)
 
 
 def check_equal(size: Size) -> None:
-    """That the result of the last run, mergekit's, has the tensors of ours."""
+    """Compare the result of the last run, which is mergekit's, with ours.
+
+    Raises:
+        RuntimeError: A tensor differs.
+    """
     different = differing_tensors(size.copied, size.out)
     if different:
         raise RuntimeError(f"{len(different)} tensors differ from mergekit's, the first is {different[0]}")
@@ -115,9 +119,9 @@ def check_equal(size: Size) -> None:
 def measure_tools(
     sizes: Sequence[Size], rounds: int, deadline: float, mergekit: bool, report: Callable[[Run], object]
 ) -> list[Run]:
-    """All runs: ours, cp and mergekit's best warm, ours and cp cold; the rest of mergekit in the first round only.
+    """All runs: ours, cp and mergekit with its best flags warm; ours and cp cold; the other mergekit runs once.
 
-    No round is begun that would probably end after ``deadline``, a value of `time.monotonic`.
+    A round that would probably end after ``deadline`` (as `time.monotonic`) is not started.
     """
     runs = []
     slow = [MERGEKIT, MERGEKIT_DEFAULTS] if mergekit else []
@@ -141,7 +145,7 @@ def measure_tools(
 
 
 def measure_many_tensors(folder: Path) -> dict[str, float]:
-    """Time and memory of ours on a base with as many tensors as the largest models have."""
+    """Time and memory of `solar upscale` on a base with as many tensors as the largest models have."""
     tensors = make_many_tensors(folder / "many")
     command = [SCRIPTS / "solar", "upscale", folder / "many", folder / "many-out", "--drop-layers", "15"]
     usage = run_process(command, folder / "log", env=OFFLINE)
@@ -164,7 +168,7 @@ def machine(folder: Path) -> dict[str, Any]:
 
 
 def startup_table(startup: dict[str, Any]) -> str:
-    """Seconds and CPU seconds of the variants, and our share of them."""
+    """Seconds and CPU seconds of the variants, and the plugin's share of them."""
     runs = startup["runs"]
     lines = [
         "| Axolotl loads a recipe | seconds | CPU seconds | CPU against no plugin, same round |",
@@ -176,10 +180,14 @@ def startup_table(startup: dict[str, Any]) -> str:
         shares = spread(100 * (mine / theirs - 1) for mine, theirs in zip(cpu, without, strict=True))
         share = "" if name == "no plugin" else f"{shares.median:+.1f} % ({shares.low:+.1f} to {shares.high:+.1f})"
         lines.append(f"| {name} | {spread(wall)} | {spread(cpu)} | {share} |")
-    lines += ["", "| our own part, timed inside the process | milliseconds | share of the process |", "|---|---|---|"]
+    lines += [
+        "",
+        "| the plugin's part, timed inside the process | milliseconds | share of the process |",
+        "|---|---|---|",
+    ]
     whole = spread(wall for wall, _ in runs["no plugin"]).median
     texts = {
-        "import": "import of the plugin",
+        "import": "importing the plugin",
         "plain": "`register`, recipe without a block",
         "block": "`register`, block, checkpoint cached",
     }
@@ -192,32 +200,32 @@ def startup_table(startup: dict[str, Any]) -> str:
 PAGE = """\
 # Benchmark
 
-Made by `make bench`, which measures or computes every figure below. Machine: {machine}. Load average at the start
+Written by `make bench`, which measures or computes every number below. Machine: {machine}. Load average at the start
 {load[0]:.1f}, at the end {load[1]:.1f}.
 
 ![Time and peak memory by size of the result](bench.png)
 
-Random bfloat16 checkpoints of Mistral type, {layers} layers, upscaled by dus with m = {drop_layers} to {new_layers}.
-Whole processes in random order, {rounds} rounds (mergekit with a cold cache or its defaults: one). Median (least to
-greatest); ratios are taken within a round. Only `solar upscale` waits until its files are on the disk; "until on the
-disk" adds a sync after each command. Best flags of mergekit: `{flags}`. cp copies a finished result. Cold: the source
-was fsynced and dropped from the page cache by POSIX_FADV_DONTNEED. Memory: ru_maxrss; less than the
-launcher's 9 MB is not seen.
+Random bfloat16 Mistral checkpoints with {layers} layers, upscaled by dus (m = {drop_layers}) to {new_layers}. Whole
+processes in random order, {rounds} rounds (one for mergekit with a cold cache or with its defaults). Median (min to
+max); ratios are taken within a round. Only `solar upscale` waits until its files are on disk; "until on disk" adds a
+sync after each command. mergekit's best flags: `{flags}`. cp copies a finished result. Cold: the source was fsynced
+and dropped from the page cache with POSIX_FADV_DONTNEED. Memory: ru_maxrss, which cannot show less than the launcher's
+9 MB.
 
 {table}
 {checked}
-Memory does not grow with bytes, but with the number of tensors: a base with the {many[tensors]:,} names of
-DeepSeek-V3 (a tensor for each expert) took {many_peak:.0f} MB and {many[seconds]:.1f} s, its data left out.
+Memory grows with the number of tensors, not with bytes: a base with the {many[tensors]:,} tensor names of DeepSeek-V3
+(which stores each expert separately), but tiny tensors, took {many_peak:.0f} MB and {many[seconds]:.1f} s.
 {startup}
-## Large models, on paper
+## Large models, estimated
 
-Not measured. Seconds = the greater of (result / (rate of a core x threads)) and ((bytes read + bytes written) / rate
-of the device). Measured above: {core_rate:.2f} GB a second of CPU time; {threads} threads copy. Assumed: the device
-rates in the head of the table, shared by reading and writing; bfloat16; 1.5 times the layers.
+Not measured. Seconds = max(result / (rate of a core x threads), (bytes read + bytes written) / rate of the device).
+Measured above: {core_rate:.2f} GB per second of CPU time; {threads} threads copy. Assumed: the device rates in the
+table's header, shared by reads and writes; bfloat16; 1.5 times the layers.
 
 {estimates}
 """
-CHECKED = "\nIn the first round every tensor of each result of mergekit was equal to ours, bit by bit.\n"
+CHECKED = "\nIn the first round every tensor of every mergekit result was bit-identical to ours.\n"
 
 
 def page(results: dict[str, Any]) -> str:
@@ -247,13 +255,19 @@ def page(results: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, nargs="+", default=[1.0, 2.4, 4.6], help="sizes of the results")
+    parser.add_argument(
+        "--gigabytes", type=float, nargs="+", default=[1.0, 2.4, 4.6], help="sizes of the upscaled checkpoints"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=20.0, help="begin no round that would end later")
-    parser.add_argument("--startup-rounds", type=int, default=7, help="0 leaves Axolotl out")
+    parser.add_argument("--minutes", type=float, default=20.0, help="do not start a round that would end later")
+    parser.add_argument("--startup-rounds", type=int, default=7, help="0 skips Axolotl")
     parser.add_argument("--no-mergekit", action="store_true")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to measure")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "docs", help="for bench.json, bench.md, bench.png")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()), help="a folder on the disk to measure"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=REPOSITORY / "docs", help="folder for bench.json, bench.md, bench.png"
+    )
     options = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="solar-bench-", dir=options.folder))
     load, deadline = [os.getloadavg()[0]], time.monotonic() + 60 * options.minutes
@@ -282,14 +296,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def show(run: Run) -> None:
     print(
         f"{run.result_bytes / 1e9:.1f} GB {run.cache} round {run.round + 1}: {run.tool:26} {run.seconds:6.2f} s, "
-        f"on the disk {run.durable_seconds:6.2f} s, {run.peak_bytes / 1e6:5.0f} MB",
+        f"on disk {run.durable_seconds:6.2f} s, {run.peak_bytes / 1e6:5.0f} MB",
         flush=True,
     )
 
 
 def write(results: dict[str, Any], output: Path) -> None:
-    """The figures, the page and the picture."""
-    from drawing import draw  # matplotlib: only now, when nothing is measured any more
+    """Write the metrics, the page and the picture."""
+    from drawing import draw  # loads matplotlib: only after everything is measured
 
     output.mkdir(parents=True, exist_ok=True)
     (output / "bench.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Random checkpoints of a chosen size, written as bytes: nobody builds a model."""
+"""Random checkpoints of a chosen size, written as bytes without building a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def config(hidden: int) -> dict[str, object]:
-    """A Mistral 7B of another width."""
+    """Mistral 7B's config with another width."""
     return {
         "architectures": ["MistralForCausalLM"],
         "model_type": "mistral",
@@ -74,12 +74,12 @@ def result_bytes(hidden: int) -> int:
 
 
 def hidden_for(wanted_result_bytes: float) -> int:
-    """The width, a multiple of 64, whose upscaled model comes nearest to so many bytes."""
+    """The width, a multiple of 64, whose upscaled model is closest to this many bytes."""
     return min(range(64, 16_384, 64), key=lambda hidden: abs(result_bytes(hidden) - wanted_result_bytes))
 
 
 def make_base(directory: Path, hidden: int) -> None:
-    """Write a bfloat16 checkpoint of random bytes in shards with an index, flushed to the disk."""
+    """Write a sharded bfloat16 checkpoint of random bytes with an index, flushed to disk."""
     directory.mkdir(parents=True)
     shapes = outer_shapes(hidden)
     for layer in range(LAYERS):
@@ -96,9 +96,9 @@ def make_base(directory: Path, hidden: int) -> None:
 
 
 def make_many_tensors(directory: Path) -> int:
-    """Write a checkpoint with the tensor names of DeepSeek-V3 in fp8, each tensor of 8 bytes, and return how many.
+    """Write a checkpoint with the tensor names of DeepSeek-V3 in fp8, 8 bytes per tensor, and return their number.
 
-    Models with a tensor for each expert are those with most names, and names are what our memory grows with.
+    Our memory grows with the number of tensors, and models that store each expert separately have the most.
     """
     directory.mkdir(parents=True)
     attention = "q_a_proj q_b_proj kv_a_proj_with_mqa kv_b_proj o_proj q_a_layernorm kv_a_layernorm"
@@ -144,7 +144,7 @@ def _write_shard(path: Path, shapes: Shapes) -> None:
 
 
 def differing_tensors(one: Path, other: Path) -> list[str]:
-    """Names of tensors whose bytes, type or shape differ between two checkpoints of any shard sizes."""
+    """Names of tensors whose bytes, dtype or shape differ between two checkpoints, however they are sharded."""
     left, right = _stored(one), _stored(other)
     return sorted(name for name in left.keys() | right.keys() if not _equal(left.get(name), right.get(name)))
 

@@ -1,10 +1,10 @@
-"""How fast are the ways to move bytes between files here? Prints the tables of docs/copy-methods.md.
+"""How fast can bytes be moved between files? Prints the tables of docs/copy-methods.md.
 
     .venv/bin/python scripts/benchmarks/copy_methods.py
 
 Every method copies one file of random bytes behind a header of odd length, as the checkpoint writer does, and then
-fsyncs it. "cold" means: the source was fsynced and dropped from the page cache (POSIX_FADV_DONTNEED) before each run.
-Methods take turns in random order, so that a slow minute of the machine hits all of them.
+fsyncs it. "cold": the source was fsynced and dropped from the page cache (POSIX_FADV_DONTNEED) before each run. Methods
+run in turn, in random order, so that a slow minute of the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from statistics import median
 from typing import NamedTuple
 
 HEADER_BYTES = 12_345
-"""Odd, so that source and target blocks never lie alike."""
+"""Odd, so that source and target blocks are never aligned with each other."""
 PIECE_BYTES = 64 << 20
 BLOCK_BYTES = 4096
 
@@ -43,7 +43,7 @@ Move = Callable[[int, int, int, int, int], None]
 
 
 class Method(NamedTuple):
-    """How one piece is moved, by how many threads, and who starts the write-back when."""
+    """How a piece is copied, with how many threads, and what starts write-back."""
 
     move: Move
     threads: int = 1
@@ -52,11 +52,11 @@ class Method(NamedTuple):
     early: Callable[[int, int, int], object] | None = None
     """``early(target, start, num_bytes)``: called by a copying thread after each piece."""
     waiter_syncs: bool = False
-    """The thread that waits for the others calls fdatasync after each piece."""
+    """The thread that waits for the copying threads calls fdatasync after each piece."""
 
 
 def read_write(buffer_bytes: int) -> Move:
-    """Through a buffer of this size in our memory."""
+    """Read and write through a buffer of this size."""
 
     def move(source: int, target: int, source_start: int, target_start: int, num_bytes: int) -> None:
         with mmap.mmap(-1, buffer_bytes) as memory, memoryview(memory) as buffer:  # mmap: aligned, for O_DIRECT
@@ -72,7 +72,7 @@ def read_write(buffer_bytes: int) -> Move:
 
 
 def mapped(window_bytes: int) -> Move:
-    """From a mapping of the source: one copy less."""
+    """Write from a memory mapping of the source, which saves one copy."""
 
     def move(source: int, target: int, source_start: int, target_start: int, num_bytes: int) -> None:
         done = 0
@@ -92,14 +92,14 @@ def mapped(window_bytes: int) -> Move:
 
 
 def copy_file_range(source: int, target: int, source_start: int, target_start: int, num_bytes: int) -> None:
-    """In the kernel, by copy_file_range."""
+    """In the kernel, with copy_file_range."""
     done = 0
     while done < num_bytes:
         done += os.copy_file_range(source, target, num_bytes - done, source_start + done, target_start + done)
 
 
 def sendfile(source: int, target: int, source_start: int, target_start: int, num_bytes: int) -> None:
-    """In the kernel, by sendfile; it writes at the file's position, so each piece opens the target anew."""
+    """In the kernel, with sendfile; it writes at the file's position, so each piece opens the target again."""
     own = os.open(f"/proc/self/fd/{target}", os.O_WRONLY)
     try:
         os.lseek(own, target_start, os.SEEK_SET)
@@ -115,7 +115,7 @@ def start_by_sync_file_range(target: int, start: int, num_bytes: int) -> None:
 
 
 def start_by_fadvise(target: int, start: int, num_bytes: int) -> None:
-    """Linux starts writing dirty pages that are declared unneeded, and drops only those that are clean already."""
+    """Linux starts to write back dirty pages that are declared unneeded, and drops only clean ones."""
     os.posix_fadvise(target, start, num_bytes, os.POSIX_FADV_DONTNEED)
 
 
@@ -206,7 +206,7 @@ def prepare_cache(path: Path, cold: bool) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove, and wait until the file system has freed the blocks, or the next run pays for it."""
+    """Remove the file and wait until its blocks are freed; otherwise the next run pays for that."""
     path.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     ctypes.CDLL(None).syncfs(folder)
@@ -227,7 +227,7 @@ def measure(folder: Path, num_bytes: int, cold: bool, rounds: int) -> dict[str, 
 
 
 def table(megabytes: Sequence[int], results: dict[tuple[int, bool], dict[str, list[Result]]], cold: bool) -> str:
-    """GB/s until fsync returned, and in brackets until the last byte was copied; medians."""
+    """Median GB/s until fsync returned, and in brackets until the last byte was handed to the kernel."""
     lines = [
         f"| {'cold' if cold else 'warm'} cache, GB/s | " + " | ".join(f"{size:,} MB" for size in megabytes) + " |",
         "|---|" + "---|" * len(megabytes),
@@ -245,8 +245,10 @@ def table(megabytes: Sequence[int], results: dict[tuple[int, bool], dict[str, li
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, nargs="+", default=[64, 500, 2000, 4600])
-    parser.add_argument("--rounds", type=int, nargs="+", default=[9, 7, 3, 3], help="one for each size")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to measure")
+    parser.add_argument("--rounds", type=int, nargs="+", default=[9, 7, 3, 3], help="one per size")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()), help="a folder on the disk to measure"
+    )
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="copy-methods-", dir=options.folder))
     results = {}

@@ -1,4 +1,4 @@
-"""The picture of the benchmark: time and memory by size, one line a tool."""
+"""The benchmark's plot: time and memory by size, one line per tool."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLORS = {OURS: SEAM, "cp": CALM}
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
-    """Median by size of the warm runs, with the range as a band; logarithmic, because the tools are far apart."""
+    """Plot the warm runs by size: median and range, on a log scale because the tools are far apart."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -26,7 +26,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), facecolor=PAPER)
         time, memory = figure.subplots(1, 2, gridspec_kw={"wspace": 0.28})
         figure.subplots_adjust(left=0.055, right=0.845, top=0.9, bottom=0.13)
-        _draw_panel(time, runs, "Seconds, until on the disk", lambda run: run.durable_seconds, labels=False)
+        _draw_panel(time, runs, "Seconds, until on disk", lambda run: run.durable_seconds, labels=False)
         _draw_unfinished_cp(time, runs)
         _draw_panel(memory, runs, "Peak memory, MB", lambda run: run.peak_bytes / 1e6, labels=True)
         save_picture(figure, path)
@@ -69,11 +69,11 @@ def _draw_panel(axes: Axes, runs: Sequence[Run], title: str, value: Callable[[Ru
 
 
 def _draw_unfinished_cp(axes: Axes, runs: Sequence[Run]) -> None:
-    """When cp itself ends: its bytes are then in the page cache, and may still meet a full or broken disk."""
+    """When cp itself returns: its bytes are in the page cache, and writing them may still fail."""
     sizes = sorted({run.result_bytes for run in runs if run.tool == "cp"})
     medians = [spread(run.seconds for run in select(runs, "cp", size, "warm")).median for size in sizes]
     axes.plot([size / 1e9 for size in sizes], medians, ":", color=CALM, lw=1.4)
-    axes.annotate("cp, not yet on the disk", (sizes[0] / 1e9 * 1.25, medians[0]), va="center", color=CALM, fontsize=8)
+    axes.annotate("cp, not yet on disk", (sizes[0] / 1e9 * 1.25, medians[0]), va="center", color=CALM, fontsize=8)
 
 
 def _apart(heights: Sequence[float], span: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""From single runs to tables: medians, ratios within a round, and what large models would cost. Pure."""
+"""Tables from single runs: medians, ratios within a round, and estimates for large models. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ OURS = "solar upscale"
 
 
 class Run(NamedTuple):
-    """One whole process."""
+    """One run of a process."""
 
     tool: str
     result_bytes: int
@@ -18,7 +18,7 @@ class Run(NamedTuple):
     round: int
     seconds: float
     sync_seconds: float
-    """What `syncfs` took afterwards: until then the result is not on the disk."""
+    """Time of the `syncfs` afterwards; only then is the result on disk."""
     cpu_seconds: float
     peak_bytes: int
 
@@ -28,7 +28,7 @@ class Run(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Median, least and greatest."""
+    """Median, minimum and maximum."""
 
     median: float
     low: float
@@ -52,7 +52,7 @@ def select(runs: Sequence[Run], tool: str, result_bytes: int, cache: str) -> lis
 
 
 def ratios(runs: Sequence[Run], tool: str, result_bytes: int, cache: str, durable: bool = False) -> Spread:
-    """The tool's seconds over ours of the same round."""
+    """The tool's seconds divided by ours in the same round."""
 
     def seconds(run: Run) -> float:
         return run.durable_seconds if durable else run.seconds
@@ -66,9 +66,9 @@ def tools_of(runs: Sequence[Run]) -> list[str]:
 
 
 def bench_table(runs: Sequence[Run]) -> str:
-    """One block of rows for each cache state and size, in Markdown."""
+    """A Markdown table with one block of rows per cache state and size."""
     lines = [
-        "| cache | result | tool | seconds | times ours | until on the disk, s | times ours | peak memory, MB |",
+        "| cache | result | tool | seconds | times ours | until on disk, s | times ours | peak memory, MB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     groups = dict.fromkeys((run.cache, run.result_bytes) for run in runs)
@@ -91,11 +91,11 @@ def bench_table(runs: Sequence[Run]) -> str:
 
 
 def short_table(runs: Sequence[Run]) -> str:
-    """The table of fast-right-safe.md: medians of the warm runs, ranges of ours and of the ratio to mergekit."""
+    """The table in fast-right-safe.md: medians of the warm runs, with ranges for ours and for the ratio to mergekit."""
     peer = "mergekit-yaml, best flags"
     lines = [
-        "| result | `solar upscale`, on the disk | `cp`, on the disk | `cp` alone | `mergekit-yaml`, best flags "
-        "| peak memory |",
+        "| size of the result | `solar upscale`, until on disk | `cp`, until on disk | `cp` alone "
+        "| `mergekit-yaml`, best flags | peak memory |",
         "|---|---|---|---|---|---|",
     ]
     for size in sorted({run.result_bytes for run in runs}):
@@ -114,13 +114,13 @@ def short_table(runs: Sequence[Run]) -> str:
 
 
 def copy_rate(runs: Sequence[Run]) -> float:
-    """Bytes that one core of ours copies in a second of its work: of the largest warm result, by the median run."""
+    """Bytes that we copy per second of CPU time: the median warm run at the largest size."""
     largest = max(run.result_bytes for run in runs)
     return largest / median(run.cpu_seconds for run in select(runs, OURS, largest, "warm"))
 
 
 class Device(NamedTuple):
-    """A disk, by an assumption about its rate."""
+    """A disk with an assumed rate."""
 
     name: str
     bytes_per_second: float
@@ -128,8 +128,8 @@ class Device(NamedTuple):
 
 DEVICES = (
     Device("one NVMe drive, 3 GB/s", 3e9),
-    Device("parallel file system, 2 GB/s a client", 2e9),
-    Device("parallel file system, 1 GB/s a client", 1e9),
+    Device("parallel file system, 2 GB/s per client", 2e9),
+    Device("parallel file system, 1 GB/s per client", 1e9),
 )
 LARGE_BASES = {"7B": 7e9, "70B": 70e9, "400B": 400e9}
 ELEMENT_BYTES = 2
@@ -137,13 +137,13 @@ GROWTH = 1.5
 
 
 def estimated_seconds(moved_bytes: float, core_rate: float, threads: int, device: Device) -> float:
-    """Each byte is read from and written to the device once, and copied once by a core; the slower of the two counts.
+    """The slower of device and cores: each byte is read from and written to the device once, and copied once by a core.
 
     Args:
         moved_bytes: Size of the result.
-        core_rate: Bytes that a core copies in a second.
-        threads: Cores at work.
-        device: Its rate is shared by reading and writing.
+        core_rate: Bytes that a core copies per second.
+        threads: Number of cores that copy.
+        device: Reads and writes share its rate.
     """
     return max(moved_bytes / (core_rate * threads), 2 * moved_bytes / device.bytes_per_second)
 

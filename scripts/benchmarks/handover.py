@@ -1,7 +1,7 @@
 """How long waiting ranks take to find the finished checkpoint, one after another.
 
-Processes on one machine wait for a lock that is held until all of them wait; then the first writes a tiny checkpoint,
-and each of the others takes the lock, finds it and goes on.
+Processes on one machine wait for a lock until all of them wait. Then the first writes a tiny checkpoint, and each of
+the others takes the lock, finds the checkpoint and continues.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from solar_plugins.upscaling.checkpoint import cache_name, ensure_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
 SETTLE_SECONDS = 4.0
-"""Until all wait and ask as seldom as in a long wait; out of step, as ranks that start at different times do."""
+"""Until all processes poll at the slow rate of a long wait, out of step, like ranks that started at different times."""
 
 
 class HandOver(NamedTuple):
-    """One round of processes that waited."""
+    """One round of waiting processes."""
 
     processes: int
     poll_seconds: float
-    """How often each asked for the lock."""
+    """How often each process polled the lock."""
     seconds: float
-    """From the release of the lock to the last process that went on."""
+    """From the release of the lock until the last process continued."""
 
 
 def measure_hand_over(folder: Path, processes: int, poll_seconds: float) -> HandOver:
-    """One round. The base lies in ``folder`` and is made if it is not there."""
+    """Run one round. The base is ``folder/base``, created if missing."""
     if not (folder / "base").exists():
         make_base(folder / "base", 64)
     half = LAYERS - DROP_LAYERS
@@ -66,7 +66,7 @@ def _wait(base: Path, plan: LayerPlan, cache: Path, done) -> None:
 
 
 def seconds_of_a_rank(rounds: Sequence[HandOver]) -> float:
-    """The slope of seconds by processes, by least squares."""
+    """Seconds per additional process: the slope of a least-squares fit."""
     n = len(rounds)
     mean_x, mean_y = sum(r.processes for r in rounds) / n, sum(r.seconds for r in rounds) / n
     above = sum((r.processes - mean_x) * (r.seconds - mean_y) for r in rounds)

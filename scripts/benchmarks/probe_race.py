@@ -1,12 +1,11 @@
-"""What the race of `solar probe` saves: its time beside that of a naive loop over all plans, in the same run.
+"""What the racing in `solar probe` saves: its time against that of a naive loop over all plans, in the same run.
 
     python scripts/benchmarks/probe_race.py BASE TEXTS.jsonl SEQUENCE_LEN FOLDER
 
-FOLDER gets what `solar probe --output FOLDER` would measure, so that the same probe draws it at once.
+FOLDER gets the measurements of `solar probe --output FOLDER`, so that the same probe can plot them at once.
 
-The naive loop runs each plan's whole model on each document of the race; it is timed on 20 plans drawn at random and
-extrapolated to all. Also shown: how often the race's winner of a size is beaten by a drawn plan of that size, on all
-documents.
+The naive loop runs each plan's full model on each document of the race; it is timed on 20 randomly sampled plans and
+extrapolated to all. Also printed: how often a sampled plan beats the race's winner of its size, on all documents.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ DRAWN = 20
 
 
 def naive_seconds(directory: Path, probe: Probe, places: list[int]) -> tuple[float, dict[int, float]]:
-    """The seconds of a plain loop over some plans, and each plan's loss in nats per token."""
+    """The seconds of a plain loop over some plans, and the loss of each in nats per token."""
     model = load_model(directory)
     layers, losses = list(model.model.layers), {}
     started = time.monotonic()
@@ -48,7 +47,7 @@ def naive_seconds(directory: Path, probe: Probe, places: list[int]) -> tuple[flo
 
 
 def main(directory: Path, texts: Path, sequence_len: int, folder: Path) -> None:
-    """Print both times, their ratio, and the largest difference of the two ways' losses."""
+    """Print both times, their ratio, and the largest difference between the losses."""
     base = find_base(str(directory))
     candidates = every_repeat(base.num_layers)
     probe = Probe(base, candidates, [texts], Settings(sequence_len, None, 2_000_000_000, None))
@@ -61,15 +60,15 @@ def main(directory: Path, texts: Path, sequence_len: int, folder: Path) -> None:
     apart = max((abs(result.plans[place].loss.nats_per_token - losses[place]) for place in full), default=0.0)
     tokens = sum(document.predicted for document in probe.documents.race)
     print(f"{len(candidates)} plans, {len(probe.documents.race)} documents, {tokens:,} tokens")
-    print(f"probe  {result.seconds:8.1f} s, loading and the unseen documents included")
+    print(f"probe  {result.seconds:8.1f} s, including loading and the unseen documents")
     print(f"naive  {whole:8.1f} s, from {DRAWN} plans in {seconds:.1f} s")
     print(f"ratio  {result.seconds / whole:8.3f}")
-    print(f"losses of {len(full)} drawn plans that ran to the end: at most {apart:.1e} apart")
+    print(f"losses of the {len(full)} sampled plans that finished the race differ by at most {apart:.1e}")
     worse = 0
     for place in drawn:
         best = result.plans[result.sizes[candidates[place].added].best]
         worse += losses[place] < best.loss.nats_per_token - 2 * (best.delta.standard_error or 0)
-    print(f"{worse} of {DRAWN} drawn plans beat the race's winner of their size by more than two standard errors")
+    print(f"{worse} of {DRAWN} sampled plans beat the race's winner of their size by more than two standard errors")
 
 
 if __name__ == "__main__":

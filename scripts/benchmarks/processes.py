@@ -1,4 +1,4 @@
-"""Whole processes: how long one takes and how much memory it has at its peak; and the state of the page cache."""
+"""Time and peak memory of whole processes, and control of the page cache."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _, status, usage = os.wait4(process, 0)
 seconds = time.perf_counter() - begin
 print(json.dumps([seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status)]))
 """
-"""Starts a command and waits for it. A process of its own, because Linux lets a child begin with the peak memory of
-the process that started it; this one has 9 MB."""
+"""Starts a command and waits for it. It is a process of its own because on Linux a child inherits the peak memory of
+its parent; this one has 9 MB."""
 
 READ_BYTES = 8 << 20
 
 
 class Usage(NamedTuple):
-    """What a whole process took."""
+    """Resources that a process used."""
 
     seconds: float
     cpu_seconds: float
@@ -54,7 +54,7 @@ def run_process(
 
 
 def warm(directory: Path) -> None:
-    """Read every file, so that the page cache holds it."""
+    """Read every file into the page cache."""
     buffer = bytearray(READ_BYTES)
     for path in directory.iterdir():
         with path.open("rb", buffering=0) as file:
@@ -71,7 +71,7 @@ def cool(directory: Path) -> None:
 
 
 def sync(directory: Path) -> float:
-    """Write everything that waits for this file system to the disk; the seconds that this took."""
+    """Flush the file system's dirty pages to disk, and return the seconds that took."""
     begin = time.perf_counter()
     handle = os.open(directory, os.O_RDONLY)
     try:

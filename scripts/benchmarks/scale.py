@@ -1,10 +1,10 @@
-"""Start-up, traffic and memory from 1 to 1024 GPUs and from 7B to 400B, on paper: docs/scale.md.
+"""Estimates of start-up, traffic and memory from 1 to 1024 GPUs and from 7B to 400B: docs/scale.md.
 
-    .venv/bin/python scripts/benchmarks/scale.py              # the page anew, from docs/bench.json and docs/scale.json
-    .venv/bin/python scripts/benchmarks/scale.py --measure    # docs/scale.json too: three minutes
+    .venv/bin/python scripts/benchmarks/scale.py              # the page, from docs/bench.json and docs/scale.json
+    .venv/bin/python scripts/benchmarks/scale.py --measure    # measures docs/scale.json too: three minutes
 
-Measured rates come from those two files. All else is arithmetic on them, on stated assumptions, and on the formulas of
-`solar plan --memory`.
+Measured rates come from those two files. Everything else is computed from them, from the stated assumptions, and with
+the formulas of `solar plan --memory`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ GPU_BYTES = 80e9
 SEQUENCE_TOKENS = 4096
 ELEMENT_BYTES = 2
 
-LOCAL = Device("a node's own NVMe drive, 3 GB/s", 3e9)
-SHARED = Device("shared file system, 2 GB/s a node", 2e9)
+LOCAL = Device("a node's local NVMe drive, 3 GB/s", 3e9)
+SHARED = Device("shared file system, 2 GB/s per node", 2e9)
 SHARED_BYTES_PER_SECOND = 50e9
 """Of the shared file system, all nodes together."""
 
 
 class Base(NamedTuple):
-    """A published model, and the depth that depth up-scaling gives it."""
+    """A published model, and its depth after depth up-scaling."""
 
     name: str
     decoder: Decoder
@@ -86,7 +86,7 @@ BASES = (
     _base("Llama 3.1 70B", 80, 8192, 28672, 64, 128256, drop_layers=20),
     _base("Llama 3.1 405B", 126, 16384, 53248, 128, 128256, drop_layers=32),
 )
-"""Widths from their config.json files; about 1.5 times the layers, as SOLAR."""
+"""Widths from their config.json files; about 1.5 times the layers, like SOLAR."""
 
 
 class Rates(NamedTuple):
@@ -97,20 +97,20 @@ class Rates(NamedTuple):
     import_seconds: float
     cached_seconds: float
     rank_seconds: float
-    """That a rank holds the lock to find the checkpoint: the slope of rounds that ask often."""
+    """How long a rank holds the lock to find the checkpoint: the slope over rounds that poll often."""
     long_wait_seconds: float
-    """Until the last of few ranks has asked again, in a long wait."""
+    """Until the last rank has polled again, after a long wait."""
     writer_bytes: float
     tensor_bytes: float
 
     @property
     def plugin_seconds(self) -> float:
-        """What the plugin adds to every start."""
+        """What the plugin adds to every start-up."""
         return self.import_seconds + self.cached_seconds
 
 
 def measured(bench: dict[str, Any], rounds: Sequence[HandOver]) -> Rates:
-    """The medians of docs/bench.json, slope and median of docs/scale.json."""
+    """Medians from docs/bench.json, slope and median from docs/scale.json."""
     runs, startup = [Run(**run) for run in bench["runs"]], bench["startup"]
     largest = max(run.result_bytes for run in runs)
     writer = median(run.peak_bytes for run in select(runs, OURS, largest, "warm"))
@@ -132,7 +132,7 @@ def asking_every(seconds: float, rounds: Sequence[HandOver]) -> list[HandOver]:
 
 
 class Start(NamedTuple):
-    """The start of a run on so many nodes, in seconds and in bytes over the shared file system."""
+    """The start of a run on some number of nodes, in seconds and in bytes over the shared file system."""
 
     write_seconds: float
     hand_over_seconds: float
@@ -142,7 +142,7 @@ class Start(NamedTuple):
 
 
 def shared_cache(base: Base, nodes: int, rates: Rates) -> Start:
-    """One rank writes for all; every node reads the result."""
+    """One rank writes for all nodes; every node reads the result."""
     write = estimated_seconds(base.result_bytes, rates.core_bytes_per_second, COPY_THREADS, SHARED)
     read = nodes * base.result_bytes
     hand_over = rates.long_wait_seconds + rates.rank_seconds * nodes * GPUS_OF_A_NODE
@@ -151,7 +151,7 @@ def shared_cache(base: Base, nodes: int, rates: Rates) -> Start:
 
 
 def node_caches(base: Base, nodes: int, rates: Rates) -> Start:
-    """One rank of each node reads the base from the shared file system and writes to the node's own drive."""
+    """One rank of each node reads the base from the shared file system and writes to the local drive."""
     copying = base.result_bytes / (rates.core_bytes_per_second * COPY_THREADS)
     reading, writing = base.base_bytes / _of_a_node(nodes), base.result_bytes / LOCAL.bytes_per_second
     write = max(copying, reading, writing)
@@ -160,12 +160,12 @@ def node_caches(base: Base, nodes: int, rates: Rates) -> Start:
 
 
 def _of_a_node(nodes: int) -> float:
-    """Bytes a second that each node gets when all read at once."""
+    """Bytes per second that each node gets when all nodes read at once."""
     return min(SHARED.bytes_per_second, SHARED_BYTES_PER_SECOND / nodes)
 
 
 def start_table(rates: Rates) -> str:
-    """One row for each base and number of nodes; in a cell: with a shared cache / with a cache of each node's own."""
+    """One row per base and number of nodes; each cell: with a shared cache / with node-local caches."""
     lines = [
         "| base | nodes x 8 GPUs | write | load | first start | later starts | shared traffic: first | later |",
         "|---|---|---|---|---|---|---|---|",
@@ -201,7 +201,7 @@ def size_table() -> str:
 
 
 def memory_of(base: Base, gpus: int) -> tuple[int, int]:
-    """Bytes of a GPU with ZeRO-3: at the peak, and what more GPUs do not divide."""
+    """Bytes per GPU with ZeRO-3: the peak, and the part that is not sharded."""
     setup = TrainingSetup(gpus=gpus, shards=gpus, sharding="zero3", sequence_tokens=SEQUENCE_TOKENS)
     parts = memory_parts(base.model(), setup)
     divided = ("weights", "gradients", "master weights", "optimizer states", "copies of the step")
@@ -211,7 +211,7 @@ def memory_of(base: Base, gpus: int) -> tuple[int, int]:
 
 def memory_table() -> str:
     lines = [
-        "| upscaled | " + " | ".join(f"{gpus:,}" for gpus in GPUS) + " | not divided |",
+        "| upscaled | " + " | ".join(f"{gpus:,}" for gpus in GPUS) + " | not sharded |",
         "|---|" + "---|" * len(GPUS) + "---|",
     ]
     for base in BASES:
@@ -264,7 +264,7 @@ def _rounds(rounds: Sequence[HandOver]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", action="store_true", help="measure the hand-over anew")
+    parser.add_argument("--measure", action="store_true", help="measure the hand-over again")
     options = parser.parse_args(arguments)
     if options.measure:
         folder = Path(tempfile.mkdtemp(prefix="solar-scale-"))
@@ -282,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def stored() -> tuple[dict[str, Any], list[HandOver]]:
-    """What was measured: docs/bench.json and docs/scale.json."""
+    """The measurements: docs/bench.json and docs/scale.json."""
     bench, scale = (json.loads((DOCS / name).read_text(encoding="utf-8")) for name in ("bench.json", "scale.json"))
     return bench, [HandOver(**one) for one in scale["hand_over"]]
 

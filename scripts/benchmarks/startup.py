@@ -1,8 +1,8 @@
-"""What the plugin adds to Axolotl's start, and how long `solar plan` takes to answer. Whole processes.
+"""What the plugin adds to Axolotl's start-up, and how long `solar plan` takes; whole processes.
 
     python scripts/benchmarks/startup.py [ROUNDS]
 
-prints the second: `solar plan` beside the import of the libraries that it stands on, in turn in the same run.
+prints the latter: `solar plan` against the import of the libraries it uses, in turn in the same run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def entry_points(**parameters):
 importlib.metadata.entry_points = entry_points
 from axolotl.cli.config import load_cfg
 cfg = load_cfg(recipe)
-assert ("solar_plugins" in sys.modules) == (hidden == "-"), "the plugin is not as this variant wants it"
+assert ("solar_plugins" in sys.modules) == (hidden == "-"), "this variant expects the opposite"
 assert str(cfg.base_model).endswith("base") == (recipe != "block.yml"), cfg.base_model
 """
 VARIANTS = {
@@ -84,14 +84,14 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "AXOLOTL_DO_NOT_TRACK": "1"}
 
 
 def measure_startup(folder: Path, rounds: int) -> dict[str, Any]:
-    """Seconds and CPU seconds of each variant and round, and what our part takes inside a process."""
+    """Seconds and CPU seconds of each variant and round, and of the plugin's part inside the process."""
     folder.mkdir()
     make_base(folder / "base", hidden=64)
     (folder / "plain.yml").write_text(RECIPE)
     (folder / "block.yml").write_text(RECIPE + BLOCK)
     (folder / "train.jsonl").write_text(json.dumps({"text": "one two three"}) + "\n")
     log = folder / "log"
-    for arguments in VARIANTS.values():  # makes the cached checkpoint, and fills the page cache
+    for arguments in VARIANTS.values():  # writes the cached checkpoint and fills the page cache
         run_process([sys.executable, "-c", LOAD, *arguments], log, folder, OFFLINE)
     runs: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
     inside: list[dict[str, list[float]]] = []
@@ -118,7 +118,7 @@ CONFIG = {
 
 
 def measure_plan(folder: Path, rounds: int) -> dict[str, list[Usage]]:
-    """The processes of each kind: the libraries, the libraries with one model of pydantic's, and `solar plan`."""
+    """Runs of each kind: importing the libraries, the same with one pydantic model, and `solar plan`."""
     (folder / "config.json").write_text(json.dumps(CONFIG))
     solar = Path(sys.executable).with_name("solar")
     commands: dict[str, list[str | Path]] = {
@@ -136,9 +136,9 @@ def measure_plan(folder: Path, rounds: int) -> dict[str, list[Usage]]:
 
 
 def plan_table(usages: dict[str, list[Usage]]) -> str:
-    """CPU time of each kind, and its ratio to that of the first two in the same round: medians.
+    """Median CPU time of each kind, and its ratio to the first two in the same round.
 
-    The second is what a command that validates its input with pydantic cannot go below.
+    The second is the floor for any command that validates its input with pydantic.
     """
     first, second, *_ = usages
     lines = [f"{'median of whole processes':<40}{'CPU ms':>8}{'to 1st':>8}{'to 2nd':>8}"]
