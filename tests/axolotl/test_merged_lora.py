@@ -36,7 +36,7 @@ def shipped(folder, name, data, **changes):
     """A recipe of ours with a tiny dataset, for a CPU. All that concerns models, tokens and folders is as shipped."""
     recipe = read_yaml(recipe_directory() / name) | ON_A_CPU | changes
     recipe["datasets"] = [recipe["datasets"][0] | data]
-    for key in ("test_datasets", "deepspeed"):
+    for key in ("test_datasets", "eval_strategy", "deepspeed"):
         recipe.pop(key, None)
     (folder / name).write_text(yaml.safe_dump(recipe))
     return recipe["output_dir"]

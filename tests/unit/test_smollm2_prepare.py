@@ -135,4 +135,4 @@ def test_an_incomplete_folder_is_named(prepare, downloads, tmp_path):
     (tmp_path / "alignment").mkdir()
     result = CliRunner().invoke(prepare.main, ["--directory", str(tmp_path)])
     assert result.exit_code == 1
-    assert "alignment is there but lacks instructions_train.jsonl" in " ".join(result.output.split())
+    assert "alignment exists but lacks instructions_train.jsonl" in " ".join(result.output.split())
