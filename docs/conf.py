@@ -1,4 +1,4 @@
-"""Sphinx: how the pages of ``docs/`` become a site. ``make docs`` builds it, and fails on every warning."""
+"""Sphinx configuration. ``make docs`` builds the site from ``docs/``, and fails on any warning."""
 
 import sys
 from pathlib import Path
@@ -38,5 +38,5 @@ autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
 
-# Names of other projects and of our own modules below `solar_plugins.api` are shown without a link.
+# Names of other projects, and of our modules other than `solar_plugins.api` and the hooks, are shown without a link.
 nitpick_ignore_regex = [(r"py:.*", r"(?!solar_plugins\.(api|plugins\.hookspecs)\.).*")]

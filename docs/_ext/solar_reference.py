@@ -1,6 +1,6 @@
-"""Reference pages made from the code: keys from pydantic models, what is registered from the plugin manager.
+"""Reference pages generated from the code: keys from pydantic models, registered objects from the plugin manager.
 
-Also the sentence that stands for a mark such as ``<!-- needs: gpu -->`` before an example.
+Also the sentence shown for a mark such as ``<!-- needs: gpu -->`` before an example.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from solar_plugins.upscaling.initializers.base import LayerInitializer
 from solar_plugins.upscaling.strategies.base import InitStrategy
 
 NEEDS = {
-    "gpu": "Needs a GPU. Not run by this project: no GPU was at hand.",
+    "gpu": "Needs a GPU. Not run by this project, which had none.",
     "hub": "Needs the Hugging Face Hub. Not run by this project.",
     "network": "Needs the network.",
 }
@@ -45,7 +45,7 @@ NEEDS = {
 
 
 def documented(command: click.Command) -> click.Command:
-    """The command with the options that `StrategyCommand` adds, which sphinx-click does not ask for."""
+    """The command with the options that `StrategyCommand` adds, which sphinx-click does not see."""
     if isinstance(command, click.Group):
         for one in command.commands.values():
             documented(one)
@@ -62,9 +62,9 @@ commands = documented(solar)
 
 
 class ModelKeys(SphinxDirective):
-    """A table of the keys of a pydantic model, those of the models inside it included.
+    """A table of the keys of a pydantic model, including those of nested models.
 
-    The argument is ``module:class``; ``prefix`` stands before each key.
+    The argument is ``module:class``; ``prefix`` is prepended to each key.
     """
 
     required_arguments = 1
@@ -79,7 +79,7 @@ class ModelKeys(SphinxDirective):
 
 
 def key_rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, ...]]:
-    """A row for each key of a model, bottom ones after the key that holds them."""
+    """One row per key of a model; nested keys follow their parent."""
     for name, field in model.model_fields.items():
         key = prefix + (field.alias or name)
         yield f"`{key}`", value_words(field.annotation), default_words(field), field.description or doc_line(field)
@@ -88,14 +88,14 @@ def key_rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, ...]]:
 
 
 def doc_line(field: FieldInfo) -> str:
-    """The first line of the docstring of a field's own model, for a field without a description."""
+    """The first line of the docstring of a field's model, for a field without a description."""
     for inner, _ in inner_models(field.annotation):
         return (inspect.getdoc(inner) or "").partition("\n")[0]
     return ""
 
 
 def inner_models(annotation: Any) -> Iterator[tuple[type[BaseModel], str]]:
-    """The models in an annotation, and what stands behind the key: ``.<name>`` of a map, ``[]`` of a list."""
+    """The models in an annotation, each with the suffix of its key: ``.<name>`` for a map, ``[]`` for a list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation, ""
     between = {dict: ".<name>", list: "[]"}.get(typing.get_origin(annotation), "")
@@ -104,7 +104,7 @@ def inner_models(annotation: Any) -> Iterator[tuple[type[BaseModel], str]]:
 
 
 def value_words(annotation: Any) -> str:
-    """A type as a reader of YAML would say it."""
+    """A type in YAML's terms."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if isinstance(annotation, typing.TypeAliasType):
         return value_words(annotation.__value__)
@@ -120,17 +120,17 @@ def value_words(annotation: Any) -> str:
         return f"map of {plural(value_words(parts[1]))}"
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return "block"
-    return {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}.get(annotation, "any")
+    return {int: "integer", float: "number", str: "text", bool: "`true`, `false`"}.get(annotation, "any")
 
 
 def plural(words: str) -> str:
-    """Several of what `value_words` says."""
+    """The plural of what `value_words` returns."""
     first, between, rest = words.partition(" of ")
     return f"{first}s{between}{rest}"
 
 
 def default_words(field: FieldInfo) -> str:
-    """The default as YAML; a dash where the key has to be given."""
+    """The default as YAML, ``required``, or nothing if it is None."""
     if field.is_required():
         return "required"
     if field.default is None or field.default is PydanticUndefined:
@@ -142,12 +142,12 @@ def default_words(field: FieldInfo) -> str:
 
 
 def built_in[T](hook: str, kind: type[T]) -> list[T]:
-    """What the built-in plugins register; a package that happens to be installed does not belong into the pages."""
+    """What the built-in plugins register; other installed packages do not belong on the pages."""
     return [thing for plugin, thing in owned(hook, kind).values() if plugin in BUILT_IN_PLUGINS]
 
 
 def strategies() -> str:
-    """A part for each strategy: what it makes, its arguments, how published models are written with it."""
+    """One section per strategy: what it does, its arguments, and published models written with it."""
     return "\n".join(_strategy(one) for one in built_in("register_init_strategies", InitStrategy))
 
 
@@ -161,7 +161,7 @@ def _strategy(one: InitStrategy[Any]) -> str:
 
 
 def initializers() -> str:
-    """A row for each initializer."""
+    """One row per initializer."""
     rows = []
     for one in built_in("register_layer_initializers", LayerInitializer):
         args = "; ".join(f"{key}: {said}" for key, _, _, said in key_rows(one.args, ""))
@@ -170,7 +170,7 @@ def initializers() -> str:
 
 
 def formatters() -> str:
-    """A row for each formatter, by the kind of training."""
+    """One row per formatter, by the kind of training."""
     kinds = (
         ("Instruction tuning (no `rl:`)", "register_sft_formatters", SFTFormatter),
         (
@@ -178,7 +178,7 @@ def formatters() -> str:
             "register_preference_formatters",
             PreferenceFormatter,
         ),
-        ("`rl: kto` alone", "register_unpaired_formatters", UnpairedFormatter),
+        ("`rl: kto` only", "register_unpaired_formatters", UnpairedFormatter),
     )
     parts = []
     for title, hook, kind in kinds:
@@ -196,7 +196,7 @@ def formatters() -> str:
 
 
 def dpo_settings() -> str:
-    """A row for each named setting."""
+    """One row per named setting."""
     rows = [
         (
             f"`{one.name}`",
@@ -210,14 +210,14 @@ def dpo_settings() -> str:
 
 
 def recipes() -> str:
-    """A row for each shipped recipe: its name and the first sentence of its head."""
+    """One row per shipped recipe: its name and the first sentence of its head."""
     top = recipe_directory()
     rows = [(f"`recipes/{path.relative_to(top)}`", recipe_summary(path)) for path in recipe_files(top)]
     return table(("recipe", "what it does"), rows)
 
 
 def extras() -> str:
-    """A row for each command, or part of one, that needs more than the core."""
+    """One row per command, or part of a command, that needs more than the core."""
     rows = [
         (f"`{need}`" if need.startswith(("solar", "recipes")) else need, f"`{extra}`", ", ".join(PACKAGES[extra]))
         for need, extra in EXTRA_OF.items()
@@ -226,13 +226,13 @@ def extras() -> str:
 
 
 def hooks() -> str:
-    """A row for each hook: its arguments, and the first line of its docstring."""
+    """One row per hook: its arguments, and the first line of its docstring."""
     rows = [
         (f"`{name}({', '.join(inspect.signature(hook).parameters)})`", (inspect.getdoc(hook) or "").partition("\n")[0])
         for name, hook in vars(hookspecs).items()
         if inspect.isfunction(hook) and hook.__module__ == hookspecs.__name__
     ]
-    return table(("hook", "what it is for"), rows)
+    return table(("hook", "purpose"), rows)
 
 
 REGISTERED = {
@@ -247,7 +247,7 @@ REGISTERED = {
 
 
 class Registered(SphinxDirective):
-    """Everything of a kind that the package itself registers; the argument is a key of `REGISTERED`."""
+    """Everything of one kind that the package registers; the argument is a key of `REGISTERED`."""
 
     required_arguments = 1
 
@@ -267,12 +267,12 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def sentence(summary: str) -> str:
-    """A summary with a capital and a full stop."""
+    """A summary with an initial capital and a full stop."""
     return summary[:1].upper() + summary[1:].rstrip(".") + "."
 
 
 def rst(docstring: str) -> str:
-    """A docstring, which is reStructuredText, in a Markdown page."""
+    """A reStructuredText docstring for a Markdown page."""
     return f"```{{eval-rst}}\n{docstring.strip()}\n```"
 
 
@@ -280,12 +280,12 @@ def rst(docstring: str) -> str:
 
 
 class ShowMarks(SphinxTransform):
-    """Readers see what a marked example needs."""
+    """Show readers what a marked example needs."""
 
     default_priority = 500
 
     def apply(self, **options: Any) -> None:
-        """Put the sentence in the place of the comment."""
+        """Replace the comment with the sentence."""
         for node in list(self.document.findall(nodes.raw)):
             if mark := re.fullmatch(r"<!-- needs: ([a-z, ]+) -->", node.astext().strip()):
                 said = " ".join(NEEDS[name.strip()] for name in mark[1].split(","))
@@ -296,13 +296,13 @@ class ShowMarks(SphinxTransform):
 
 
 def only_stable(app: Sphinx, what: str, name: str, thing: object, skip: bool, options: object) -> bool | None:
-    """Leave out what `BaseCheckpoint` computes: of that class the fields alone are stable."""
+    """Skip the computed attributes of `BaseCheckpoint`: only its fields are stable."""
     function = getattr(thing, "fget", None) or getattr(thing, "func", None) or thing
     return True if getattr(function, "__qualname__", "").startswith("BaseCheckpoint.") else None
 
 
 def stable_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.TextElement) -> nodes.Node | None:
-    """A link to `solar_plugins.api` for a name that autodoc gives by the module where it is defined."""
+    """Link a name to `solar_plugins.api` where autodoc uses the module that defines it."""
     target = str(node.get("reftarget"))
     if node.get("refdomain") != "py" or not target.startswith("solar_plugins."):
         return None

@@ -1,13 +1,14 @@
-"""Every command and YAML file that README, tutorial, guides and reference show: run, validated, or marked.
+"""Every command and YAML file in README, tutorial, guides and reference is run, validated, or marked.
 
-A mark is a comment before the example, ``<!-- needs: gpu -->``, which the site shows as a sentence. It excuses commands
-of other programs, and ours from being run; ours are parsed all the same.
+A mark is a comment before the example, ``<!-- needs: gpu -->``, which the site shows as a sentence. Marked commands of
+other programs are not checked, and marked commands of ours are parsed but not run.
 """
 
 import json
 import re
 import tomllib
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 
@@ -41,7 +42,7 @@ TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MUL
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 AXOLOTL_COMMANDS = {"train", "preprocess", "inference", "merge-lora", "merge-sharded-fsdp-weights", "lm-eval"}
 RUN = {"cache", "plan", "plugins", "upscale", "verify", "mergekit", "recipes"}
-"""Commands of ours that are run. The others train, load models or read datasets, and have tests of their own."""
+"""Our commands that are run. The others train, load models or read datasets, and have their own tests."""
 
 
 def of(*languages):
@@ -55,7 +56,7 @@ def paged(languages):
 
 @contextmanager
 def plugins_of(page):
-    """The plugins that a page's Python defines, registered as if they were installed."""
+    """Register the plugins that a page's Python defines, as if they were installed."""
     manager, modules = loaded_plugins().manager, []
     for block in BLOCKS:
         if block.page == page and block.language == "python" and "@hookimpl" in block.text:
@@ -73,7 +74,7 @@ def plugins_of(page):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """What a reader has: the recipes, the demo's base (tiny here), and the config of Mistral 7B in the hub's cache."""
+    """What a reader has: the recipes, the demo's base (tiny here), and the config of Mistral 7B in the Hub cache."""
     import huggingface_hub.constants
 
     monkeypatch.delenv("WORLD_SIZE", raising=False)
@@ -91,7 +92,7 @@ def machine(tmp_path, monkeypatch):
 
 
 def tiny_llama(directory, num_layers):
-    """A checkpoint of a Llama type, without torch."""
+    """Write a Llama checkpoint without torch."""
     import numpy
     from safetensors.numpy import save_file
 
@@ -110,7 +111,7 @@ def tiny_llama(directory, num_layers):
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
 
 
-# --- what there is
+# --- examples
 
 
 def test_examples_are_found_in_every_kind_of_page():
@@ -149,14 +150,14 @@ def test_commands_are_found(tmp_path):
 
 @of("bash", "console")
 def test_commands_are_ones_that_exist(block):
-    """Our own commands with their options, targets of the Makefile, files; what is left needs a mark."""
+    """Our own commands with their options, targets of the Makefile, files; everything else needs a mark."""
     with plugins_of(block.page):
         for command in commands_of(block):
             assert is_known(command.words) or block.needs, f"{' '.join(command.words)}: neither validated nor marked"
 
 
 def is_known(words):
-    """Whether a command is one that can be judged here; it is judged then."""
+    """Whether a command can be checked here; if so, check it."""
     program = Path(words[0]).name
     if program == "solar":
         parse(list(words[1:]))
@@ -261,12 +262,12 @@ def test_a_yaml_example_is_accepted_by_our_own_parsers(block):
             return
         elif "merge_method" in content:  # mergekit's own schema judges it below
             return
-        elif isinstance(content.get("solar"), list):
-            inits = [parse_solar_block({"solar": one}).init for one in content["solar"]]
+        elif "_" in content:  # a sweep
+            inits = [parse_solar_block(run).init for run in content["_"]]
         else:
             solar_block = parse_recipe({"base_model": "base"} | content).solar
             inits = [solar_block.init] if solar_block and solar_block.init_args else []
-        depth = 30 if "smollm2" in block.text or isinstance(content, list) else 32
+        depth = 30 if "smollm2" in block.text or isinstance(content, list) or "_" in content else 32
         for init in inits:
             assert len(plan_of(init, depth, "solar.init.")) > depth
 
@@ -276,8 +277,8 @@ def test_a_yaml_example_is_accepted_by_our_own_parsers(block):
 def test_a_yaml_example_has_no_key_that_its_tool_would_drop(block):
     """The rest of the recipe is that of the demo, or of its DPO stage where the example has ``rl``."""
     content = yaml.safe_load(block.text)
-    if isinstance(content, list) or "sets" in content or isinstance(content.get("solar"), list):
-        return  # Axolotl does not read it, or only as one whole key.
+    if isinstance(content, list) or "sets" in content or "_" in content:
+        return  # Axolotl does not read it, or it is a sweep, which the next test reads.
     if "merge_method" in content:
         from mergekit.config import MergeConfiguration
 
@@ -287,6 +288,21 @@ def test_a_yaml_example_has_no_key_that_its_tool_would_drop(block):
     recipe = read_yaml(ROOT / "recipes/smollm2" / name) | content
     with plugins_of(block.page):
         assert keys_that_axolotl_drops(recipe) == []
+
+
+@pytest.mark.slow
+def test_the_sweep_runs_each_plan_with_each_seed(tmp_path, monkeypatch):
+    from axolotl.cli.utils.train import generate_config_files
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (sweep,) = [block for block in BLOCKS if block.language == "yaml" and block.text.startswith("_:")]
+    (tmp_path / "sweep.yml").write_text(sweep.text)
+    demo = str(ROOT / "recipes/smollm2/solar_dus.yml")
+    runs = [read_yaml(Path(path)) for path, _ in generate_config_files(demo, str(tmp_path / "sweep.yml"))]
+    plans = [yaml.safe_dump(run["solar"]) for run in yaml.safe_load(sweep.text)["_"]]
+    assert len(runs) == 9
+    assert {(yaml.safe_dump(run["solar"]), run["seed"]) for run in runs} == set(product(plans, (42, 43, 44)))
+    assert {Path(run["output_dir"]).parent.name for run in runs} == {"dus-m6", "dus-m9", "repeat-6-24"}
 
 
 @of("toml")
@@ -316,11 +332,11 @@ def test_files_targets_and_commands_that_the_text_names_exist(page):
         assert command in solar.commands, command
 
 
-# --- the sentence
+# --- generated text
 
 
 @pytest.mark.slow
-def test_the_tutorials_sentence_is_written_by_the_folder_that_training_leaves(training_folder, monkeypatch, capsys):
+def test_the_tutorials_code_generates_text_from_an_output_folder(training_folder, monkeypatch, capsys):
     """The same code on a tiny model; `test_real_model.py` trains the real one for a step."""
     (training_folder / "runs/smollm2").mkdir(parents=True)
     (training_folder / "base").rename(training_folder / "runs/smollm2/dus")
