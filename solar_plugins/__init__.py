@@ -1,6 +1,6 @@
 """Depth up-scaling and the SOLAR recipe as a plugin for Axolotl.
 
-This module cannot fail and imports nothing heavy: Axolotl loads it in every run, whatever the recipe says.
+Axolotl imports this module in every run, so it must not fail and must not import anything heavy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy, because `import axolotl.integrations.base` takes seconds.
+    # Lazy: `import axolotl.integrations.base` takes seconds.
     if name == "SolarPlugin":
         from solar_plugins.axolotl_adapter.plugin import SolarPlugin
 

@@ -1,22 +1,22 @@
-"""Everything a plugin imports from this package.
+"""Everything that a plugin imports from this package.
 
-The names here and their signatures are stable: a test freezes them, a change raises the version and is noted in the
-changelog. Any other module of `solar_plugins` may change in any release. Importing this module is fast: it loads
-neither torch nor Axolotl.
+The names here and their signatures are stable. A change to them raises the version and is listed in the changelog. All
+other modules of `solar_plugins` may change in any release. Importing this module loads neither torch nor Axolotl.
 
 * **Hooks**: `hookimpl` marks an implementation; `solar_plugins.plugins.hookspecs` documents each hook with an example.
 * **Strategies**: `InitStrategy`, its arguments (`StrategyArgs`, `Count`, `LayerRanges`), and the `LayerPlan` of
-  `PlannedLayer` entries that it returns, some of them perhaps of a `Donor`, a model other than the base. `PlanError`
-  refuses arguments that are impossible for a base.
-* **Initializers**: a `LayerInitializer` decides from a `BaseLayer` how each tensor of a new layer starts, and computes
-  a `NewTensor` from tensors of the base. Of a `BaseLayer`, ``decoder`` is not stable. `CheckpointError` refuses a base.
+  `PlannedLayer` entries that it returns. Layers can also come from a `Donor`, a model other than the base. Raise
+  `PlanError` for arguments that are impossible for a base.
+* **Initializers**: a `LayerInitializer` decides from a `BaseLayer` how to initialize each tensor of a new layer, and
+  computes a `NewTensor` from tensors of the base. ``BaseLayer.decoder`` is not stable. Raise `CheckpointError` for a
+  base that it does not support.
 * **Formatters**: an `SFTFormatter` reads a `Row` as `Messages` (a list of `Message`), a `PreferenceFormatter` as a
-  `PreferencePair`, an `UnpairedFormatter` as a `LabelledAnswer` (for KTO). `RowError` rejects a row, `NothingToLearn`
-  leaves out a sound one. `text`, `optional_text`, `question`, `single_turn`, `read_message`,
-  `read_messages` and `answer_of` read the common shapes.
+  `PreferencePair`, an `UnpairedFormatter` as a `LabelledAnswer` (for KTO). Raise `RowError` for a bad row, and
+  `NothingToLearn` for a valid row to leave out. `text`, `optional_text`, `question`, `single_turn`, `read_message`,
+  `read_messages` and `answer_of` read the common formats.
 * **Settings and recipes**: `DPOConfig`, `RecipePack`.
-* **Events**: the `checkpoint_written` hook receives a `LayerPlan` and a `BaseCheckpoint`. Of the latter, the fields
-  ``name``, ``directory``, ``config`` and ``revision`` are stable.
+* **Events**: the `checkpoint_written` hook receives a `LayerPlan` and a `BaseCheckpoint`. Of `BaseCheckpoint`, the
+  fields ``name``, ``directory``, ``config`` and ``revision`` are stable.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command ``solar`` (also ``axolotl solar``). Bodies are short: each calls one function of the package."""
+"""The ``solar`` command, also available as ``axolotl solar``. Each command calls one function of the package."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from solar_plugins.upscaling.strategies import init_strategies, plan_of
 
 
 class StrategyCommand(click.Command):
-    """A command with one more option for each argument of each registered strategy, third parties' included."""
+    """A command that also has an option for each argument of each registered strategy, including plugins'."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """The command's own parameters, then the strategies'."""
+        """The parameters of the command, followed by those of the strategies."""
         own = super().get_params(ctx)
         taken = {name for param in own for name in (*param.opts, param.name)}
         return [*own, *(option for option in _strategy_options() if option.name not in taken)]
@@ -55,25 +55,25 @@ _trust_config_key = click.option(
     "trusted_keys",
     multiple=True,
     metavar="KEY",
-    help="Vouch that this key of the base's config says nothing about single layers; may be given several times.",
+    help="Trust this key of the base's config.json: it does not describe individual layers. Repeatable.",
 )
 
 
 _duplicates = click.option(
     "--duplicates",
     metavar="INITIALIZER",
-    help="How the second and later occurrences of a base layer start: identity, scaled, noise, average, or YAML with "
-    "arguments: '{initializer: scaled, factor: 0.5}'.",
+    help="How to initialize the second and later copies of a base layer: identity, scaled, noise, average, or YAML "
+    "with arguments: '{initializer: scaled, factor: 0.5}'.",
 )
 
 
 _trust_remote_code = click.option(
-    "--trust-remote-code", is_flag=True, help="Accept a base that brings code of its own; it is not run."
+    "--trust-remote-code", is_flag=True, help="Accept a base that ships custom modeling code. The code is not run."
 )
 
 
 class PlanSource(NamedTuple):
-    """What says which plan is meant: a recipe, or a base with a strategy's arguments."""
+    """Where a plan comes from: a recipe, or a base and the arguments of a strategy."""
 
     recipe: Path | None
     base: str | None
@@ -85,7 +85,7 @@ class PlanSource(NamedTuple):
 
     @property
     def has_options(self) -> bool:
-        """Whether an option was given that belongs to --base."""
+        """Whether an option was given that only --base takes."""
         values = (self.revision, self.strategy, *self.arguments.values())
         return self.trust_remote_code or bool(self.trusted_keys) or any(value is not None for value in values)
 
@@ -93,12 +93,12 @@ class PlanSource(NamedTuple):
         """The plan."""
         recipe, base = self.recipe, self.base
         if (recipe is None) == (base is None):
-            raise click.UsageError("give either a RECIPE or --base, and with --base a strategy's arguments")
+            raise click.UsageError("give either a RECIPE, or --base and the options of a strategy")
         if recipe is not None and (recipe.is_dir() or recipe.name == "config.json"):
-            raise click.UsageError(f"{recipe} is a model and no recipe; write --base {recipe}")
+            raise click.UsageError(f"{recipe} is a model, not a recipe; use --base {recipe}")
         if recipe is not None:
             if self.has_options:
-                raise click.UsageError("what the options say stands in the recipe; give them only with --base")
+                raise click.UsageError("these options conflict with RECIPE; use --base, or set them in the recipe")
             return plan_for_recipe(recipe)
         assert base is not None
         init = _init_args(self.strategy or "dus", self.arguments, self.trusted_keys)
@@ -106,32 +106,32 @@ class PlanSource(NamedTuple):
 
 
 def _recipe_or_base(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the argument and the options of `PlanSource`, and pass them to it as ``source``."""
+    """Add the argument and the options of `PlanSource` to a command, which receives them as ``source``."""
     own = signature(command).parameters.keys() - {"source"}
 
     @wraps(command)
     def with_source(**values: Any) -> Any:
         given = {name: values.pop(name) for name in own}
-        said = {name: values.pop(name) for name in PlanSource._fields if name != "arguments"}
-        return command(PlanSource(**said, arguments=values), **given)
+        source = {name: values.pop(name) for name in PlanSource._fields if name != "arguments"}
+        return command(PlanSource(**source, arguments=values), **given)
 
     options = (
         _duplicates,
         _trust_config_key,
         _trust_remote_code,
-        click.option("--strategy", help="With --base: how to grow it.  [default: dus]"),
-        click.option("--revision", help="Revision of a hub id."),
-        click.option("--base", help="Instead of a recipe: a directory, a config.json or a hub id."),
+        click.option("--strategy", help="With --base: the upscaling strategy.  [default: dus]"),
+        click.option("--revision", help="With --base: branch, tag or commit of a hub model."),
+        click.option("--base", help="The base, instead of a recipe: a directory, a config.json or a hub id."),
         click.argument("recipe", required=False, type=click.Path(path_type=Path)),
     )
     return reduce(lambda made, option: option(made), options, with_source)
 
 
 class SolarGroup(click.Group):
-    """The one place where a `SolarError` or `OSError` becomes a paragraph and exit status 1; the rest are bugs."""
+    """Prints a `SolarError` or `OSError` as one paragraph and exits with status 1. Any other exception is a bug."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command, also where ``axolotl`` is the one that calls it."""
+        """Run the command, whether it was called as ``solar`` or ``axolotl solar``."""
         logger = logging.getLogger("axolotl.solar_plugins")
         if not logger.hasHandlers():
             logger.addHandler(logging.StreamHandler())
@@ -141,7 +141,7 @@ class SolarGroup(click.Group):
         except SolarError as error:
             raise click.ClickException(str(error)) from None
         except BrokenPipeError:
-            raise  # Whoever reads has had enough, as in `solar plan ... | head`; click ends without a word.
+            raise  # The reader closed the pipe, as in `solar plan ... | head`; click exits silently.
         except OSError as error:
             raise click.ClickException(
                 f"{error.filename or 'a file'}: cannot be read or written ({error.strerror or error}); "
@@ -151,12 +151,12 @@ class SolarGroup(click.Group):
 
 @click.group(cls=SolarGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, help="Show the version and exit.")
-@click.option("--verbose", is_flag=True, help="With --version: those of everything that matters to a run.")
+@click.option("--verbose", is_flag=True, help="With --version: include Python, the system, all dependencies, plugins.")
 @click.pass_context
 def solar(context: click.Context, version: bool, verbose: bool) -> None:
-    """Depth up-scaling: plan it, write it, export it, look at what came out."""
+    """Depth up-scaling: plan, write, verify, export and inspect upscaled models."""
     if verbose and not version:
-        raise click.UsageError("--verbose belongs to --version")
+        raise click.UsageError("--verbose requires --version")
     if verbose:
         from solar_plugins.versions import version_lines
 
@@ -174,14 +174,16 @@ def solar(context: click.Context, version: bool, verbose: bool) -> None:
 @_recipe_or_base
 @click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
 @click.option(
-    "--plot", type=click.Path(path_type=Path), help="Draw base layers against new layers: FILE.png or FILE.svg."
-)
-@click.option("--memory", is_flag=True, help="Instead: the memory of each GPU in the training of any RECIPE, by parts.")
-@click.option(
-    "--gpus", type=click.IntRange(1), help="With --memory: all GPUs.  [default: WORLD_SIZE, or RECIPE's head]"
+    "--plot", type=click.Path(path_type=Path), help="Plot base layers against new layers to FILE.png or FILE.svg."
 )
 @click.option(
-    "--gpu-memory", type=click.FloatRange(1), help="With --memory: GB of each GPU.  [default: as RECIPE's head says]"
+    "--memory", is_flag=True, help="Estimate the training memory per GPU of any RECIPE instead, by component."
+)
+@click.option(
+    "--gpus", type=click.IntRange(1), help="With --memory: total GPUs.  [default: WORLD_SIZE, or RECIPE's header]"
+)
+@click.option(
+    "--gpu-memory", type=click.FloatRange(1), help="With --memory: GB per GPU.  [default: from RECIPE's header]"
 )
 def plan(
     source: PlanSource,
@@ -191,18 +193,18 @@ def plan(
     gpus: int | None,
     gpu_memory: float | None,
 ) -> None:
-    """Show what a RECIPE, or a --base with a strategy's arguments, would make: layers, seams, size, memory.
+    """Show the upscaled model of a RECIPE, or of a --base and a strategy: layers, seams, size, memory.
 
-    Needs the base's config.json only. A base that RECIPE's own plan made already is shown as it is. With --memory,
-    --base stands for the base_model at the start of RECIPE's chain of stages.
+    Needs only the base's config.json. If RECIPE's own plan has already upscaled its base, the base is shown as it is.
+    With --memory, --base replaces the base_model of the first stage in RECIPE's chain.
     """
     if memory:
         if source.recipe is None or source.has_options or plot:
-            raise click.UsageError("--memory takes a RECIPE, --base, --gpus, --gpu-memory and --json, and nothing else")
+            raise click.UsageError("--memory needs a RECIPE, and allows only --base, --gpus, --gpu-memory and --json")
         click.echo(_memory_text(source.recipe, source.base, gpus, gpu_memory, as_json_text=as_json_text))
         return
     if gpus or gpu_memory:
-        raise click.UsageError("--gpus and --gpu-memory belong to --memory")
+        raise click.UsageError("--gpus and --gpu-memory require --memory")
     report = source.report()
     if plot:
         from solar_plugins.report.plan_plot import draw_plan
@@ -225,8 +227,8 @@ def _memory_text(
 @solar.command(cls=StrategyCommand)
 @click.argument("base")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--revision", help="Revision of a hub id.")
-@click.option("--strategy", default="dus", show_default=True, help="How to grow it.")
+@click.option("--revision", help="Branch, tag or commit of a hub model.")
+@click.option("--strategy", default="dus", show_default=True, help="The upscaling strategy.")
 @_trust_remote_code
 @_trust_config_key
 @_duplicates
@@ -239,7 +241,7 @@ def upscale(
     trusted_keys: tuple[str, ...],
     **arguments: str | None,
 ) -> None:
-    """Write BASE (a directory or hub id), upscaled, to the directory OUT. No Axolotl, no GPU."""
+    """Upscale BASE (a directory or hub id) and write the result to the directory OUT. No Axolotl, no GPU needed."""
     from solar_plugins.upscaling.base_model import find_base
     from solar_plugins.upscaling.checkpoint import write_checkpoint
 
@@ -247,23 +249,26 @@ def upscale(
     init = _init_args(strategy, arguments)
     found, layer_plan = found.with_donors(plan_of(init, found.num_layers, where=""), init)
     written = write_checkpoint(found, layer_plan, out)
-    click.echo(f"{out}: {layer_plan}{'' if written else ' (was there already, whole)'}")
+    click.echo(f"{out}: {layer_plan}{'' if written else ' (already there, complete)'}")
 
 
 @solar.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--base", help="The base it was made from; needed unless that is a hub model.")
-@click.option("--revision", help="Revision of a hub id.")
+@click.option("--base", help="The base it was created from; required unless that is a hub model.")
+@click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option(
-    "--donor", "donors", multiple=True, help="A donor of layers, in the plan's order; needed unless all are hub models."
+    "--donor",
+    "donors",
+    multiple=True,
+    help="A donor model, in the plan's order. Repeatable; required unless all donors are hub models.",
 )
 def verify(directory: Path, base: str | None, revision: str | None, donors: tuple[str, ...]) -> None:
-    """Compare the upscaled checkpoint in DIRECTORY with its base and plan, byte by byte. Before training, that is."""
+    """Check the upscaled checkpoint in DIRECTORY against its base and plan, byte by byte. Before training only."""
     from solar_plugins.upscaling.verify import success_line, verify_checkpoint
 
     verified = verify_checkpoint(directory, base, revision, donors)
     if verified.note:
-        click.echo(f"Note: {verified.note}; every byte was compared all the same", err=True)
+        click.echo(f"Note: {verified.note}; every byte was compared nevertheless", err=True)
     click.echo(success_line(verified))
 
 
@@ -275,34 +280,40 @@ def verify(directory: Path, base: str | None, revision: str | None, donors: tupl
     multiple=True,
     required=True,
     type=click.Path(path_type=Path),
-    help="JSON lines with a text each; several files give a column each.",
+    help="JSON Lines file, one text per line. Repeatable; each file gets a column.",
 )
 @click.option(
-    "--plans", type=click.Path(path_type=Path), help="YAML list of solar.init blocks, instead of every repeat."
+    "--plans", type=click.Path(path_type=Path), help="YAML list of solar.init blocks to measure instead of all repeats."
 )
 @click.option(
-    "--target-layers", type=click.IntRange(2), help="End with the solar: block of the best plan of this depth."
+    "--target-layers", type=click.IntRange(2), help="Also print the solar: block of the best plan with this depth."
 )
-@click.option("--sequence-len", default=512, show_default=True, type=click.IntRange(2), help="Tokens of a document.")
-@click.option("--limit-tokens", type=click.IntRange(2), help="Read at most so many tokens of each text.")
-@click.option("--memory", default=2.0, show_default=True, type=click.FloatRange(0.01), help="GB beside the weights.")
+@click.option("--sequence-len", default=512, show_default=True, type=click.IntRange(2), help="Tokens per document.")
+@click.option("--limit-tokens", type=click.IntRange(2), help="Use at most this many tokens of each text file.")
+@click.option(
+    "--memory",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(0.01),
+    help="GB of memory to use on top of the weights.",
+)
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16"]), help="[default: bfloat16 on a GPU, float32 on a CPU]"
 )
-@click.option("--revision", help="Revision of a hub id.")
-@click.option("--trust-remote-code", is_flag=True, help="Run code that the base brings.")
+@click.option("--revision", help="Branch, tag or commit of a hub model.")
+@click.option("--trust-remote-code", is_flag=True, help="Run the base's custom modeling code.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     default="probe",
     show_default=True,
-    help="Folder for the page, the picture and the figures; an interrupted probe goes on from it.",
+    help="Directory for the page, the plot and the results; an interrupted probe resumes from it.",
 )
 @click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
 def probe(
     base: str, texts: tuple[Path, ...], plans: Path | None, output: Path, as_json_text: bool, **options: Any
 ) -> None:
-    """Measure what each layer plan of BASE costs before training: every block of layers once more, DUS among them."""
+    """Measure the loss of each layer plan of BASE before training. Tries repeating every block of layers, DUS too."""
     from solar_plugins.report.probe import probe_base
 
     click.echo(probe_base(base, texts, plans, output, as_json_text=as_json_text, **options))
@@ -311,16 +322,15 @@ def probe(
 @solar.command(cls=StrategyCommand)
 @_recipe_or_base
 def mergekit(source: PlanSource) -> None:
-    """Print the plan of a RECIPE, or of a --base with a strategy's arguments, as a mergekit YAML for mergekit-yaml."""
+    """Print the plan of a RECIPE, or of a --base and a strategy, as YAML for mergekit-yaml."""
     import yaml
 
-    from solar_plugins.upscaling.mergekit import passthrough_merge
-    from solar_plugins.upscaling.mergekit_weights import weights_of
+    from solar_plugins.upscaling.mergekit import passthrough_merge, weights_of
 
     report = source.report()
     if report.already_grown:
-        raise ArgsError(f"base_model: {report.base} was upscaled by this plan already; name the base that it came from")
-    # The plan has asked for the trust that the base needs.
+        raise ArgsError(f"base_model: {report.base} was already upscaled by this plan; give the base it came from")
+    # `source.report()` has already checked that the user trusts the base's code.
     trusted_keys = report.decoder.trusted_keys
     weights, *donors = (
         weights_of(name, revision, trust_remote_code=True, trusted_keys=trusted_keys)
@@ -336,10 +346,10 @@ def mergekit(source: PlanSource) -> None:
 
 @solar.command()
 @click.argument("mixture", type=click.Path(path_type=Path))
-@click.option("--processes", type=click.IntRange(1), help="How many judge rows; the result is the same.")
+@click.option("--processes", type=click.IntRange(1), help="Worker processes; the output does not depend on it.")
 @click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
 def mix(mixture: Path, processes: int | None, as_json_text: bool) -> None:
-    """Make the data of a MIXTURE file: leave out excluded tasks and benchmark texts, cap each set, write JSON lines."""
+    """Build the datasets of a MIXTURE file: drop excluded tasks and benchmark overlap, cap sizes, write JSON Lines."""
     from solar_plugins.data.mixture import make_mixture
     from solar_plugins.data.mixture_report import REPORT, as_text
 
@@ -353,7 +363,7 @@ def mix(mixture: Path, processes: int | None, as_json_text: bool) -> None:
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
 def h6(results: tuple[Path, ...], as_json_text: bool) -> None:
-    """Show lm_eval's RESULTS (files, or folders with them) as the paper's H6 table, beside the published rows."""
+    """Show lm_eval RESULTS (files or directories) as the paper's H6 table, alongside the published scores."""
     from solar_plugins.evaluation.h6_table import as_json as table_as_json
     from solar_plugins.evaluation.h6_table import as_text as table_as_text
     from solar_plugins.evaluation.lm_eval_results import read_scores, result_files
@@ -365,17 +375,29 @@ def h6(results: tuple[Path, ...], as_json_text: bool) -> None:
 @solar.command("sdpo-order")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--type", "formatter", help="How to read the rows: the name of a preference formatter, as in a recipe.")
-@click.option("--max-length", default=1024, show_default=True, type=click.IntRange(2), help="Tokens of a pair's text.")
-@click.option("--batch-tokens", default=4096, show_default=True, type=click.IntRange(1), help="Tokens of a batch.")
-@click.option("--limit", type=click.IntRange(1), help="Judge that many pairs of each file, drawn at random.")
+@click.option("--type", "formatter", help="Preference formatter for the rows, named as in a recipe.")
+@click.option(
+    "--max-length",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Maximum tokens of prompt and response.",
+)
+@click.option("--batch-tokens", default=4096, show_default=True, type=click.IntRange(1), help="Tokens per batch.")
+@click.option("--limit", type=click.IntRange(1), help="Score a random sample of this many pairs per file.")
 @click.option("--seed", default=42, show_default=True, help="Random seed for subsampling and formatters.")
-@click.option("--max-bad-share", default=0.02, show_default=True, type=click.FloatRange(0, 1), help="More is an error.")
+@click.option(
+    "--max-bad-share",
+    default=0.02,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Fail if a larger share of rows is bad.",
+)
 @click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
 def sdpo_order(model: Path, files: tuple[Path, ...], as_json_text: bool, **options: Any) -> None:
-    """Order preference FILES (JSON lines) from easy to hard for stepwise DPO that starts from MODEL.
+    """Order preference FILES (JSON Lines) from easy to hard for stepwise DPO starting from MODEL.
 
-    A set is the easier, the more of its pairs the model prefers as the labels do already (arXiv:2403.19270).
+    The more pairs of a dataset the model already ranks as labelled, the easier it is (arXiv:2403.19270).
     """
     from solar_plugins.evaluation.sdpo_order import as_json as order_as_json
     from solar_plugins.evaluation.sdpo_order import as_text as order_as_text
@@ -387,12 +409,12 @@ def sdpo_order(model: Path, files: tuple[Path, ...], as_json_text: bool, **optio
 
 @solar.group()
 def recipes() -> None:
-    """The recipes that are installed: ours, and those of other packages."""
+    """List and copy the installed recipes: the built-in ones and those of other packages."""
 
 
 @recipes.command("list")
 def list_recipes() -> None:
-    """One line for each recipe: its name, what it does, and what it needs."""
+    """List the recipes, one per line: name, purpose, requirements."""
     for name, pack in recipe_packs().items():
         for path in recipe_files(pack.directory):
             needs = f"  [{recipe_needs(path)}]" if recipe_needs(path) else ""
@@ -402,27 +424,27 @@ def list_recipes() -> None:
 @recipes.command("copy")
 @click.argument("directory", type=click.Path(path_type=Path), default="recipes")
 def copy(directory: Path) -> None:
-    """Copy all recipes into DIRECTORY (./recipes), ready to run and to edit."""
+    """Copy all recipes into DIRECTORY (default: ./recipes), ready to run and edit."""
     for path in copy_recipes(recipe_packs(), directory):
         click.echo(path)
 
 
 @solar.group()
 def cache() -> None:
-    """The upscaled checkpoints that recipes have left: list them, remove them."""
+    """List and remove the upscaled checkpoints that recipes have cached."""
 
 
 _cache_dir = click.option(
     "--cache-dir",
     type=click.Path(path_type=Path),
-    help="solar.cache_dir of the recipes.  [default: $HF_HOME/solar_plugins]",
+    help="The recipes' solar.cache_dir.  [default: $HF_HOME/solar_plugins]",
 )
 
 
 @cache.command("list")
 @_cache_dir
 def list_cache(cache_dir: Path | None) -> None:
-    """One line for each checkpoint: its name, size, age, base and plan."""
+    """List the checkpoints, one per line: name, size, date, base, plan."""
     from solar_plugins.upscaling.cache import cache_directory, cache_lines
 
     click.echo("\n".join(cache_lines(cache_directory(cache_dir))))
@@ -432,7 +454,7 @@ def list_cache(cache_dir: Path | None) -> None:
 @click.argument("names", nargs=-1, required=True)
 @_cache_dir
 def remove_from_cache(names: tuple[str, ...], cache_dir: Path | None) -> None:
-    """Remove checkpoints by NAME. A recipe that needs one makes it again; do not remove what a run is reading."""
+    """Remove checkpoints by NAME. A recipe recreates the one it needs. Do not remove one that a run is reading."""
     from solar_plugins.upscaling.cache import cache_directory, remove_cached
 
     for name in names:
@@ -441,7 +463,7 @@ def remove_from_cache(names: tuple[str, ...], cache_dir: Path | None) -> None:
 
 @solar.command("plugins")
 def list_plugins() -> None:
-    """What is registered, and by which package: strategies, initializers, formatters, settings, recipes."""
+    """List the registered strategies, initializers, formatters, settings and recipes, with the package of each."""
     from solar_plugins.registered import registered_lines
 
     click.echo("\n".join(registered_lines()))
@@ -451,21 +473,23 @@ def list_plugins() -> None:
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("later", nargs=-1, metavar="[STAGE]...", type=click.Path(path_type=Path))
 @click.option(
-    "--held-out", type=click.Path(path_type=Path), help="JSON lines with a text; default: the recipe's test data."
+    "--held-out", type=click.Path(path_type=Path), help="JSON Lines file of texts.  [default: the recipe's test data]"
 )
+@click.option("--prompt", "prompts", multiple=True, help="A text to continue, or a question. Repeatable.")
 @click.option(
-    "--prompt", "prompts", multiple=True, help="A text to continue, or a question; may be given several times."
-)
-@click.option(
-    "--output", type=click.Path(path_type=Path), default="report.html", show_default=True, help="The HTML file."
+    "--output",
+    type=click.Path(path_type=Path),
+    default="report.html",
+    show_default=True,
+    help="The HTML file to write.",
 )
 def report(
     recipe: Path, later: tuple[Path, ...], held_out: Path | None, prompts: tuple[str, ...], output: Path
 ) -> None:
-    """Compare base, upscaled and trained model of a RECIPE that was run: held-out loss, curve, continuations.
+    """Compare the base, upscaled and trained models of a completed RECIPE: held-out loss, loss curve, samples.
 
-    With later stages, all models of the chain: of each STAGE give its Axolotl recipe, or the folder of a merged model.
-    Where they name such test data, the loss on held-out answers and the judgement of held-out pairs are measured too.
+    To include later stages, give each STAGE as its Axolotl recipe or as the directory of a merged model. If their
+    recipes have test data for it, the loss on eval responses and the accuracy on eval pairs are measured too.
     """
     from solar_plugins.report.report import write_report
 

@@ -1,33 +1,33 @@
-"""The errors that a user can mend: one paragraph with the key or file, what was found, what was expected, the fix."""
+"""Errors that the user can fix. A message is one paragraph: key or file, value, what was expected, fix."""
 
 
 class SolarError(ValueError):
-    """Something the user wrote or pointed at cannot be used. The text is meant to be read by that user."""
+    """Invalid user input: a key, an option, a file or a model. The message is written for the user."""
 
 
 class ArgsError(SolarError):
-    """A key of the ``solar:`` block or an option of a command is unknown or has an impossible value."""
+    """A recipe key or a command-line option is unknown or has an invalid value."""
 
 
 class PlanError(SolarError):
-    """A strategy's arguments give no valid layer plan for this base. The text starts with the argument's name."""
+    """The arguments of a strategy do not give a valid layer plan for this base. Starts with the argument's name."""
 
 
 class CheckpointError(SolarError):
-    """A base model, or the place the upscaled one should go, cannot be used."""
+    """A base model, or the output location of the upscaled model, cannot be used."""
 
 
 class DataError(SolarError):
-    """A dataset, or the tokenizer that should read it, cannot be used for what the recipe asks."""
+    """A dataset or its tokenizer cannot be used as the recipe requires."""
 
 
 class EvaluationError(SolarError):
-    """Results of an evaluation cannot be used for the table that was asked for."""
+    """Evaluation results cannot be used for the requested table."""
 
 
 class PluginError(SolarError):
-    """A registered plugin is missing, broken, or claims a name that is taken."""
+    """A plugin is missing or broken, or registers a name that is already taken."""
 
 
 class LaunchError(SolarError):
-    """The ranks of a run cannot meet, or one of them failed and the others cannot go on without it."""
+    """The ranks of a run cannot connect to each other, or one rank failed and all ranks exit."""

@@ -1,4 +1,4 @@
-"""What each command needs beyond the core, and the line that installs it. No other module words a missing package."""
+"""What each command needs beyond the core, and how to install it. All errors about missing packages come from here."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ EXTRA_OF: Mapping[str, str] = {
     "solar report": "report",
     "solar report on test_datasets of type solar_plugins.*": "axolotl",
     "solar sdpo-order": "torch",
-    "a layer that starts with computed weights": "torch",
+    "a layer with computed weights": "torch",
     "reading a Parquet, .zst or .lz4 file": "parquet",
     "recipes/smollm2/prepare.py": "smollm2",
 }
-"""The extra of each command, or part of a command, that needs one. What is not listed needs the core alone."""
+"""The extra that each command, or part of a command, needs. Everything else needs only the core."""
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "axolotl": ("axolotl",),
@@ -28,21 +28,21 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "smollm2": ("gguf", "torch", "transformers", "accelerate"),
     "torch": ("torch", "transformers", "accelerate"),
 }
-"""What an extra brings, as pyproject.toml says it. Each package is imported by its own name."""
+"""The packages of each extra, as in pyproject.toml. Each package's import name equals its package name."""
 
 
 def require(command: str) -> None:
-    """Check that the packages of a command are installed, without importing them.
+    """Check that the packages that a command needs are installed, without importing them.
 
     Args:
         command: A key of `EXTRA_OF`.
 
     Raises:
-        SolarError: One is not. The text is one sentence with the line that installs it.
+        SolarError: A package is missing. The message has the pip command that installs it.
     """
     extra = EXTRA_OF[command]
     missing = [package for package in PACKAGES[extra] if find_spec(package) is None]
     if missing:
         raise SolarError(
-            f"{command} needs {', '.join(missing)}, not installed here; run pip install 'solar_plugins[{extra}]'"
+            f"{command} needs {', '.join(missing)} (not installed); run pip install 'solar_plugins[{extra}]'"
         )

@@ -1,4 +1,4 @@
-"""Where log messages go, and which process of a run says them."""
+"""Loggers, and which rank logs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import os
 
 
 def logger(subject: str) -> logging.Logger:
-    """The logger of a subject, under ``axolotl``: Axolotl shows INFO only from loggers whose name starts so."""
+    """The logger of a subject. Its name starts with ``axolotl``: Axolotl shows INFO only for such loggers."""
     return logging.getLogger(f"axolotl.solar_plugins.{subject}")
 
 
 def speaks_for_node() -> bool:
-    """Whether this rank says what all ranks of its node have to say."""
+    """Whether this rank logs what is the same on all ranks of its node."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def may_speak_while_waiting() -> bool:
-    """Whether this rank says what it waits for: the first of its node, or the second, because the first may write."""
+    """Whether this rank logs what it waits for: local rank 0 or 1, because rank 0 may be the writer."""
     return os.environ.get("LOCAL_RANK", "0") in ("0", "1")

@@ -1,7 +1,6 @@
-"""An Axolotl recipe, parsed once: what this package reads of it, with Axolotl's own defaults.
+"""An Axolotl recipe, parsed once: the keys that this package reads, with Axolotl's defaults.
 
-`read_recipe` and `parse_recipe` are the only ways from YAML to a `Recipe`; plan, memory, report, checks, formatters and
-the plugin take nothing else.
+Only `read_recipe` and `parse_recipe` create a `Recipe`. All other modules take a `Recipe`, never raw YAML.
 """
 
 from __future__ import annotations
@@ -12,26 +11,26 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from solar_plugins.errors import ArgsError, PluginError
 from solar_plugins.plugins.dpo_configs import DPOConfig, dpo_config, settings_for
-from solar_plugins.solar_block import SolarArgs, parse_solar_block
+from solar_plugins.solar_block import SolarArgs, invalid, parse_solar_block
+from solar_plugins.storage.untrusted import parse_yaml, read_text
 
 TYPE_PREFIX = "solar_plugins."
-"""What stands before a formatter's name in ``datasets[].type``."""
+"""Precedes a formatter's name in ``datasets[].type``."""
 TEMPLATE_NAME = "solar"
 """``chat_template: solar``."""
 REVISION_KEYS = ("revision_of_model", "model_revision")
-"""Axolotl's key for the base's revision, and its other name (``axolotl/utils/schemas/deprecated.py``)."""
+"""Axolotl's key for the base's revision, and its deprecated name (``axolotl/utils/schemas/deprecated.py``)."""
 CONFIG_OVERRIDE_KEYS = ("overrides_of_model_config", "model_config")
-"""Axolotl's key for changes of the base's config, and its other name."""
+"""Axolotl's key for overrides of the base's config.json, and its deprecated name."""
 
 METHODS_WITH_REFERENCE = ("dpo", "ipo", "kto")
 METHODS_WITHOUT_REFERENCE = ("orpo", "simpo")
 PAIR_METHODS = (*METHODS_WITH_REFERENCE, *METHODS_WITHOUT_REFERENCE)
-"""Values of ``rl`` that train on pairs (kto on single answers), against a frozen reference model or without one."""
+"""Values of ``rl`` that train on pairs (kto: on single responses), with or without a frozen reference model."""
 
 type DatasetKey = Literal["datasets", "test_datasets", "pretraining_dataset"]
 
@@ -39,16 +38,16 @@ type Precision = Literal["bf16", "fp16", "fp32"]
 
 
 class NamedBase(NamedTuple):
-    """The base that a recipe names: a directory or a hub id, and the revision of a hub id."""
+    """The base in a recipe: a directory or a hub id, with the hub id's revision."""
 
     name: str
     revision: str | None
 
 
 class AxolotlKeys(BaseModel):
-    """Keys of Axolotl that this package reads. Types and defaults are those of ``axolotl/utils/schemas`` (tested).
+    """The Axolotl keys that this package reads. Types and defaults match ``axolotl/utils/schemas`` (tested).
 
-    Keys whose value Axolotl's own plugins define, or of which only the truth counts, are not typed.
+    Keys that are defined by Axolotl's plugins, or only tested for truth, are not typed.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
@@ -143,75 +142,73 @@ class AxolotlKeys(BaseModel):
     auto_resume_from_checkpoints: bool | None = None
     output_dir: str = "./model-out"
     inference: Any = None
-    """What Axolotl's inference command sets."""
+    """Set by Axolotl's inference command."""
 
 
 class Recipe(AxolotlKeys):
-    """A recipe: Axolotl's keys, the ``solar:`` block, and the file that both were read from."""
+    """A recipe: Axolotl's keys, the ``solar:`` block, and the file that contains them."""
 
     path: Path | None = None
-    """Where the recipe lies; None where Axolotl handed its content over."""
+    """The recipe's file; None if Axolotl passed the content."""
     text: str = ""
-    """The file's text, comments included; empty without a file."""
+    """The text of the file, with comments; empty without a file."""
     solar: SolarArgs | None = None
     named_settings: DPOConfig | None = None
     """The settings that ``solar.dpo`` names."""
     filled_in: Mapping[str, Any] = Field(default_factory=dict)
-    """What those settings gave to keys that the recipe does not set; these keys have the values already."""
+    """Keys that the recipe does not set, with their values from those settings. The recipe's fields have them too."""
     kept: Mapping[str, Any] = Field(default_factory=dict)
-    """What the recipe sets otherwise than those settings."""
+    """Keys that the recipe itself sets to other values than those settings."""
 
     @property
     def base(self) -> NamedBase:
         """The base model.
 
         Raises:
-            ArgsError: The recipe names none.
+            ArgsError: The recipe has none.
         """
         if not self.base_model:
             where = f"{self.path}: " if self.path else ""
             raise ArgsError(
-                f"{where}base_model: {self.base_model!r}; expected a model, a directory or a hub id. Only recipes for "
-                "training name one; merges, mixtures and evaluations have no plan and no memory of training"
+                f"{where}base_model: {self.base_model!r}; expected a directory or a hub id. Give a recipe for "
+                "training: merges, mixtures and evaluations have neither a layer plan nor training memory"
             )
         return NamedBase(self.base_model, self.revision_of_model or None)
 
     @property
     def sequence_tokens(self) -> int:
-        """``sequence_len``, the tokens of the longest sequence.
+        """``sequence_len``, the maximum number of tokens per sequence.
 
         Raises:
-            ArgsError: No token could be predicted from another.
+            ArgsError: It is less than 2, so there is no next token to predict.
         """
         if self.sequence_len < 2:
-            raise ArgsError(
-                f"sequence_len: {self.sequence_len}; expected a whole number of tokens, at least 2, such as 2048"
-            )
+            raise ArgsError(f"sequence_len: {self.sequence_len}; expected at least 2 tokens, such as 2048")
         return self.sequence_len
 
     @property
-    def grows(self) -> bool:
+    def upscales(self) -> bool:
         """Whether the recipe upscales its base."""
         return self.solar is not None and self.solar.init_args is not None
 
     @property
     def trusts_code(self) -> bool:
-        """Whether a base may bring code of its own."""
+        """Whether the base may ship custom modeling code."""
         return self.trust_remote_code is True
 
     @property
     def trusted_keys(self) -> tuple[str, ...]:
-        """Keys of the base's config for which ``solar.init.trust_config_keys`` vouches."""
+        """Keys of the base's config.json that ``solar.init.trust_config_keys`` lists."""
         return self.solar.init.trusted_keys if self.solar is not None and self.solar.init_args is not None else ()
 
     @property
     def output_directory(self) -> Path:
-        """Where training writes."""
+        """The directory that training writes to."""
         return Path(self.output_dir).expanduser()
 
     @property
     def weight_precision(self) -> Precision:
-        """In which precision Axolotl loads the weights; ``bf16: auto``, its default, counts as true: a recent GPU.
+        """The precision in which Axolotl loads the weights. ``bf16: auto``, the default, counts as true (a recent GPU).
 
         Source: ``resolve_dtype`` in axolotl/utils/config.
 
@@ -223,7 +220,7 @@ class Recipe(AxolotlKeys):
         return "fp16" if self.load_in_8bit or self.fp16 or self.float16 else "fp32"
 
     def entries(self, key: DatasetKey) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """The datasets under a key, each with its place in the list; what is no map is Axolotl's to refuse."""
+        """The datasets under a key, each with its index. Entries that are not maps are left for Axolotl to reject."""
         entries = getattr(self, key)
         for number, entry in enumerate(entries if isinstance(entries, list) else []):
             if isinstance(entry, Mapping):
@@ -231,7 +228,7 @@ class Recipe(AxolotlKeys):
 
 
 def concerns_us(content: Mapping[str, Any]) -> bool:
-    """Whether a recipe uses anything of this package, or lists its plugin. Every other recipe is left alone."""
+    """Whether a recipe uses any feature of this package or lists its plugin. All other recipes are left unchanged."""
     entries = [content.get(key) for key in ("datasets", "test_datasets")]
     kinds = [entry.get("type") for some in entries if isinstance(some, list) for entry in some if _is_map(entry)]
     return (
@@ -247,16 +244,16 @@ def _is_map(value: Any) -> bool:
 
 
 def parse_recipe(content: Mapping[str, Any], path: Path | None = None, text: str = "") -> Recipe:
-    """The recipe in a map of keys: a YAML file's, or what Axolotl read, with its command-line overrides.
+    """Parse a recipe's keys, from a YAML file or from Axolotl, which has applied command-line overrides.
 
     Args:
-        content: The keys. Unknown ones are Axolotl's business.
+        content: The keys. Unknown ones are ignored; Axolotl handles them.
         path: The file.
         text: The file's text.
 
     Raises:
-        ArgsError: A key has a value of the wrong kind, or the ``solar:`` block cannot be used.
-        PluginError: ``solar.dpo`` names settings that nobody registered.
+        ArgsError: A key has a value of the wrong type, or the ``solar:`` block is invalid.
+        PluginError: ``solar.dpo`` names settings that are not registered.
     """
     solar = parse_solar_block(content)
     keys = {str(key): value.value if isinstance(value, Enum) else value for key, value in content.items()}
@@ -269,19 +266,7 @@ def parse_recipe(content: Mapping[str, Any], path: Path | None = None, text: str
     try:
         return Recipe.model_validate(keys | filled_in | renamed | ours)
     except ValidationError as error:
-        raise ArgsError(_wrong_values(error)) from None
-
-
-def _wrong_values(error: ValidationError) -> str:
-    """A line for each key; a key of several types has an error for each of them."""
-    keys: dict[str, tuple[Any, list[str]]] = {}
-    for detail in error.errors(include_url=False):
-        _, expected = keys.setdefault(str(detail["loc"][0]), (detail["input"], []))
-        expected.append(detail["msg"].removeprefix("Input should be ").partition(",")[0])
-    return "\n".join(
-        f"{key}: {value!r:.200} is not allowed; expected {' or '.join(dict.fromkeys(expected))}"
-        for key, (value, expected) in keys.items()
-    )
+        raise ArgsError(invalid(error, nested=False)) from None
 
 
 def _named_settings(name: str) -> DPOConfig:
@@ -292,41 +277,27 @@ def _named_settings(name: str) -> DPOConfig:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a file.
+    """Read and parse a recipe file.
 
     Raises:
         ArgsError: The file is missing, not YAML, or not a map; or as `parse_recipe`.
         PluginError: As `parse_recipe`.
     """
-    text = _text(path)
+    text = read_text(path)
     return parse_recipe(_mapping(path, text), path, text)
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
-    """The keys of a YAML file that is no Axolotl recipe, such as a mixture or a merge.
+    """The keys of a YAML file that is not an Axolotl recipe, such as a mixture or a merge.
 
     Raises:
         ArgsError: The file is missing, not YAML, or not a map.
     """
-    return _mapping(path, _text(path))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ArgsError(f"{path}: the recipe cannot be read ({error.strerror}); give the path of a YAML file") from None
-    except ValueError as error:
-        raise ArgsError(f"{path}: not valid YAML; {' '.join(str(error).split())}") from None
+    return _mapping(path, read_text(path))
 
 
 def _mapping(path: Path, text: str) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ArgsError(f"{path}: not valid YAML; {' '.join(str(error).split())}") from None
+    content = parse_yaml(text, str(path))
     if not isinstance(content, Mapping):
-        raise ArgsError(
-            f"{path}: holds a {type(content).__name__}, expected a recipe (a map of keys such as base_model)"
-        )
+        raise ArgsError(f"{path}: holds a {type(content).__name__}, expected a map of keys; give a recipe in YAML")
     return content

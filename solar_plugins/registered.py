@@ -1,4 +1,4 @@
-"""What every hook has collected, in lines for people."""
+"""What is registered through each hook, as text for ``solar plugins``."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ KINDS: tuple[tuple[str, str, type[Any]], ...] = (
     ("initializers (solar.init.duplicates)", "register_layer_initializers", LayerInitializer),
     ("formatters of instruction datasets (type: solar_plugins.NAME)", "register_sft_formatters", SFTFormatter),
     ("formatters of preference pairs", "register_preference_formatters", PreferenceFormatter),
-    ("formatters of labelled answers, for rl: kto", "register_unpaired_formatters", UnpairedFormatter),
+    ("formatters of labelled responses, for rl: kto", "register_unpaired_formatters", UnpairedFormatter),
     ("settings (solar.dpo)", "register_dpo_configs", DPOConfig),
     ("recipes (solar recipes)", "register_recipes", RecipePack),
 )
 
 ABOUT = ("summary", "source", "directory", "name")
-"""What a thing says of itself, the first that it has."""
+"""Attributes that describe a registered object; the first non-empty one is shown."""
 
 
 def registered_lines() -> Iterator[str]:
-    """For each kind a heading and a line for each thing: its name, what it is, and the package if that is not ours."""
+    """A heading for each kind, and a line for each object: name, description, and package unless it is built in."""
     for heading, hook, kind in KINDS:
         yield f"{heading}:"
         for name, (owner, thing) in sorted(owned(hook, kind).items()):

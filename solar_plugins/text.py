@@ -1,4 +1,4 @@
-"""Text for people: sizes, names, and what a terminal may be given."""
+"""Text for the terminal: sizes, names, and strings that are safe to print."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def format_bytes(num_bytes: float) -> str:
-    """A size in decimal units with three figures, such as ``21.5 GB``."""
+    """A size in decimal units with three significant digits, such as ``21.5 GB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 999.5:
             return f"{num_bytes:.3g} {unit}"
@@ -15,7 +15,7 @@ def format_bytes(num_bytes: float) -> str:
 
 
 def span(start: int, end: int) -> str:
-    """The whole numbers of the half-open range ``[start, end)``.
+    """The integers of the half-open range ``[start, end)``, written inclusively.
 
     >>> span(3, 7), span(3, 4)
     ('3..6', '3')
@@ -24,18 +24,18 @@ def span(start: int, end: int) -> str:
 
 
 def close_match(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name that ``name`` is most likely a misspelling of; None where none is as similar as ``cutoff``.
+    """The known name closest to ``name``, for "did you mean"; None if no similarity reaches ``cutoff``.
 
     >>> close_match("drop_layer", ["drop_layers", "times"])
     'drop_layers'
     """
-    import difflib  # Late: only errors need it.
+    import difflib  # Imported late: only errors need it.
 
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
 
 
 def printable(text: str) -> str:
-    r"""The text without control characters, which could move the cursor or recolour the terminal; line ends stay.
+    r"""Replace control characters, which could move the cursor or recolour the terminal. Line breaks are kept.
 
     Example:
         >>> printable("plain\x1b[31m red")
@@ -45,10 +45,10 @@ def printable(text: str) -> str:
 
 
 def half_character(text: str) -> str | None:
-    r"""The half of a character that a text holds, in words, or None.
+    r"""Describe the first lone surrogate in a text; None if it has none.
 
-    UTF-16 writes an emoji as a pair; programs that cut texts by UTF-16 units leave one of the two. No tokenizer reads
-    such a text, and no file can hold it but as an escape in JSON.
+    UTF-16 encodes an emoji as a surrogate pair, and programs that truncate by UTF-16 units leave one half. Tokenizers
+    reject such a text, and only a JSON escape can store it in a file.
 
     Example:
         >>> half_character("yes \ud83d")

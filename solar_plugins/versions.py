@@ -1,4 +1,4 @@
-"""The versions of everything that decides what a run does, for a report of a fault."""
+"""The versions that a bug report needs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,14 @@ from solar_plugins.plugins.manager import loaded_plugins
 
 PACKAGES = (
     *("axolotl", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "datasets", "bitsandbytes"),
-    *(
-        "flash-attn",
-        "mergekit",
-        "safetensors",
-        "tokenizers",
-        "huggingface_hub",
-        "pluggy",
-        "pydantic",
-        "click",
-        "filelock",
-    ),
+    *("flash-attn", "mergekit", "safetensors", "tokenizers", "huggingface_hub", "pluggy", "pydantic", "click"),
+    "filelock",
 )
-"""Looked up without being imported."""
+"""Their versions come from metadata; none is imported."""
 
 
 def version_lines() -> Iterator[str]:
-    """One line for each: this package, Python, the system, the packages that are installed, and the plugins."""
+    """One line each for this package, Python and the system, the packages that matter, and the plugins."""
     yield f"solar_plugins {version('solar_plugins')}"
     yield f"Python {platform.python_version()}, {platform.platform()}, {platform.machine()}"
     for name in PACKAGES:

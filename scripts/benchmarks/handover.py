@@ -16,8 +16,8 @@ from unittest import mock
 
 from checkpoints import DROP_LAYERS, LAYERS, make_base
 
-from solar_plugins.storage import lock as writer_lock
-from solar_plugins.storage.lock import sole_writer
+from solar_plugins.storage import atomic
+from solar_plugins.storage.atomic import sole_writer
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import cache_name, ensure_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
@@ -48,7 +48,7 @@ def measure_hand_over(folder: Path, processes: int, poll_seconds: float) -> Hand
     done = context.SimpleQueue()
     logging.getLogger("axolotl").setLevel(logging.WARNING)
     target = cache / cache_name(find_base(str(folder / "base")), plan)
-    with mock.patch.object(writer_lock, "LONG_WAIT_POLL_SECONDS", poll_seconds), sole_writer(target):
+    with mock.patch.object(atomic, "LONG_WAIT_POLL_SECONDS", poll_seconds), sole_writer(target):
         ranks = [context.Process(target=_wait, args=(folder / "base", plan, cache, done)) for _ in range(processes)]
         for rank in ranks:
             rank.start()

@@ -25,7 +25,7 @@ from handover import HandOver, measure_hand_over, seconds_of_a_rank
 from solar_plugins.memory.parameters import Model
 from solar_plugins.memory.parts import memory_parts, peaks
 from solar_plugins.memory.training_setup import TrainingSetup
-from solar_plugins.storage.lock import LONG_WAIT_POLL_SECONDS, POLL_SECONDS
+from solar_plugins.storage.atomic import LONG_WAIT_POLL_SECONDS, POLL_SECONDS
 from solar_plugins.storage.safetensors import COPY_THREADS
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.decoder import Decoder

@@ -15,12 +15,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from solar_plugins.logs import logger
-from solar_plugins.storage.files import write_file
+from solar_plugins.storage.atomic import write_file
 from solar_plugins.storage.untrusted import read_json_object
 from solar_plugins.upscaling.base_model import CARD, CONFIG
 from solar_plugins.upscaling.marker import MARKER
 from solar_plugins.upscaling.model_card import model_card
-from solar_plugins.upscaling.provenance import PROVENANCE_KEY, grown_plan
+from solar_plugins.upscaling.provenance import PROVENANCE_KEY, recorded_plan
 
 LOG = logger("merged_model")
 
@@ -114,7 +114,7 @@ def _replace_card(merged: Path) -> None:
     """Take away the plan file, whose sizes and promise are the untrained model's, and write a card that is true."""
     (merged / MARKER).unlink(missing_ok=True)
     config = read_json_object(merged / CONFIG)
-    plan = grown_plan(config)
+    plan = recorded_plan(config)
     if plan is None:
         return
     base, card = config[PROVENANCE_KEY], merged / CARD

@@ -35,9 +35,13 @@ from solar_plugins.solar_block import SolarArgs
 from solar_plugins.upscaling.base_model import find_base, find_config
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.decoder import Decoder
-from solar_plugins.upscaling.provenance import growth_of, plan_of_model
-from solar_plugins.upscaling.trained_layers import new_patterns, trained_parts
-from solar_plugins.upscaling.training_keys import refuse_frozen_identity_layers, training_keys
+from solar_plugins.upscaling.provenance import plan_of_model, requested_plan
+from solar_plugins.upscaling.trained_layers import (
+    new_patterns,
+    refuse_frozen_identity_layers,
+    trained_parts,
+    training_keys,
+)
 
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".
 LOG = get_logger("axolotl.solar_plugins.plugin")
@@ -86,7 +90,7 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
             cfg["solar"] = recipe.solar.model_dump(exclude_none=True)
             if speaks_for_node():
                 _warn_of_lost_steps(recipe)
-            if recipe.grows:
+            if recipe.upscales:
                 _up_scale_base(cfg, recipe, recipe.solar)
             elif recipe.solar.train is not None:
                 with ready_together("the base's config"):
@@ -195,7 +199,7 @@ def _upscaled_checkpoint(cfg: MutableMapping[str, Any], recipe: Recipe, solar: S
     """The checkpoint that is to take the base's place; None where that was upscaled by this recipe already."""
     base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
     _refuse_other_layers(recipe, base.decoder)
-    plan, already_grown = growth_of(base.decoder, base.name, solar.init)
+    plan, already_grown = requested_plan(base.decoder, base.name, solar.init)
     if not already_grown:
         base, plan = base.with_donors(plan, solar.init)
     if solar.train is not None:

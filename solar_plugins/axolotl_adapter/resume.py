@@ -12,7 +12,7 @@ from solar_plugins.storage.untrusted import read_json_object
 from solar_plugins.upscaling.base_model import CONFIG
 from solar_plugins.upscaling.checkpoint import CACHE_PREFIX
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.provenance import grown_plan
+from solar_plugins.upscaling.provenance import recorded_plan
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -54,7 +54,7 @@ def checkpoint_to_resume(recipe: Recipe) -> Path | None:
 
 def _other_model(checkpoint: Path, plan: LayerPlan, upscaled: Path) -> str | None:
     """What the checkpoint says of its model, if that is another one; sharded states may have no config at all."""
-    grown = grown_plan(_content(checkpoint / CONFIG))
+    grown = recorded_plan(_content(checkpoint / CONFIG))
     if grown is not None and grown != plan:
         return f"another plan, {grown}"
     base = _content(checkpoint / ADAPTER_CONFIG).get("base_model_name_or_path")

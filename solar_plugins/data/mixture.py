@@ -30,11 +30,8 @@ from solar_plugins.data.sampling import choose_rows, rows_with_shares
 from solar_plugins.data.scan import Scanner, default_processes
 from solar_plugins.errors import DataError
 from solar_plugins.logs import logger
+from solar_plugins.storage.atomic import remove_left_overs, sole_writer, write_directory, write_errors_explained
 from solar_plugins.storage.content import FileStamp, content_hashes, stamps
-from solar_plugins.storage.directories import write_directory
-from solar_plugins.storage.files import write_errors_explained
-from solar_plugins.storage.lock import sole_writer
-from solar_plugins.storage.partials import remove_left_overs
 
 LOG = logger("mixture")
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from solar_plugins.data.ngrams import DEFAULT_NGRAM
 from solar_plugins.errors import ArgsError, DataError
 from solar_plugins.recipe import read_yaml
-from solar_plugins.solar_block import render
+from solar_plugins.solar_block import invalid
 
 TASK_LISTS = {
     "solar_flan": (
@@ -139,4 +139,4 @@ def read_mixture(path: Path) -> MixtureArgs:
     except ValidationError as error:
         in_decontaminate = {*DecontaminateArgs.model_fields, *BenchmarkArgs.model_fields}
         parts = {"sets": SetArgs.model_fields, "decontaminate": in_decontaminate}
-        raise DataError(render(error, f"{path}: ", MixtureArgs.model_fields, parts)) from None
+        raise DataError(invalid(error, f"{path}: ", MixtureArgs.model_fields, parts)) from None

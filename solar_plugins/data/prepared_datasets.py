@@ -31,8 +31,7 @@ from solar_plugins.data.training_records import (
     count_rows,
 )
 from solar_plugins.errors import DataError
-from solar_plugins.storage.directories import ensure_directory
-from solar_plugins.storage.files import write_errors_explained
+from solar_plugins.storage.atomic import ensure_directory, write_errors_explained
 from solar_plugins.storage.untrusted import read_json_object
 
 FORMAT_VERSION = 2

@@ -18,9 +18,8 @@ from solar_plugins.data.formatters.base import Row as AnyRow
 from solar_plugins.data.formatters.base import RowError
 from solar_plugins.data.row_files import is_parquet, parse_row, read_blocks
 from solar_plugins.errors import DataError
+from solar_plugins.storage.atomic import ensure_directory, write_errors_explained
 from solar_plugins.storage.content import content_hashes, stamps
-from solar_plugins.storage.directories import ensure_directory
-from solar_plugins.storage.files import write_errors_explained
 
 FILE_COLUMN, NUMBER_COLUMN, LINE_COLUMN = "solar_file", "solar_number", "solar_line"
 """The file's name where a dataset has several, the row's number in it counted from 1, and the row as JSON."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from solar_plugins.errors import EvaluationError
 from solar_plugins.evaluation.published import TASKS, Task
-from solar_plugins.storage.untrusted import MAX_JSON_BYTES, parse_json_object, require_file
+from solar_plugins.storage.untrusted import read_json_object
 
 RESULT_FILES = "results_*.json"
 """How lm_eval names its files (lm_eval/loggers/evaluation_tracker.py)."""
@@ -150,9 +149,7 @@ def _read(file: Path) -> Mapping[str, Any]:
         "recipe"
     )
     try:
-        if (num_bytes := require_file(file, error=EvaluationError, fix=fix)) > MAX_JSON_BYTES:
-            raise EvaluationError(f"{file}: {num_bytes:,} bytes, expected at most {MAX_JSON_BYTES:,}; {fix}")
-        content = parse_json_object(file, _as_utf8(file.read_bytes()), error=EvaluationError, fix=fix)
+        content = read_json_object(file, utf_16=True, error=EvaluationError, fix=fix)
     except OSError as error:
         raise EvaluationError(f"{file}: cannot be read ({error.strerror}); {fix}") from None
     results = content.get("results")
@@ -160,14 +157,6 @@ def _read(file: Path) -> Mapping[str, Any]:
         found = f"is {type(results).__name__}" if "results" in content else "missing"
         raise EvaluationError(f"{file}: results: {found}, expected a map from task to scores; {fix}")
     return content
-
-
-def _as_utf8(text: bytes) -> bytes:
-    """JSON that an editor or PowerShell saved with a byte order mark, or as UTF-16; what is not readable stays."""
-    try:
-        return text.decode(json.detect_encoding(text)).encode()
-    except UnicodeError:
-        return text
 
 
 def _scores_of(content: Mapping[str, Any], file: Path) -> dict[Task, Score]:

@@ -17,7 +17,7 @@ from solar_plugins.recipe import read_recipe
 from solar_plugins.tables import lines, table
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.estimates import COUNTED_TYPES
-from solar_plugins.upscaling.training_keys import training_keys
+from solar_plugins.upscaling.trained_layers import training_keys
 
 WIDTH = 100
 """Of a line of text."""

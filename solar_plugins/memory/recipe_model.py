@@ -14,7 +14,7 @@ from solar_plugins.upscaling.base_model import CONFIG, FoundConfig, find_config
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.estimates import Shape, shapes_from_config, shapes_from_shards
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.provenance import growth_of, plan_of_model
+from solar_plugins.upscaling.provenance import plan_of_model, requested_plan
 from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
@@ -53,7 +53,7 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
     stages = [path.name]
     while True:
         name, revision = recipe.base
-        maker = None if recipe.grows or (Path(name) / CONFIG).is_file() else _maker(name, path.parent)
+        maker = None if recipe.upscales or (Path(name) / CONFIG).is_file() else _maker(name, path.parent)
         if maker is None:
             break
         stages.insert(0, str(maker.relative_to(path.parent)))
@@ -75,9 +75,9 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
             "config.json of that model, or of one like it, with --base"
         ) from None
     stages.insert(0, base or name)
-    if recipe.solar is None or not recipe.grows:
+    if recipe.solar is None or not recipe.upscales:
         return FoundModel(_unchanged(found), found.decoder, plan_of_model(found.decoder, base or name), tuple(stages))
-    plan, already_grown = growth_of(found.decoder, base or name, recipe.solar.init)
+    plan, already_grown = requested_plan(found.decoder, base or name, recipe.solar.init)
     if not already_grown:
         found, plan = found.with_donors(plan, recipe.solar.init)
     model = _unchanged(found) if already_grown else _grown(found, plan)

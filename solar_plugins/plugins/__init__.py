@@ -1,1 +1,1 @@
-"""What other packages can add, and how it is found."""
+"""The plugin system: hook specifications, the plugin manager, and the registered settings and recipes."""

@@ -12,13 +12,13 @@ from solar_plugins.plugins.markers import hookimpl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DPOConfig:
-    """Settings that a recipe can ask for by name.
+    """Named settings for preference training.
 
     Args:
-        name: What ``solar.dpo`` says.
-        values: Axolotl's keys and their values.
-        global_batch: Pairs in an optimizer step, over all devices. No key of Axolotl's says it, so a recipe's author
-            has to: devices x ``micro_batch_size`` x ``gradient_accumulation_steps``.
+        name: The value of ``solar.dpo``.
+        values: Axolotl keys and their values.
+        global_batch: Pairs per optimizer step, over all devices. Axolotl has no key for it, so a recipe has to make it
+            true: devices x ``micro_batch_size`` x ``gradient_accumulation_steps``.
         source: Where the values were published.
     """
 
@@ -33,22 +33,22 @@ OTHER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "warmup_ratio": ("warmup_steps",),
     "num_epochs": ("max_steps",),
 }
-"""Keys of Axolotl's that say the same as another, or exclude it."""
+"""Other Axolotl keys that set the same value or exclude it, by key."""
 
 
 def settings_for(recipe: Mapping[str, Any], config: DPOConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of ``config`` that a recipe does not set itself, and what it sets otherwise.
+    """Split ``config`` into the values to fill into a recipe, and the recipe's own values that differ.
 
     Args:
         recipe: The recipe's keys.
         config: Named settings.
 
     Returns:
-        What is to be filled in, and what stays.
+        The values to fill in, and the recipe's own values that are kept.
     """
     own = {key: _own_value(recipe, key) for key in config.values}
     filled = {key: value for key, value in config.values.items() if own[key] is None}
-    kept = dict(said for key, value in config.values.items() if (said := own[key]) is not None and said[1] != value)
+    kept = dict(pair for key, value in config.values.items() if (pair := own[key]) is not None and pair[1] != value)
     return filled, kept
 
 
@@ -69,14 +69,14 @@ def dpo_config(name: str) -> DPOConfig:
     """The settings for preference training called ``name``.
 
     Raises:
-        PluginError: Nobody registered them.
+        PluginError: They are not registered.
     """
     return known(registered("register_dpo_configs", DPOConfig), name, "DPO setting")
 
 
 @hookimpl
 def register_dpo_configs() -> list[DPOConfig]:
-    """The built-in settings. SOLAR's own were not published; the sDPO paper of the same authors says Zephyr's."""
+    """The built-in settings. SOLAR's own were not published; the same authors' sDPO paper uses Zephyr's."""
     zephyr_2023_11 = {
         "rl": "dpo",
         "rl_beta": 0.1,

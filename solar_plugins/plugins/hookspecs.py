@@ -1,19 +1,19 @@
-"""What other packages can add, and when each hook is called.
+"""The hooks that other packages can implement.
 
-A plugin is a module (or object) with functions marked ``@hookimpl``. What it needs of this package it imports from
-`solar_plugins.api`. Three facts for its author:
+A plugin is a module (or object) with functions marked ``@hookimpl``. It imports everything it needs from
+`solar_plugins.api`.
 
-* **Entry point.** Name the module in the group ``solar_plugins`` of your ``pyproject.toml``::
+* **Entry point.** List the module in the group ``solar_plugins`` of your ``pyproject.toml``::
 
       [project.entry-points.solar_plugins]
       reverse = "solar_reverse"
 
-* **Arguments.** An implementation may take fewer arguments than the specification, never more.
-* **When.** Plugins are loaded on the first look-up, in every process. A plugin that cannot be loaded is named in a
-  warning and skipped, unless the recipe asks for what it would have registered: then it is an error.
-  ``SOLAR_PLUGINS_DISABLE=name,...`` (distribution names) skips plugins on purpose.
+* **Arguments.** An implementation may take fewer arguments than the specification, but not more.
+* **Loading.** Each process loads the plugins when it first looks something up. A plugin that fails to load is skipped
+  with a warning that names it. If the recipe needs something from it, that is an error.
+  ``SOLAR_PLUGINS_DISABLE=name,...`` (distribution names) disables plugins.
 
-The built-in strategies, initializers, formatters, settings and recipes come through these same hooks.
+The built-in strategies, initializers, formatters, settings and recipes are registered through the same hooks.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 @hookspec
 def register_init_strategies() -> list[InitStrategy[Any]]:
-    """Add initialisation strategies: ways to build a deeper model from a base.
+    """Add upscaling strategies: ways to build a deeper model from a base.
 
-    Selected in a recipe by ``solar.init.strategy``; the other keys of ``solar.init`` are validated by the strategy's
-    ``args`` model. On the command line each field of that model is an option (``drop_layers`` is ``--drop-layers``).
+    A recipe selects a strategy with ``solar.init.strategy``. The strategy's ``args`` model validates the other keys of
+    ``solar.init``. On the command line each field of that model is an option (``drop_layers`` is ``--drop-layers``).
 
     Returns:
-        Strategies. ``plan(num_layers, args)`` must be pure; the same arguments give the same plan.
+        Strategies. ``plan(num_layers, args)`` must be pure: the same arguments give the same plan.
 
     Example::
 
@@ -56,22 +56,22 @@ def register_init_strategies() -> list[InitStrategy[Any]]:
 
         @hookimpl
         def register_init_strategies():
-            return [InitStrategy("reverse", ReverseArgs, plan_reverse, summary="the base, then upside down")]
+            return [InitStrategy("reverse", ReverseArgs, plan_reverse, summary="the base, then its layers reversed")]
     """
 
 
 @hookspec
 def register_layer_initializers() -> list[LayerInitializer[Any]]:
-    """Add initializers: ways for a layer of the deeper model to start that is no plain copy of a base layer.
+    """Add initializers: ways to initialize a layer of the deeper model other than a plain copy of a base layer.
 
-    Selected in a recipe by ``solar.init.duplicates``, as ``fading`` or ``{initializer: fading, share: 0.5}``, for the
-    second and later occurrences of a base layer; or by a strategy, for any layer, in its `PlannedLayer`.
+    A recipe selects an initializer for the second and later copies of a base layer with ``solar.init.duplicates``, as
+    ``fading`` or ``{initializer: fading, share: 0.5}``. A strategy can select one for any layer in its `PlannedLayer`.
 
     Returns:
-        Initializers. ``starts(layer, args)`` must be pure and do without torch; ``compute(tensor, args)`` must give the
-        same bits for the same input, whatever was computed before and on how many threads. It reads base tensors one by
-        one; tensors that are not computed are moved as bytes. A changed function needs another name, or checkpoints
-        made before stay in use.
+        Initializers. ``starts(layer, args)`` must be pure and must not import torch. ``compute(tensor, args)`` must be
+        deterministic to the bit, whatever was computed before and on however many threads. It reads base tensors one
+        at a time; tensors that are not computed are copied as bytes. If you change a function, rename the initializer;
+        otherwise existing checkpoints are reused.
 
     Example::
 
@@ -79,7 +79,7 @@ def register_layer_initializers() -> list[LayerInitializer[Any]]:
         from solar_plugins.api import LayerInitializer, StrategyArgs, hookimpl
 
         class FadingArgs(StrategyArgs):
-            share: float = Field(0.5, description="how much of each layer's output is left at the next")
+            share: float = Field(0.5, description="factor on a layer's output for each position from its source")
 
         def start_fading(layer, args):
             return dict.fromkeys(layer.residual_writers, "computed")
@@ -96,7 +96,7 @@ def register_layer_initializers() -> list[LayerInitializer[Any]]:
                     args=FadingArgs,
                     starts=start_fading,
                     compute=fade,
-                    summary="copies that write the less, the further they stand from their source",
+                    summary="copies whose output shrinks with the distance from their source",
                 )
             ]
     """
@@ -104,15 +104,15 @@ def register_layer_initializers() -> list[LayerInitializer[Any]]:
 
 @hookspec
 def register_sft_formatters() -> list[SFTFormatter]:
-    """Add formatters for instruction sets: ways to read a row as a conversation.
+    """Add formatters for instruction datasets: ways to read a row as a conversation.
 
-    Selected in a recipe without ``rl:`` by ``datasets[].type: solar_plugins.<name>``. Rendering, tokens and label masks
-    are the package's; a formatter only says which texts are whose.
+    A recipe without ``rl:`` selects one with ``datasets[].type: solar_plugins.<name>``. A formatter returns the
+    messages and their roles; this package applies the chat template, tokenizes and masks labels.
 
     Returns:
-        Formatters. ``to_messages(row)`` must be pure, and may raise `solar_plugins.api.RowError`,
-        which names the field: the row is then counted and reported. It is called in several processes. Raise
-        ``version`` with each change that gives another result for some row, or rows prepared before stay in use.
+        Formatters. ``to_messages(row)`` must be pure. It may raise `solar_plugins.api.RowError`, which names the field;
+        such rows are counted and reported. It is called in several processes. Increase ``version`` whenever the result
+        for any row changes; otherwise cached datasets are reused.
 
     Example::
 
@@ -133,20 +133,20 @@ def register_sft_formatters() -> list[SFTFormatter]:
 
 @hookspec
 def register_preference_formatters() -> list[PreferenceFormatter]:
-    """Add formatters for preference sets: ways to read a row as a prompt with a chosen and a rejected answer.
+    """Add formatters for preference datasets: ways to read a row as a prompt with a chosen and a rejected response.
 
-    Selected in a recipe with ``rl:`` (dpo, ipo, orpo, simpo, kto) by ``datasets[].type: solar_plugins.<name>``.
+    A recipe with ``rl:`` (dpo, ipo, orpo, simpo, kto) selects one with ``datasets[].type: solar_plugins.<name>``.
 
     Returns:
-        Formatters. ``to_pair(row, chance)`` must be pure, and may raise `solar_plugins.api.RowError`.
-        ``chance`` is a `random.Random` that depends on the recipe's seed and the row's number alone. Raise ``version``
-        with each change that gives another result for some row, or rows prepared before stay in use.
+        Formatters. ``to_pair(row, rng)`` must be pure, and may raise `solar_plugins.api.RowError`. ``rng`` is a
+        `random.Random` seeded with the recipe's seed and the row's number only. Increase ``version`` whenever the
+        result for any row changes; otherwise cached datasets are reused.
 
     Example::
 
         from solar_plugins.api import PreferenceFormatter, PreferencePair, hookimpl, question, text
 
-        def read_duel(row, chance):
+        def read_duel(row, rng):
             prompt = question(text(row.get("prompt"), "prompt"))
             return PreferencePair(prompt, text(row.get("winner"), "winner"), text(row.get("loser"), "loser"))
 
@@ -165,13 +165,13 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
 
 @hookspec
 def register_unpaired_formatters() -> list[UnpairedFormatter]:
-    """Add formatters for sets of single answers, each wanted or not: what KTO trains on.
+    """Add formatters for unpaired preference datasets: single responses labelled good or bad, as KTO trains on.
 
-    Selected in a recipe with ``rl: kto`` by ``datasets[].type: solar_plugins.<name>``.
+    A recipe with ``rl: kto`` selects one with ``datasets[].type: solar_plugins.<name>``.
 
     Returns:
-        Formatters. ``to_answer(row)`` must be pure, and may raise `solar_plugins.api.RowError`. Raise ``version`` with
-        each change that gives another result for some row, or rows prepared before stay in use.
+        Formatters. ``to_answer(row)`` must be pure, and may raise `solar_plugins.api.RowError`. Increase ``version``
+        whenever the result for any row changes; otherwise cached datasets are reused.
 
     Example::
 
@@ -195,10 +195,11 @@ def register_unpaired_formatters() -> list[UnpairedFormatter]:
 def register_dpo_configs() -> list[DPOConfig]:
     """Add named settings for preference training.
 
-    Selected in a recipe by ``solar.dpo: <name>``. The recipe's own keys win; the log says what was filled in.
+    A recipe selects them with ``solar.dpo: <name>``. The recipe's own keys take precedence, and the log lists what was
+    filled in.
 
     Returns:
-        Settings, in Axolotl's own keys.
+        Settings, as Axolotl keys.
 
     Example::
 
@@ -211,7 +212,7 @@ def register_dpo_configs() -> list[DPOConfig]:
                     name="my_lab",
                     values={"rl": "dpo", "rl_beta": 0.05, "learning_rate": 1e-6},
                     global_batch=64,
-                    source="our note 7",
+                    source="lab notebook, entry 7",
                 )
             ]
     """
@@ -219,10 +220,10 @@ def register_dpo_configs() -> list[DPOConfig]:
 
 @hookspec
 def register_recipes() -> list[RecipePack]:
-    """Add recipes: directories of Axolotl and mergekit YAML that ``solar recipes`` lists and copies.
+    """Add recipes: directories of Axolotl and mergekit YAML files that ``solar recipes`` lists and copies.
 
     Returns:
-        Packs. Each names an existing directory; its files are listed as ``<pack name>/<path in the directory>``.
+        Recipe packs. Each has an existing directory; its files are listed as ``<pack name>/<path in the directory>``.
 
     Example::
 
@@ -237,15 +238,15 @@ def register_recipes() -> list[RecipePack]:
 
 @hookspec
 def checkpoint_written(path: Path, plan: LayerPlan, base: BaseCheckpoint) -> None:
-    """Called once for each upscaled checkpoint that was written, after it stands whole at its final path.
+    """Called once for each upscaled checkpoint that is written, after the complete directory is at its final path.
 
-    Called on the process that wrote it, never when a finished checkpoint is reused. An exception in one implementation
-    is logged with the plugin's name and does not stop the others or the run.
+    Called only in the process that wrote it, and never when an existing checkpoint is reused. If an implementation
+    raises an exception, it is logged with the plugin's name, and the other implementations and the run continue.
 
     Args:
-        path: The finished checkpoint directory.
-        plan: What was done.
-        base: What it was done to.
+        path: The directory of the checkpoint.
+        plan: The layer plan it was upscaled by.
+        base: The base model.
 
     Example::
 

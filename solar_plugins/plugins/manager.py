@@ -1,4 +1,4 @@
-"""The pluggy manager: which plugins are loaded, what they registered, and who registered it."""
+"""The plugin manager: loads plugins and looks up what they registered."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ BUILT_IN_PLUGINS = (
     "solar_plugins.plugins.dpo_configs",
     "solar_plugins.plugins.recipe_packs",
 )
-"""By name, because they stand above this module; imported with the other plugins, on the first look-up."""
+"""Strings, because these modules import this one. They are loaded with the other plugins, on the first look-up."""
 
 
 class LoadedPlugins(NamedTuple):
-    """The manager with every plugin that loaded, and a sentence for each that did not."""
+    """The manager with the loaded plugins, and a message for each plugin that was skipped."""
 
     manager: pluggy.PluginManager
     skipped: list[str]
@@ -41,7 +41,7 @@ class LoadedPlugins(NamedTuple):
 
 @cache
 def loaded_plugins() -> LoadedPlugins:
-    """The built-in plugins, then every installed one of the entry-point group ``solar_plugins``; once a process."""
+    """Load the built-in plugins, then all installed ones of the entry-point group ``solar_plugins``. Cached."""
     manager = pluggy.PluginManager(PROJECT_NAME)
     manager.add_hookspecs(hookspecs)
     for module in BUILT_IN_PLUGINS:
@@ -53,15 +53,15 @@ def loaded_plugins() -> LoadedPlugins:
 
 
 def _normalized(distribution: str) -> str:
-    """A distribution's name as pip compares it: ``solar_plugins-Example`` is ``solar-plugins-example``."""
+    """A distribution's name as pip normalizes it: ``solar_plugins-Example`` becomes ``solar-plugins-example``."""
     return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
 
 
 def _load(manager: pluggy.PluginManager, point: EntryPoint) -> str | None:
-    """Load and register one entry point; on failure undo it and say why.
+    """Load and register one entry point. If that fails, unregister it and return why.
 
-    Our own loop, because pluggy's loader stops the host at the first broken package and silently skips the second of
-    two entry points with one name.
+    pluggy's own loader is not used: it stops at the first broken package, and silently skips the second of two entry
+    points with the same name.
     """
     name = f"{_distribution(point)} {point.dist.version if point.dist else '?'}:{point.name}"
     plugin = None
@@ -69,26 +69,26 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> str | None:
         plugin = point.load()
         manager.register(plugin, name=name)
         manager.check_pending()
-        _require_marks(plugin)
+        _require_hookimpl(plugin)
     except (Exception, SystemExit) as error:
-        # Any exception: a third party's import may raise anything, and one broken package must not stop the rest.
+        # Any exception: importing a third-party package may raise anything, and must not break the others.
         if plugin is not None and manager.is_registered(plugin):
             manager.unregister(plugin)
-        failure = f"skipped plugin {name}: {_words(error)}"
+        failure = f"skipped plugin {name}: {_described(error)}"
         LOG.warning(failure)
         return failure
     return None
 
 
-def _require_marks(plugin: object) -> None:
+def _require_hookimpl(plugin: object) -> None:
     for name in vars(hookspecs):
         function = getattr(plugin, name, None) if hasattr(getattr(hookspecs, name), f"{PROJECT_NAME}_spec") else None
         if function is not None and not hasattr(function, f"{PROJECT_NAME}_impl"):
-            raise PluginError(f"its function {name} is not marked, so that nobody calls it; write @hookimpl above it")
+            raise PluginError(f"its function {name} lacks @hookimpl, so it would never be called; add @hookimpl to it")
 
 
-def _words(error: BaseException) -> str:
-    """An error in a plugin's code, with the line of that code."""
+def _described(error: BaseException) -> str:
+    """An error in a plugin's code, with its file and line."""
     if isinstance(error, PluginError):
         return str(error)
     ours = (__file__, pluggy.__path__[0], importlib.__path__[0])
@@ -102,7 +102,7 @@ def _distribution(point: EntryPoint) -> str:
 
 
 def registered[T](hook_name: str, kind: type[T]) -> dict[str, T]:
-    """Everything that the registration hook ``hook_name`` collects, by name. A plugin whose hook fails is skipped.
+    """All objects registered through the hook ``hook_name``, by name. A plugin whose hook fails is skipped.
 
     Raises:
         PluginError: As `owned`.
@@ -111,18 +111,18 @@ def registered[T](hook_name: str, kind: type[T]) -> dict[str, T]:
 
 
 def owned[T](hook_name: str, kind: type[T]) -> dict[str, tuple[str, T]]:
-    """As `registered`, each thing with the name of the plugin that registered it.
+    """As `registered`, with the name of the plugin that registered each object.
 
     Raises:
-        PluginError: Two plugins claim one name.
+        PluginError: Two plugins register the same name.
     """
     found: dict[str, tuple[str, T]] = {}
     for plugin_name, thing in _collect(hook_name, kind):
-        name = str(thing.name)  # type: ignore[attr-defined]  # every registered kind has one
+        name = str(thing.name)  # type: ignore[attr-defined]  # All kinds have a name.
         if name in found:
             raise PluginError(
                 f"{name!r} is registered by both {found[name][0]} and {plugin_name} ({hook_name}); "
-                "uninstall or rename one of them, or set SOLAR_PLUGINS_DISABLE to the name of its package"
+                "uninstall or rename one of them, or disable its package with SOLAR_PLUGINS_DISABLE=PACKAGE"
             )
         found[name] = (plugin_name, thing)
     return found
@@ -136,28 +136,28 @@ def _collect[T](hook_name: str, kind: type[T]) -> Iterator[tuple[str, T]]:
             if odd:
                 raise PluginError(f"returned a {odd[0]}, expected {kind.__name__}")
         except (Exception, SystemExit) as error:
-            _skip(f"skipped {hook_name} of plugin {implementation.plugin_name}: {_words(error)}")
+            _skip(f"skipped {hook_name} of plugin {implementation.plugin_name}: {_described(error)}")
             continue
         yield from ((implementation.plugin_name, thing) for thing in things)
 
 
 def _skip(failure: str) -> None:
     skipped = loaded_plugins().skipped
-    if failure not in skipped:  # A hook is called at each look-up.
+    if failure not in skipped:  # Each look-up calls the hook again.
         LOG.warning(failure)
         skipped.append(failure)
 
 
 def names(hook_name: str) -> list[str]:
-    """What a registration hook collects, by name alone, sorted."""
+    """The names registered through a hook, sorted."""
     return sorted(owned(hook_name, object))
 
 
 def known[T](things: Mapping[str, T], name: str, kind: str) -> T:
-    """The registered thing called ``name``.
+    """The registered object called ``name``.
 
     Raises:
-        PluginError: Nobody registered it. The text lists what is known and which plugins were skipped and why.
+        PluginError: It is not registered. The message lists the known names, and the skipped plugins with the reason.
     """
     if name not in things:
         raise PluginError(not_registered(name, kind, things))
@@ -165,7 +165,7 @@ def known[T](things: Mapping[str, T], name: str, kind: str) -> T:
 
 
 def not_registered(name: str, kind: str, known: Iterable[str]) -> str:
-    """Words for a name that nobody registered: what is known, and which plugins were skipped and why."""
+    """The message for a name that is not registered: the known names, and the skipped plugins with the reason."""
     close = close_match(name.lower(), known)
     hint = f"did you mean {close}? " if close else ""
     listed = f"{name!r} is not a registered {kind}; {hint}known: {', '.join(sorted(known))}"
@@ -173,9 +173,9 @@ def not_registered(name: str, kind: str, known: Iterable[str]) -> str:
 
 
 def announce(hook_name: str, **arguments: Any) -> None:
-    """Call an event hook on every plugin that has it. A failing plugin is logged by name and does not stop the rest."""
+    """Call an event hook of all plugins that have it. A plugin that fails is logged by name; the others still run."""
     for implementation in getattr(loaded_plugins().manager.hook, hook_name).get_hookimpls():
         try:
             implementation.function(*(arguments[name] for name in implementation.argnames))
         except Exception:
-            LOG.exception("plugin %s: %s failed; the run goes on", implementation.plugin_name, hook_name)
+            LOG.exception("plugin %s: %s failed; the run continues", implementation.plugin_name, hook_name)

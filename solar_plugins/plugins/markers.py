@@ -1,4 +1,4 @@
-"""The markers of hook specifications and their implementations."""
+"""The decorators for hook specifications and implementations."""
 
 from __future__ import annotations
 

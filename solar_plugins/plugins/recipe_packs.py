@@ -1,4 +1,4 @@
-"""Recipes: find them, read them, copy them."""
+"""Recipe packs: list and copy the recipes that are installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RecipePack:
 
     Args:
         name: Unique; recipes are listed as ``<name>/<path in the directory>``.
-        directory: Where they lie.
+        directory: The directory.
     """
 
     name: str
@@ -31,7 +31,7 @@ class RecipePack:
 
 
 def recipe_directory() -> Path:
-    """Our own recipes: ``solar_plugins/_recipes`` in an installed wheel, ``recipes/`` in a checkout."""
+    """The built-in recipes: ``solar_plugins/_recipes`` in an installed wheel, ``recipes/`` in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "_recipes"
     return installed if installed.is_dir() else package.parent / "recipes"
@@ -44,12 +44,12 @@ def register_recipes() -> list[RecipePack]:
 
 
 def recipe_packs() -> dict[str, RecipePack]:
-    """Every registered directory of recipes by name."""
+    """All registered recipe packs by name."""
     return registered("register_recipes", RecipePack)
 
 
 def recipe_files(directory: Path) -> Iterator[Path]:
-    """Every recipe below ``directory``, in order of its path."""
+    """All recipes below ``directory``, sorted by path."""
     yield from sorted(path for path in directory.rglob("*.yml") if path.is_file())
 
 
@@ -60,32 +60,31 @@ def recipe_summary(path: Path) -> str:
 
 
 def recipe_needs(path: Path) -> str:
-    """What the head of a recipe says that it needs, up to the first bracket or semicolon: ``8 x 80 GB GPU``."""
+    """The requirements in a recipe's head comment, up to the first bracket or semicolon: ``8 x 80 GB GPU``."""
     needs = re.search(r"^# needs: +([^;(\n]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     return needs[1].strip() if needs else ""
 
 
 def copy_recipes(packs: Mapping[str, RecipePack], target: Path) -> list[Path]:
-    """Copy every pack's files to ``target`` and return the new paths.
+    """Copy the files of all packs to ``target`` and return the new paths.
 
-    Ours go to its top. Where they name each other, as in ``deepspeed: recipes/deepspeed/zero3_bf16.json``, the copies
-    name ``target`` in place of ``recipes``.
+    Built-in recipes go to its top level, other packs to subdirectories. Where built-in recipes refer to each other, as
+    in ``deepspeed: recipes/deepspeed/zero3_bf16.json``, the copies say ``target`` instead of ``recipes``.
 
     Raises:
-        ArgsError: The target is no folder or is called as a recipe, or a file is there already with other content;
-            nothing is copied then.
+        ArgsError: The target is not a directory or looks like a recipe, or a file exists with other content. Nothing is
+            copied then.
     """
-    from solar_plugins.storage.files import (
-        write_file,
-    )  # Here, because `solar plan` imports this module and must start fast.
+    # Imported late: `solar plan` imports this module and must start fast.
+    from solar_plugins.storage.atomic import write_file
 
     if target.suffix in (".yml", ".yaml"):
         raise ArgsError(
-            f"{target}: names a recipe, but all recipes are copied, because they name each other; give the name of a "
-            "folder, such as recipes"
+            f"{target}: is the name of a recipe, but all recipes are copied, because they refer to each other; give "
+            "the name of a directory, such as recipes"
         )
     if target.exists() and not target.is_dir():
-        raise ArgsError(f"{target}: is a file, not a folder; give the name of a folder for the recipes")
+        raise ArgsError(f"{target}: is a file, not a directory; give the name of a directory for the recipes")
     moves = [
         (source, target / (Path() if name == "solar_plugins" else Path(name)) / source.relative_to(pack.directory))
         for name, pack in packs.items()
@@ -96,11 +95,11 @@ def copy_recipes(packs: Mapping[str, RecipePack], target: Path) -> list[Path]:
     for copy, content in contents.items():
         if copy.exists() and copy.read_bytes() != content:
             raise ArgsError(
-                f"{copy}: exists with other content; nothing was copied. Move it away, or choose another folder"
+                f"{copy}: exists with other content; nothing was copied. Move it away, or choose another directory"
             )
     for copy, content in contents.items():
         copy.parent.mkdir(parents=True, exist_ok=True)
-        write_file(copy, content)  # Half a recipe would be refused as somebody else's by the next copy.
+        write_file(copy, content)  # The next copy would refuse a partial recipe as one with other content.
     return list(contents)
 
 

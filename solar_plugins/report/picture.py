@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from solar_plugins.errors import SolarError
-from solar_plugins.storage.files import write_errors_explained, write_file
+from solar_plugins.storage.atomic import write_errors_explained, write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,7 +22,7 @@ from solar_plugins.upscaling.estimates import (
 )
 from solar_plugins.upscaling.layer_plan import LayerPlan, as_dict, seam_as_dict, start_words
 from solar_plugins.upscaling.planned_checkpoint import planned_checkpoint
-from solar_plugins.upscaling.provenance import PROVENANCE_KEY, growth_of
+from solar_plugins.upscaling.provenance import PROVENANCE_KEY, requested_plan
 from solar_plugins.upscaling.strategies import plan_of, strategy_arguments
 from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
@@ -75,7 +75,7 @@ def plan_for_recipe(path: Path) -> PlanReport:
         raise ArgsError(f"{path}: has no `solar:` block, so there is nothing to plan; see recipes/solar_dus.yml")
     init = recipe.solar.init
     base = find_config(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
-    plan, already_grown = growth_of(base.decoder, base.name, init)
+    plan, already_grown = requested_plan(base.decoder, base.name, init)
     if not already_grown:
         base, plan = base.with_donors(plan, init)
     trained = None

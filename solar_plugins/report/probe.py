@@ -15,7 +15,7 @@ from solar_plugins.report.picture import save_picture
 from solar_plugins.report.probe_figures import as_json, as_text, recommendation, recommendation_text
 from solar_plugins.report.probe_page import render_page
 from solar_plugins.report.probe_picture import probe_figure
-from solar_plugins.storage.files import write_file
+from solar_plugins.storage.atomic import write_file
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
 from solar_plugins.upscaling.estimates import size_from_shards
 from solar_plugins.upscaling.upscaled_config import upscale_config

@@ -35,10 +35,10 @@ from solar_plugins.report.page import render_page
 from solar_plugins.report.stages import Stage, check_tokenizer, find_stages
 from solar_plugins.report.terminal import show_report
 from solar_plugins.solar_block import SolarArgs
-from solar_plugins.storage.files import write_errors_explained, write_file
+from solar_plugins.storage.atomic import write_errors_explained, write_file
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
-from solar_plugins.upscaling.provenance import grown_plan
+from solar_plugins.upscaling.provenance import recorded_plan
 from solar_plugins.upscaling.strategies import plan_of
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _check_output(output: Path) -> None:
 
 
 def _required_block(recipe: Recipe) -> SolarArgs:
-    if recipe.solar is None or not recipe.grows:
+    if recipe.solar is None or not recipe.upscales:
         raise ArgsError(
             f"{recipe.path}: has no solar: block with init, so there is no base to compare with; give the recipe that "
             "upscales, and later stages after it"
@@ -164,7 +164,7 @@ def _required_block(recipe: Recipe) -> SolarArgs:
 def _required_base(recipe: Recipe) -> BaseCheckpoint:
     name = recipe.base.name
     base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
-    if (plan := grown_plan(base.config)) is not None:
+    if (plan := recorded_plan(base.config)) is not None:
         raise ArgsError(
             f"base_model: {name} was upscaled already ({plan}); the report compares with the base before that: name it"
         )

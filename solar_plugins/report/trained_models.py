@@ -7,7 +7,7 @@ from pathlib import Path
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, read_config
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.provenance import grown_plan
+from solar_plugins.upscaling.provenance import recorded_plan
 
 
 def trained_directory(output_dir: Path, recipe_path: Path) -> Path:
@@ -66,7 +66,7 @@ def require_plan(directory: Path, plan: LayerPlan, where: str, expected: str) ->
         CheckpointError: It does not.
     """
     found = BaseCheckpoint(str(directory), directory, read_config(directory / CONFIG))
-    recorded = grown_plan(found.config)
+    recorded = recorded_plan(found.config)
     if found.num_layers != len(plan) or recorded not in (None, plan):
         raise CheckpointError(
             f"{where} holds a model of {found.num_layers} layers{f' ({recorded})' if recorded else ''}, {expected}"

@@ -1,1 +1,1 @@
-"""Files: safetensors, directories that are whole or absent, the lock, JSON that is not trusted."""
+"""File formats and atomic writes: safetensors, untrusted JSON and YAML, files and directories, content hashes."""

@@ -1,4 +1,4 @@
-"""What files hold, as a hash: two files of one size and one time may differ."""
+"""Content hashes of files: files of equal size and time may still differ."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from solar_plugins.logs import speaks_for_node
 
 CHUNK_BYTES = 1_000_000
 PROGRESS_BYTES = 1_000_000_000
-"""From so many bytes on a progress bar is shown: hashing takes about a second for each."""
+"""Minimum total size for a progress bar; hashing takes about a second per gigabyte."""
 
 type FileStamp = tuple[int, int, int, int]
-"""Device and number, size and last change of a file: whether it was touched while it was read."""
+"""Device, inode, size and change time of a file, to detect changes while it is read."""
 
 
 def stamps(paths: Iterable[str]) -> dict[str, FileStamp]:
     """The stamp of each file.
 
     Raises:
-        OSError: One is gone.
+        OSError: A file does not exist.
     """
     found = {path: os.stat(path) for path in paths}
-    # The time of the last change of the inode: unlike that of the content, nobody can set it.
+    # The inode's change time: unlike the modification time, programs cannot set it.
     return {path: (one.st_dev, one.st_ino, one.st_size, one.st_ctime_ns) for path, one in found.items()}
 
 
 def content_hashes(paths: Iterable[str]) -> dict[str, str]:
-    """The SHA-256 of each file's content, read a piece at a time.
+    """The SHA-256 of each file's content, read in chunks.
 
     Raises:
-        OSError: One cannot be read.
+        OSError: A file cannot be read.
     """
     from tqdm import tqdm
 
@@ -40,7 +40,7 @@ def content_hashes(paths: Iterable[str]) -> dict[str, str]:
     hashes = {}
     with tqdm(
         total=total,
-        desc="Comparing files with what was made before",
+        desc="hashing input files",
         unit="B",
         unit_scale=True,
         unit_divisor=1000,
@@ -55,7 +55,7 @@ def content_hashes(paths: Iterable[str]) -> dict[str, str]:
                         digest.update(chunk)
                         bar.update(len(chunk))
             except OSError as error:
-                error.filename = error.filename or name  # A failed read does not say of which file.
+                error.filename = error.filename or name  # A failed read does not say which file.
                 raise
             hashes[name] = digest.hexdigest()
     return hashes

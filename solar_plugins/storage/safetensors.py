@@ -1,7 +1,7 @@
-"""Safetensors files as bytes: read and check headers, lay out new shards, move byte ranges. No tensor is decoded.
+"""Safetensors files as bytes: read and validate headers, lay out new shards, copy byte ranges. Tensors stay encoded.
 
-The format is safetensors' own (its README, "Format"): 8 bytes little-endian header length, a JSON header, the data
-without holes. Memory use is bounded by the headers and one buffer a thread, whatever the model's size.
+The format (README of safetensors, "Format"): header length as 8 bytes, little-endian; a JSON header; the data without
+gaps. Memory use is bounded by the headers and one buffer per thread, whatever the model's size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DTYPE_BITS: Mapping[str, int] = {
 }
 
 FLOATS: Mapping[str, str] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
-"""What torch calls the dtypes with which it can calculate."""
+"""torch's names of the floating-point dtypes that it can compute with."""
 
 COPY_THREADS = 2
 BUFFER_BYTES = 1 << 20
@@ -38,7 +38,7 @@ PIECE_BYTES = 64 << 20
 
 
 class StoredTensor(NamedTuple):
-    """Where a tensor's bytes lie: ``[start, end)`` from the beginning of ``file``."""
+    """The location of a tensor's bytes: ``[start, end)`` from the beginning of ``file``."""
 
     file: Path
     dtype: str
@@ -53,25 +53,25 @@ class StoredTensor(NamedTuple):
 
 
 class PlannedTensor(NamedTuple):
-    """A tensor to write: the bytes of ``source`` under a new name, or as many others."""
+    """A tensor to write: the bytes of ``source`` under a new name, or other bytes of the same dtype and shape."""
 
     name: str
     source: StoredTensor
     zeroed: bool = False
-    """Zeros."""
+    """Write zeros."""
     compute: Callable[[], memoryview] | None = None
-    """What this gives, whenever and in whatever order it is called."""
+    """Write the bytes that this returns; the result must not depend on when it is called."""
 
 
 class Shard(NamedTuple):
-    """One file to write."""
+    """A file to write."""
 
     filename: str
     tensors: tuple[PlannedTensor, ...]
 
     @property
     def data_bytes(self) -> int:
-        """Bytes of tensor data, without the header."""
+        """Size of the tensor data in bytes, without the header."""
         return sum(tensor.source.num_bytes for tensor in self.tensors)
 
 
@@ -79,7 +79,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a safetensors file, in the order of their data.
 
     Raises:
-        CheckpointError: The file is not a whole, well-formed safetensors file. Nothing but the header is read.
+        CheckpointError: The file is not a complete, well-formed safetensors file. Only the header is read.
     """
     file_bytes = require_file(path)
     with path.open("rb") as file:
@@ -87,13 +87,13 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= header_bytes <= file_bytes - 8:
             raise CheckpointError(
-                f"{path}: not a whole safetensors file; it says its header has {header_bytes} bytes, but the file has "
-                f"{file_bytes}. Download it again"
+                f"{path}: not a complete safetensors file: its header should have {header_bytes} bytes, but the file "
+                f"has {file_bytes}. Download it again"
             )
         if header_bytes > MAX_JSON_BYTES:
             raise CheckpointError(
-                f"{path}: the safetensors header has {header_bytes:,} bytes, expected at most {MAX_JSON_BYTES:,}; no "
-                "known model comes near that. Split the file, or download it again"
+                f"{path}: the safetensors header has {header_bytes:,} bytes, expected at most {MAX_JSON_BYTES:,}, far "
+                "more than that of any known model. Split the file, or download it again"
             )
         text = file.read(header_bytes)
     header = parse_json_object(path, text, strict=True)
@@ -106,18 +106,18 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 def _check_metadata(path: Path, text: bytes, metadata: Any) -> None:
     if not text.startswith(b"{"):
-        raise CheckpointError(f"{path}: the safetensors header does not begin with an object; download it again")
+        raise CheckpointError(f"{path}: the safetensors header does not start with an object; download it again")
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(
-            f"{path}: __metadata__ is {reprlib.repr(metadata)}; expected a map from text to text. Download it again"
+            f"{path}: __metadata__ is {reprlib.repr(metadata)}; expected a map of strings. Download it again"
         )
 
 
 def _stored_tensor(path: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
     if len(name) > MAX_NAME_LENGTH or not name.isprintable():
         raise CheckpointError(
-            f"{path}: a tensor is called {name!r:.200} ({len(name)} characters); expected at most {MAX_NAME_LENGTH} "
-            "printable ones. Download it again"
+            f"{path}: tensor name {name!r:.200} has {len(name)} characters; expected at most {MAX_NAME_LENGTH}, all "
+            "printable. Download it again"
         )
     try:
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
@@ -126,8 +126,8 @@ def _stored_tensor(path: Path, name: str, entry: Any, data_start: int) -> Stored
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(
-            f"{path}: tensor {name!r:.200} has an impossible entry {reprlib.repr(entry)}; expected a known dtype, "
-            "a shape, and data_offsets that span as many bytes as these two need"
+            f"{path}: tensor {name!r:.200} has an invalid entry {reprlib.repr(entry)}; expected a known dtype, "
+            "a shape, and data_offsets that span exactly the bytes that these need. Download it again"
         ) from None
     return StoredTensor(path, dtype, shape, data_start + start, data_start + end)
 
@@ -137,8 +137,8 @@ def _check_layout(path: Path, tensors: Mapping[str, StoredTensor], data_start: i
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if tensor.start != position:
             raise CheckpointError(
-                f"{path}: the data of tensor {name!r:.200} begins at byte {tensor.start}, expected {position}; tensors "
-                "may neither overlap nor leave holes"
+                f"{path}: the data of tensor {name!r:.200} starts at byte {tensor.start}, expected {position}; tensors "
+                "must not overlap or leave gaps. Download it again"
             )
         position = tensor.end
     if position != file_bytes:
@@ -149,7 +149,7 @@ def _check_layout(path: Path, tensors: Mapping[str, StoredTensor], data_start: i
 
 
 def plan_shards(tensors: Iterable[PlannedTensor], max_bytes: int) -> list[Shard]:
-    """Tensors in files of at most ``max_bytes`` of data each (one larger tensor gets a file of its own), order kept.
+    """Split tensors into files of at most ``max_bytes`` of data, in order. A larger tensor gets its own file.
 
     Names follow the hub's convention: ``model.safetensors``, or ``model-00001-of-00003.safetensors`` and so on.
     """
@@ -167,7 +167,7 @@ def plan_shards(tensors: Iterable[PlannedTensor], max_bytes: int) -> list[Shard]
         if count == 1
         else [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
     )
-    # Widest elements first, as the reference writer does, so that every tensor stays aligned to its dtype.
+    # Widest dtype first, as the reference writer does, so that all tensors are aligned to their dtype.
     return [
         Shard(name, tuple(sorted(group, key=lambda tensor: -DTYPE_BITS[tensor.source.dtype])))
         for name, group in zip(names, groups, strict=True)
@@ -184,7 +184,7 @@ def shard_index(shards: Sequence[Shard]) -> dict[str, Any]:
 
 
 def shard_header(shard: Shard) -> bytes:
-    """Length prefix and JSON header of a new file, padded so that the data is aligned to 8 bytes."""
+    """The length prefix and the JSON header of a new file, padded so that the data is aligned to 8 bytes."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for tensor in shard.tensors:
@@ -205,7 +205,7 @@ class _Piece(NamedTuple):
 
 
 def _pieces(shard: Shard, data_start: int) -> Iterator[_Piece]:
-    """The moves that fill a shard: neighbours in both files joined, then cut so that threads share the work evenly."""
+    """The copies that fill a shard: ranges adjacent in both files are joined, then split evenly among threads."""
     runs: list[_Piece] = []
     target = data_start
     for tensor in shard.tensors:
@@ -213,8 +213,8 @@ def _pieces(shard: Shard, data_start: int) -> Iterator[_Piece]:
         run = _Piece(None if tensor.zeroed else tensor.source.file, tensor.source.start, target, size)
         target += size
         if tensor.compute:
-            continue  # `_write_computed` fills the gap.
-        if runs and _goes_on(runs[-1], run):
+            continue  # `_write_computed` writes it.
+        if runs and _is_adjacent(runs[-1], run):
             runs[-1] = runs[-1]._replace(num_bytes=runs[-1].num_bytes + size)
         else:
             runs.append(run)
@@ -224,23 +224,23 @@ def _pieces(shard: Shard, data_start: int) -> Iterator[_Piece]:
             yield _Piece(run.source, run.source_start + offset, run.target_start + offset, size)
 
 
-def _goes_on(run: _Piece, following: _Piece) -> bool:
-    """Whether a run ends, in both files, where another begins."""
+def _is_adjacent(run: _Piece, following: _Piece) -> bool:
+    """Whether a run ends where another starts, in both files."""
     if run.source != following.source or run.target_start + run.num_bytes != following.target_start:
         return False
     return run.source is None or run.source_start + run.num_bytes == following.source_start
 
 
 def write_shard(shard: Shard, directory: Path, advance: Callable[[int], object]) -> None:
-    """Write one file, header and data, and flush it to the disk.
+    """Write a file, header and data, and flush it to disk.
 
     Args:
-        shard: What to write.
-        directory: Where; the file must not exist.
-        advance: Called with the number of bytes moved, from several threads.
+        shard: The file.
+        directory: Its directory. The file must not exist.
+        advance: Called with the number of bytes written, from several threads.
 
     Raises:
-        CheckpointError: A source file became shorter while it was read.
+        CheckpointError: A source file was truncated while it was read.
         OSError: From the file system.
     """
     header = shard_header(shard)
@@ -259,7 +259,7 @@ def write_shard(shard: Shard, directory: Path, advance: Callable[[int], object])
             _write_computed(shard, target, len(header), advance)
             for move in moves:
                 move.result()
-                os.fdatasync(target)  # While others copy the next pieces: the disk works from the start.
+                os.fdatasync(target)  # Keeps the disk busy while other threads copy the next pieces.
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
@@ -267,7 +267,7 @@ def write_shard(shard: Shard, directory: Path, advance: Callable[[int], object])
 
 
 def _write_computed(shard: Shard, target: int, position: int, advance: Callable[[int], object]) -> None:
-    """One after the other, so that no more than one is held."""
+    """One at a time, to hold only one in memory."""
     for tensor in shard.tensors:
         if tensor.compute:
             data = tensor.compute()
@@ -285,11 +285,11 @@ def _move(piece: _Piece, source: int | None, target: int, advance: Callable[[int
             try:
                 count = os.preadv(source, [part], piece.source_start + done)
             except OSError as error:
-                error.filename = str(piece.source)  # The call itself knows only a number.
+                error.filename = str(piece.source)  # `preadv` only has the descriptor.
                 raise
             if count == 0:
                 raise CheckpointError(
-                    f"{piece.source}: the file became shorter while it was copied; leave the base alone and run again"
+                    f"{piece.source}: truncated while it was copied; do not write to the base, and run again"
                 )
             part = part[:count]
         _write_all(target, part, piece.target_start + done)

@@ -1,74 +1,82 @@
-"""Files that somebody else wrote: opened only if they are files of this folder, parsed in bounded time and memory."""
+"""Files from other sources: only regular files inside the given directory are opened, and parsing is bounded.
+
+Every JSON or YAML file that this package reads as one value goes through here, and so does the message about a bad one.
+"""
 
 from __future__ import annotations
 
 import json
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from solar_plugins.errors import CheckpointError, SolarError
+from solar_plugins.errors import ArgsError, CheckpointError, SolarError
 
 MAX_JSON_BYTES = 25_000_000
-"""Four times the largest safetensors header or index that is known: 150,000 tensors of a mixture of 384 experts."""
+"""Four times the largest known safetensors header or index: 150,000 tensors of a mixture of 384 experts."""
 
 MAX_JSON_VALUES = 1_000_000
-"""A parsed value takes up to 150 bytes, so this bounds the memory; a header has about 8 for each tensor."""
+"""A parsed value takes up to 150 bytes, so this bounds the memory. A header has about 8 values per tensor."""
 
 MAX_NAME_LENGTH = 500
 
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_LFS_POINTER_BYTES = 1024
-"""A pointer is smaller than this, by git-lfs's own specification (docs/spec.md)."""
+"""Pointers are smaller than this (git-lfs, docs/spec.md)."""
 
 RESTORE = "restore or download it again"
+GIVE_YAML = "give the path of a YAML file"
+
+type MakeError = Callable[[str], SolarError]
+"""From a message to the error to raise: an error class, or a function that adds to the message."""
 
 
 def read_json_object(
-    path: Path, *, strict: bool = False, error: Callable[[str], SolarError] = CheckpointError, fix: str = RESTORE
+    path: Path, *, strict: bool = False, utf_16: bool = False, error: MakeError = CheckpointError, fix: str = RESTORE
 ) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:
         path: The file.
         strict: As for `parse_json_object`.
-        error: The class of errors that the caller's user expects.
-        fix: What that user can do about a file that is refused.
+        utf_16: Also accept a byte order mark and UTF-16, as editors and PowerShell write them.
+        error: Makes the error, of the class that the caller's user expects.
+        fix: What that user can do about a bad file.
 
     Raises:
-        SolarError: An ``error``: it is no regular file, too large, not JSON, or not an object.
+        SolarError: An ``error``: not a regular file, too large, not JSON, or not an object.
         OSError: It cannot be read.
     """
     num_bytes = require_file(path, error=error, fix=fix)
     if num_bytes > MAX_JSON_BYTES:
-        raise error(f"{path}: {num_bytes:,} bytes; a file of this kind has at most {MAX_JSON_BYTES:,}; {fix}")
-    return parse_json_object(path, path.read_bytes(), strict=strict, error=error, fix=fix)
+        raise error(f"{path}: {num_bytes:,} bytes, expected at most {MAX_JSON_BYTES:,} in a file of this kind; {fix}")
+    content = path.read_bytes()
+    if utf_16:
+        with suppress(UnicodeError):  # `parse_json_object` reports it.
+            content = content.decode(json.detect_encoding(content)).encode()
+    return parse_json_object(path, content, strict=strict, error=error, fix=fix)
 
 
 def parse_json_object(
-    path: Path,
-    text: bytes,
-    *,
-    strict: bool = False,
-    error: Callable[[str], SolarError] = CheckpointError,
-    fix: str = RESTORE,
+    path: Path, text: bytes, *, strict: bool = False, error: MakeError = CheckpointError, fix: str = RESTORE
 ) -> dict[str, Any]:
     """The JSON object ``text`` that was read from ``path``.
 
     Args:
-        path: For the error.
+        path: For the message.
         text: At most `MAX_JSON_BYTES`.
-        strict: Refuse what the reference reader of safetensors refuses: a name twice in one object, ``NaN`` and
-            ``Infinity``. The configs of state-space models really hold ``Infinity``.
+        strict: Reject what the reference reader of safetensors rejects: duplicate names in an object, ``NaN`` and
+            ``Infinity``. Configs of state-space models do contain ``Infinity``.
         error: As for `read_json_object`.
         fix: As for `read_json_object`.
 
     Raises:
         SolarError: An ``error``: not UTF-8, not JSON, too many values, or not an object.
     """
-    # Counted before it is parsed: 25 MB of "{},{},..." would become more than a gigabyte of objects.
+    # Counted before parsing: 25 MB of "{},{},..." would become more than a gigabyte of objects.
     values = sum(text.count(mark) for mark in (b",", b"[", b"{"))
     if values > MAX_JSON_VALUES:
         raise error(f"{path}: about {values:,} JSON values, expected at most {MAX_JSON_VALUES:,}; {fix}")
@@ -87,7 +95,7 @@ def parse_json_object(
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name stands in it twice")
+        raise ValueError("duplicate name in an object")
     return found
 
 
@@ -95,8 +103,41 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+def read_text(path: Path, *, error: MakeError = ArgsError, fix: str = GIVE_YAML) -> str:
+    """The text of a file that the user named.
+
+    Raises:
+        SolarError: An ``error``: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({problem.strerror}); {fix}") from None
+    except ValueError as problem:
+        raise error(f"{path}: not UTF-8 ({problem}); save the file as UTF-8") from None
+
+
+def parse_yaml(text: str, where: str, error: MakeError = ArgsError) -> Any:
+    """The value that a YAML text describes.
+
+    Args:
+        text: The text.
+        where: The file or key, for the message.
+        error: As for `read_json_object`.
+
+    Raises:
+        SolarError: An ``error``: it is not YAML. The message has the line and column.
+    """
+    import yaml  # Imported late: it takes longer to load than most plans take to compute.
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:
+        raise error(f"{where}: not valid YAML; {' '.join(str(problem).split())}") from None
+
+
 def is_plain_file_name(name: object) -> bool:
-    """Whether ``name`` is the name of a file in a folder: no path, no control characters."""
+    """Whether ``name`` is a file name in a directory: not a path, no control characters."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")
@@ -107,7 +148,7 @@ def is_plain_file_name(name: object) -> bool:
 
 
 def is_plain_relative_path(name: object) -> bool:
-    r"""Whether ``name`` is a path of a file below a folder, with slashes: it cannot lead out, on any system.
+    r"""Whether ``name`` is the path of a file below a directory, with slashes, that cannot lead out on any system.
 
     Example:
         >>> [is_plain_relative_path(name) for name in ("a/b.json", "/a", "a/../b", "a\\b", "C:/a", "a//b", "a/")]
@@ -123,7 +164,7 @@ def is_plain_relative_path(name: object) -> bool:
 
 
 def how_to_download(directory: Path) -> str:
-    """The command that fetches what a model's folder lacks; for a folder of the hub's cache with the model's name.
+    """The command that downloads a model's missing files, with the model's name if it is in the hub cache.
 
     Example:
         >>> how_to_download(Path("hub/models--org--name/snapshots/0a1b"))
@@ -137,12 +178,12 @@ def how_to_download(directory: Path) -> str:
     return f"hf download REPO --local-dir {directory} (REPO: its name on the hub)"
 
 
-def require_file(path: Path, *, error: Callable[[str], SolarError] = CheckpointError, fix: str = RESTORE) -> int:
-    """The size of a regular file. Opening a FIFO would wait for ever, and reading a device might never end.
+def require_file(path: Path, *, error: MakeError = CheckpointError, fix: str = RESTORE) -> int:
+    """The size of a regular file, in bytes. Opening a FIFO would block, and reading a device might never end.
 
     Raises:
-        SolarError: An ``error``: it is something else, or the pointer that git leaves where git-lfs is not installed.
-        OSError: It is not there.
+        SolarError: An ``error``: it is not a regular file, or it is a git-lfs pointer.
+        OSError: It does not exist.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -155,15 +196,15 @@ def require_file(path: Path, *, error: Callable[[str], SolarError] = CheckpointE
             download = f", or download it: {how_to_download(path.parent)}" if error is CheckpointError else ""
             raise error(
                 f"{path}: a git-lfs pointer of {status.st_size} bytes, expected the file itself, which git did not "
-                f"fetch; run `git lfs pull` in that folder (`git lfs install` first if git-lfs is new there){download}"
+                f"fetch; run `git lfs pull` in that directory (first `git lfs install` if you never did){download}"
             )
     return status.st_size
 
 
 def leads_out(path: Path, directory: Path) -> bool:
-    """Whether a path is, or goes through, a link that leads out of a model's folder.
+    """Whether a path is, or goes through, a link that leads out of a model's directory.
 
-    The hub cache's own links, ``snapshots/<commit>/<file>`` to ``blobs/<hash>`` of the same model, do not.
+    The hub cache's own links, from ``snapshots/<commit>/<file>`` to ``blobs/<hash>`` of the same model, do not count.
     """
     target, top = path.resolve(), directory.resolve()
     if target.is_relative_to(top):
@@ -173,14 +214,15 @@ def leads_out(path: Path, directory: Path) -> bool:
 
 
 def require_inside(path: Path, directory: Path) -> None:
-    """Refuse what `leads_out`: a downloaded folder could so publish a private file.
+    """Refuse a path that `leads_out`. Otherwise a downloaded model could make the user publish a private file.
 
     Raises:
         CheckpointError: It leads out.
     """
     if leads_out(path, directory):
         raise CheckpointError(
-            f"{path}: a link that leads out of the model's folder, to {path.resolve()}; refused, because whoever made "
-            "the folder could so have any file of yours copied into the new model. If you made it, give a folder that "
-            f"holds the files themselves: cp -rL {directory} NEW (with -rlL it takes no space on the same disk)"
+            f"{path}: a link out of the model's directory, to {path.resolve()}. Refused, because the author of the "
+            "model could have any of your files copied into the new model this way. If you made the link, give a "
+            f"directory that holds the files themselves: cp -rL {directory} NEW (cp -rlL takes no space on the same "
+            "disk)"
         )

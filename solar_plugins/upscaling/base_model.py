@@ -1,4 +1,4 @@
-"""The base model: find it on the disk or the hub, check it, and say what identifies it."""
+"""The base model: find it on disk or on the hub, validate it, and fingerprint it."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ LOG = logger("base")
 
 
 def _is_shard(name: str) -> bool:
-    """Whether a file of a repository may hold weights that we read."""
+    """Whether a file of a repository may hold weights that transformers loads."""
     return "/" not in name and name.endswith(".safetensors") and not name.startswith("consolidated")
 
 
 @dataclass(frozen=True)
 class BaseCheckpoint:
-    """A base model whose files are on this machine.
+    """A base model on this machine.
 
     Args:
         name: As the user wrote it: a directory or a hub id.
-        directory: Where its config.json is, and all files that are here already.
+        directory: The directory with its config.json and all files that have been downloaded so far.
         config: The content of its config.json.
         revision: The commit of a hub model, else None.
-        trusts_code: Whether the user trusts code that comes with it, so that it is copied.
-        trusted_keys: Keys of its config for which the user vouches that they say nothing about single layers.
-        donors: Other models, from which a plan takes layers too: see `with_donors`.
+        trusts_code: Whether the user trusts its custom modeling code, so that the code is copied.
+        trusted_keys: Keys of its config that the user declared not to describe individual layers.
+        donors: Other models from which a plan also takes layers: see `with_donors`.
     """
 
     name: str
@@ -67,18 +67,18 @@ class BaseCheckpoint:
     donors: tuple[BaseCheckpoint, ...] = ()
 
     def with_donors(self, plan: LayerPlan, init: InitArgs | None) -> tuple[BaseCheckpoint, LayerPlan]:
-        """This base with the donors of a plan, and the plan with what is known then; both as they are without donors.
+        """Find the donors of a plan. Returns this base and the plan, both with donors filled in.
 
         Args:
             plan: The plan.
-            init: What asked for it; None for a plan that was made before.
+            init: The ``solar.init`` it comes from; None for a recorded plan.
 
         Raises:
-            SolarError: A donor cannot be found, or does not go with this base.
+            SolarError: A donor cannot be found, or is not compatible with this base.
         """
         if not plan.donors:
             return self, plan
-        from solar_plugins.upscaling.donors import with_donors  # Late: few plans have donors.
+        from solar_plugins.upscaling.donors import with_donors  # Imported late: few plans have donors.
 
         code, keys = self.trusts_code, self.trusted_keys
         return with_donors(
@@ -87,12 +87,12 @@ class BaseCheckpoint:
 
     @property
     def models(self) -> tuple[BaseCheckpoint, ...]:
-        """Itself and its donors, as `PlannedLayer.model` counts them."""
+        """This base and its donors, indexed by `PlannedLayer.model`."""
         return (self, *self.donors)
 
     @cached_property
     def decoder(self) -> Decoder:
-        """What its config says of the decoder.
+        """The decoder that its config describes.
 
         Raises:
             CheckpointError: The architecture is not supported, or the config contradicts itself.
@@ -101,10 +101,10 @@ class BaseCheckpoint:
 
     @cached_property
     def side_files(self) -> dict[str, Any]:
-        """What files beside config.json say of the quantisation of the weights, by name.
+        """The content of the quantisation configs next to config.json, by file name.
 
         Raises:
-            CheckpointError: One is no JSON object, or a link that leads out of the folder.
+            CheckpointError: One is not a JSON object, or a link out of the directory.
         """
         paths = [path for name in SIDE_FILES if (path := self.directory / name).is_file()]
         for path in paths:
@@ -113,22 +113,22 @@ class BaseCheckpoint:
 
     @property
     def num_layers(self) -> int:
-        """Its depth."""
+        """The number of its decoder layers."""
         return self.decoder.num_layers
 
     @property
     def public_name(self) -> str:
-        """A name fit for publication: a hub id, or the last part of a local path."""
+        """A name without private paths: a hub id, or the last part of a local path."""
         return self.name if self.revision else self.directory.resolve().name
 
     @property
     def place(self) -> tuple[str, str | None]:
-        """Where it lies: two names of one model have the same place."""
+        """Its location, with the revision of a hub model. Two names of one model have the same place."""
         return (self.name, self.revision) if self.revision else (str(self.directory.resolve()), None)
 
     @cached_property
     def fetched(self) -> Path:
-        """The directory, with every file that is used. What the hub still has of them is fetched now, not before."""
+        """The directory with all files that are used. Downloads the missing ones from the hub."""
         if self.revision is None or self._listed is None:
             return self.directory
         used = {CONFIG, CARD, INDEX, *judge(self._listed, code=self.trusts_code).kept}
@@ -136,38 +136,38 @@ class BaseCheckpoint:
 
     @property
     def hub_was_asked(self) -> bool:
-        """Whether all its files are known: those of a hub model offline are not."""
+        """Whether the list of its files is known. That of a hub model is not while offline."""
         return self.revision is None or self._listed is not None
 
     @property
     def companions_on_hub(self) -> frozenset[str]:
-        """The relative paths of a hub model's companions, as far as the hub can be asked; fetches none of them."""
+        """The relative paths of a hub model's companions, without downloading them; empty if the hub is offline."""
         return frozenset(judge(self._listed or {}, code=self.trusts_code).kept)
 
     @cached_property
     def _listed(self) -> Mapping[str, int | None] | None:
-        """The files of a hub model's repository, if it can be asked."""
+        """The files in a hub model's repository; None if the hub cannot be reached."""
         return repository_files(self.name, self.revision) if self.revision else None
 
     @property
     def companions(self) -> list[Path]:
-        """The files beside the weights that the upscaled model takes over: see `companions.py`."""
+        """The files other than weights that the upscaled model inherits: see `companions.py`."""
         return self._companions_in(self.fetched)
 
     @property
     def companions_here(self) -> list[Path]:
-        """As `companions`, as far as they are here already: an offline hub cache may lack some, and get them later."""
+        """As `companions`, but only those already on disk: an offline hub cache may be incomplete."""
         return self._companions_in(self.directory)
 
     def _companions_in(self, directory: Path) -> list[Path]:
         return [directory / name for name in companions_in(directory, code=self.trusts_code).kept]
 
     def relative(self, path: Path) -> str:
-        """The place of one of its files in its folder, with slashes."""
+        """The path of one of its files relative to its directory, with slashes."""
         return path.relative_to(self.directory).as_posix()
 
     def notes_on_companions(self) -> Iterator[tuple[int, str]]:
-        """What of the files beside the weights is not taken over, or may be missing: lines with their log level."""
+        """Log lines, with their level, about files that are not copied or may be missing."""
         judged = companions_in(self.fetched, code=self.trusts_code)
         not_fetched = judge(self._listed or {}, code=self.trusts_code).left
         used = {INDEX, *map(self.relative, self.files)}
@@ -176,28 +176,28 @@ class BaseCheckpoint:
         if not self.hub_was_asked:
             yield (
                 logging.WARNING,
-                f"the hub was not asked what {self.name} consists of, so only what its cache holds was copied beside "
-                f"the weights: {listed(list(judged.kept)) or 'nothing'}. If more is needed (tokenizer, processor, "
-                f"licence): run again with network, or after `hf download {self.name} --revision {self.revision}`",
+                f"the hub is offline, so of the files of {self.name} other than weights, only those in the hub cache "
+                f"were copied: {listed(list(judged.kept)) or 'none'}. If you need more (tokenizer, processor, "
+                f"licence), run again online, or after `hf download {self.name} --revision {self.revision}`",
             )
 
     @cached_property
     def weights(self) -> StoredWeights:
-        """Its tensors as they are stored. Reads the headers only.
+        """Its tensors under their stored names. Reads only the headers.
 
         Raises:
-            CheckpointError: There are no weights that transformers would load, one file is damaged, or readers would
-                not agree which weights are meant.
+            CheckpointError: There are no weights that transformers would load, a file is damaged, or different readers
+                would load different weights.
         """
         repository = (self.name, self._listed) if self._listed else None
         return read_weights(self.fetched, self.config.get("transformers_weights"), repository)
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
-        """Its tensors under the names that its model has for them. Logs what was done to stored names.
+        """Its tensors under the names of the transformers model. Logs how stored names were changed.
 
         Raises:
-            CheckpointError: As `weights`, or the names are not those of the model.
+            CheckpointError: As `weights`, or the names do not match the model.
         """
         weights = self.weights
         try:
@@ -213,10 +213,10 @@ class BaseCheckpoint:
 
     @property
     def tensors_here(self) -> dict[str, StoredTensor] | None:
-        """As `tensors`, without fetching anything; None where they are not here, or not all.
+        """As `tensors`, without downloading; None if any are missing.
 
         Raises:
-            CheckpointError: They are in a local folder, and damaged.
+            CheckpointError: They are in a local directory and damaged.
         """
         if not has_weights(self.directory):
             return None
@@ -229,10 +229,10 @@ class BaseCheckpoint:
 
     @property
     def files(self) -> list[Path]:
-        """Every file that the upscaled model is made from.
+        """All files that the upscaled model is created from.
 
         Raises:
-            CheckpointError: One is a link that leads out of the folder, a git-lfs pointer, or no file at all.
+            CheckpointError: One is a link out of the directory, a git-lfs pointer, or not a regular file.
         """
         shards = {tensor.file for tensor in self.weights.tensors.values()}
         files = sorted(shards | {self.directory / CONFIG, *self.companions})
@@ -242,27 +242,27 @@ class BaseCheckpoint:
         return files
 
     def state(self) -> dict[Path, tuple[int, ...]]:
-        """What changes when somebody writes to a file, or puts another one in its place. Cheap: nothing is read."""
+        """File metadata that changes when a file is written or replaced. Cheap: no content is read."""
         status = {path: path.stat() for model in self.models for path in model.files}
         return {path: (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in status.items()}
 
     @cached_property
     def identity(self) -> str:
-        """The `fingerprint` when it was first asked for."""
+        """The `fingerprint`, computed once."""
         return self.fingerprint()
 
     def fingerprint(self) -> str:
-        """What tells this base, with its donors, from any other.
+        """Identifies this base with its donors.
 
-        For a hub model that is the commit; nothing need be here. For a directory it is the name, size and time of every
-        file that is used, and samples of its content, because archives and build tools set all times alike.
+        For a hub model, the commit; nothing has to be downloaded. For a directory, a hash of the name, size,
+        modification time and samples of every file that is used; archives and build tools set all times alike.
         """
         return " + ".join(model._own_fingerprint() for model in self.models)
 
     def _own_fingerprint(self) -> str:
         if self.revision:
             return f"hub:{self.name}@{self.revision}"
-        import hashlib  # Late: OpenSSL takes longer to load than a plan to make.
+        import hashlib  # Imported late: OpenSSL takes longer to load than a plan takes to compute.
 
         digest = hashlib.sha256()
         for path in self.files:
@@ -274,14 +274,14 @@ class BaseCheckpoint:
 
 @dataclass(frozen=True)
 class FoundConfig:
-    """A base of which nothing but the config.json need be here.
+    """A base of which only the config.json is needed.
 
     Args:
         name: As the user wrote it: a directory, a config.json or a hub id.
         revision: As the user wrote it.
         config: The content of its config.json.
-        folder: The base itself, if it is a folder of this machine.
-        trusted_keys: As for `BaseCheckpoint`; the folder has its own.
+        folder: The base itself, if it is a local directory.
+        trusted_keys: As for `BaseCheckpoint`; ``folder`` has its own.
         trusts_code: As for `BaseCheckpoint`.
         donors: As for `BaseCheckpoint`.
     """
@@ -295,10 +295,10 @@ class FoundConfig:
     donors: tuple[FoundConfig, ...] = ()
 
     def with_donors(self, plan: LayerPlan, init: InitArgs | None) -> tuple[FoundConfig, LayerPlan]:
-        """As `BaseCheckpoint.with_donors`; where a donor is no folder of this machine, the result has none either."""
+        """As `BaseCheckpoint.with_donors`. If a donor is not a local directory, the result has no ``folder``."""
         if not plan.donors:
             return self, plan
-        from solar_plugins.upscaling.donors import with_donors  # Late: few plans have donors.
+        from solar_plugins.upscaling.donors import with_donors  # Imported late: few plans have donors.
 
         code, keys = self.trusts_code, self.trusted_keys
         found, plan = with_donors(
@@ -311,7 +311,7 @@ class FoundConfig:
 
     @property
     def checkpoint(self) -> BaseCheckpoint | None:
-        """The folder, if it holds weights: a run that goes on has written its config only."""
+        """``folder``, if it holds weights. The output directory of a running job may have a config only."""
         return self.folder if self.folder and all(has_weights(one.directory) for one in self.folder.models) else None
 
     @property
@@ -352,18 +352,19 @@ def _sample(path: Path, num_bytes: int) -> bytes:
 def find_base(
     name: str, revision: str | None = None, *, trust_remote_code: bool = False, trusted_keys: tuple[str, ...] = ()
 ) -> BaseCheckpoint:
-    """The base called ``name``: a directory, or a model of the hub or of its offline cache.
+    """Find the base called ``name``: a directory, or a model on the hub or in its offline cache.
 
-    Of a hub model only the config is fetched now; a finished checkpoint in our cache needs no more.
+    Of a hub model only the config is downloaded, which is enough to find an existing upscaled checkpoint.
 
     Args:
         name: A directory or a hub id.
         revision: Of a hub id.
-        trust_remote_code: Accept a base whose config names code that comes with it. The code is carried along, not run.
-        trusted_keys: Keys of its config for which the user vouches that they say nothing about single layers.
+        trust_remote_code: Accept a base with custom modeling code. The code is copied, not run.
+        trusted_keys: Keys of its config that the user declared not to describe individual layers.
 
     Raises:
-        CheckpointError: It cannot be found or fetched, is not a model in safetensors format, or is not trusted.
+        CheckpointError: It cannot be found or downloaded, is not a model in safetensors format, or has custom code that
+            is not trusted.
     """
     directory = Path(os.path.expanduser(name)).absolute()
     if name and directory.is_dir():
@@ -380,9 +381,9 @@ def find_base(
 def _trusted(config: dict[str, Any], trust_remote_code: bool) -> dict[str, Any]:
     if config.get("auto_map") and not trust_remote_code:
         raise CheckpointError(
-            "config.json: auto_map names code that comes with the checkpoint. Read that code; if you trust it, set "
-            "trust_remote_code: true in the recipe (--trust-remote-code for a command). If transformers knows the "
-            "model_type by itself, removing auto_map is safer"
+            "config.json: auto_map refers to custom code in the checkpoint. Read the code; if you trust it, set "
+            "trust_remote_code: true in the recipe (--trust-remote-code on the command line). If transformers itself "
+            "supports the model_type, it is safer to remove auto_map"
         )
     return config
 
@@ -390,7 +391,7 @@ def _trusted(config: dict[str, Any], trust_remote_code: bool) -> dict[str, Any]:
 def find_config(
     name: str, revision: str | None = None, *, trust_remote_code: bool = False, trusted_keys: tuple[str, ...] = ()
 ) -> FoundConfig:
-    """The config of a base, and the base itself if its weights are here already. Fetches at most config.json.
+    """Find the config of a base, and the base itself if it is a local directory. Downloads at most config.json.
 
     Args:
         name: A directory, a config.json, or a hub id.
@@ -399,7 +400,7 @@ def find_config(
         trusted_keys: As for `find_base`.
 
     Raises:
-        CheckpointError: The config cannot be found, fetched or read.
+        CheckpointError: The config cannot be found, downloaded or read.
     """
     path = Path(os.path.expanduser(name))
     if path.is_file():
@@ -416,7 +417,7 @@ def find_config(
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The content of a model's config.json.
+    """Read a model's config.json.
 
     Raises:
         CheckpointError: It is missing or not a JSON object.
@@ -424,7 +425,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.exists():
         other = describe_other(str(path.parent), names_in(path.parent))
         raise CheckpointError(
-            f"{path}: missing; a base model has a config.json beside its weights{f'. {other}' if other else ''}"
+            f"{path}: missing; a base model has a config.json next to its weights{f'. {other}' if other else ''}"
         )
     return read_json_object(path)
 
@@ -436,14 +437,14 @@ def _refuse_missing_path(name: str) -> None:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_local:
         raise CheckpointError(
-            f"base_model: {name!r} is neither a directory here ({Path.cwd()}) nor a hub id such as "
-            "mistralai/Mistral-7B-v0.1; give the path of a checkpoint directory, or make it first (the head of a "
-            "recipe says what comes before it)"
+            f"base_model: {name!r} is neither a local directory (seen from {Path.cwd()}) nor a hub id such as "
+            "mistralai/Mistral-7B-v0.1; give the path of a model directory, or create it first (a recipe's header "
+            "says which stage comes before it)"
         )
 
 
 def _file_for_folder(path: Path) -> str:
     return (
-        f"base_model: {path} is a file; expected the folder of a model, with its config.json, weights and tokenizer, "
-        f"such as {path.absolute().parent} (for solar plan a config.json suffices)"
+        f"base_model: {path} is a file; expected a model directory with config.json, weights and tokenizer, such as "
+        f"{path.absolute().parent} (for solar plan a config.json is enough)"
     )

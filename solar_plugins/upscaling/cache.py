@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from solar_plugins.errors import ArgsError, CheckpointError
-from solar_plugins.storage.directories import files_below
-from solar_plugins.storage.lock import sole_writer
-from solar_plugins.storage.partials import new_partial_path, remove
+from solar_plugins.storage.atomic import files_below, new_partial_path, remove, sole_writer
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.checkpoint import CACHE_PREFIX, default_cache_dir
 from solar_plugins.upscaling.marker import read_marker

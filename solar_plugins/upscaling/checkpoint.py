@@ -1,6 +1,6 @@
-"""Upscaled checkpoint directories: made once, whole or not at all (`storage/directories.py`), and found again.
+"""Write upscaled checkpoint directories, atomically (`storage/atomic.py`), and reuse existing ones.
 
-A checkpoint's marker (`marker.py`) is written last; a directory whose marker does not fit is never used.
+A checkpoint's marker (`marker.py`) is written last. A directory without a matching marker is never used.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ from pathlib import Path
 from solar_plugins.errors import CheckpointError
 from solar_plugins.logs import logger, speaks_for_node
 from solar_plugins.plugins.manager import announce
-from solar_plugins.storage.directories import ensure_directory, files_below, write_directory
-from solar_plugins.storage.files import write_errors_explained
-from solar_plugins.storage.lock import sole_writer
-from solar_plugins.storage.partials import partials_of
+from solar_plugins.storage.atomic import (
+    ensure_directory,
+    files_below,
+    partials_of,
+    sole_writer,
+    write_directory,
+    write_errors_explained,
+)
 from solar_plugins.storage.safetensors import shard_index, write_shard
 from solar_plugins.storage.untrusted import require_inside
 from solar_plugins.text import format_bytes

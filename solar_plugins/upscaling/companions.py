@@ -1,7 +1,7 @@
-"""Which files beside the weights an upscaled model takes over from its base: everything but what is named here.
+"""Which files other than weights an upscaled model inherits from its base: all except those listed here.
 
-A list of what to copy would lose, in silence, whatever it does not know: a processor's config, the vocabulary of a rare
-tokenizer, a licence. So the list names what stays behind, and why. Pure, but for `walk`.
+A list of files to copy would silently lose what it does not know: a processor's config, the vocabulary of a rare
+tokenizer, a licence. So this is a list of files not to copy, with the reasons. Pure, except for `walk`.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from solar_plugins.storage.untrusted import is_plain_relative_path, leads_out
 from solar_plugins.text import printable
 
 MAX_BYTES = 100_000_000
-"""The largest tokenizer.json that is known has 35 MB."""
+"""The largest known tokenizer.json has 35 MB."""
 
 MAX_NAMED = 5
-"""Files that a log line names for each reason."""
+"""Maximum number of files that a message names."""
 
 
 class Reason(Enum):
-    """Why a file stays behind: in words, and whether somebody may miss it in the upscaled model."""
+    """Why a file is not copied: the text for the log, and whether the upscaled model may need the file."""
 
-    REMADE = "written anew for the upscaled model", False
+    REMADE = "generated for the upscaled model", False
     HIDDEN = "hidden", False
     LEFTOVER = "left over from training", False
-    WEIGHTS = "weights in another form", False
-    BESIDE_WEIGHTS = "in a folder with weights of its own", True
-    MODULE = "a module's weights in another form; sentence-transformers can save them as safetensors", True
-    PICKLE = "a pickle, which can run code when it is read", False
-    CODE = "code, which is copied with trust_remote_code: true (--trust-remote-code) only", True
+    WEIGHTS = "weights in another format", False
+    BESIDE_WEIGHTS = "in a directory with its own weights", True
+    MODULE = "a module's weights in another format; sentence-transformers can save them as safetensors", True
+    PICKLE = "a pickle, which can run code when it is loaded", False
+    CODE = "code, which is copied only with trust_remote_code: true (--trust-remote-code)", True
     LARGE = f"larger than {MAX_BYTES // 1_000_000} MB", True
-    LINK = "a link that leads out of the folder, to a folder, or nowhere", True
-    SPECIAL = "no regular file, or a folder that you may not read", True
-    NAME = "a name that is no plain path", True
+    LINK = "a link out of the directory, to a directory, or to nothing", True
+    SPECIAL = "not a regular file, or a directory without read permission", True
+    NAME = "an unsafe file name", True
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """For the log."""
         return self.value[0]
 
@@ -54,7 +54,7 @@ class Reason(Enum):
 
 
 REMADE = ("config.json", "readme.md", "solar_plan.json")
-"""At the top of the folder, in lower case: the hub has one README.md, some file systems know no upper case."""
+"""At the top level, in lower case: a repository has one README.md, and some file systems ignore case."""
 
 LEFTOVER_FOLDERS = (
     *("checkpoint-*", "checkpoint_*", "global_step*", "pytorch_model_fsdp*", "optimizer*"),
@@ -69,19 +69,19 @@ LEFTOVER_FILES = (
 WEIGHT_FOLDERS = ("original", "onnx", "openvino", "coreml", "metal", "gguf")
 WEIGHT_FILES = (
     *("*.safetensors", "*.index.json", "*.index.*.json", "adapter_*", "consolidated.*", "consolidated-*"),
-    # The native config of Meta's and Mistral's weights, which says the old depth.
+    # The native config of Meta's and Mistral's weights, with the old depth.
     "params.json",
     *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.distcp", "*.h5", "*.keras", "*.hdf5", "*.msgpack", "*.ot", "*.nemo"),
     *("*.gguf", "*.ggml", "*.llamafile", "*.dduf", "*.onnx", "*.onnx_data", "*.onnx.data", "*.tflite", "*.litertlm"),
     *("*.task", "*.pb", "*.engine", "*.mlmodel", "*.mlpackage", "*.mlmodelc", "*.pdparams", "*.pdiparams", "*.imatrix"),
 )
-"""Of this model in another form, of its adapters, or of a part; none of them follows the plan."""
+"""Weights of this model in another format, of its adapters, or of a part of it. None of them follows the plan."""
 
 PICKLES = ("*.pkl", "*.pickle", "*.joblib", "*.dill", "*.cloudpickle")
 
 MODULES = "modules.json"
-"""With this file at its top, a folder is one of sentence-transformers, and folders such as ``2_Dense`` are modules that
-work on what the model gives."""
+"""A model with this file at its top level is one of sentence-transformers. Directories such as ``2_Dense`` are modules
+that process the model's output."""
 MODULE_FOLDER = re.compile(r"\d+_\w+")
 
 CODE = ("*.py", "*.so", "*.so.*", "*.pyd", "*.dll", "*.dylib")
@@ -90,32 +90,32 @@ READ_BY_NAME = (
     *("*config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges*"),
     *("*.model", "*.tiktoken", "tekken.json", "*.jinja"),
 )
-"""What configs and tokenizers are read from. Without such a file the model would be another one, so a link in its place
-that leads out of the folder is refused instead of left behind."""
+"""Files of configs and tokenizers. Without one of these the model would change, so a link out of the directory in its
+place is an error, instead of being left out."""
 
 
 class Companions(NamedTuple):
-    """The files of a folder or repository, judged. Paths are relative, with slashes."""
+    """The files of a directory or repository, sorted into copied and not copied. Paths are relative, with slashes."""
 
     kept: tuple[str, ...]
     left: Mapping[str, Reason]
-    """Also folders that nobody looked into."""
+    """Also directories that were skipped."""
 
     def notes(self) -> Iterator[tuple[int, str]]:
-        """What stays behind and why: a line for each reason, with its log level."""
+        """What is not copied and why: a line for each reason, with its log level."""
         for reason in Reason:
             names = sorted(name for name, why in self.left.items() if why is reason)
             if names and reason is not Reason.REMADE:
                 level = logging.WARNING if reason.may_be_missed else logging.INFO
-                yield level, f"not copied ({reason.words}): {listed(names)}"
+                yield level, f"not copied ({reason.text}): {listed(names)}"
 
 
 def judge(sizes: Mapping[str, int | None], *, code: bool) -> Companions:
-    """Which of these files an upscaled model takes over.
+    """Which of these files an upscaled model inherits.
 
     Args:
-        sizes: Of each file of a folder or repository, by its relative path, in bytes; None if unknown.
-        code: Whether the user trusts code that comes with the model.
+        sizes: The size in bytes of each file of a directory or repository, by relative path; None if unknown.
+        code: Whether the user trusts the model's custom code.
 
     Example:
         >>> judge({"spiece.model": 9, "onnx/model.onnx": 9, "a/b.jinja": 9, "x.py": 9}, code=False).kept
@@ -131,16 +131,16 @@ def judge(sizes: Mapping[str, int | None], *, code: bool) -> Companions:
 
 
 def companions_in(directory: Path, *, code: bool) -> Companions:
-    """`judge` for a folder on this machine; links and special files stay behind too."""
+    """`judge` for a local directory; links and special files are not copied either."""
     sizes, left = walk(directory)
     judged = judge(sizes, code=code)
     return Companions(judged.kept, {**judged.left, **left})
 
 
 def walk(directory: Path) -> tuple[dict[str, int | None], dict[str, Reason]]:
-    """The sizes of all files below a folder, and what is no file, or lies in a folder that is left behind whole.
+    """The sizes of all files below a directory; and everything that is not a file or is in a skipped directory.
 
-    Links to folders are not followed. A link to a file that leads out counts as a file if it stands for a file
+    Links to directories are not followed. A link out of the directory counts as a file if its name is one of
     `READ_BY_NAME`; `storage.untrusted.require_inside` refuses it before it is opened.
     """
     sizes: dict[str, int | None] = {}
@@ -181,7 +181,7 @@ def _reason(path: str, num_bytes: int | None, *, code: bool, modules: bool) -> R
         (Reason.REMADE, not folders and lower in REMADE),
         (Reason.HIDDEN, name.startswith(".")),
         (Reason.NAME, not is_plain_relative_path(path)),
-        # Code of a model's own may be called optimizer_x.py or adapter_x.py.
+        # A model's custom code may be called optimizer_x.py or adapter_x.py.
         (Reason.LEFTOVER, _matches(lower, LEFTOVER_FILES) and not (is_code and lower not in LEFTOVER_FILES)),
         (Reason.MODULE, is_weights and in_module and lower != "model.safetensors"),
         (Reason.WEIGHTS, is_weights and not in_module),
@@ -206,6 +206,6 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def listed(names: list[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of the others."""
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return ", ".join(printable(f"{name:.200}") for name in names[:MAX_NAMED]) + more

@@ -1,7 +1,7 @@
-"""What transformers' own config class makes of a deeper config: a check that shares no rule with the writer.
+"""Check an upscaled config.json with transformers' own config class, independently of the writer.
 
-The writer and `solar verify`'s comparison with it follow the same table; a fault there would be in both. Here the depth
-and every list with an entry a layer are those that the config class has after loading, properties included.
+The writer and `solar verify` use the same architecture table, so an error in the table would be in both. Here the depth
+and every per-layer list are those of the loaded config object, including its properties.
 """
 
 from __future__ import annotations
@@ -23,43 +23,44 @@ LAYER_NUMBERS = re.compile(r"layer|_ind(?:ex|ices)$|_idxs?$")
 def check_by_transformers(
     sources: Sequence[Path], upscaled: Path, model_type: str, plan: LayerPlan, trusted_keys: Collection[str] = ()
 ) -> str:
-    """Load the configs with transformers' class for their model type and compare layer by layer.
+    """Load the configs with transformers' class for their model type, and compare them layer by layer.
 
     Args:
-        sources: The folder with the base's config.json, and those of the plan's donors.
-        upscaled: The folder with the upscaled model's config.json.
-        model_type: Of all.
-        plan: By which it was upscaled.
-        trusted_keys: Config keys for which the user vouched; they stay as they are.
+        sources: The directories with the config.json of the base and of each donor.
+        upscaled: The directory with the upscaled model's config.json.
+        model_type: The model type of all of them.
+        plan: The plan it was upscaled by.
+        trusted_keys: Config keys that the user declared not to describe individual layers; they are not compared.
 
     Returns:
-        One sentence: what transformers reads, or why it was not asked. The checkpoint's own code is never run.
+        A sentence with what transformers reads, or why that was not checked. Custom code is never run.
 
     Raises:
-        CheckpointError: transformers reads another depth, or another value for some layer, than the plan says.
+        CheckpointError: transformers reads another depth than the plan's, or another value for a layer.
     """
     if find_spec("transformers") is None:
-        return "how transformers reads config.json was not checked: it is not installed"
+        return "config.json was not checked with transformers, which is not installed"
     from transformers import __version__ as version
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     if model_type not in CONFIG_MAPPING:
         return (
-            f"how config.json is read was not checked: transformers {version} does not know model_type {model_type!r}, "
-            "and the checkpoint's own code is not run"
+            f"config.json was not checked with transformers: version {version} does not support model_type "
+            f"{model_type!r}, and the checkpoint's custom code is not run"
         )
     config_class = CONFIG_MAPPING[model_type]
     try:
         before, *donors = (_as_loaded(config_class, source) for source in sources)
-    except Exception as error:  # whatever a config class raises for a config that it does not like
+    except Exception as error:  # Config classes raise all kinds of exceptions for invalid configs.
         return (
-            f"how config.json is read was not checked: transformers {version} cannot read the base's ({error!r:.200})"
+            f"config.json was not checked with transformers: version {version} cannot read the base's ({error!r:.200})"
         )
     try:
         after = _as_loaded(config_class, upscaled)
     except Exception as error:
         raise CheckpointError(
-            f"config.json: transformers {version} reads the base's config, but not this one: {error!r:.500}"
+            f"config.json: transformers {version} can read the base's config, but not this one: {error!r:.500}. "
+            "Upscale again; if that does not help, it is a bug of solar_plugins"
         ) from None
     _require_depth(before, after, plan, version)
     judged = {key: value for key, value in before.items() if key not in trusted_keys and not PREDICTION.match(key)}
@@ -68,11 +69,12 @@ def check_by_transformers(
         for key, value in judged.items()
         if _follows(key, [value, *(donor.get(key) for donor in donors)], after.get(key), plan, version)
     ]
-    return f"transformers {version} reads {' and '.join([f'{len(plan)} layers', *sorted(followed)])} as the plan says"
+    checked = " and ".join([f"{len(plan)} layers", *sorted(followed)])
+    return f"transformers {version} reads {checked} in agreement with the plan"
 
 
 def _as_loaded(config_class: Any, directory: Path) -> dict[str, Any]:
-    """Every attribute of the decoder's config after loading, properties of its class included."""
+    """All attributes of the loaded config of the decoder, including the properties of its class."""
     loaded = config_class.from_pretrained(directory).get_text_config(decoder=True)
     own = (vars(part) for part in type(loaded).__mro__ if part.__module__.startswith("transformers.models."))
     properties = {name for part in own for name, value in part.items() if isinstance(value, property)}
@@ -83,29 +85,29 @@ def _as_loaded(config_class: Any, directory: Path) -> dict[str, Any]:
 def _value(loaded: Any, name: str) -> Any:
     try:
         return getattr(loaded, name)
-    except Exception:  # Some types refuse to give one value for a property that layers have each for itself.
+    except Exception:  # Some classes raise for properties that differ by layer.
         return None
 
 
 def _require_depth(before: Mapping[str, Any], after: Mapping[str, Any], plan: LayerPlan, version: str) -> None:
-    # Some types count two for each layer, so the proportion has to be right.
+    # Some types count each layer twice, so compare the ratio.
     was, now = before["num_hidden_layers"], after["num_hidden_layers"]
     if was % plan.base_layers or now != was // plan.base_layers * len(plan):
         raise CheckpointError(
-            f"config.json: transformers {version} reads a depth of {now} from it, and of {was} from the base's; the "
-            f"plan is {plan}. Some key says the depth under another name: make all of them agree, and upscale again"
+            f"config.json: transformers {version} reads a depth of {now}, and {was} for the base; the plan is {plan}. "
+            "Another key also sets the depth: make all such keys of the base agree, and upscale again"
         )
 
 
 def _follows(key: str, values: Sequence[Any], after: Any, plan: LayerPlan, version: str) -> bool:
-    """Whether a value has an entry a layer, and is as the plan says.
+    """Whether a value has one entry per layer; such a value must follow the plan.
 
     Args:
-        key: Of the value.
-        values: Of the base and the plan's donors.
-        after: Of the upscaled model.
+        key: Its config key.
+        values: The values of the base and of each donor.
+        after: The value of the upscaled model.
         plan: The plan.
-        version: Of transformers.
+        version: The version of transformers.
     """
     before = values[0]
     if (
@@ -130,9 +132,9 @@ def _follows(key: str, values: Sequence[Any], after: Any, plan: LayerPlan, versi
     found = list(after or ())
     if found not in (by_layer, by_number if is_numbered else None):
         raise CheckpointError(
-            f"config.json: transformers {version} reads {key} as {_short(found)}, but by the plan {plan} and the "
-            f"base's {_short(before)} it is {_short(by_layer or by_number)}; upscale again, with a version of this "
-            "package that knows the key"
+            f"config.json: transformers {version} reads {key} as {_short(found)}; expected "
+            f"{_short(by_layer or by_number)}, from the base's {_short(before)} and the plan {plan}. Upscale again, "
+            "with a version of solar_plugins that supports this key"
         )
     return True
 

@@ -1,4 +1,4 @@
-"""How large the deeper model is: from config and plan alone, or from the tensors. Pure."""
+"""The size of the deeper model: from config and plan, or from the tensors. Pure."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class ModelSize(NamedTuple):
 
     parameters: int
     layer_parameters: int
-    """Of them, in one decoder layer on average."""
+    """Average parameters per decoder layer."""
     checkpoint_bytes: int
-    """Tensor data, without file headers."""
+    """Size of the tensor data, without file headers."""
 
 
 COUNTED_TYPES = frozenset({"llama", "mistral"})
-"""Model types whose parameters `shapes_from_config` knows without the weights."""
+"""Model types whose parameters `shapes_from_config` can derive from the config."""
 
 
 Shape = tuple[int, ...]
 
 
 def shapes_from_config(decoder: Decoder, num_layers: int) -> dict[str, Shape] | None:
-    """The parameters of a Llama- or Mistral-type model if it had ``num_layers`` layers, by name.
+    """The shape of each parameter of a Llama- or Mistral-type model with ``num_layers`` layers, by name.
 
-    As in transformers' modeling_llama.py and modeling_mistral.py. None for other types and for quantised weights: only
-    the tensors tell.
+    As in transformers' modeling_llama.py and modeling_mistral.py. None for other types and for quantised weights, which
+    need the tensors.
 
     Raises:
         CheckpointError: A width is missing.
@@ -73,12 +73,12 @@ def _layer_shapes(decoder: Decoder) -> Iterator[tuple[str, Shape]]:
 
 
 def shapes_from_shards(shards: Iterable[Shard]) -> dict[str, Shape]:
-    """The tensors of the checkpoint that the shards make up, by name."""
+    """The shape of each tensor in a checkpoint's shards, by name."""
     return {tensor.name: tuple(tensor.source.shape) for shard in shards for tensor in shard.tensors}
 
 
 def size_from_config(decoder: Decoder, num_layers: int) -> ModelSize | None:
-    """The size of a model whose parameters `shapes_from_config` knows, else None.
+    """The size of a model from its config; None if `shapes_from_config` does not support it.
 
     Raises:
         CheckpointError: A width is missing.
@@ -99,7 +99,7 @@ def size_from_config(decoder: Decoder, num_layers: int) -> ModelSize | None:
 
 
 def size_from_shards(shards: Iterable[Shard], decoder: Decoder) -> ModelSize:
-    """The exact size of the checkpoint that the shards make up; quantised storage counts as stored."""
+    """The exact size of a checkpoint from its shards; quantised weights count as stored."""
     tensors = [tensor for shard in shards for tensor in shard.tensors]
     counts = {tensor.name: prod(tensor.source.shape) for tensor in tensors}
     layers = layer_tensors(counts, decoder).values()

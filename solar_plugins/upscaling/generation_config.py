@@ -1,6 +1,6 @@
-"""A generation_config.json that transformers loads but refuses to save: the first save of a training run would fail.
+"""Fix a generation_config.json that transformers loads but refuses to save, so that the first save of a run fails.
 
-The refused keys are those that nothing reads in the mode that the file sets, such as a temperature without sampling.
+transformers refuses keys that have no effect in the file's mode, such as a temperature without sampling.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ SAMPLING: Mapping[str, Any] = {
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
 }
-"""What only ``do_sample: true`` reads, with the value that is no complaint."""
+"""Keys that only ``do_sample: true`` uses, with the value that is always accepted."""
 BEAMS: Mapping[str, Any] = {"early_stopping": False, "length_penalty": 1.0}
-"""What only ``num_beams`` above 1 reads."""
+"""Keys that only ``num_beams`` above 1 uses, with the value that is always accepted."""
 OUTPUTS = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
-"""What only ``return_dict_in_generate: true`` returns."""
+"""Keys that only ``return_dict_in_generate: true`` uses."""
 CACHES = ("cache_implementation", "cache_config")
 
 
 def unread_keys(config: Mapping[str, Any]) -> list[str]:
-    """The keys for which transformers refuses to save a generation config, which have no effect in it.
+    """The keys without effect in a generation config, because of which transformers refuses to save it.
 
-    Source: ``GenerationConfig.validate(strict=True)`` of transformers 5.20. What that refuses without ``strict`` too is
-    left out: such a base cannot be loaded either.
+    Source: ``GenerationConfig.validate(strict=True)`` of transformers 5.20. Keys that it also refuses without
+    ``strict`` are not listed: such a base cannot be loaded.
 
     Example:
         >>> unread_keys({"do_sample": False, "temperature": 0.9, "top_k": 50})
@@ -62,7 +62,7 @@ def unread_keys(config: Mapping[str, Any]) -> list[str]:
 
 
 def savable_copy(path: Path) -> bytes | None:
-    """The content of a generation_config.json without its unread keys; None where it is copied as it is."""
+    """The content of a generation_config.json without its `unread_keys`; None if it can be copied unchanged."""
     content = _content(path)
     unread = unread_keys(content)
     if not unread:
@@ -71,25 +71,25 @@ def savable_copy(path: Path) -> bytes | None:
 
 
 def warning(path: Path, base_config: Mapping[str, Any]) -> str | None:
-    """What to tell about a base's generation config, if transformers would refuse to save it.
+    """The warning about a base's generation config, if transformers would refuse to save it.
 
     Args:
-        path: Its generation_config.json, which may be absent.
-        base_config: Content of its config.json, whose keys transformers takes where that file is absent.
+        path: Its generation_config.json, which may not exist.
+        base_config: Content of its config.json, which transformers uses if that file does not exist.
     """
     content = _content(path) if path.is_file() else base_config
-    said = ", ".join(f"{key} ({content[key]!r:.80})" for key in unread_keys(content))
-    if not said:
+    unread = ", ".join(f"{key} ({content[key]!r:.80})" for key in unread_keys(content))
+    if not unread:
         return None
-    why = "without effect there (do_sample, num_beams or return_dict_in_generate is off)"
+    why = "without effect (do_sample, num_beams or return_dict_in_generate is off)"
     if path.is_file():
         return (
-            f"{GENERATION_CONFIG}: {said}: {why}, and transformers refuses to save such a file, so that the first save "
-            "of a training run would fail. Left out of the upscaled model's file. If they are meant, set do_sample: "
-            "true (or num_beams, return_dict_in_generate) in the base's file and upscale again"
+            f"{GENERATION_CONFIG}: {unread}: {why}. transformers refuses to save such a file, so the first save of a "
+            "training run would fail. The upscaled model's file omits them. If you need them, set do_sample: true (or "
+            "num_beams, return_dict_in_generate) in the base's file and upscale again"
         )
     return (
-        f"config.json: {said}: {why}. The base has no {GENERATION_CONFIG}, so transformers takes them from here, and "
+        f"config.json: {unread}: {why}. The base has no {GENERATION_CONFIG}, so transformers reads them from here, and "
         "may refuse to save the model. Remove them, or move them to a generation_config.json with do_sample: true"
     )
 
@@ -98,4 +98,4 @@ def _content(path: Path) -> Mapping[str, Any]:
     try:
         return read_json_object(path)
     except CheckpointError:
-        return {}  # transformers will say what is wrong with it.
+        return {}  # transformers reports what is wrong with it.

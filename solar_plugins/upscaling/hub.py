@@ -1,4 +1,4 @@
-"""Models of the hub and of its cache on this machine."""
+"""Models on the hub, and in its local cache."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from solar_plugins.errors import CheckpointError
 
 
 def fetch(name: str, revision: str | None, files: Iterable[str]) -> Path:
-    """The folder of the hub's cache that holds these files of a model, fetched now if they are not there.
+    """Download files of a model that are not cached, and return the directory in the hub cache.
 
     Args:
         name: A hub id.
         revision: Default: the main branch.
-        files: Their paths in the repository. Those that it does not have are passed over.
+        files: Their paths in the repository. Files that do not exist are skipped.
 
     Raises:
-        CheckpointError: It cannot be fetched; offline, nothing of it is in the cache.
+        CheckpointError: The download failed; or the hub is offline and the cache does not have the model.
     """
     import glob
 
     from huggingface_hub import constants, errors, snapshot_download
 
     try:
-        # Said once more: for a whole commit hash the hub's library asks the network even with HF_HUB_OFFLINE=1.
+        # Passed explicitly: for a full commit hash the library accesses the network even with HF_HUB_OFFLINE=1.
         offline = constants.HF_HUB_OFFLINE
         patterns = [glob.escape(file) for file in files]
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=offline))
     except errors.HFValidationError as error:
-        raise CheckpointError(f"base_model: {name!r} is neither a directory here nor a hub id ({error})") from None
+        raise CheckpointError(
+            f"base_model: {name!r} is neither a local directory nor a valid hub id ({error}); check the spelling"
+        ) from None
     except (
         errors.LocalEntryNotFoundError,
         errors.HfHubHTTPError,
@@ -38,15 +40,14 @@ def fetch(name: str, revision: str | None, files: Iterable[str]) -> Path:
     ) as error:
         at = f" at revision {revision!r}" if revision else ""
         raise CheckpointError(
-            f"base_model: {name!r}{at} is no directory here and cannot be fetched from the hub "
+            f"base_model: {name!r}{at} is not a local directory and cannot be downloaded from the hub "
             f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). Check the spelling and the network "
-            "(HF_TOKEN for gated models; with HF_HUB_OFFLINE=1 only what is in the cache is used), or give a local "
-            "path"
+            "(gated models need HF_TOKEN; HF_HUB_OFFLINE=1 allows cached models only), or give a local path"
         ) from None
 
 
 def repository_files(name: str, revision: str) -> dict[str, int | None] | None:
-    """Path and size in bytes of every file of a model on the hub; None offline, or if the hub cannot be asked."""
+    """Path and size in bytes of every file of a model on the hub; None if the hub is offline or unreachable."""
     from huggingface_hub import HfApi, RepoFile, constants, errors
 
     if constants.HF_HUB_OFFLINE:

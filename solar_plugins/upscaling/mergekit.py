@@ -1,37 +1,41 @@
-"""Mergekit recipes from layer plans. Pure."""
+"""Layer plans as mergekit recipes."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.storage.safetensors import FLOATS
+from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, LayerRange, start_words
+from solar_plugins.upscaling.weight_files import read_weights
 
 MERGEKIT_TYPES = frozenset(
     {"apertus", "arcee", "gemma", "glm4", "gpt2", "gpt_bigcode", "granite", "llama"}
     | {"mamba", "mistral", "olmo2", "phi", "phi3", "stablelm", "starcoder2"}
 )
-"""What mergekit 0.1.5 stacks rightly: measured with tiny models against the real modules."""
+"""Model types that mergekit 0.1.5 stacks correctly, measured with tiny models."""
 
 
 KEEPS_BIASES = frozenset({"glm4", "gpt2", "gpt_bigcode", "granite", "mamba", "phi", "stablelm", "starcoder2"})
-"""Types whose biases are in mergekit 0.1.5's list of tensors (its _data/architectures); of others they are left out."""
+"""Types whose biases mergekit 0.1.5 keeps (its _data/architectures list them); it drops the biases of other types."""
 
 BIAS_KEYS = ("attention_bias", "mlp_bias")
-"""Config keys by which models of other types have biases."""
+"""Config keys that give models of other types biases."""
 
 Reference = str | dict[str, Any]
-"""A model as mergekit's YAML names it."""
+"""A model as in mergekit's YAML."""
 
 
 def reference(path: str, revision: str | None = None) -> Reference:
-    """How mergekit's YAML names a model (``ModelReference`` and ``ModelPath`` in mergekit 0.1.5, mergekit/common.py).
+    """A model as in mergekit's YAML (``ModelReference`` and ``ModelPath`` in mergekit 0.1.5, mergekit/common.py).
 
-    In a string ``+`` begins a LoRA adapter and ``@`` a revision; a name that holds one of them itself is spelt out.
+    In a string, ``+`` starts a LoRA adapter and ``@`` a revision; a name that contains one of them needs a map.
 
     Example:
         >>> reference("org/model", "main"), reference("/models/llama+de")
@@ -49,32 +53,32 @@ def passthrough_merge(
     dtypes: Iterable[str] | None = None,
     donors: Sequence[Reference] = (),
 ) -> dict[str, Any]:
-    """The plan as a mergekit ``passthrough`` merge, one slice for each range (mergekit 0.1.5, mergekit/config.py).
+    """The plan as a mergekit ``passthrough`` merge, one slice per range (mergekit 0.1.5, mergekit/config.py). Pure.
 
     Args:
         base_model: See `reference`.
-        decoder: The base's; it names what an identity or a scaled layer multiplies.
-        plan: What to stack.
-        dtypes: Of the base's tensors, as safetensors calls them. Without them the config's own word counts. Where that
-            is missing too, or where there are several, the merge names no dtype: mergekit then keeps each tensor's.
-        donors: Of the plan.
+        decoder: The base's decoder. It has the names of the modules that identity and scaled layers multiply.
+        plan: The plan.
+        dtypes: The safetensors dtypes of the base's tensors; default: the dtype in the config. With no dtype or
+            several, the merge has none, and mergekit keeps that of each tensor.
+        donors: The plan's donors.
 
     Raises:
-        CheckpointError: mergekit does not support the architecture or its biases, or cannot say how a layer starts.
+        CheckpointError: mergekit does not support the architecture, its biases, or how a layer is initialized.
     """
     if decoder.model_type not in MERGEKIT_TYPES or decoder.quantization is not None:
         raise CheckpointError(
-            f"config.json: mergekit 0.1.5 makes no right model of type {decoder.model_type!r} by stacking "
-            "layers: it keeps the old depth in the config, drops tensors or stops half-way. Use `solar upscale`"
+            f"config.json: model_type {decoder.model_type!r}: mergekit 0.1.5 cannot stack it correctly: it keeps the "
+            "old depth in the config, drops tensors, or fails. Use `solar upscale`"
         )
     biased = [key for key in BIAS_KEYS if decoder.text_config.get(key) and decoder.model_type not in KEEPS_BIASES]
     if biased:
         raise CheckpointError(
-            f"config.json: {biased[0]} is true, and mergekit 0.1.5 leaves the biases of type {decoder.model_type!r} "
-            "out without a word. Use `solar upscale`"
+            f"config.json: {biased[0]} is true, and mergekit 0.1.5 silently drops the biases of type "
+            f"{decoder.model_type!r}. Use `solar upscale`"
         )
     models, ranges = (base_model, *donors), plan.ranges()
-    # mergekit takes the embeddings from the first slice's model, and the last norm and the head from the last one's.
+    # mergekit takes the embeddings from the first slice's model, and the final norm and head from the last slice's.
     none = (LayerRange(0, 0),)
     ranges = (*(none if ranges[0].model else ()), *ranges, *(none if ranges[-1].model else ()))
     merge: dict[str, Any] = {
@@ -102,12 +106,52 @@ def _source(model: Reference, decoder: Decoder, part: LayerRange) -> dict[str, A
 
 
 def _factor(part: LayerRange) -> float:
-    """What mergekit multiplies weights and biases by that write to the residual stream; it can do nothing else."""
+    """The factor on weights and biases that write to the residual stream. mergekit supports nothing else."""
     factors = {"identity": 0.0, "scaled": dict(part.arguments).get("factor")}
     factor = factors.get(part.initialization)
     if factor is None:
         raise CheckpointError(
-            f"layers that start as {start_words(part)} cannot be said in mergekit's YAML: its passthrough stacks "
-            f"layers and multiplies tensors ({', '.join(factors)}). Use `solar upscale`"
+            f"{start_words(part)} layers cannot be written in mergekit's YAML: its passthrough method stacks layers "
+            f"and multiplies tensors only ({', '.join(factors)}). Use `solar upscale`"
         )
     return float(factor)
+
+
+class Weights(NamedTuple):
+    """The location and the dtypes of a model's weights, for mergekit."""
+
+    model: Reference
+    dtypes: frozenset[str] | None
+    """The safetensors dtypes of its tensors; None if the weights are not on this machine."""
+
+
+def weights_of(
+    base: str, revision: str | None, *, trust_remote_code: bool = False, trusted_keys: tuple[str, ...] = ()
+) -> Weights:
+    """What a mergekit recipe needs to know of a model. Local paths are absolute, so the YAML works in any directory.
+
+    Args:
+        base: A directory, a config.json or a hub id.
+        revision: Of a hub id.
+        trust_remote_code: As for `find_base`.
+        trusted_keys: As for `find_base`.
+
+    Raises:
+        CheckpointError: The model cannot be found; or it is a local directory whose weights are damaged or have the
+            tensor names of a training wrapper.
+    """
+    path = Path(os.path.expanduser(base))
+    name = str(path.parent) if path.is_file() else base
+    found = find_base(name, revision, trust_remote_code=trust_remote_code, trusted_keys=trusted_keys)
+    model = reference(base, revision) if found.revision else reference(str(found.directory))
+    return Weights(model, _dtypes(found))
+
+
+def _dtypes(found: BaseCheckpoint) -> frozenset[str] | None:
+    tensors = found.tensors_here
+    if tensors and not tensors.keys() <= read_weights(found.directory).tensors.keys():
+        raise CheckpointError(
+            f"{found.name}: its tensor names come from a training wrapper, and mergekit does not strip them; use "
+            "`solar upscale`, which does"
+        )
+    return None if tensors is None else frozenset(tensor.dtype for tensor in tensors.values())

@@ -61,7 +61,7 @@ def planned_checkpoint(base: BaseCheckpoint, plan: LayerPlan) -> PlannedCheckpoi
         _require_residual_writers(model.tensors, model.decoder, model.name)
         _ = model.files  # Refuses links that lead out of the folder, and git-lfs pointers.
     if base.donors:
-        from solar_plugins.upscaling.donor_files import refuse_other_files  # Late: few plans have donors.
+        from solar_plugins.upscaling.donors import refuse_other_files  # Imported late: few plans have donors.
 
         for donor in base.donors:
             refuse_other_files(base, donor)

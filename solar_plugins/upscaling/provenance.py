@@ -40,7 +40,7 @@ def recorded_trust(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(key for key in keys if isinstance(key, str)) if isinstance(keys, list) else ()
 
 
-def grown_plan(config: Mapping[str, Any]) -> LayerPlan | None:
+def recorded_plan(config: Mapping[str, Any]) -> LayerPlan | None:
     """The plan by which this model was upscaled before, from our record in its config, or None.
 
     Raises:
@@ -58,7 +58,7 @@ def grown_plan(config: Mapping[str, Any]) -> LayerPlan | None:
 
 
 def plan_of_model(decoder: Decoder, name: str) -> LayerPlan | None:
-    """As `grown_plan`, of a model that is used as it is; its layers must be those of the plan.
+    """As `recorded_plan`, of a model that is used as it is; its layers must be those of the plan.
 
     Args:
         decoder: Of the model.
@@ -66,9 +66,9 @@ def plan_of_model(decoder: Decoder, name: str) -> LayerPlan | None:
 
     Raises:
         ArgsError: It has another depth than its record, as after a merge or pruning that kept the record.
-        CheckpointError: As `grown_plan`.
+        CheckpointError: As `recorded_plan`.
     """
-    plan = grown_plan(decoder.config)
+    plan = recorded_plan(decoder.config)
     if plan is not None and decoder.num_layers != len(plan):
         raise ArgsError(
             f"base_model: {name} has {decoder.num_layers} layers, but its own record says {plan}; restore its "
@@ -92,7 +92,7 @@ class Growth(NamedTuple):
     """Whether the base came out of this very plan, so that it is used as it is."""
 
 
-def growth_of(decoder: Decoder, name: str, init: InitArgs) -> Growth:
+def requested_plan(decoder: Decoder, name: str, init: InitArgs) -> Growth:
     """What ``solar.init`` means for a base: how it is upscaled, or that the recipe has upscaled it already.
 
     With ``axolotl inference recipe.yml --base-model=./trained`` the base is the recipe's own result; to grow that once
@@ -108,7 +108,7 @@ def growth_of(decoder: Decoder, name: str, init: InitArgs) -> Growth:
             recipe means; or it has not the depth that its record says.
         CheckpointError: The record of its upscaling cannot be read.
     """
-    plan = grown_plan(decoder.config)
+    plan = recorded_plan(decoder.config)
     if plan is None:
         return Growth(plan_of(init, decoder.num_layers), already_grown=False)
     asked = plan_of(init, plan.base_layers)

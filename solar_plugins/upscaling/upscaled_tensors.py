@@ -259,4 +259,4 @@ def require_what_computes(shards: Iterable[Shard]) -> None:
     if any(tensor.compute for shard in shards for tensor in shard.tensors):
         from solar_plugins.extras import require  # Late: a plan of copies needs none.
 
-        require("a layer that starts with computed weights")
+        require("a layer with computed weights")

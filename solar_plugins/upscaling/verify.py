@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.storage.directories import files_below
+from solar_plugins.storage.atomic import files_below
 from solar_plugins.storage.safetensors import PlannedTensor, Shard, read_header, shard_header, shard_index
 from solar_plugins.storage.untrusted import read_json_object, require_file
 from solar_plugins.text import format_bytes

@@ -115,7 +115,7 @@ def test_an_unknown_key_is_the_last_word_of_the_run(training_folder, run):
 def test_a_missing_base_is_the_last_word_of_the_run(training_folder, run_warm):
     edit(training_folder, base_model="./nowhere")
     result = run_warm(*TRAIN, "recipe.yml", cwd=training_folder)
-    assert_stopped(result, training_folder, "base_model: './nowhere' is neither a directory here")
+    assert_stopped(result, training_folder, "base_model: './nowhere' is neither a local directory")
 
 
 def assert_stopped(result, folder, message):

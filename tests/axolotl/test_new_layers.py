@@ -13,7 +13,7 @@ from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.mergekit import passthrough_merge
 from solar_plugins.upscaling.strategies import plan_of
 from solar_plugins.upscaling.strategies.block_expansion import BlockExpansionArgs, plan_block_expansion
-from solar_plugins.upscaling.training_keys import training_keys
+from solar_plugins.upscaling.trained_layers import training_keys
 
 EXPANDED = plan_block_expansion(8, BlockExpansionArgs(new_layers=2))
 NEW = ("model.layers.4.", "model.layers.9.")

@@ -33,7 +33,7 @@ def test_its_arguments_are_checked_by_its_own_model(example, base, run):
     result = run("solar", "plan", "--base", base, "--strategy", "repeat_top", "--repeated-layers", 0, env=example)
     assert result.returncode == 1
     assert result.stderr.startswith(
-        "Error: repeated_layers: '0' is not allowed; it should be greater than or equal to 1"
+        "Error: repeated_layers: '0' is not allowed; expected a value greater than or equal to 1"
     )
 
 

@@ -10,7 +10,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_recipes" not in pat
 HEAVY = {"torch", "transformers", "axolotl", "matplotlib", "numpy", "datasets", "jinja2", "rich", "tokenizers"}
 NO_FILES = ["memory/activations.py", "memory/common_setups.py", "memory/parameters.py", "memory/parts.py"]
 NO_FILES += ["memory/training_setup.py", "errors.py", "text.py", "upscaling/estimates.py", "upscaling/layer_plan.py"]
-NO_FILES += ["upscaling/mergekit.py", "upscaling/model_card.py", "upscaling/provenance.py"]
+NO_FILES += ["upscaling/model_card.py", "upscaling/provenance.py"]
 NO_FILES += [str(path.relative_to(PACKAGE)) for path in (PACKAGE / "upscaling" / "strategies").glob("*.py")]
 NO_FILES += [str(path.relative_to(PACKAGE)) for path in (PACKAGE / "upscaling" / "architectures").glob("*.py")]
 

@@ -158,7 +158,7 @@ def test_a_base_on_the_hub_that_cannot_be_fetched(solar):
     """The hub's library of this environment is the newest; its errors come from another transport than Axolotl's."""
     said = solar("plan", "--base", "nobody/nothing", "--drop-layers", "1", status=1)
     assert said.startswith(
-        "Error: base_model: 'nobody/nothing' is no directory here and cannot be fetched from the hub"
+        "Error: base_model: 'nobody/nothing' is not a local directory and cannot be downloaded from the hub"
     )
 
 
@@ -175,5 +175,5 @@ def test_another_command_says_how_to_install_what_it_needs(solar, base, command,
     (base.parent / "mix.yml").write_text("output: mixed\nsets: {a: {path: rows.parquet, text_columns: text}}\n")
     said = solar(*arguments, status=1)
     assert said.startswith(f"Error: {command} needs ")
-    assert said.endswith(f", not installed here; run pip install 'solar_plugins[{EXTRA_OF[command]}]'\n")
+    assert said.endswith(f" (not installed); run pip install 'solar_plugins[{EXTRA_OF[command]}]'\n")
     assert said.count("\n") == 1

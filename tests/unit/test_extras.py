@@ -31,7 +31,7 @@ ARGUMENTS = {
         *("report", "{folder}/recipe.yml", "{folder}/solar_sft.yml", "--output", "{folder}/report.html")
     ],
     "solar sdpo-order": ["sdpo-order", "{folder}/base", "{folder}/pairs.jsonl", "--max-length", "64"],
-    "a layer that starts with computed weights": [
+    "a layer with computed weights": [
         *("upscale", "{folder}/base", "{folder}/out", "--drop-layers", "1", "--duplicates", "scaled")
     ],
     "reading a Parquet, .zst or .lz4 file": ["mix", "{folder}/mix.yml"],
@@ -155,7 +155,7 @@ def test_a_command_without_a_package_says_how_to_install_it(command, package, pr
     monkeypatch.setitem(sys.modules, package, None)
     result = CliRunner().invoke(program, arguments, catch_exceptions=False)
     line = f"pip install 'solar_plugins[{EXTRA_OF[command]}]'"
-    assert result.stderr.splitlines()[-1] == f"Error: {command} needs {package}, not installed here; run {line}"
+    assert result.stderr.splitlines()[-1] == f"Error: {command} needs {package} (not installed); run {line}"
     assert result.exit_code == 1
     assert result.stdout == ""
 

@@ -26,7 +26,7 @@ def test_the_base_and_its_revision_by_either_key():
     assert parse_recipe({"base_model": "b", "revision_of_model": "main"}).base == ("b", "main")
     assert parse_recipe({"base_model": "b", "model_revision": "abc"}).base == ("b", "abc")
     assert parse_recipe({"base_model": "b"}).base == ("b", None)
-    with pytest.raises(ArgsError, match="base_model: None; expected a model, a directory or a hub id"):
+    with pytest.raises(ArgsError, match="base_model: None; expected a directory or a hub id"):
         _ = parse_recipe({}).base
 
 
@@ -61,7 +61,7 @@ def test_what_axolotl_leaves_after_its_validation_is_read_too():
         ({"sequence_len": None}, "sequence_len: None is not allowed; expected a valid integer"),
         ({"bf16": "maybe"}, "bf16: 'maybe' is not allowed; expected 'auto' or a valid boolean"),
         ({"unfrozen_parameters": "all"}, "unfrozen_parameters: 'all' is not allowed; expected a valid list"),
-        ({"solar": {"init": {}}}, "solar.init.strategy: missing; one of block_expansion, dus, interleave"),
+        ({"solar": {"init": {}}}, "solar.init.strategy: missing; expected one of block_expansion, dus, interleave"),
     ],
 )
 def test_values_that_axolotl_would_refuse_are_named(content, message):

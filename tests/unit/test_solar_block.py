@@ -43,27 +43,30 @@ def test_a_block_that_does_not_up_scale():
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        (None, "solar: None is no block; expected for example"),
-        ("dus", "solar: 'dus' is no block"),
-        ({}, "solar: {} is not allowed; it should have one of the keys init, train, dpo, data"),
+        (None, "solar: None is not a map; expected for example"),
+        ("dus", "solar: 'dus' is not a map"),
+        ({}, "solar: {} is not allowed; expected at least one of the keys init, train, dpo, data"),
         (
             {"cache_dir": "x"},
-            "solar: {'cache_dir': 'x'} is not allowed; it should have one of the keys init, train, dpo, data",
+            "solar: {'cache_dir': 'x'} is not allowed; expected at least one of the keys init, train, dpo, data",
         ),
         ({"int": {}}, "solar.int: unknown key; did you mean init?"),
         ({"dpo": "zephyr_2023_11"}, "solar.init: missing; the recipe does not upscale its base"),
-        ({"dpo": ""}, "solar.dpo: '' is not allowed; String should have at least 1 character"),
-        ({"dpo": {"config": "x"}}, "solar.dpo: {'config': 'x'} is not allowed; it should be a valid string"),
+        ({"dpo": ""}, "solar.dpo: '' is not allowed; expected at least 1 character"),
+        ({"dpo": {"config": "x"}}, "solar.dpo: {'config': 'x'} is not allowed; expected a valid string"),
         ({"data": {"bad_row": "drop"}}, "solar.data.bad_row: unknown key"),
-        ({"data": {"bad_rows": "keep"}}, "solar.data.bad_rows: 'keep' is not allowed; it should be 'drop' or 'stop'"),
-        ({"data": {"max_bad_share": 2}}, "solar.data.max_bad_share: 2 is not allowed; it should be less than or equal"),
+        ({"data": {"bad_rows": "keep"}}, "solar.data.bad_rows: 'keep' is not allowed; expected 'drop' or 'stop'"),
+        (
+            {"data": {"max_bad_share": 2}},
+            "solar.data.max_bad_share: 2 is not allowed; expected a value less than or equal",
+        ),
         (GOOD | {"cache": "x"}, "solar.cache: unknown key; did you mean cache_dir?"),
-        (GOOD | {"cache_dir": ""}, "solar.cache_dir: '' is not allowed; String should have at least 1 character"),
+        (GOOD | {"cache_dir": ""}, "solar.cache_dir: '' is not allowed; expected at least 1 character"),
         (
             {"init": {}},
-            "solar.init.strategy: missing; one of block_expansion, dus, interleave, repeat_block,",
+            "solar.init.strategy: missing; expected one of block_expansion, dus, interleave, repeat_block,",
         ),
-        ({"init": 3}, "solar.init: 3 is not allowed; it should be a valid dictionary"),
+        ({"init": 3}, "solar.init: 3 is not allowed; expected a map"),
         (
             {"init": {"strategy": "dus", "drop_layer": 8}},
             "solar.init.drop_layer: unknown key; did you mean drop_layers?",
@@ -79,7 +82,7 @@ def test_a_block_that_does_not_up_scale():
         ({"init": {"strategy": "dus", "target_layers": 47}}, "solar.init.target_layers: 47 is odd"),
         ({"init": {"strategy": "slices"}}, "solar.init.slices: missing"),
         ({"init": {"strategy": "slices", "slices": [[0, 24, 3]]}}, "solar.init.slices.0: [0, 24, 3] is not allowed"),
-        ({"init": {"strategy": "slices", "slices": "0-24"}}, "expected half-open ranges such as 0:24,8:32"),
+        ({"init": {"strategy": "slices", "slices": "0-24"}}, "expected half-open ranges"),
         (
             {"init": {"strategy": "slices", "slices": [[0, 33]]}},
             "solar.init.slices: [0, 33] is no range of a base of 32",
@@ -101,7 +104,7 @@ def test_an_unknown_strategy_lists_the_known_ones():
 
 @pytest.mark.parametrize("key", ["sloar", "Solar", "solar_init", "solr"])
 def test_a_misspelt_block_is_refused_where_the_recipe_lists_the_plugin(key):
-    with pytest.raises(ArgsError, match=f"{key}: unknown key, which Axolotl would drop in silence"):
+    with pytest.raises(ArgsError, match=f"{key}: unknown key"):
         parse_solar_block({"plugins": ["solar_plugins.SolarPlugin"], key: GOOD})
     assert parse_solar_block({key: GOOD}) is None, "a recipe of another plugin is not ours to judge"
 
@@ -118,7 +121,9 @@ def test_a_misspelt_block_is_refused_where_the_recipe_lists_the_plugin(key):
 )
 def test_a_part_of_the_block_at_the_top_of_a_recipe_or_a_sweep_is_refused(key, spelling):
     """Axolotl drops such a key, so every run of a sweep over it would train the same model."""
-    with pytest.raises(ArgsError, match=f"{key}: unknown key.* whole `solar:` block .* and {spelling} on a command"):
+    with pytest.raises(
+        ArgsError, match=f"{key}: unknown key.* recipe .*`solar:` block; on the command line, write {spelling}"
+    ):
         parse_solar_block({"solar": GOOD, key: 2})
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from solar_plugins.errors import ArgsError, SolarError
 from solar_plugins.solar_block import InitArgs
+from solar_plugins.storage.untrusted import parse_yaml, read_text
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.strategies import plan_of
 
@@ -67,12 +67,7 @@ def read_candidates(path: Path, num_layers: int) -> list[Candidate]:
         ArgsError: The file is no such list, or a plan is impossible for this base.
         PluginError: A strategy is not registered.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArgsError(f"{path}: the plans cannot be read ({error.strerror}); give the path of a YAML file") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ArgsError(f"{path}: not valid YAML; {' '.join(str(error).split())}") from None
+    content = parse_yaml(read_text(path), str(path))
     if not isinstance(content, list) or not content:
         raise ArgsError(f"{path}: expected a list of plans, such as\n- {{strategy: dus, drop_layers: 8}}")
     return [_candidate(path, number, init, num_layers) for number, init in enumerate(content, start=1)]

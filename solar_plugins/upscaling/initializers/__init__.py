@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from solar_plugins.errors import ArgsError, CheckpointError, PluginError, SolarError
 from solar_plugins.plugins.manager import known, registered
 from solar_plugins.plugins.markers import hookimpl
-from solar_plugins.solar_block import render
+from solar_plugins.solar_block import invalid
+from solar_plugins.storage.untrusted import parse_yaml
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer, frozen_arguments, start_words
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def initialized(plan: LayerPlan, duplicates: Any, where: str) -> LayerPlan:
 def _duplicates_start(said: Any, where: str) -> PlannedLayer:
     """How duplicates start, as a layer of no particular source."""
     if isinstance(said, str) and said.startswith("{"):  # From a command line.
-        said = _parsed(said, where)
+        said = parse_yaml(said, f"{where}duplicates: {said!r:.200}")
     arguments = dict(said) if isinstance(said, Mapping) else {"initializer": said}
     name = arguments.pop("initializer", None)
     if not isinstance(name, str):
@@ -87,15 +88,6 @@ def _duplicates_start(said: Any, where: str) -> PlannedLayer:
             "or a map such as {initializer: scaled, factor: 0.5}"
         )
     return _complete(PlannedLayer(0, name), arguments, f"{where}duplicates")
-
-
-def _parsed(text: str, where: str) -> Any:
-    import yaml  # Late: it takes longer to load than most plans to make.
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ArgsError(f"{where}duplicates: {text!r:.200} is no YAML; {' '.join(str(error).split())}") from None
 
 
 def _checked(layer: PlannedLayer, where: str) -> PlannedLayer:
@@ -135,7 +127,7 @@ def arguments_of(initializer: LayerInitializer[Any], arguments: Mapping[str, Any
     try:
         args: StrategyArgs = initializer.args.model_validate(arguments)
     except ValidationError as error:
-        raise ArgsError(render(error, where, initializer.args.model_fields)) from None
+        raise ArgsError(invalid(error, where, initializer.args.model_fields)) from None
     return args
 
 

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.solar_block import NoTruthValue
 from solar_plugins.upscaling.decoder import Decoder
-from solar_plugins.upscaling.strategies.base import StrategyArgs, refuse_bool, require_args
+from solar_plugins.upscaling.strategies.base import StrategyArgs, require_args
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-Positive = Annotated[float, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, NoTruthValue, Field(gt=0, allow_inf_nan=False)]
 """A number above 0, or its text on a command line."""
 
 type Start = Literal["zero", "computed"]

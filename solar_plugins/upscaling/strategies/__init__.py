@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from solar_plugins.errors import ArgsError, PlanError, PluginError
 from solar_plugins.plugins.manager import known, registered
 from solar_plugins.plugins.markers import hookimpl
-from solar_plugins.solar_block import InitArgs, render
+from solar_plugins.solar_block import InitArgs, invalid
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.strategies import block_expansion, dus, interleave, repeat_block, slices, stack
 from solar_plugins.upscaling.strategies.base import InitStrategy
@@ -51,7 +51,7 @@ def plan_of(init: InitArgs, num_layers: int, where: str = "solar.init.") -> Laye
     try:
         plan = strategy.plan(num_layers, strategy.args.model_validate(init.model_extra or {}))
     except ValidationError as error:
-        raise ArgsError(render(error, where, strategy.args.model_fields)) from None
+        raise ArgsError(invalid(error, where, strategy.args.model_fields)) from None
     except PlanError as error:
         raise ArgsError(f"{where}{error}") from None
     except Exception as error:

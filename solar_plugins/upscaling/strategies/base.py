@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from solar_plugins.errors import PlanError, PluginError
+from solar_plugins.solar_block import NoTruthValue
 from solar_plugins.upscaling.layer_plan import MAX_LAYERS, LayerPlan
 
 
@@ -51,14 +52,7 @@ def require_args(name: str, args: object) -> None:
         raise PluginError(f"{name}: args is {args!r:.100}, expected a subclass of StrategyArgs")
 
 
-def refuse_bool(value: object) -> object:
-    """Refuse a truth value where a number is expected: YAML's ``yes`` would become 1."""
-    if isinstance(value, bool):
-        raise ValueError("expected a number, not a truth value")
-    return value
-
-
-Count = Annotated[int, BeforeValidator(refuse_bool)]
+Count = Annotated[int, NoTruthValue]
 """A whole number, or its text on a command line."""
 
 

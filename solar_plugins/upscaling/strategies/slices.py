@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from solar_plugins.errors import PlanError
+from solar_plugins.storage.untrusted import parse_yaml
 from solar_plugins.upscaling.layer_plan import MAX_LAYERS, Donor, LayerPlan, PlannedLayer
 from solar_plugins.upscaling.strategies.base import LayerPair, StrategyArgs, parse_ranges, require_ranges
 
@@ -31,12 +32,7 @@ def _as_slice(value: object) -> object:
 def _parse_slices(value: object) -> object:
     """The form of the command line, ``0:24,8:32`` or YAML, as a list; anything else unchanged."""
     if isinstance(value, str) and value.startswith("["):
-        import yaml  # Late: it takes longer to load than most plans to make.
-
-        try:
-            return yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"no YAML; {' '.join(str(error).split())}") from None
+        return parse_yaml(value, "the option")
     return parse_ranges(value)
 
 

@@ -483,7 +483,7 @@ class TestSolarTrain:
     def test_which_schedules_set_one_rate_for_all_groups(self):
         from axolotl.core.trainers.mixins.scheduler import SchedulerMixin
 
-        from solar_plugins.upscaling.training_keys import ABSOLUTE_SCHEDULES
+        from solar_plugins.upscaling.trained_layers import ABSOLUTE_SCHEDULES
 
         made = source(SchedulerMixin.create_scheduler)
         assert made.count("max_lr=self.args.learning_rate") == len(ABSOLUTE_SCHEDULES)

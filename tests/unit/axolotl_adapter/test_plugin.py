@@ -115,7 +115,7 @@ def test_a_recipe_without_a_base(tmp_path, value):
 
 
 def test_a_name_that_no_file_system_takes(tmp_path):
-    with pytest.raises(SolarError, match=r"base_model: .*(cannot be read|neither a directory here)"):
+    with pytest.raises(SolarError, match=r"base_model: .*(cannot be read|neither a local directory)"):
         registered(recipe("./" + "x" * 300, tmp_path))
 
 

@@ -96,7 +96,7 @@ def test_a_base_that_the_recipe_has_grown_is_said(base, tmp_path):
 
 
 def test_a_missing_recipe(tmp_path):
-    with pytest.raises(ArgsError, match="the recipe cannot be read"):
+    with pytest.raises(ArgsError, match="cannot be read"):
         memory_of_recipe(tmp_path / "r.yml", None, None, None)
 
 

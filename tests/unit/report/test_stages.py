@@ -122,7 +122,7 @@ def test_a_recipe_for_mergekit_is_told_to_be_a_folder(trained_recipe):
     ("name", "message"),
     [
         ("absent", "absent: neither a recipe nor a folder"),
-        ("absent.yml", r"absent.yml: the recipe cannot be read \(No such file"),
+        ("absent.yml", r"absent.yml: cannot be read \(No such file"),
         ("empty", "empty: holds no model"),
         ("adapter", r"adapter: a LoRA adapter.*merge it"),
     ],

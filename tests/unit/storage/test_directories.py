@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from solar_plugins.storage import directories
-from solar_plugins.storage.directories import ensure_directory, write_directory
+from solar_plugins.storage import atomic
+from solar_plugins.storage.atomic import ensure_directory, write_directory
 
 WHOLE = {"whole", "deep/file"}
 
@@ -70,7 +70,7 @@ def test_what_is_damaged_is_made_again(old, caplog):
     assert ensure(old) is True
     assert is_finished(old)
     assert alone(old)
-    assert f"{old}: this thing is damaged or incomplete; it is made again" in caplog.text
+    assert f"{old}: this thing is damaged or incomplete" in caplog.text
 
 
 def test_a_file_in_its_place_is_damage_too(target):
@@ -170,7 +170,7 @@ def test_everything_is_on_the_disk_before_the_rename_and_the_rename_before_the_o
 
     note(os, "fsync", lambda handle: os.path.basename(os.readlink(f"/proc/self/fd/{handle}")).partition("-")[0])
     note(Path, "rename", lambda path, to: "rename")
-    note(directories, "remove", lambda path: "remove")
+    note(atomic, "remove", lambda path: "remove")
     write_directory(old, fill, is_finished, replace=True)
     partial = f".{old.name}.partial"
     assert sorted(events[:4]) == sorted(["file", "deep", "whole", partial])

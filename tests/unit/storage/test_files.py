@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from solar_plugins.errors import DataError
-from solar_plugins.storage.files import write_errors_explained, write_file
+from solar_plugins.storage.atomic import write_errors_explained, write_file
 
 
 def test_a_file_is_replaced(tmp_path):
@@ -68,8 +68,8 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
     [
         (
             OSError(errno.ENOSPC, "No space left on device", "/a/b"),
-            "out/x: the thing could not be written (No space left on device, /a/b); a partial one is never used. Make "
-            "room or give write permission, or name another folder",
+            "out/x: the thing could not be written (No space left on device, /a/b); a partial one is never used. Free "
+            "disk space or fix the permissions, or name another folder",
         ),
         (OSError(errno.EIO, "Input/output error"), "(Input/output error); a partial one is never used. A disk or file"),
         (OSError("a library's\nown words"), "(a library's own words); a partial"),

@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
-from solar_plugins.storage import lock as writer_lock
-from solar_plugins.storage import partials
-from solar_plugins.storage.lock import sole_writer
-from solar_plugins.storage.partials import partials_of
+from solar_plugins.storage import atomic
+from solar_plugins.storage.atomic import partials_of, sole_writer
 
 
 @pytest.fixture
@@ -28,8 +26,7 @@ def target(tmp_path):
 def lines(monkeypatch):
     """The messages so far; the list grows."""
     found = []
-    for module in (writer_lock, partials):
-        monkeypatch.setattr(module.LOG, "info", lambda text, *values: found.append(text % values))
+    monkeypatch.setattr(atomic.LOG, "info", lambda text, *values: found.append(text % values))
     return found
 
 
@@ -77,8 +74,7 @@ def test_only_one_at_a_time_although_each_removes_the_lock_file(target):
 HOLD = """
 import sys, time
 from pathlib import Path
-from solar_plugins.storage.lock import sole_writer
-from solar_plugins.storage.partials import new_partial_path
+from solar_plugins.storage.atomic import new_partial_path, sole_writer
 target = Path(sys.argv[1])
 with sole_writer(target):
     partial = new_partial_path(target)
@@ -100,8 +96,8 @@ def holder(target):
 
 
 def test_who_waits_says_for_whom_and_takes_over_from_the_dead(target, holder, lines, monkeypatch):
-    monkeypatch.setattr(writer_lock, "FIRST_MESSAGE_SECONDS", 0.2)
-    monkeypatch.setattr(writer_lock, "WAIT_MESSAGE_SECONDS", 0.3)
+    monkeypatch.setattr(atomic, "FIRST_MESSAGE_SECONDS", 0.2)
+    monkeypatch.setattr(atomic, "WAIT_MESSAGE_SECONDS", 0.3)
 
     def kill_after_two_messages():
         while len(lines) < 2:
@@ -113,24 +109,26 @@ def test_who_waits_says_for_whom_and_takes_over_from_the_dead(target, holder, li
     with sole_writer(target):
         assert partials_of(target) == []
     thread.join()
-    assert lines[0].startswith(f"waiting for process {holder.pid} on {socket.gethostname()}, at work since 20")
+    assert lines[0].startswith(f"waiting for process {holder.pid} on {socket.gethostname()}, writing since 20")
     assert (
-        lines[0].endswith(f"(3 MB written; if it is dead for certain, remove {lock_of(target)}) to finish {target}")
+        lines[0].endswith(
+            f"(3 MB written; if you are sure that it is dead, remove {lock_of(target)}) to finish {target}"
+        )
         or "(3.01 MB written" in lines[0]
     )
-    assert lines[-1] == f"removing what an interrupted run left: {holder.partial}"
+    assert lines[-1] == f"removing leftovers of an interrupted run: {holder.partial}"
     assert list(target.parent.iterdir()) == []
 
 
 def test_a_lock_whose_owner_is_unknown_is_waited_for_too(target, lines, monkeypatch):
-    monkeypatch.setattr(writer_lock, "FIRST_MESSAGE_SECONDS", 0.1)
+    monkeypatch.setattr(atomic, "FIRST_MESSAGE_SECONDS", 0.1)
     target.parent.mkdir()
     other = FileLock(lock_of(target), is_singleton=False, thread_local=False)
     other.acquire()
     threading.Timer(0.5, other.release).start()
     with sole_writer(target):
         pass
-    advice = f"(0 B written; if it is dead for certain, remove {lock_of(target)})"
+    advice = f"(0 B written; if you are sure that it is dead, remove {lock_of(target)})"
     assert lines == [f"waiting for another process {advice} to finish {target}"]
 
 
@@ -144,7 +142,7 @@ def test_a_long_wait_asks_seldom(target, monkeypatch):
                 raise Timeout(self.lock_file)
             return super().acquire(timeout, poll_interval)
 
-    monkeypatch.setattr(writer_lock, "FileLock", Lock)
+    monkeypatch.setattr(atomic, "FileLock", Lock)
     with sole_writer(target):
         pass
     assert asked == [(2.0, 0.1), (30.0, 1.0), (30.0, 1.0), (30.0, 1.0)]
@@ -170,8 +168,8 @@ def test_where_the_file_system_has_no_locks_there_is_one_writer_a_node(target, l
 
     real_flock = fcntl.flock
     monkeypatch.setattr(fcntl, "flock", no_locks_in_the_cache)
-    monkeypatch.setattr(writer_lock.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(writer_lock, "FIRST_MESSAGE_SECONDS", 0.1)
+    monkeypatch.setattr(atomic.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(atomic, "FIRST_MESSAGE_SECONDS", 0.1)
     entered = threading.Event()
 
     def second():

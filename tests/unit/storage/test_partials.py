@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from solar_plugins.storage import partials
-from solar_plugins.storage.partials import STALE_SECONDS, new_partial_path, partials_of, remove_left_overs
+from solar_plugins.storage import atomic
+from solar_plugins.storage.atomic import STALE_SECONDS, new_partial_path, partials_of, remove_left_overs
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def target(tmp_path):
 WRITE = """
 import sys, time
 from pathlib import Path
-from solar_plugins.storage.partials import new_partial_path
+from solar_plugins.storage.atomic import new_partial_path
 partial = new_partial_path(Path(sys.argv[1]))
 partial.mkdir(parents=True)
 print(partial, flush=True)
@@ -85,7 +85,7 @@ def test_another_users_process_is_alive_even_if_proc_hides_it(target, monkeypatc
 
     partial = new_partial_path(target)
     partial.mkdir(parents=True)
-    monkeypatch.setattr(partials.os, "kill", not_permitted)
-    monkeypatch.setattr(partials, "_process_start", lambda pid: None)
+    monkeypatch.setattr(atomic.os, "kill", not_permitted)
+    monkeypatch.setattr(atomic, "_process_start", lambda pid: None)
     remove_left_overs(target)
     assert partial.is_dir()

@@ -19,8 +19,7 @@ from pathlib import Path
 
 from faults import READING, WRITING, content, in_child, strike, times
 
-from solar_plugins.storage import directories, partials
-from solar_plugins.storage import lock as writer_lock
+from solar_plugins.storage import atomic
 from solar_plugins.upscaling import checkpoint
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import cache_name, ensure_checkpoint, is_finished
@@ -199,7 +198,7 @@ def change(trial, kind, k):
     status, text = in_child(lambda: trial.run(k, fault, WRITING | READING))
     if not struck.exists():
         return None
-    if status == 3 and ("the base changed while it was copied" in text or "became shorter" in text):
+    if status == 3 and ("the base changed while it was copied" in text or "truncated while" in text):
         if [path for path in trial.cache.iterdir() if path.is_dir()]:
             trial.problems.append(f"{kind.__name__} {k}: something is left")
         return "refused"
@@ -260,14 +259,14 @@ class Crowd:
         logger = logging.getLogger("axolotl.solar_plugins")
         logger.setLevel(logging.INFO)
         logger.addHandler(logging.FileHandler(self.log))
-        writer_lock.FIRST_MESSAGE_SECONDS = 0.1
-        self.real_fill, self.real_write = checkpoint._fill, directories.write_directory
-        checkpoint._fill, directories.write_directory = self.slow_fill, self.write
+        atomic.FIRST_MESSAGE_SECONDS = 0.1
+        self.real_fill, self.real_write = checkpoint._fill, atomic.write_directory
+        checkpoint._fill, atomic.write_directory = self.slow_fill, self.write
         if group:  # Another node: other locks, another kernel's process numbers.
-            real_lock = writer_lock.FileLock
-            writer_lock.FileLock = lambda path, **options: real_lock(f"{path}.node{group}", **options)
-            partials._this_kernel = lambda: f"0000000{group}"
-            writer_lock.socket.gethostname = lambda: f"node{group}"
+            real_lock = atomic.FileLock
+            atomic.FileLock = lambda path, **options: real_lock(f"{path}.node{group}", **options)
+            atomic._this_kernel = lambda: f"0000000{group}"
+            atomic.socket.gethostname = lambda: f"node{group}"
         try:
             self.trial.run()
         except BaseException as error:

@@ -97,7 +97,7 @@ def test_a_hub_id_that_is_not_in_the_cache(tmp_path, base, monkeypatch):
 
 @pytest.mark.parametrize("name", ["./missing", "/missing/model", "missing", "a/b/c", "~/missing", "~nosuchuser/x", ""])
 def test_a_missing_directory_is_never_asked_of_the_hub(name):
-    with pytest.raises(CheckpointError, match="neither a directory here"):
+    with pytest.raises(CheckpointError, match="neither a local directory"):
         find_base(name)
 
 

@@ -17,7 +17,7 @@ from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.donors import refuse_other_config
 from solar_plugins.upscaling.layer_plan import Donor
-from solar_plugins.upscaling.provenance import growth_of
+from solar_plugins.upscaling.provenance import requested_plan
 from solar_plugins.upscaling.strategies import plan_of
 from solar_plugins.upscaling.trained_layers import new_layers
 from solar_plugins.upscaling.verify import verify_checkpoint
@@ -330,10 +330,10 @@ def test_a_recipe_knows_its_own_result(pair, tmp_path, monkeypatch):
     decoder = find_base(str(made)).decoder
     init = InitArgs(strategy="slices", slices=slices)
     shutil.rmtree("donor")  # It is not needed any more.
-    assert growth_of(decoder, "m", init).already_grown
+    assert requested_plan(decoder, "m", init).already_grown
     for other in ([*slices[:2], [5, 7]], [slices[0], slices[1] | {"model": "other/donor2"}, slices[2]]):
         with pytest.raises(ArgsError, match="asks for another plan"):
-            growth_of(decoder, "m", InitArgs(strategy="slices", slices=other))
+            requested_plan(decoder, "m", InitArgs(strategy="slices", slices=other))
 
 
 def test_the_commands(pair, tmp_path, monkeypatch):
@@ -393,11 +393,11 @@ def test_models_of_the_hub(pair, tmp_path, monkeypatch):
     assert "base_model:\n- org/base\n- org/donor\nbase_model_relation: merge\n" in (made / "README.md").read_text()
     assert verify_checkpoint(made).plan == plan
     decoder = find_base(str(made)).decoder
-    assert growth_of(decoder, "m", InitArgs(strategy="slices", slices=slices)).already_grown
+    assert requested_plan(decoder, "m", InitArgs(strategy="slices", slices=slices)).already_grown
     for other in ({"model": "other/donor"}, {"revision": "d" * 40}):
         init = InitArgs(strategy="slices", slices=[*slices[:2], slices[2] | other])
         with pytest.raises(ArgsError, match="asks for another plan"):
-            growth_of(decoder, "m", init)
+            requested_plan(decoder, "m", init)
     Path("recipe.yml").write_text(
         yaml.safe_dump({"base_model": "org/base", "solar": {"init": {"strategy": "slices", "slices": slices}}})
     )

@@ -5,7 +5,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.upscaling.mergekit_weights import weights_of
+from solar_plugins.upscaling.mergekit import weights_of
 
 
 @pytest.mark.parametrize("spelling", ["base", "./base", "../here/base", "~/base", "base/config.json"])

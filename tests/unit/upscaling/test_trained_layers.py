@@ -119,7 +119,7 @@ def test_patterns_name_the_parameters():
     ("keys", "message"),
     [
         ({}, "solar.train.layers: missing"),
-        ({"layers": "top"}, "solar.train.layers: 'top' is not allowed; it should be 'all', 'new' or 'seam'"),
+        ({"layers": "top"}, "solar.train.layers: 'top' is not allowed; expected 'all', 'new' or 'seam'"),
         ({"layers": "seam"}, "belongs to layers: seam, which needs it"),
         ({"layers": "new", "around": 2}, "belongs to layers: seam"),
         ({"layers": "seam", "around": 0}, "solar.train.around: 0 is not allowed"),

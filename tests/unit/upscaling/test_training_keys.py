@@ -4,8 +4,12 @@ from solar_plugins.errors import ArgsError
 from solar_plugins.recipe import parse_recipe
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
-from solar_plugins.upscaling.trained_layers import JUDGING_HEAD, WRAPPERS
-from solar_plugins.upscaling.training_keys import refuse_frozen_identity_layers, training_keys
+from solar_plugins.upscaling.trained_layers import (
+    CLASSIFIER_HEAD,
+    WRAPPERS,
+    refuse_frozen_identity_layers,
+    training_keys,
+)
 
 DECODER = Decoder.of({"model_type": "llama", "num_hidden_layers": 4, "tie_word_embeddings": False})
 PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
@@ -18,7 +22,7 @@ def keys(train, plan=PLAN, decoder=DECODER, **others):
 
 
 def test_full_training_freezes_the_rest():
-    assert keys({"layers": "new"}) == {"unfrozen_parameters": [f"{WRAPPERS}model.layers.(?:3|4).", JUDGING_HEAD]}
+    assert keys({"layers": "new"}) == {"unfrozen_parameters": [f"{WRAPPERS}model.layers.(?:3|4).", CLASSIFIER_HEAD]}
     assert keys({"layers": "all"}) == {}
 
 

@@ -67,5 +67,5 @@ def test_what_is_no_plan(text, kind, words, tmp_path):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(ArgsError, match=r"plans\.yml: the plans cannot be read"):
+    with pytest.raises(ArgsError, match=r"plans\.yml: cannot be read"):
         read_candidates(tmp_path / "plans.yml", 8)

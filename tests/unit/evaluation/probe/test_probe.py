@@ -138,7 +138,7 @@ def test_plans_whose_duplicates_do_not_start_as_copies(folder):
         (["--target-layers", "13"], "--target-layers: 13 is the depth of no plan here; expected one of 7, 8"),
         (["--text", "{folder}/nowhere.jsonl"], "nowhere.jsonl: cannot be read (No such file"),
         (["--text", "{folder}/few.jsonl"], "few.jsonl: 2 texts of 2 tokens or more; expected at least 3"),
-        (["--plans", "{folder}/nowhere.yml"], "nowhere.yml: the plans cannot be read"),
+        (["--plans", "{folder}/nowhere.yml"], "nowhere.yml: cannot be read"),
     ],
 )
 def test_what_cannot_be_measured(folder, arguments, words):

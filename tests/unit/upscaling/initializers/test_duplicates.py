@@ -121,7 +121,7 @@ def test_a_strategy_that_says_it_itself_and_a_recipe_that_says_it_too():
         (
             {"initializer": "scaled", "factor": 0},
             ArgsError,
-            "duplicates.factor: 0 is not allowed; it should be greater",
+            "duplicates.factor: 0 is not allowed; expected a value greater",
         ),
         (
             {"initializer": "scaled", "factor": True},
@@ -131,7 +131,7 @@ def test_a_strategy_that_says_it_itself_and_a_recipe_that_says_it_too():
         (
             {"initializer": "scaled", "factor": "inf"},
             ArgsError,
-            "duplicates.factor: 'inf' is not allowed; it should be",
+            "duplicates.factor: 'inf' is not allowed; expected",
         ),
         ({"initializer": "identity", "x": 1}, ArgsError, "solar.init.duplicates.x: unknown key; known: none"),
         ({"factor": 1}, ArgsError, "expected the name of an initializer, such as identity, or a map such as {initiali"),
