@@ -96,7 +96,7 @@ def test_another_rank_takes_over_from_a_killed_writer_and_the_killed_one_may_com
         lines.append(line)
         if "upscaling base: 8 -> 12 layers" in line:
             break
-    assert any(f"removing what an interrupted run left: {partial}" in line for line in lines)
+    assert any(f"removing leftovers of an interrupted run: {partial}" in line for line in lines)
     wait_for(lambda: finished_checkpoints(place / "cache") if not partial.exists() else None, waiting)
     back = lone_rank(place, 0, 2, port)
     (status, said), (other_status, other_said) = all_finished([back, waiting])

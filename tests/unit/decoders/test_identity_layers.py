@@ -102,7 +102,9 @@ def test_the_expanded_model_is_its_base_and_can_learn(name, tmp_path):
 def test_a_norm_behind_the_projection_makes_the_same_model_but_one_that_blows_up(model_type, tmp_path, monkeypatch):
     """Why such types have no row: logits alone would not tell, the gradient does."""
     make_base(model_type, {}, tmp_path / "base")
-    with pytest.raises(CheckpointError, match=f"identity layers are not tested for model_type '{model_type}'"):
+    with pytest.raises(
+        CheckpointError, match=f"identity and scaled layers are not tested for model_type '{model_type}'"
+    ):
         expanded(tmp_path / "base", tmp_path / "expanded")
     row = ARCHITECTURES[model_type]._replace(residual_writers=("self_attn.o_proj", "mlp.down_proj"))
     monkeypatch.setattr(decoder, "ARCHITECTURES", {**ARCHITECTURES, model_type: row})

@@ -38,7 +38,7 @@ def base(tmp_path):
 
 
 def test_refused_unless_trusted(base):
-    with pytest.raises(CheckpointError, match=r"auto_map names code.*trust_remote_code: true.*--trust-remote-code"):
+    with pytest.raises(CheckpointError, match=r"auto_map.*trust_remote_code: true.*--trust-remote-code"):
         find_base(str(base))
 
 

@@ -231,7 +231,7 @@ def test_a_function_without_its_mark_would_never_be_called(monkeypatch, caplog):
 
     installed(monkeypatch, x=Unmarked())
     registry.loaded_plugins()
-    assert "function register_recipes lacks @hookimpl" in caplog.text
+    assert "its function register_recipes lacks @hookimpl" in caplog.text
 
 
 def test_an_import_that_ends_the_interpreter_is_skipped(monkeypatch):

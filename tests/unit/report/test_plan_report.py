@@ -36,7 +36,7 @@ def test_sizes_before_and_after(base):
     ("recipe", "message"),
     [
         ({"base_model": "x"}, "r.yml: has no `solar:` block"),
-        ({"solar": {"init": {"strategy": "dus"}}}, "base_model: None; expected a model"),
+        ({"solar": {"init": {"strategy": "dus"}}}, "base_model: None; expected a directory"),
         (
             {"solar": {"init": {"strategy": "dus"}}, "base_model": ["x"]},
             r"base_model: \['x'\] is not allowed; expected a valid string",
@@ -50,7 +50,7 @@ def test_recipes_that_cannot_be_planned(tmp_path, recipe, message):
 
 def test_a_damaged_base_is_refused_before_training(base):
     (base / "model.safetensors").write_bytes(b"short")
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
         plan_for_base(str(base), None, DUS)
 
 

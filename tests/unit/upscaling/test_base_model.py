@@ -90,7 +90,7 @@ def test_a_tokenizer_that_came_later_into_an_offline_cache_is_not_missed(tmp_pat
 
 def test_a_hub_id_that_is_not_in_the_cache(tmp_path, base, monkeypatch):
     hub_cache(tmp_path, base, monkeypatch)
-    with pytest.raises(CheckpointError, match="'someone/other' is no directory here and cannot be fetched") as error:
+    with pytest.raises(CheckpointError, match="'someone/other' is not a local directory") as error:
         find_base("someone/other")
     assert "HF_HUB_OFFLINE" in str(error.value)
 

@@ -413,9 +413,7 @@ def test_no_private_file_gets_into_the_model_by_a_link(base, tmp_path, name):
     if name not in ("model.safetensors", "config.json"):
         secret.write_text("---\nlicense: secret\n---\n")
     (base / name).symlink_to(secret)
-    with pytest.raises(
-        CheckpointError, match=rf"base/{name}: a link that leads out of the model's folder, to {secret}"
-    ):
+    with pytest.raises(CheckpointError, match=rf"base/{name}: a link out of the model's directory, to {secret}"):
         ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").glob("*") if path.is_dir()]
 

@@ -43,15 +43,15 @@ def test_transformers_reads_every_type_as_the_plan_says(model_type, check):
 @pytest.mark.parametrize(
     ("model_type", "change", "message"),
     [
-        ("gpt2", {"num_hidden_layers": 9}, "reads a depth of 9 from it, and of 9 from the base's"),
+        ("gpt2", {"num_hidden_layers": 9}, "reads a depth of 9, and 9 for the base"),
         ("llama", {"num_hidden_layers": 11}, "reads a depth of 11"),
-        ("longcat_flash", {"num_hidden_layers": 12}, "reads a depth of 12 from it, and of 18 from the base's"),
+        ("longcat_flash", {"num_hidden_layers": 12}, "reads a depth of 12, and 18 for the base"),
         ("gemma2", {"layer_types": ["sliding_attention", "full_attention"] * 6}, "reads layer_types as"),
         ("jamba", {"attn_layer_offset": 0}, "reads layer_types as"),
         ("bamba", {"attn_layer_indices": [2, 4, 7]}, "reads attn_layer_indices as"),
         ("recurrent_gemma", {"block_types": ["recurrent"]}, "reads layers_block_type as"),
         ("qwen3_moe", {"mlp_only_layers": [1, 2]}, "reads mlp_only_layers as"),
-        ("llama", {"num_attention_heads": "four"}, "reads the base's config, but not this one"),
+        ("llama", {"num_attention_heads": "four"}, "can read the base's config, but not this one"),
     ],
 )
 def test_a_wrong_config_is_found(model_type, change, message, check):
@@ -65,7 +65,7 @@ def test_a_wrong_config_is_found(model_type, change, message, check):
 def test_what_the_user_vouched_for_stays_as_it_is(check):
     base = tiny("llama") | {"some_layers": [1, 2], "kinds": ["a"] * 9}
     upscaled = upscale_config(Decoder.of(base, ["some_layers", "kinds"]), PLAN)
-    assert "reads 12 layers as" in check(base, upscaled, trusted=["some_layers", "kinds"])
+    assert "reads 12 layers in agreement" in check(base, upscaled, trusted=["some_layers", "kinds"])
     with pytest.raises(CheckpointError, match="reads kinds as"):
         check(base, upscaled, trusted=["some_layers"])
 
@@ -73,8 +73,8 @@ def test_what_the_user_vouched_for_stays_as_it_is(check):
 def test_what_is_not_checked_is_said(check, monkeypatch):
     base = tiny("llama")
     own = base | {"model_type": "mine"}
-    assert "does not know model_type 'mine'" in check(own, own)
+    assert "does not support model_type 'mine'" in check(own, own)
     odd = base | {"num_attention_heads": "four"}
     assert "cannot read the base's" in check(odd, odd)
     monkeypatch.setattr(config_check, "find_spec", lambda name: None)
-    assert check(base, base) == "how transformers reads config.json was not checked: it is not installed"
+    assert check(base, base) == "config.json was not checked with transformers, which is not installed"

@@ -54,14 +54,14 @@ WORST = {
     "25 MB of brackets": (lambda: framed(b"[" * LIMIT), "about 25,000,000 JSON values, expected at most 1,000,000"),
     "a million brackets": (lambda: framed(b"[" * 999_999), "not valid JSON (maximum recursion depth"),
     "a number of 25 MB": (lambda: framed(b'{"a":' + b"9" * (LIMIT - 10) + b"}"), "not valid JSON (Exceeds the limit"),
-    "a name of 25 MB": (lambda: framed(b'{"' + b"a" * (LIMIT - 10) + b'":1}'), "(24999990 characters)"),
+    "a name of 25 MB": (lambda: framed(b'{"' + b"a" * (LIMIT - 10) + b'":1}'), "has 24999990 characters"),
     "a million names, wide characters": (
         lambda: framed(b"{" + b",".join(b'"%015d' % i + EMOJI + b'":0' for i in range(990_000)) + b"}"),
-        "has an impossible entry 0",
+        "has an invalid entry 0",
     ),
     "a third of a million objects": (
         lambda: framed(b'{"a":[' + b",".join([b'{"":{}}'] * 330_000) + b"]}"),
-        "tensor 'a' has an impossible entry [{'': {}},",
+        "tensor 'a' has an invalid entry [{'': {}},",
     ),
     "a million tensors": (lambda: framed(tensors(1_000_000)), "header has 58,000,001 bytes"),
     "160,000 tensors": (lambda: framed(tensors(160_000)), "about 1,120,000 JSON values"),
@@ -108,9 +108,7 @@ def test_a_hundred_thousand_tensors_are_read(tmp_path):
 def test_names_that_could_deceive_a_reader_are_refused(tmp_path, name):
     header = json.dumps({name: {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(framed(header, b"1"))
-    with pytest.raises(
-        CheckpointError, match=r"x.safetensors: a tensor is called .* expected at most 500 printable"
-    ) as error:
+    with pytest.raises(CheckpointError, match=r"x.safetensors: tensor name .* expected at most 500") as error:
         read_header(tmp_path / "x.safetensors")
     assert str(error.value).isprintable()
 
@@ -118,7 +116,7 @@ def test_names_that_could_deceive_a_reader_are_refused(tmp_path, name):
 def test_an_index_may_not_name_a_tensor_twice(sharded_base):
     text = (sharded_base / INDEX).read_text()
     (sharded_base / INDEX).write_text(text.replace('"weight_map": {', '"weight_map": {"lm_head.weight": "x",'))
-    with pytest.raises(CheckpointError, match="a name stands in it twice"):
+    with pytest.raises(CheckpointError, match="duplicate name"):
         _ = find_base(str(sharded_base)).tensors
 
 
@@ -153,7 +151,7 @@ def test_what_is_no_file_of_this_folder_is_never_opened(sharded_base, name, spec
     with pytest.raises(CheckpointError) as error:
         _ = find_base(str(sharded_base)).identity
     if special is special_link_out and name != "config.json":
-        expected = f"{path.name}: a link that leads out of the model's folder, to /etc/passwd"
+        expected = f"{path.name}: a link out of the model's directory, to /etc/passwd"
     else:
         expected = path.name
     assert expected in str(error.value)

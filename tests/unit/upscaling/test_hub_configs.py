@@ -211,7 +211,7 @@ def test_lists_of_other_engines_stay_true():
         ("mimo-v2-flash", {"moe_layer_freq": [0, 0] + [1] * 46}, "Set mlp_layer_types to what the model was trained"),
         ("k-exaone-236b, older", {"first_k_dense_replace": 2}, "is_moe_layer is"),
         ("kimi-linear-48b", {"layer_types": ["linear_attention"] * 27}, "linear_attn_config and layer_types describe"),
-        ("hunyuan-a13b", {"use_cla": True}, "use_cla is True; such a model is refused"),
+        ("hunyuan-a13b", {"use_cla": True}, "use_cla is True, which is not supported"),
     ],
 )
 def test_lists_that_transformers_does_not_read_must_agree_with_what_it_reads(name, change, message):

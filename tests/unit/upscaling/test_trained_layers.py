@@ -71,7 +71,7 @@ def test_some_layers_train_nothing_beside_them(layers):
 def test_without_a_plan_only_all_can_be_meant():
     assert parts("all", None).num_layers == 32
     for keys in ({"layers": "new"}, {"layers": "seam", "around": 1}, {"layers": "all", "lr_scale": {"old": 0.1}}):
-        with pytest.raises(ArgsError, match=r"no record of a plan .*solar upscale"):
+        with pytest.raises(ArgsError, match=r"no recorded plan .*solar upscale"):
             parts(plan=None, **keys)
 
 
@@ -120,8 +120,8 @@ def test_patterns_name_the_parameters():
     [
         ({}, "solar.train.layers: missing"),
         ({"layers": "top"}, "solar.train.layers: 'top' is not allowed; expected 'all', 'new' or 'seam'"),
-        ({"layers": "seam"}, "belongs to layers: seam, which needs it"),
-        ({"layers": "new", "around": 2}, "belongs to layers: seam"),
+        ({"layers": "seam"}, "layers: seam needs around"),
+        ({"layers": "new", "around": 2}, "layers: seam needs around"),
         ({"layers": "seam", "around": 0}, "solar.train.around: 0 is not allowed"),
         ({"layers": "seam", "around": True}, "solar.train.around: True is not allowed; expected a number"),
         ({"layers": "all", "lr_scale": {"old": True}}, "solar.train.lr_scale.old: True is not allowed; expected a num"),

@@ -157,6 +157,6 @@ def test_per_layer_fields_that_cannot_be_trusted(change, message):
 def test_identity_layers_are_refused_by_the_config_alone_where_they_are_not_tested():
     plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity")))
     config = {"model_type": "gemma2", "num_hidden_layers": 2}
-    with pytest.raises(CheckpointError, match="identity layers are not tested for model_type 'gemma2'"):
+    with pytest.raises(CheckpointError, match="identity and scaled layers are not tested for model_type 'gemma2'"):
         upscale_config(Decoder.of(config), plan)
     assert upscale_config(Decoder.of(config | {"model_type": "llama"}), plan)["num_hidden_layers"] == 3

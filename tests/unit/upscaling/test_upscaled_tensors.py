@@ -41,7 +41,7 @@ def test_identity_needs_the_tensors_that_it_zeroes():
 
 
 def test_identity_is_refused_where_it_is_not_tested():
-    with pytest.raises(CheckpointError, match="identity layers are not tested for model_type 'olmo2'"):
+    with pytest.raises(CheckpointError, match="identity and scaled layers are not tested for model_type 'olmo2'"):
         tensor_copies(NAMES, Decoder.of(CONFIG | {"model_type": "olmo2"}), LayerPlan(4, (PlannedLayer(3, "identity"),)))
 
 

@@ -350,5 +350,5 @@ def test_a_stale_alias_that_the_writer_missed_is_found_by_transformers(tmp_path,
     assert verify_checkpoint(right, str(path.parent)).config.endswith("reads 12 layers as the plan says")
     monkeypatch.setattr(spellings, "DEPTH_KEYS", frozenset())
     wrong = ensure_checkpoint(find_base(str(path.parent)), DUS, tmp_path / "other")
-    with pytest.raises(CheckpointError, match="reads a depth of 8 from it, and of 8 from the base's"):
+    with pytest.raises(CheckpointError, match="reads a depth of 8, and 8 for the base"):
         verify_checkpoint(wrong, str(path.parent))

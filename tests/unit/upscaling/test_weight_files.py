@@ -238,9 +238,7 @@ def test_git_lfs_pointers_are_refused(sharded_base, name):
 
 @pytest.mark.parametrize("act", [find_base, lambda name: plan_for_base(name, None, InitArgs(strategy="dus"))])
 def test_a_weight_file_is_not_taken_for_its_folder(base, act):
-    with pytest.raises(
-        CheckpointError, match=rf"{SINGLE_FILE} is a file; expected the folder of a model.*such as {base}"
-    ):
+    with pytest.raises(CheckpointError, match=rf"{SINGLE_FILE} is a file; expected a model directory .*such as {base}"):
         act(str(base / SINGLE_FILE))
 
 

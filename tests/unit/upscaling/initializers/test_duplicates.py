@@ -137,7 +137,7 @@ def test_a_strategy_that_says_it_itself_and_a_recipe_that_says_it_too():
         ({"factor": 1}, ArgsError, "expected the name of an initializer, such as identity, or a map such as {initiali"),
         (["scaled"], ArgsError, "solar.init.duplicates: ['scaled'] is not allowed; expected the name"),
         (True, ArgsError, "solar.init.duplicates: True is not allowed"),
-        ("{initializer: [", ArgsError, "solar.init.duplicates: '{initializer: [' is no YAML"),
+        ("{initializer: [", ArgsError, "solar.init.duplicates: '{initializer: [': not valid YAML"),
     ],
 )
 def test_what_is_no_initializer(said, kind, words):

@@ -17,7 +17,7 @@ def test_a_count_is_a_number_or_its_text(value):
 
 @pytest.mark.parametrize("value", [True, False, "eight", 2.5, "2.5"])
 def test_what_is_no_count(value):
-    with pytest.raises(ValidationError, match="truth value" if isinstance(value, bool) else "valid integer"):
+    with pytest.raises(ValidationError, match="not true or false" if isinstance(value, bool) else "valid integer"):
         Args(count=value)
 
 
