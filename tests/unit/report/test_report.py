@@ -116,7 +116,7 @@ def test_a_base_with_code_of_its_own_is_measured_where_the_recipe_trusts_it(
     config["auto_map"] = {"AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}
     (own / "config.json").write_text(json.dumps(config))
     change(trained_recipe, base_model=str(own))
-    with pytest.raises(CheckpointError, match="auto_map .* trust_remote_code: true"):
+    with pytest.raises(CheckpointError, match=r"auto_map .* trust_remote_code: true"):
         write_report(trained_recipe, held_out=None, prompts=["The wolf"], output=tmp_path / "r.html")
 
     change(trained_recipe, trust_remote_code=True)
