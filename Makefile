@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := runs/smollm2
 RECIPE := recipes/smollm2/solar_dus.yml
+PIPELINE := recipes/smollm2/pipeline.yml
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export AXOLOTL_DO_NOT_TRACK := 1
@@ -42,35 +43,13 @@ $(INSTALLED): pyproject.toml
 
 demo: $(INSTALLED)  ## upscale a real 135M model from 30 to 48 layers, train it, and report: about 7 minutes on two cores
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
-	@$(MAKE) --no-print-directory $(DEMO)/dus/.trained
+	@$(BIN)/solar run $(PIPELINE) --only dus
 	@$(BIN)/solar report $(RECIPE) --output $(DEMO)/report.html
 
-$(DEMO)/dus/.trained: $(RECIPE)
-	$(BIN)/accelerate launch -m axolotl.cli.train $(RECIPE)
-	@touch $@
-
-pipeline: $(INSTALLED)  ## every stage on that model, up to DPO and merging, and a report: about 30 minutes on two cores; goes on where it was stopped
+pipeline: $(INSTALLED)  ## every stage on that model, up to DPO and merging, and a report: about 30 minutes on two cores; resumes where it was stopped
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
-	@$(MAKE) --no-print-directory $(DEMO)/average/.merged
-	@$(BIN)/solar report $(RECIPE) $(patsubst %,recipes/smollm2/solar_%.yml,sft dpo sdpo_1 sdpo_2) $(DEMO)/average \
-	  --output $(DEMO)/report.html
-
-# A stage runs when its recipe or the stage before it is newer than its stamp. One that was interrupted has no stamp and
-# starts anew. What stands behind | only sets the order: two stages at once would want the memory of both.
-$(DEMO)/sft/.trained: $(DEMO)/dus/.trained
-$(DEMO)/dpo/.trained: $(DEMO)/sft/.trained
-$(DEMO)/sdpo_1/.trained: $(DEMO)/sft/.trained | $(DEMO)/dpo/.trained
-$(DEMO)/sdpo_2/.trained: $(DEMO)/sdpo_1/.trained
-
-$(DEMO)/%/.trained: recipes/smollm2/solar_%.yml
-	rm -rf $(@D)
-	$(BIN)/accelerate launch -m axolotl.cli.train $<
-	@touch $@
-
-$(DEMO)/average/.merged: recipes/smollm2/mergekit/solar_average.yml $(DEMO)/dpo/.trained $(DEMO)/sdpo_2/.trained
-	rm -rf $(@D)
-	$(BIN)/mergekit-yaml $< $(@D)
-	@touch $@
+	@$(BIN)/solar run $(PIPELINE)
+	@$(BIN)/solar report $(PIPELINE) --output $(DEMO)/report.html
 
 test: $(INSTALLED)  ## run the tests, the real model's too, and print the package's line coverage: 12 minutes on two cores
 	$(PYTEST) -m "not nightly" --cov --cov-report=term:skip-covered

@@ -494,3 +494,20 @@ def report(
     from solar_plugins.report.report import write_report
 
     write_report(recipe, later, held_out=held_out, prompts=prompts, output=output)
+
+
+@solar.command()
+@click.argument("pipeline", type=click.Path(path_type=Path))
+@click.option("--from", "start", metavar="STAGE", help="Start with this stage; those before it are taken as they are.")
+@click.option("--only", metavar="STAGE", help="Run this stage alone.")
+@click.option("--rerun", multiple=True, metavar="STAGE", help="Run this stage again; its output is moved aside first.")
+@click.option("--dry-run", is_flag=True, help="Show what would run, and why.")
+def run(pipeline: Path, start: str | None, only: str | None, rerun: tuple[str, ...], dry_run: bool) -> None:
+    """Run the stages of a PIPELINE file, each in its own process; stages that are done are skipped.
+
+    A stage is done while its file and its inputs are unchanged. An interrupted training stage resumes from its newest
+    checkpoint that is complete. Nothing is ever deleted.
+    """
+    from solar_plugins.running.runner import run_pipeline
+
+    run_pipeline(pipeline, start=start, only=only, rerun=rerun, dry_run=dry_run)

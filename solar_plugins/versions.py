@@ -16,15 +16,23 @@ PACKAGES = (
 """Their versions come from metadata; none is imported."""
 
 
-def version_lines() -> Iterator[str]:
-    """One line each for this package, Python and the system, the packages that matter, and the plugins."""
-    yield f"solar_plugins {version('solar_plugins')}"
-    yield f"Python {platform.python_version()}, {platform.platform()}, {platform.machine()}"
+def package_versions() -> dict[str, str]:
+    """The version of Python, of this package and of each package that is installed."""
+    found = {"solar_plugins": version("solar_plugins"), "Python": platform.python_version()}
     for name in PACKAGES:
         try:
-            yield f"{name} {version(name)}"
+            found[name] = version(name)
         except PackageNotFoundError:
-            yield f"{name} not installed"
+            continue
+    return found
+
+
+def version_lines() -> Iterator[str]:
+    """One line each for this package, Python and the system, the packages that matter, and the plugins."""
+    found = package_versions()
+    yield f"solar_plugins {found['solar_plugins']}"
+    yield f"Python {found['Python']}, {platform.platform()}, {platform.machine()}"
+    yield from (f"{name} {found.get(name, 'not installed')}" for name in PACKAGES)
     manager, skipped = loaded_plugins()
     for name, _ in manager.list_name_plugin():
         if not name.startswith("solar_plugins."):
