@@ -141,9 +141,8 @@ def read_pipeline(path: Path) -> Pipeline:
     try:
         args = PipelineArgs.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise ArgsError(
-            render(error, f"{path}: ", PipelineArgs.model_fields, {"stages": StageArgs.model_fields})
-        ) from None
+        parts = {"stages": StageArgs.model_fields}
+        raise ArgsError(invalid(error, f"{path}: ", PipelineArgs.model_fields, parts)) from None
     stages = tuple(_read_stage(stage, path, args.launch) for stage in args.stages)
     return Pipeline(path, Path(args.records).expanduser(), stages)
 

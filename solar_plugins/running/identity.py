@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from solar_plugins.pipeline import Stage
-from solar_plugins.storage.content import content_hashes
 from solar_plugins.storage.atomic import files_below
+from solar_plugins.storage.content import content_hashes
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".distcp")
 """Large files of numbers, which training changes everywhere; they are sampled. Every other file is hashed entirely."""

@@ -27,8 +27,13 @@ def is_merge(path):
     return "mergekit" in path.parts
 
 
+def is_pipeline(path):
+    return path.stem.endswith("pipeline")
+
+
 def is_training(path):
-    return not {"mergekit", "eval", "mixtures"} & set(path.relative_to(recipe_directory()).parts)
+    folders = set(path.relative_to(recipe_directory()).parts)
+    return not {"mergekit", "eval", "mixtures"} & folders and not is_pipeline(path)
 
 
 def is_mixture(path):
@@ -273,7 +278,7 @@ def read_by(path):
 NEXT = re.compile(r"(after )?recipes/([\w/]+\.yml)(?:,? with (?:base_model|lm_eval_model): (\S+?)(?=[,;.]*(?:\s|$)))?")
 
 
-@pytest.mark.parametrize("path", [path for path in RECIPES if not is_mixture(path)], ids=name)
+@pytest.mark.parametrize("path", [path for path in RECIPES if not is_mixture(path) and not is_pipeline(path)], ids=name)
 def test_the_recipe_after_it_reads_its_output(path):
     """Or the same base, for the second model of an average."""
     fields = re.split(r"^(\w+): +", "\n".join(head_of(path)), flags=re.MULTILINE)
