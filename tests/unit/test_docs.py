@@ -6,6 +6,7 @@ other programs are not checked, and marked commands of ours are parsed but not r
 
 import json
 import re
+import shutil
 import tomllib
 from contextlib import contextmanager
 from itertools import product
@@ -22,6 +23,7 @@ from known_models import MISTRAL
 
 from solar_plugins.cli import solar
 from solar_plugins.data.mixture_args import MixtureArgs
+from solar_plugins.pipeline import read_pipeline
 from solar_plugins.plugins.manager import loaded_plugins
 from solar_plugins.recipe import parse_recipe, read_yaml
 from solar_plugins.solar_block import InitArgs, parse_solar_block
@@ -223,7 +225,8 @@ def run_page(page, folder, chosen):
         for block in BLOCKS:
             if block.page == page and block.language in ("bash", "console") and not block.needs:
                 for command in commands_of(block):
-                    if command.words[0] == "solar" and command.words[1] in RUN and chosen(command.words):
+                    runs = command.words[0] == "solar" and (command.words[1] in RUN or "--dry-run" in command.words)
+                    if runs and chosen(command.words):
                         run_one(command, folder)
 
 
@@ -252,13 +255,18 @@ def test_other_output_than_the_page_shows_would_be_seen(machine):
 
 
 @of("yaml")
-def test_a_yaml_example_is_accepted_by_our_own_parsers(block):
+def test_a_yaml_example_is_accepted_by_our_own_parsers(block, tmp_path):
     content = yaml.safe_load(block.text)
     with plugins_of(block.page):
         if isinstance(content, list):
             inits = [InitArgs.model_validate(one) for one in content]
         elif "sets" in content:
             MixtureArgs.model_validate(content)
+            return
+        elif "stages" in content:
+            pipeline = Path(shutil.copytree(ROOT / "recipes", tmp_path / "recipes")) / "example.yml"
+            pipeline.write_text(block.text)
+            assert len(read_pipeline(pipeline).stages) == len(content["stages"])
             return
         elif "merge_method" in content:  # mergekit's own schema judges it below
             return
@@ -277,7 +285,7 @@ def test_a_yaml_example_is_accepted_by_our_own_parsers(block):
 def test_a_yaml_example_has_no_key_that_its_tool_would_drop(block):
     """The rest of the recipe is that of the demo, or of its DPO stage where the example has ``rl``."""
     content = yaml.safe_load(block.text)
-    if isinstance(content, list) or "sets" in content or "_" in content:
+    if isinstance(content, list) or {"sets", "stages", "_"} & content.keys():
         return  # Axolotl does not read it, or it is a sweep, which the next test reads.
     if "merge_method" in content:
         from mergekit.config import MergeConfiguration
