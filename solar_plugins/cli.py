@@ -488,11 +488,17 @@ def report(
 ) -> None:
     """Compare the base, upscaled and trained models of a completed RECIPE: held-out loss, loss curve, samples.
 
-    To include later stages, give each STAGE as its Axolotl recipe or as the directory of a merged model. If their
-    recipes have test data for it, the loss on eval responses and the accuracy on eval pairs are measured too.
+    To include later stages, give each STAGE as its Axolotl recipe or as the directory of a merged model, or give a
+    pipeline file in place of RECIPE and all of them. If their recipes have test data for it, the loss on eval responses
+    and the accuracy on eval pairs are measured too.
     """
+    from solar_plugins.pipeline import is_pipeline, read_pipeline, report_stages
     from solar_plugins.report.report import write_report
 
+    if is_pipeline(recipe):
+        if later:
+            raise click.UsageError(f"{recipe} is a pipeline, which names its stages; give no others")
+        recipe, *later = report_stages(read_pipeline(recipe))
     write_report(recipe, later, held_out=held_out, prompts=prompts, output=output)
 
 

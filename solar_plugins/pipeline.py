@@ -106,6 +106,7 @@ class Stage:
         command: What is run, word by word.
         inputs: Files and folders that a command declares; those of other kinds are found in their content.
         outputs: Files and folders that it writes, relative to the working directory.
+        overridden: Whether it has keys of its recipe with other values.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Stage:
     command: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    overridden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,27 @@ def is_pipeline(path: Path) -> bool:
     return "stages" in read_yaml(path)
 
 
+def report_stages(pipeline: Pipeline) -> tuple[Path, ...]:
+    """What `solar report` takes for a pipeline: the recipe that upscales, then each later model.
+
+    A stage with overrides is its output directory, because its recipe alone names another one.
+
+    Raises:
+        ArgsError: The first recipe does not upscale.
+    """
+    models = [stage for stage in pipeline.stages if stage.kind in ("recipe", "merge")]
+    first = models[0] if models else None
+    if first is None or first.kind != "recipe" or "init" not in (first.content.get("solar") or {}):
+        found = f"{first.name} is a {first.kind}" if first else "there is none"
+        raise ArgsError(
+            f"{pipeline.path}: the first model of a report comes from a recipe with solar.init, but {found} without it"
+        )
+    return tuple(
+        stage.file if stage.kind == "recipe" and stage.file and not stage.overridden else Path(stage.outputs[0])
+        for stage in models
+    )
+
+
 def _read_stage(args: StageArgs, pipeline: Path, launch: str) -> Stage:
     words = tuple(shlex.split(args.launch if args.launch is not None else launch if args.kind == "recipe" else ""))
     if args.command is not None:
@@ -178,4 +201,4 @@ def _read_stage(args: StageArgs, pipeline: Path, launch: str) -> Stage:
         if not isinstance(content.get("output"), str):
             raise ArgsError(f"{file}: output: {content.get('output')!r}; expected the folder that a mixture writes")
         command, outputs = (*words, "solar", "mix", str(file)), (content["output"],)
-    return Stage(args.name, args.kind, file, content, command, (), outputs)
+    return Stage(args.name, args.kind, file, content, command, (), outputs, bool(args.overrides))

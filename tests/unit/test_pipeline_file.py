@@ -1,9 +1,11 @@
 """A pipeline file: what its stages run, and what is wrong with a bad one."""
 
+from pathlib import Path
+
 import pytest
 
 from solar_plugins.errors import ArgsError
-from solar_plugins.pipeline import is_pipeline, read_pipeline
+from solar_plugins.pipeline import is_pipeline, read_pipeline, report_stages
 from solar_plugins.plugins.recipe_packs import recipe_directory
 
 
@@ -93,3 +95,17 @@ def test_stages_of_our_own_pipelines_begin_with_what_an_earlier_one_wrote(name):
         if number and stage.kind in ("recipe", "merge"):
             assert {model for model in models if model} <= written, stage.name
         written |= set(stage.outputs)
+
+
+def test_what_a_report_takes():
+    """The recipes of training stages, and the folders of what is merged or has overrides."""
+    small, large = (recipe_directory() / name for name in ("smollm2/pipeline.yml", "solar_pipeline.yml"))
+    recipes = [small.parent / f"solar_{name}.yml" for name in ("dus", "sft", "dpo", "sdpo_1", "sdpo_2")]
+    assert report_stages(read_pipeline(small)) == (*recipes, Path("runs/smollm2/average"))
+    assert report_stages(read_pipeline(large))[-2:] == (Path("outputs/solar_dpo_2"), Path("outputs/solar_average"))
+
+
+@pytest.mark.parametrize("stage", ["{name: one, recipe: a.yml}", "{name: one, merge: m.yml, output: x}"])
+def test_a_report_begins_with_a_recipe_that_upscales(folder, stage):
+    with pytest.raises(ArgsError, match=r"p\.yml: .* solar\.init"):
+        report_stages(read_pipeline(pipeline(folder, [stage])))
