@@ -22,8 +22,8 @@ from bench import REPOSITORY
 from figures import OURS, Device, Run, copy_rate, estimated_seconds, select
 from handover import HandOver, measure_hand_over, seconds_of_a_rank
 
+from solar_plugins.memory.estimate import memory_parts, peaks
 from solar_plugins.memory.parameters import Model
-from solar_plugins.memory.parts import memory_parts, peaks
 from solar_plugins.memory.training_setup import TrainingSetup
 from solar_plugins.storage.atomic import LONG_WAIT_POLL_SECONDS, POLL_SECONDS
 from solar_plugins.storage.safetensors import COPY_THREADS
@@ -204,7 +204,7 @@ def memory_of(base: Base, gpus: int) -> tuple[int, int]:
     """Bytes per GPU with ZeRO-3: the peak, and the part that is not sharded."""
     setup = TrainingSetup(gpus=gpus, shards=gpus, sharding="zero3", sequence_tokens=SEQUENCE_TOKENS)
     parts = memory_parts(base.model(), setup)
-    divided = ("weights", "gradients", "master weights", "optimizer states", "copies of the step")
+    divided = ("weights", "gradients", "master weights", "optimizer states", "optimizer step buffers")
     fixed = [part for part in parts if part.name not in divided]
     return max(peaks(parts).values()), max(peaks(fixed).values())
 

@@ -1,8 +1,8 @@
-"""Bytes that one token takes between forward and backward pass, in a Llama-type decoder of transformers. Pure.
+"""Bytes per token that a Llama-type decoder of transformers keeps from the forward pass for the backward pass. Pure.
 
-The method is that of Korthikanti et al. 2022 (arXiv:2205.05198, sec. 4.1): add up what each operation keeps for its
-backward pass. Their equations are for GPT's layer; these are for the Llama layer: two RMS norms that compute in fp32,
-grouped keys, attention that keeps no score matrix, and a gated MLP. ``e`` is the width of an activation in bytes.
+The method of Korthikanti et al. 2022 (arXiv:2205.05198, sec. 4.1): add up what each operation saves for its backward
+pass. Their equations are for a GPT layer; these are for a Llama layer: two RMS norms that compute in fp32,
+grouped-query attention without a stored score matrix, and a gated MLP. ``e`` is the size of an activation in bytes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def layer_input(widths: DecoderWidths, e: int) -> int:
 
 
 def trained_layer(widths: DecoderWidths, e: int) -> int:
-    """What the backward pass of a layer needs whose weights are trained.
+    """What the backward pass needs of a layer with trained weights.
 
-    Of each norm its input in fp32, the normalised input and the output, which the linear maps take; queries, keys,
-    values and the attention's output; gate, up, activated gate and product of the MLP; the attention's log-sum and the
-    norms' factors in fp32.
+    For each norm: its input in fp32, the normalized input and the output, which the linear maps read. For attention:
+    queries, keys, values and the output. For the MLP: gate, up, activated gate and product. In fp32 besides: the
+    attention's log-sum-exp and the norms' scaling factors.
     """
     norms = 2 * (FP32 + 2 * e) * widths.hidden
     attention = 2 * e * (widths.queries + widths.keys)
@@ -34,10 +34,10 @@ def trained_layer(widths: DecoderWidths, e: int) -> int:
 
 
 def adapted_layer(widths: DecoderWidths, e: int, maps: Sequence[Shape], rank: int, dropout: float) -> int:
-    """What the backward pass of a layer needs whose weights are frozen, with LoRA on ``maps`` (outputs, inputs).
+    """What the backward pass needs of a layer with frozen weights and LoRA on ``maps`` (outputs, inputs).
 
-    A frozen map keeps no input. LoRA keeps a copy of the input for each map, its mask if there is dropout, and the
-    narrow product.
+    A frozen map saves no input. LoRA saves a copy of the input of each map, a mask if there is dropout, and the
+    low-rank product.
     """
     frozen = 2 * FP32 * widths.hidden + 2 * e * (widths.queries + widths.keys) + 3 * e * widths.intermediate
     inputs = sum(shape[1] for shape in maps)
@@ -46,28 +46,28 @@ def adapted_layer(widths: DecoderWidths, e: int, maps: Sequence[Shape], rank: in
 
 
 def layer_gradients(widths: DecoderWidths, e: int) -> int:
-    """Gradients of activations inside a layer: at the widest place, two of the MLP's width."""
+    """Activation gradients inside a layer at their peak: two of the MLP's width."""
     return 2 * e * widths.intermediate
 
 
 def loss(widths: DecoderWidths, e: int) -> int:
-    """The loss from whole logits: three fp32 matrices as wide as the vocabulary, and what the last norm keeps.
+    """The loss from full logits: three fp32 matrices of the vocabulary's width, and what the last norm keeps.
 
-    The log-probabilities, the gradient by them, and the gradient by the logits exist at once (torch's nll_loss_backward
-    and log_softmax_backward).
+    The log-probabilities, their gradient and the gradient of the logits exist at the same time (torch's
+    nll_loss_backward and log_softmax_backward).
     """
     return 3 * FP32 * widths.vocabulary + last_norm(widths, e)
 
 
-def pair_loss(widths: DecoderWidths, e: int, wide: bool) -> int:
-    """The loss from the logits of policy and reference, at most.
+def pair_loss(widths: DecoderWidths, e: int, fp32_logits: bool) -> int:
+    """The loss from the logits of policy and reference; an upper bound.
 
-    TRL's log-probabilities and their backward pass, run on tensors without data, took 8.3 bytes for each logit in 16
-    bits, and 16.2 in fp32, which accelerate's autocast makes of them.
+    TRL's log-probabilities and their backward pass, run on tensors without data, took 8.3 bytes per logit in 16 bits,
+    and 16.2 in fp32, to which accelerate's autocast converts them.
     """
-    return (17 if wide else 9) * widths.vocabulary + last_norm(widths, e)
+    return (17 if fp32_logits else 9) * widths.vocabulary + last_norm(widths, e)
 
 
 def last_norm(widths: DecoderWidths, e: int) -> int:
-    """What the last norm keeps, and the head its input."""
+    """What the last norm keeps, and the input of the head."""
     return (FP32 + 2 * e) * widths.hidden

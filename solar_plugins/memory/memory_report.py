@@ -1,4 +1,4 @@
-"""What ``solar plan RECIPE --memory`` tells, as text and as JSON."""
+"""The output of ``solar plan RECIPE --memory``, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from solar_plugins.memory.parts import MOMENTS, Part, memory_parts, peaks
+from solar_plugins.memory.estimate import PHASES, Change, Part, memory_parts, peaks, smaller_setups
 from solar_plugins.memory.recipe_model import FoundModel, model_of
-from solar_plugins.memory.recipe_setup import Devices, devices_of, not_counted, setup_of
-from solar_plugins.memory.smaller_setups import Change, smaller_setups
+from solar_plugins.memory.recipe_setup import Devices, devices_of, not_estimated, setup_of
 from solar_plugins.memory.training_setup import SHARDING_NAMES, TrainingSetup
 from solar_plugins.recipe import read_recipe
 from solar_plugins.tables import lines, table
@@ -19,26 +18,25 @@ from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.estimates import COUNTED_TYPES
 from solar_plugins.upscaling.trained_layers import training_keys
 
-WIDTH = 100
-"""Of a line of text."""
+LINE_WIDTH = 100
 
 FREE_SHARE = 0.15
-"""What should stay free for what is not counted."""
+"""Share of a GPU that must stay free for what is not estimated."""
 
 ASSUMPTIONS = (
-    "GB are 10^9 bytes. Not counted: the CUDA context and NCCL (1 to 3 GB), the allocator's fragmentation, evaluation, "
-    f"and saving. A recipe fits if {FREE_SHARE:.0%} stay free for them",
-    "sequences are taken as full (sample packing fills them; without it this is the worst batch)",
-    "attention keeps no score matrix (flash attention, sdpa)",
+    "GB are 10^9 bytes. Not estimated: the CUDA context and NCCL (1 to 3 GB), allocator fragmentation, evaluation and "
+    f"saving. A recipe fits if {FREE_SHARE:.0%} of each GPU stay free for them",
+    "all sequences have sequence_len tokens (with sample packing they do; without it this is the worst batch)",
+    "attention stores no score matrix (flash attention, sdpa)",
     "stored tensors are exact; activations were compared with transformers' Mistral on a CPU and, at the full size of "
-    "SOLAR, on tensors without data; buffers of DeepSpeed and FSDP2 are upper bounds from their code. No GPU was at "
-    "hand: nothing here was compared with one",
+    "SOLAR, on tensors without data; buffers of DeepSpeed and FSDP2 are upper bounds from their code. No GPU was "
+    "available: nothing here was compared with one",
 )
 
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """A recipe's memory on each GPU."""
+    """The memory of each GPU in the training of a recipe."""
 
     recipe: str
     found: FoundModel
@@ -49,12 +47,12 @@ class MemoryReport:
 
     @property
     def peak_bytes(self) -> int:
-        """The most that a GPU holds at once."""
+        """The most bytes that a GPU holds at once."""
         return max(peaks(self.parts).values())
 
     @property
     def share(self) -> float | None:
-        """Of a GPU's memory; None where nobody says how large that is."""
+        """Peak over a GPU's memory; None if that is not known."""
         return self.peak_bytes / self.devices.memory_bytes if self.devices.memory_bytes else None
 
     @property
@@ -68,7 +66,7 @@ class MemoryReport:
 
     @property
     def changes(self) -> list[Change]:
-        """What would make it fit, each on top of those before it; all that is known here if nothing does."""
+        """Changes that would make it fit, each on top of those before it; all known ones if that is not enough."""
         if self.verdict not in ("tight", "does not fit"):
             return []
         room = (1 - FREE_SHARE) * (self.devices.memory_bytes or 0)
@@ -85,12 +83,12 @@ def memory_of_recipe(path: Path, base: str | None, gpus: int | None, gpu_gigabyt
 
     Args:
         path: The recipe.
-        base: In place of the ``base_model`` at the start of its chain of stages.
-        gpus: How many, all nodes together; None: as ``WORLD_SIZE`` or the recipe's head says.
-        gpu_gigabytes: Memory of each; None: as the recipe's head says.
+        base: Replaces the ``base_model`` at the start of its chain of stages.
+        gpus: GPUs of all nodes; None: from ``WORLD_SIZE`` or the recipe's head comment.
+        gpu_gigabytes: Memory of each GPU; None: from the recipe's head comment.
 
     Raises:
-        SolarError: The recipe or its base cannot be used, or its training is not known here.
+        SolarError: The recipe or its base cannot be used, or the memory of its training is not estimated.
     """
     recipe = read_recipe(path)
     found = model_of(recipe, base)
@@ -98,9 +96,9 @@ def memory_of_recipe(path: Path, base: str | None, gpus: int | None, gpu_gigabyt
         recipe = recipe.model_copy(update=training_keys(recipe, recipe.solar.train, found.decoder, found.plan))
     devices = devices_of(recipe, gpus, gpu_gigabytes)
     setup = setup_of(recipe, devices.gpus)
-    notes = [f"{key}: {getattr(recipe, key)!r} changes the memory, and is not counted" for key in not_counted(recipe)]
+    notes = [f"not estimated: the effect of {setting}; the real memory differs" for setting in not_estimated(recipe)]
     if found.model.model_type not in COUNTED_TYPES:
-        notes.append(f"a layer of {found.model.model_type} is taken for one of Llama with the same widths")
+        notes.append(f"a layer of {found.model.model_type} is treated as a Llama layer with the same widths")
     return MemoryReport(str(path), found, devices, setup, memory_parts(found.model, setup), notes)
 
 
@@ -120,7 +118,7 @@ def as_json(report: MemoryReport) -> dict[str, Any]:
         "shards": setup.shards,
         "optimizer": setup.optimizer.name,
         "tokens": setup.tokens,
-        "parts": [part._asdict() for part in report.parts],
+        "parts": [_part_as_json(part) for part in report.parts],
         "moments": peaks(report.parts),
         "peak_bytes": report.peak_bytes,
         "share": report.share,
@@ -131,41 +129,46 @@ def as_json(report: MemoryReport) -> dict[str, Any]:
     }
 
 
+def _part_as_json(part: Part) -> dict[str, Any]:
+    content = part._asdict()
+    return {"moments" if key == "phases" else key: value for key, value in content.items()}
+
+
 def as_text(report: MemoryReport) -> str:
     """The report for a terminal."""
-    return "\n".join([*_head(report), "", *_table(report), *_smaller(report), "", *_reasons(report), *_lines(report)])
+    return "\n".join([*_head(report), "", *_table(report), *_smaller(report), "", *_reasons(report), *_notes(report)])
 
 
 def _head(report: MemoryReport) -> Iterator[str]:
     model, setup, devices = report.found.model, report.setup, report.devices
     yield f"{report.recipe}: {model.parameters:,} parameters in {model.num_layers} layers"
-    as_it_is = " (upscaled by this plan already, used as it is)" if report.found.already_grown else ""
-    yield f"model       {' -> '.join([report.found.stages[0] + as_it_is, *report.found.stages[1:]])}"
+    upscaled = " (already upscaled by this plan, used as it is)" if report.found.already_grown else ""
+    yield f"model       {' -> '.join([report.found.stages[0] + upscaled, *report.found.stages[1:]])}"
     memory = f", {format_bytes(devices.memory_bytes)} each" if devices.memory_bytes else ""
     yield f"GPUs        {devices.gpus}{memory} (from {devices.gpus_from})"
     yield f"training    {', '.join(_training(setup))}"
-    pairs = " x 2 of a pair" if setup.sequences == 2 else ""
-    yield f"at once     {setup.micro_batch_size}{pairs} x {setup.sequence_tokens:,} = {setup.tokens:,} tokens"
+    pairs = " pairs x 2" if setup.sequences == 2 else ""
+    yield f"batch       {setup.micro_batch_size}{pairs} x {setup.sequence_tokens:,} = {setup.tokens:,} tokens per GPU"
 
 
 def _training(setup: TrainingSetup) -> Iterator[str]:
     over = f" over {setup.shards}" if setup.sharding != "none" else ""
     yield ("DDP" if setup.sharding == "none" and setup.gpus > 1 else SHARDING_NAMES[setup.sharding]) + over
-    yield "16 bits" if setup.half else "32 bits"
+    yield f"{setup.compute_bits} bits"
     yield setup.optimizer.name
     if setup.adapter:
-        yield f"LoRA of rank {setup.adapter.rank} over {setup.adapter.bits}-bit weights"
+        yield f"LoRA of rank {setup.adapter.rank} on {setup.adapter.bits}-bit weights"
     if setup.unfrozen:
-        yield "only what unfrozen_parameters names"
+        yield "only unfrozen_parameters"
     yield "gradient checkpointing" if setup.checkpointing else "no gradient checkpointing"
 
 
 def _table(report: MemoryReport) -> list[str]:
     rows = []
     for part in report.parts:
-        when = "always" if len(part.moments) == len(MOMENTS) else ", ".join(MOMENTS[moment] for moment in part.moments)
-        rows.append((part.name, part.num_bytes, "in the host's memory instead" if part.on_host else when))
-    rows += [(MOMENTS[moment], held, "") for moment, held in peaks(report.parts).items()]
+        when = "always" if len(part.phases) == len(PHASES) else ", ".join(PHASES[phase] for phase in part.phases)
+        rows.append((part.name, part.num_bytes, when))
+    rows += [(PHASES[phase], held, "") for phase, held in peaks(report.parts).items()]
     rows += [("peak", report.peak_bytes, report.verdict)]
     memory = report.devices.memory_bytes
     cells = [[name, format_bytes(size), _share(size, memory), when] for name, size, when in rows]
@@ -180,7 +183,7 @@ def _smaller(report: MemoryReport) -> Iterator[str]:
             [format_bytes(change.peak_bytes), _share(change.peak_bytes, memory), change.keys]
             for change in report.changes
         ]
-        yield "\nto need less, each on top of those above it:"
+        yield "\nto reduce it, each change on top of those above it:"
         yield from lines(table(["peak", "share", "keys"], rows, left=(2,)))
 
 
@@ -193,10 +196,10 @@ def _share(num_bytes: int, memory: int | None) -> str:
 def _reasons(report: MemoryReport) -> Iterator[str]:
     for part in report.parts:
         yield f"{part.name}: {part.arithmetic}"
-        yield from wrap(part.reason, WIDTH, initial_indent="    ", subsequent_indent="    ")
+        yield from wrap(part.reason, LINE_WIDTH, initial_indent="    ", subsequent_indent="    ")
 
 
-def _lines(report: MemoryReport) -> Iterator[str]:
+def _notes(report: MemoryReport) -> Iterator[str]:
     yield ""
     for line in (*(f"Note: {note}" for note in report.notes), *(f"- {line}" for line in ASSUMPTIONS)):
-        yield from wrap(line, WIDTH, subsequent_indent="  ")
+        yield from wrap(line, LINE_WIDTH, subsequent_indent="  ")

@@ -1,4 +1,4 @@
-"""Which tensors a training run holds, how wide each is stored, and which of them are trained. Pure."""
+"""Which tensors a training run holds, the width of each, and which of them are trained. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from solar_plugins.upscaling.decoder import DecoderWidths
 from solar_plugins.upscaling.estimates import Shape
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Of an element in 4 bits: a block of 64 has a scale in 8 bits, 256 scales have one in fp32 (arXiv:2305.14314)."""
+"""Per element in 4 bits: each block of 64 has an 8-bit scale, each 256 scales have one in fp32 (arXiv:2305.14314)."""
+
+LAYER = re.compile(r"(?:.*?\.)?\w+\.(\d+)\.")
+"""Matches a name that belongs to a numbered layer. The group is the first number: that of an expert comes later."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,10 @@ class Model:
     """The model that is trained.
 
     Args:
-        shapes: Its parameters by name.
+        shapes: Parameter shapes by name.
         widths: Of its decoder.
         num_layers: Its depth.
-        model_type: As its config says.
+        model_type: From its config.
     """
 
     shapes: Mapping[str, Shape]
@@ -34,7 +37,7 @@ class Model:
 
     @property
     def parameters(self) -> int:
-        """How many."""
+        """Number of parameters."""
         return sum(map(prod, self.shapes.values()))
 
     @property
@@ -53,16 +56,12 @@ class Model:
         return sum(prod(shape) for name, shape in self.shapes.items() if not LAYER.match(name))
 
 
-LAYER = re.compile(r"(?:.*?\.)?\w+\.(\d+)\.")
-"""A name that belongs to a numbered layer, and the number. The first: an expert's comes after it."""
-
-
 class HeldTensor(NamedTuple):
     """A tensor of the model in training."""
 
     elements: int
     weight_bytes: float
-    """Of an element."""
+    """Per element."""
     trained: bool
 
 
@@ -83,17 +82,17 @@ def held_tensors(model: Model, setup: TrainingSetup) -> list[HeldTensor]:
 
 
 def adapter_bytes(setup: TrainingSetup) -> int:
-    """Bytes of an adapter's element.
+    """Bytes per element of an adapter.
 
-    PEFT makes adapters in fp32; DeepSpeed turns the whole model into bf16, and so does TRL's preference trainer with
-    adapters over a quantised model.
+    PEFT creates adapters in fp32. DeepSpeed casts the entire model to bf16, and so does TRL's preference trainer for
+    adapters on a quantized model.
     """
-    quantised_pairs = setup.adapter is not None and setup.adapter.bits < 16 and setup.sequences == 2
-    return 2 if setup.half and (setup.deepspeed or quantised_pairs) else 4
+    quantized_pairs = setup.adapter is not None and setup.adapter.bits < 16 and setup.sequences == 2
+    return 2 if setup.compute_bits == 16 and (setup.deepspeed or quantized_pairs) else 4
 
 
 def adapted_maps_of_a_layer(model: Model, adapter: Adapter) -> list[Shape]:
-    """The linear maps of a decoder layer that get an adapter: their shapes (outputs, inputs)."""
+    """The shapes (outputs, inputs) of the linear maps with an adapter in one decoder layer."""
     maps = {name: shape for name, shape in model.shapes.items() if _is_adapted(name, shape, adapter)}
     numbers = {name: match[1] for name in maps if (match := LAYER.match(name))}
     return [shape for name, shape in maps.items() if numbers[name] == next(iter(numbers.values()))]
@@ -105,15 +104,17 @@ def is_layer_map(name: str, shape: Shape) -> bool:
 
 
 def _is_adapted(name: str, shape: Shape, adapter: Adapter) -> bool:
-    if LAYER.match(name) is None or (adapter.layers is not None and _number(name, adapter) not in adapter.layers):
+    if not is_layer_map(name, shape):
         return False
-    return len(shape) == 2 and (adapter.targets is None or _module(name) in adapter.targets)
+    if adapter.layers is not None and _layer_number(name, adapter) not in adapter.layers:
+        return False
+    return adapter.targets is None or _module(name) in adapter.targets
 
 
-def _number(name: str, adapter: Adapter) -> int | None:
-    """The number of a layer, as PEFT reads it in a name (``check_target_module_exists`` in peft/tuners)."""
-    stacks = (re.match(rf"(?:^|.*?\.){stack}\.(\d+)\.", name) for stack in adapter.stacks or (r"\w+",))
-    return next((int(match[1]) for match in stacks if match), None)
+def _layer_number(name: str, adapter: Adapter) -> int | None:
+    """The layer index that PEFT reads from a name (``check_target_module_exists`` in peft/tuners)."""
+    matches = (re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", name) for pattern in adapter.layers_pattern or (r"\w+",))
+    return next((int(match[1]) for match in matches if match), None)
 
 
 def _module(name: str) -> str:
@@ -125,21 +126,21 @@ def _adapter_tensors(model: Model, adapter: Adapter, element_bytes: int) -> Iter
     for name, shape in model.shapes.items():
         if _is_adapted(name, shape, adapter):
             yield HeldTensor(adapter.rank * sum(shape), element_bytes, trained=True)
-        elif _module(name) in adapter.copied:
+        elif _module(name) in adapter.modules_to_save:
             yield HeldTensor(prod(shape), element_bytes, trained=True)
 
 
 def _weight_bytes(name: str, shape: Shape, setup: TrainingSetup) -> float:
-    if setup.adapter and is_layer_map(name, shape):
-        return {4: NF4_BYTES, 8: 1.0}.get(setup.adapter.bits, setup.element_bytes)
-    wide = setup.wide_ends and (not LAYER.match(name) or "norm" in name)
-    return 4 if wide else setup.element_bytes
+    if setup.adapter and setup.adapter.bits == 4 and is_layer_map(name, shape):
+        return NF4_BYTES
+    in_fp32 = setup.fp32_embeddings_and_norms and (not LAYER.match(name) or "norm" in name)
+    return 4 if in_fp32 else setup.element_bytes
 
 
 def unfrozen_pattern(text: str) -> re.Pattern[str]:
-    """Axolotl's reading of a line of ``unfrozen_parameters``: a dot is a dot, a range of rows at the end is cut off.
+    """A line of ``unfrozen_parameters`` as Axolotl reads it: a dot is literal, a range of rows at the end is cut off.
 
-    Rows outside of the range are frozen by a hook on the gradient, so that memory is that of the whole tensor
+    Rows outside of the range are frozen by a hook on the gradient, so the memory is that of the full tensor
     (axolotl/utils/freeze.py).
     """
     name = re.sub(r"\[\d*(:\d*)?\]$", "", text)

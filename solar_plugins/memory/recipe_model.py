@@ -1,4 +1,4 @@
-"""The model that a recipe trains, also where an earlier stage has still to make it."""
+"""The model that a recipe trains, even if an earlier stage has not been run yet."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ MAX_STAGES = 20
 
 
 class FoundModel(NamedTuple):
-    """The model, and where it comes from."""
+    """The model and its origin."""
 
     model: Model
     decoder: Decoder
     """Of the base at the start of the chain."""
     plan: LayerPlan | None
-    """By which the model is upscaled, or was before; None where nothing says so."""
+    """By which the model is, or was, upscaled; None if there is no record of one."""
     stages: tuple[str, ...]
-    """The recipes, first to last, and before them the base."""
+    """The base, then the recipes in order."""
     already_grown: bool = False
-    """Whether the base came out of the first recipe's own plan, so that it is used as it is."""
+    """Whether the base was already upscaled by the first recipe's plan, so that it is used as it is."""
 
 
 def model_of(recipe: Recipe, base: str | None) -> FoundModel:
     """The model that the recipe trains.
 
-    Where its ``base_model`` does not exist, a recipe beside it makes that: one whose ``output_dir`` it is, or a merge
-    whose command writes it. So the chain is followed to its start.
+    If its ``base_model`` does not exist, it is looked up in the recipes of the same folder: the one with that
+    ``output_dir``, or a merge whose command writes it. So the chain is followed to its start.
 
     Args:
         recipe: The recipe, read from a file.
-        base: A config.json, a directory or a hub id, in place of the ``base_model`` at the start of the chain.
+        base: A config.json, a directory or a hub id that replaces the ``base_model`` at the start of the chain.
 
     Raises:
-        SolarError: The chain does not lead to a model whose parameters are known.
+        SolarError: The chain does not lead to a model with known parameters.
     """
     assert recipe.path is not None
     path = recipe.path
@@ -58,10 +58,15 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
             break
         stages.insert(0, str(maker.relative_to(path.parent)))
         if len(stages) > MAX_STAGES:
-            raise ArgsError(f"{path}: the recipes before it form a circle: {' -> '.join(stages[:4])} -> ...")
+            raise ArgsError(
+                f"{path}: the recipes before it form a cycle ({' -> '.join(stages[:4])} -> ...); change base_model or "
+                "output_dir in one of them"
+            )
         recipe = read_recipe(maker)
         if recipe.base_model is None:
-            raise ArgsError(f"{maker}: a merge that names no base_model, so the chain to {path.name} ends here")
+            raise ArgsError(
+                f"{maker}: a merge without base_model, so the base of {path.name} is not known. Run the merge first"
+            )
     try:
         found = find_config(
             base or name,
@@ -71,8 +76,8 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
         )
     except CheckpointError as error:
         raise CheckpointError(
-            f"{error}\n{path.name} begins with base_model: {name}; no recipe in {path.parent} makes it. Give the "
-            "config.json of that model, or of one like it, with --base"
+            f"{error}\nThe stages of {path.name} start from base_model: {name}, and no recipe in {path.parent} writes "
+            "it. Give the config.json of that model, or of a similar one, with --base"
         ) from None
     stages.insert(0, base or name)
     if recipe.solar is None or not recipe.upscales:
@@ -80,12 +85,12 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
     plan, already_grown = requested_plan(found.decoder, base or name, recipe.solar.init)
     if not already_grown:
         found, plan = found.with_donors(plan, recipe.solar.init)
-    model = _unchanged(found) if already_grown else _grown(found, plan)
+    model = _unchanged(found) if already_grown else _upscaled(found, plan)
     return FoundModel(model, found.decoder, plan, tuple(stages), already_grown)
 
 
-def _grown(base: FoundConfig, plan: LayerPlan) -> Model:
-    # Refuses what the plan would make of the config.
+def _upscaled(base: FoundConfig, plan: LayerPlan) -> Model:
+    # Checked: it rejects a plan that the config cannot hold.
     upscale_config(base.decoder, plan, [donor.decoder for donor in base.donors])
     shapes = shapes_from_shards(planned_shards(base.checkpoint, plan)) if base.checkpoint else None
     return _model(base.decoder, shapes, len(plan))
@@ -100,27 +105,27 @@ def _unchanged(base: FoundConfig) -> Model:
 def _model(decoder: Decoder, shapes: Mapping[str, Shape] | None, num_layers: int) -> Model:
     if decoder.quantization is not None:
         raise CheckpointError(
-            "config.json: quantization_config; the weights are packed, and how wide they are in training is not known "
-            "here. Give the config of the model before it was quantised, with --base"
+            "config.json: quantization_config; memory is not estimated for packed weights. Give the config.json of the "
+            "model before quantization with --base"
         )
     found = shapes or shapes_from_config(decoder, num_layers)
     if found is None:
         raise CheckpointError(
-            f"config.json alone does not tell the parameters for model_type {decoder.model_type!r}; give the folder "
-            "with its weights"
+            f"config.json: model_type {decoder.model_type!r}; for this type the config alone does not give the "
+            "parameters. Give the folder with the weights"
         )
     return Model(found, decoder.widths, num_layers, decoder.model_type)
 
 
 def _maker(name: str, folder: Path) -> Path | None:
-    """The recipe in a folder that writes what another one calls ``base_model: name``."""
-    wanted = name.rstrip("/").removesuffix("/merged")  # what merge-lora adds to an output_dir
-    beside = (path for pattern in ("*.yml", "*/*.yml") for path in sorted(folder.glob(pattern)) if path.is_file())
-    return next((path for path in beside if wanted in _written_by(path)), None)
+    """The recipe in a folder that writes ``name``, the ``base_model`` of another one."""
+    wanted = name.rstrip("/").removesuffix("/merged")  # merge-lora adds this to an output_dir.
+    recipes = (path for pattern in ("*.yml", "*/*.yml") for path in sorted(folder.glob(pattern)) if path.is_file())
+    return next((path for path in recipes if wanted in _written_by(path)), None)
 
 
 def _written_by(path: Path) -> Iterator[str]:
-    """The folders that a recipe writes. Its text is searched, because to parse every recipe would take too long."""
+    """The folders that a recipe writes, by a text search: parsing every recipe would take too long."""
     text = path.read_text(encoding="utf-8", errors="replace")
     yield from re.findall(r"^output_dir: *[\"']?([^\s\"'#]+)", text, re.MULTILINE)
     yield from re.findall(r"^# run: +mergekit-yaml \S+ (\S+)", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What decides the memory of a training run, apart from the model: precision, sharding, optimizer, batch. Pure."""
+"""What determines the memory of a training run besides the model: precision, sharding, optimizer, batch. Pure."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Optimizer(NamedTuple):
     states: int
     """Tensors of the parameter's shape."""
     state_bytes: float | None = None
-    """Of an element of a state; None: as wide as the weight that the optimizer updates."""
+    """Per element of a state; None: the width of the weight that the optimizer updates."""
     step_copies: int = 0
-    """Tensors of the parameters' shapes that exist during the step only: torch's foreach loops take a square root."""
+    """Temporary tensors of the parameters' shapes during the step: torch's foreach loops compute a square root."""
 
 
 EIGHT_BIT = 1 + 4 / 256
-"""Bytes of an element in 8 bits with one fp32 scale for a block of 256 (bitsandbytes, torchao)."""
+"""Bytes per element in 8 bits with one fp32 scale per block of 256 (bitsandbytes, torchao)."""
 
 OPTIMIZERS = {
     optimizer.name: optimizer
@@ -41,8 +41,6 @@ OPTIMIZERS = {
         Optimizer("adamw_torch_8bit", 2, EIGHT_BIT),
         Optimizer("paged_adamw_8bit", 2, EIGHT_BIT),
         Optimizer("paged_adamw_32bit", 2, 4.0),
-        Optimizer("lion_32bit", 1, 4.0),
-        Optimizer("lion_8bit", 1, EIGHT_BIT),
         Optimizer("rmsprop", 1, step_copies=1),
         Optimizer("sgd", 0),
     )
@@ -51,37 +49,43 @@ OPTIMIZERS = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """LoRA over frozen weights.
+    """LoRA on frozen weights.
 
     Args:
         rank: ``lora_r``.
-        targets: Last parts of the names of the linear maps that get one; None: all of the decoder's layers.
+        targets: Module names of the linear maps that get an adapter, such as ``q_proj``; None: all of the decoder's
+            layers.
         dropout: ``lora_dropout``.
-        bits: Of the frozen linear maps: 4 (NF4 with doubly quantised scales), 8, or 16.
-        layers: The numbers of the layers that get one; None: all.
-        stacks: Where these layers stand, as ``peft_layers_pattern``; empty: anywhere.
-        copied: ``lora_modules_to_save``: modules that are trained as a whole, as copies.
+        bits: Of the frozen linear maps: 4 (NF4 with double quantization) or 16.
+        layers: Indices of the layers that get an adapter; None: all.
+        layers_pattern: ``peft_layers_pattern``: where these layers are in the model; empty: anywhere.
+        modules_to_save: ``lora_modules_to_save``: modules of which a full copy is trained.
     """
 
     rank: int
     targets: tuple[str, ...] | None = None
     dropout: float = 0.0
-    bits: int = 16
+    bits: Literal[4, 16] = 16
     layers: tuple[int, ...] | None = None
-    stacks: tuple[str, ...] = ()
-    copied: tuple[str, ...] = ()
+    layers_pattern: tuple[str, ...] = ()
+    modules_to_save: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class DeepSpeedBuffers:
-    """Sizes in elements, as a DeepSpeed file states them, with DeepSpeed's defaults; None: "auto"."""
+    """Buffer sizes in elements, as in a DeepSpeed file, with DeepSpeed's defaults.
+
+    Args:
+        reduce_bucket: ``reduce_bucket_size``; None: "auto".
+        max_live: ``stage3_max_live_parameters``; 0: only the parameters of the module that runs.
+        sub_group: ``sub_group_size``; 0: one parameter at a time.
+        overlap: ``overlap_comm``.
+    """
 
     reduce_bucket: int | None = 500_000_000
     max_live: int = 1_000_000_000
     sub_group: int = 1_000_000_000
     overlap: bool = False
-    gradient_bytes: int | None = None
-    """Of ``data_types.grad_accum_dtype``; None: as the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,44 +93,38 @@ class TrainingSetup:
     """How a recipe trains.
 
     Args:
-        gpus: All of them, over all nodes.
-        shards: Into how many parts what is sharded is divided.
-        sharding: What is divided.
-        half: Weights and activations in 16 bits, else in 32.
-        wide_ends: Embeddings, head and norms in 32 bits all the same: Axolotl does so for full training with sdpa or
-            eager attention and neither DeepSpeed nor FSDP.
+        gpus: All GPUs of all nodes.
+        shards: Number of parts that the sharded tensors are divided into.
+        sharding: How they are sharded.
+        compute_bits: Of weights and activations.
+        fp32_embeddings_and_norms: Whether embeddings, head and norms stay in fp32 even so: Axolotl does this for full
+            training with sdpa or eager attention and neither DeepSpeed nor FSDP.
         optimizer: What it keeps.
-        micro_batch_size: Sequences, or pairs of them, that a GPU takes at once.
-        sequence_tokens: Length of a sequence.
-        sequences: In a sample: 2 for a pair.
-        checkpointing: Keep each layer's input only, and compute the layer again in the backward pass.
-        offload_activations: Keep those inputs in the host's memory.
-        full_logits: The loss is taken from a whole matrix of logits.
-        adapter: What is trained instead of the weights.
-        unfrozen: ``unfrozen_parameters``: what is trained, if not everything.
-        reference: A second, frozen model is kept beside the first.
-        offload_optimizer: Gradients, master weights and optimizer states stay in the host's memory.
-        offload_weights: So do the sharded weights.
+        micro_batch_size: Samples per GPU and forward pass.
+        sequence_tokens: Tokens of a sequence.
+        sequences: Per sample; 2 for a preference pair.
+        checkpointing: Keep only each layer's input, and recompute the layer in the backward pass.
+        full_logits: Whether the loss is computed from the full logits; else it is fused with the head.
+        adapter: Trained instead of the weights.
+        unfrozen: ``unfrozen_parameters``: the parameters that are trained; empty: all.
+        reference: Whether a frozen reference model is kept as well.
         buffers: DeepSpeed's.
     """
 
     gpus: int = 1
     shards: int = 1
     sharding: Sharding = "none"
-    half: bool = True
-    wide_ends: bool = False
+    compute_bits: Literal[16, 32] = 16
+    fp32_embeddings_and_norms: bool = False
     optimizer: Optimizer = OPTIMIZERS["adamw_torch_fused"]
     micro_batch_size: int = 1
     sequence_tokens: int
     sequences: int = 1
     checkpointing: bool = True
-    offload_activations: bool = False
     full_logits: bool = True
     adapter: Adapter | None = None
     unfrozen: tuple[str, ...] = ()
     reference: bool = False
-    offload_optimizer: bool = False
-    offload_weights: bool = False
     buffers: DeepSpeedBuffers = DeepSpeedBuffers()
 
     @property
@@ -135,16 +133,21 @@ class TrainingSetup:
         return self.sharding in ("zero1", "zero2", "zero3")
 
     @property
+    def has_master_weights(self) -> bool:
+        """Whether the optimizer updates fp32 copies of 16-bit weights."""
+        return self.deepspeed and self.compute_bits == 16
+
+    @property
     def shards_weights(self) -> bool:
-        """Whether a GPU holds a part of the weights only."""
+        """Whether each GPU holds only a part of the weights."""
         return self.sharding in ("zero3", "fsdp2")
 
     @property
     def tokens(self) -> int:
-        """That a GPU takes at once."""
+        """Tokens per GPU and forward pass."""
         return self.micro_batch_size * self.sequences * self.sequence_tokens
 
     @property
     def element_bytes(self) -> int:
-        """Of weights and activations."""
-        return 2 if self.half else 4
+        """Bytes per element of weights and activations."""
+        return self.compute_bits // 8

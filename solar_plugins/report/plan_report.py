@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from solar_plugins.errors import ArgsError
-from solar_plugins.memory.common_setups import NOTE, SetupMemory, common_setups
+from solar_plugins.memory.estimate import NOTE, SetupMemory, common_setups
 from solar_plugins.memory.parameters import Model
 from solar_plugins.solar_block import InitArgs
 from solar_plugins.text import format_bytes, span

@@ -4,8 +4,8 @@ import pytest
 from launchers import SHARDING, evidence, train
 
 from solar_plugins.axolotl_adapter.precision import lost_steps
+from solar_plugins.memory.estimate import memory_parts
 from solar_plugins.memory.parameters import held_tensors
-from solar_plugins.memory.parts import memory_parts
 from solar_plugins.memory.recipe_model import model_of
 from solar_plugins.memory.recipe_setup import setup_of
 from solar_plugins.recipe import read_recipe

@@ -953,7 +953,9 @@ class TestPrecision:
 
 
 class TestMemory:
-    files = stands_on("memory/recipe_setup.py", "memory/parameters.py", "memory/parts.py", "memory/training_setup.py")
+    files = stands_on(
+        "memory/recipe_setup.py", "memory/parameters.py", "memory/estimate.py", "memory/training_setup.py"
+    )
 
     def setup(self, **keys):
         from solar_plugins.memory.recipe_setup import setup_of
@@ -974,7 +976,7 @@ class TestMemory:
         fields = {"fsdp_config": None, "fsdp": None, "adapter": None, "cut_cross_entropy": None}
         cast = type("Cfg", (), validated(**{k: v for k, v in keys.items() if k == "attn_implementation"}).to_dict())
         cfg = SimpleNamespace(**fields | keys, attn_needs_dtype_cast=getattr(cast, "attn_needs_dtype_cast", None))
-        assert self.setup(bf16=True, **keys).wide_ends is not should_convert_embedding_dtypes(cfg)
+        assert self.setup(bf16=True, **keys).fp32_embeddings_and_norms is not should_convert_embedding_dtypes(cfg)
 
     @pytest.mark.parametrize("adapter", [None, "lora"])
     @pytest.mark.parametrize("method", ["dpo", "ipo", "kto", "orpo"])
@@ -1015,7 +1017,7 @@ class TestMemory:
 
 
 class TestRanks:
-    files = stands_on("axolotl_adapter/ranks.py", "axolotl_adapter/launch.py")
+    files = stands_on("axolotl_adapter/ranks.py")
 
     def test_the_store_of_torch(self):
         """What it does is tested in test_ranks.py."""

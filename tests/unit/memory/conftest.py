@@ -1,4 +1,4 @@
-"""Models of which the memory is known, and a count of the bytes that torch really holds."""
+"""Models whose memory is known, and a count of the bytes that torch really holds."""
 
 import json
 import weakref
@@ -30,7 +30,7 @@ def mistral_config(tmp_path):
 
 @pytest.fixture(scope="session")
 def live_peak():
-    """The greatest number of bytes that a call allocates at once, as torch's dispatcher sees them."""
+    """The peak of the bytes that a call allocates, as torch's dispatcher sees them."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
@@ -70,7 +70,7 @@ def live_peak():
 
 @pytest.fixture(scope="session")
 def training_peak(live_peak):
-    """Peak bytes of a forward and backward pass of transformers' model, beside weights and gradients."""
+    """Peak bytes of a forward and backward pass of transformers' model, without weights and gradients."""
 
     def measure(config, num_layers, batch, tokens, *, dtype, checkpointing=True, fake=False, wrap=None):
         import torch
@@ -92,7 +92,7 @@ def training_peak(live_peak):
                     loss = model(input_ids=ids, labels=ids, use_cache=False).loss
                 loss.backward()
 
-            step()  # so that gradients exist, as within an accumulation
+            step()  # so that gradients exist, as during gradient accumulation
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             return live_peak(step, [*model.parameters(), *model.buffers(), *(weight.grad for weight in trained)])
 

@@ -1,4 +1,4 @@
-"""Configs of which the sizes are known."""
+"""Configs of models with known sizes."""
 
 from solar_plugins.memory.parameters import Model
 from solar_plugins.upscaling.decoder import Decoder
@@ -19,7 +19,7 @@ MISTRAL = {
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
 }
-"""The config.json of mistralai/Mistral-7B-v0.1, as published, without what says nothing about sizes."""
+"""The config.json of mistralai/Mistral-7B-v0.1, as published, without the keys that do not affect sizes."""
 
 SMALL = {
     "model_type": "llama",

@@ -24,7 +24,7 @@ def solar(mistral_config):
 
 
 def test_solar_on_8_gpus(solar):
-    """By hand: 16 P / 8, 2 GB gathered, 13.27 GB at the loss; no GPU was at hand to compare with."""
+    """By hand: 16 P / 8, 2 GB gathered, 13.27 GB at the loss. No GPU was available to compare with."""
     report = as_json(solar())
     assert report["parameters"] == 10_731_524_096
     assert (report["gpus"], report["gpus_from"], report["gpu_memory_bytes"]) == (8, "the recipe's head", 80_000_000_000)
@@ -48,8 +48,8 @@ def test_the_verdict(solar, options, verdict):
     assert solar(**options).verdict == verdict
 
 
-def test_named_settings_count(solar):
-    """``solar.dpo: zephyr_2023_11`` says rmsprop: one state, not two."""
+def test_named_settings_are_used(solar):
+    """``solar.dpo: zephyr_2023_11`` sets rmsprop: one state, not two."""
     report = as_json(solar("solar_dpo.yml"))
     parts = {part["name"]: part["num_bytes"] for part in report["parts"]}
     assert report["optimizer"] == "rmsprop"
@@ -64,34 +64,38 @@ def test_the_text_shows_every_part_with_its_arithmetic(solar):
         assert f"\n{part.name} " in text
         assert f"\n{part.name}: {part.arithmetic}\n" in text
     assert "optimizer states: 8 x 10,731,524,096 / 8" in text
-    assert "No GPU was at hand" in " ".join(text.split())
+    assert "No GPU was available" in " ".join(text.split())
     assert text.split("peak ")[1].split("\n")[0].endswith("fits")
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_what_is_not_counted_is_said(base, tmp_path):
+def test_what_is_not_estimated_is_listed(base, tmp_path):
     recipe = {"base_model": str(base), "sequence_len": 8, "context_parallel_size": 2}
     (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe))
     report = memory_of_recipe(tmp_path / "r.yml", None, None, None)
     assert report.verdict.startswith("unknown: give the GPU's memory with --gpu-memory")
-    assert "Note: context_parallel_size: 2 changes the memory, and is not counted" in as_text(report)
+    assert "Note: not estimated: the effect of context_parallel_size: 2" in as_text(report)
 
 
-def test_a_type_that_is_not_llamas_is_said(tiny_model, tmp_path):
+def test_another_model_type_is_noted(tiny_model, tmp_path):
     tiny_model(tmp_path / "qwen", kind="qwen2")
     (tmp_path / "r.yml").write_text(yaml.safe_dump({"base_model": str(tmp_path / "qwen"), "sequence_len": 8}))
     report = memory_of_recipe(tmp_path / "r.yml", None, None, None)
-    assert report.notes == ["a layer of qwen2 is taken for one of Llama with the same widths"]
+    (note,) = report.notes
+    assert "qwen2" in note
+    assert "Llama" in note
 
 
-def test_a_base_that_the_recipe_has_grown_is_said(base, tmp_path):
+def test_a_base_that_was_already_upscaled_is_noted(base, tmp_path):
     plan = LayerPlan.from_sources(8, [*range(6), *range(2, 8)])
     write_checkpoint(find_base(str(base)), plan, tmp_path / "grown")
     recipe = {"base_model": str(tmp_path / "grown"), "solar": {"init": {"strategy": "dus", "drop_layers": 2}}}
     (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe | {"sequence_len": 8, "micro_batch_size": 1}))
     report = memory_of_recipe(tmp_path / "r.yml", None, gpus=1, gpu_gigabytes=None)
-    model = f"model       {tmp_path / 'grown'} (upscaled by this plan already, used as it is) -> r.yml"
-    assert as_text(report).splitlines()[1] == model
+    model = as_text(report).splitlines()[1]
+    assert str(tmp_path / "grown") in model
+    assert "already upscaled" in model
+    assert model.endswith("-> r.yml")
     assert (as_json(report)["already_grown"], as_json(report)["num_layers"]) == (True, 12)
 
 
@@ -108,7 +112,7 @@ def test_what_solar_train_leaves_frozen_has_no_gradients(solar):
         assert parts["optimizer states"] == 8 * 8 * 218_112_000
 
 
-def test_an_adapter_over_some_layers_is_counted_there_alone(solar, tmp_path, mistral_config):
+def test_an_adapter_on_some_layers(solar, tmp_path, mistral_config):
     recipe = yaml.safe_load((recipe_directory() / "solar_dus_lora.yml").read_text())
     recipe["solar"]["train"] = {"layers": "new"}
     (tmp_path / "some.yml").write_text(yaml.safe_dump(recipe))
@@ -120,26 +124,26 @@ def test_an_adapter_over_some_layers_is_counted_there_alone(solar, tmp_path, mis
     assert sizes[0]["optimizer states"] == sizes[1]["optimizer states"] * 16 // 48
 
 
-def test_what_does_not_fit_says_what_would(solar):
-    """24 GB: one sequence at a time, then LoRA, then a base in 4 bits; and that fits."""
+def test_changes_that_make_a_recipe_fit(solar):
+    """24 GB: micro batches of 1, then LoRA, then a base in 4 bits, which fits."""
     report = solar(gpus=1, gpu_gigabytes=24)
     keys = [change.keys for change in report.changes]
     assert [key.split(",")[0] for key in keys] == ["micro_batch_size: 1", "adapter: lora", "adapter: qlora"]
     peaks = [report.peak_bytes, *(change.peak_bytes for change in report.changes)]
     assert peaks == sorted(peaks, reverse=True)
     assert peaks[-1] < 0.85 * 24e9 < peaks[-2]
-    assert "to need less, each on top of those above it:" in as_text(report)
+    assert all(key in as_text(report) for key in keys)
     assert as_json(report)["changes"][-1] == {"keys": keys[-1], "peak_bytes": peaks[-1]}
     assert solar().changes == []
 
 
-def test_the_first_change_that_is_enough_is_the_last_one(solar):
+def test_no_change_is_listed_after_the_one_that_is_enough(solar):
     (change,) = solar(gpu_gigabytes=40).changes
     assert change.keys.startswith("micro_batch_size: 1")
     assert change.peak_bytes < 0.85 * 40e9
 
 
-def test_a_changed_recipe_has_the_memory_that_was_promised(solar, tmp_path, mistral_config):
+def test_a_changed_recipe_has_the_memory_of_its_change(solar, tmp_path, mistral_config):
     (change,) = solar(gpu_gigabytes=40).changes
     recipe = yaml.safe_load((recipe_directory() / "solar_dus.yml").read_text()) | {"micro_batch_size": 1}
     recipe["deepspeed"] = str(recipe_directory() / "deepspeed" / "zero3_bf16.json")

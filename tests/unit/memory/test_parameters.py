@@ -1,4 +1,4 @@
-"""What is held and trained, against PEFT, bitsandbytes and Axolotl."""
+"""Held and trained tensors against PEFT, bitsandbytes and Axolotl."""
 
 from dataclasses import replace
 from math import prod
@@ -29,12 +29,12 @@ def trained_elements(model, **setup):
         (Adapter(rank=16), {"target_modules": "all-linear"}),
         (Adapter(rank=4, targets=("q_proj", "down_proj")), {"target_modules": ["q_proj", "down_proj"]}),
         (
-            Adapter(rank=8, targets=("v_proj",), copied=("lm_head",)),
+            Adapter(rank=8, targets=("v_proj",), modules_to_save=("lm_head",)),
             {"target_modules": ["v_proj"], "modules_to_save": ["lm_head"]},
         ),
     ],
 )
-def test_adapters_have_the_parameters_that_peft_makes(small_model, adapter, config):
+def test_adapters_have_the_parameters_that_peft_creates(small_model, adapter, config):
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -64,7 +64,7 @@ def test_unfrozen_parameters_are_those_that_axolotl_leaves(small_model, patterns
     assert trained_elements(small_model, unfrozen=patterns) == trained > 0
 
 
-def test_four_bits_are_those_that_bitsandbytes_stores():
+def test_4_bit_weights_take_what_bitsandbytes_stores():
     from bitsandbytes.functional import quantize_4bit
 
     weight = torch.randn(1024, 4096, dtype=torch.bfloat16)
@@ -73,15 +73,15 @@ def test_four_bits_are_those_that_bitsandbytes_stores():
     assert stored == NF4_BYTES * weight.numel()
 
 
-def test_only_linear_maps_of_the_layers_are_quantised(small_model):
+def test_only_linear_maps_of_the_layers_are_quantized(small_model):
     held = held_tensors(small_model, TrainingSetup(adapter=Adapter(rank=2, bits=4), sequence_tokens=1))
-    quantised = sum(tensor.elements for tensor in held if tensor.weight_bytes == NF4_BYTES)
-    assert quantised == 4 * (2 * 256 * 256 + 2 * 64 * 256 + 3 * 896 * 256)
+    quantized = sum(tensor.elements for tensor in held if tensor.weight_bytes == NF4_BYTES)
+    assert quantized == 4 * (2 * 256 * 256 + 2 * 64 * 256 + 3 * 896 * 256)
     assert sum(tensor.elements for tensor in held if tensor.weight_bytes == 2) == 2 * 8192 * 256 + (2 * 4 + 1) * 256
 
 
-def test_wide_ends_are_embeddings_head_and_norms(small_model):
-    held = held_tensors(small_model, TrainingSetup(wide_ends=True, sequence_tokens=1))
+def test_fp32_embeddings_and_norms(small_model):
+    held = held_tensors(small_model, TrainingSetup(fp32_embeddings_and_norms=True, sequence_tokens=1))
     assert sum(tensor.elements for tensor in held if tensor.weight_bytes == 4) == 2 * 8192 * 256 + (2 * 4 + 1) * 256
 
 
@@ -91,7 +91,7 @@ def test_maps_of_a_layer(small_model):
 
 
 def mixtral(num_layers=3, experts=4):
-    """File names of a Mixtral, whose experts are numbered inside its layers, beside a vision tower's layers."""
+    """Tensor names of a Mixtral, with experts numbered inside the layers, and of the layers of a vision tower."""
     shapes = {"model.embed_tokens.weight": (64, 8), "vision_tower.encoder.layers.1.q_proj.weight": (8, 8)}
     for layer in range(num_layers):
         shapes[f"model.layers.{layer}.self_attn.q_proj.weight"] = (8, 8)
@@ -100,9 +100,9 @@ def mixtral(num_layers=3, experts=4):
     return shapes
 
 
-def test_the_number_of_an_expert_is_none_of_a_layer(small_model):
+def test_the_index_of_an_expert_is_not_that_of_a_layer(small_model):
     model = replace(small_model, shapes=mixtral())
     assert model.layer_parameters == 8 * 8 + 4 * 16 * 8
-    adapter = Adapter(rank=2, layers=(1,), stacks=(r"(?<!.)model\.layers",))
+    adapter = Adapter(rank=2, layers=(1,), layers_pattern=(r"(?<!.)model\.layers",))
     held = held_tensors(model, TrainingSetup(adapter=adapter, sequence_tokens=1))
     assert sum(tensor.elements for tensor in held if tensor.trained) == 2 * ((8 + 8) + 4 * (16 + 8))

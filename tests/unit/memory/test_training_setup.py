@@ -10,13 +10,13 @@ def test_tokens_of_pairs():
 @pytest.mark.parametrize(
     ("sharding", "deepspeed", "weights"), [("zero2", True, False), ("zero3", True, True), ("fsdp2", False, True)]
 )
-def test_what_is_divided(sharding, deepspeed, weights):
+def test_what_is_sharded(sharding, deepspeed, weights):
     setup = TrainingSetup(sharding=sharding, sequence_tokens=1)
     assert (setup.deepspeed, setup.shards_weights) == (deepspeed, weights)
 
 
 @pytest.mark.parametrize("name", [name for name, optimizer in OPTIMIZERS.items() if optimizer.state_bytes is None])
-def test_optimizers_of_torch_keep_the_states_that_are_counted(name):
+def test_optimizers_of_torch_keep_that_many_states(name):
     import torch
 
     made = {
@@ -33,7 +33,7 @@ def test_optimizers_of_torch_keep_the_states_that_are_counted(name):
     assert len(states) == OPTIMIZERS[name].states
 
 
-def test_eight_bits_are_those_that_torchao_stores():
+def test_8_bit_states_take_what_torchao_stores():
     from torchao.optim.subclass_8bit import OptimState8bit
 
     state = OptimState8bit.zeros((512, 256), block_size=256)

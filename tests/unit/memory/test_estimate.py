@@ -1,17 +1,16 @@
-"""The parts of a GPU's memory, by hand-computed figures, by the ZeRO paper's, and by what torch holds on a CPU.
+"""The parts of a GPU's memory against arithmetic by hand, the ZeRO paper, and what torch holds on a CPU.
 
-No GPU was at hand: none of these tests compares with one.
+No GPU was available: none of these tests compares with one.
 """
 
 import pytest
 import torch
 from known_models import MISTRAL, SMALL, model_from
 
+from solar_plugins.memory.estimate import PHASES, STATES, common_setups, memory_parts, peaks
 from solar_plugins.memory.parameters import Model
-from solar_plugins.memory.parts import MOMENTS, memory_parts, peaks
 from solar_plugins.memory.training_setup import OPTIMIZERS, Adapter, DeepSpeedBuffers, TrainingSetup
 
-STATES = ("weights", "gradients", "master weights", "optimizer states")
 P = 10_731_524_096
 
 
@@ -35,9 +34,9 @@ def test_solar_with_zero3_over_8(solar_model):
 def test_activations_of_solar(solar_model):
     """By hand, 4 x 4096 tokens: 48 inputs of 4096 in 16 bits; 12 x 32000 bytes of logits, 8 x 4096 of the norm."""
     found = bytes_of(solar_model, micro_batch_size=4)
-    assert found["inputs of the layers"] == 16_384 * 48 * 2 * 4096 == 6_442_450_944
+    assert found["layer inputs"] == 16_384 * 48 * 2 * 4096 == 6_442_450_944
     assert found["logits and loss"] == 16_384 * (12 * 32_000 + 8 * 4096) == 6_828_326_912
-    assert found["layer at work"] == 16_384 * (65_536 + 20_480 + 114_688 + 136 + 4 * 14_336)
+    assert found["active layer"] == 16_384 * (65_536 + 20_480 + 114_688 + 136 + 4 * 14_336)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +50,7 @@ def test_the_stages_of_zero(solar_model, sharding, shards, gigabytes):
 
 
 def test_fsdp2_keeps_no_master_weights(solar_model):
-    """Axolotl 0.21 shards bf16 weights, and torch's AdamW makes its states as wide: 8 bytes a parameter."""
+    """Axolotl 0.21 shards bf16 weights, and torch's AdamW states are as wide: 8 bytes per parameter."""
     found = states(solar_model, gpus=8, shards=8, sharding="fsdp2")
     assert found == [2 * P // 8, 2 * P // 8, 0, 4 * P // 8]
 
@@ -63,7 +62,7 @@ def test_an_8_bit_optimizer(solar_model):
 
 def test_ddp_copies_the_gradients_into_buckets(solar_model):
     alone, two = bytes_of(solar_model), bytes_of(solar_model, gpus=2)
-    assert two["gradients under way"] - alone["gradients under way"] == 2 * P
+    assert two["in-flight gradients"] - alone["in-flight gradients"] == 2 * P
     assert states(solar_model) == states(solar_model, gpus=2) == [2 * P, 2 * P, 0, 4 * P]
 
 
@@ -80,35 +79,31 @@ def test_a_reference_model_is_sharded_like_the_first(solar_model):
     assert "reference model" not in bytes_of(solar_model)
 
 
-def test_what_is_offloaded_is_not_on_the_gpu(solar_model):
-    setup = TrainingSetup(shards=8, sharding="zero3", offload_optimizer=True, sequence_tokens=4096)
-    parts = memory_parts(solar_model, setup)
-    assert {part.name for part in parts if part.on_host} == {*STATES[1:], "copies of the step"}
-    assert peaks(parts)["step"] == 2 * P // 8
-
-
-def test_gradients_in_fp32_if_the_deepspeed_file_says_so(solar_model):
-    buffers = DeepSpeedBuffers(gradient_bytes=4)
-    assert states(solar_model, shards=8, sharding="zero3", buffers=buffers)[1] == 4 * P // 8
-
-
-def test_the_step_takes_sub_groups(solar_model):
-    """bf16 and fp32 copies of at most 10^9 gradients, which is less than the 1.34 x 10^9 of an eighth."""
-    assert bytes_of(solar_model, shards=8, sharding="zero3")["copies of the step"] == 6_000_000_000
-    assert bytes_of(solar_model, shards=64, sharding="zero3")["copies of the step"] == 6 * P // 64
+def test_the_optimizer_steps_by_sub_groups(solar_model):
+    """bf16 and fp32 copies of at most 10^9 gradients, fewer than the 1.34 x 10^9 of a shard."""
+    assert bytes_of(solar_model, shards=8, sharding="zero3")["optimizer step buffers"] == 6_000_000_000
+    assert bytes_of(solar_model, shards=64, sharding="zero3")["optimizer step buffers"] == 6 * P // 64
     with_root = bytes_of(solar_model, shards=8, sharding="zero3", optimizer=OPTIMIZERS["rmsprop"])
-    assert with_root["copies of the step"] == 10_000_000_000
+    assert with_root["optimizer step buffers"] == 10_000_000_000
 
 
-def test_the_peak_is_the_greatest_of_three_moments(solar_model):
+def test_axolotls_own_zero3_file_sets_both_limits_to_0(solar_model):
+    """Then DeepSpeed holds the parameters of one module, and steps one parameter at a time."""
+    buffers, embeddings = DeepSpeedBuffers(max_live=0, sub_group=0), 32_000 * 4096
+    found = bytes_of(solar_model, shards=8, sharding="zero3", buffers=buffers)
+    assert found["gathered weights"] == 2 * embeddings
+    assert found["optimizer step buffers"] == 6 * embeddings // 8
+
+
+def test_what_each_phase_holds(solar_model):
     parts = memory_parts(solar_model, TrainingSetup(sequence_tokens=4096))
-    by_hand = {moment: sum(part.num_bytes for part in parts if moment in part.moments) for moment in MOMENTS}
+    by_hand = {phase: sum(part.num_bytes for part in parts if phase in part.phases) for phase in PHASES}
     assert peaks(parts) == by_hand
     assert all(part.arithmetic and part.reason for part in parts)
 
 
 def test_parameters_gradients_and_states_are_those_that_torch_holds(small_model):
-    """Exact: 7.6 million parameters in fp32, one step of AdamW. torch's step counters, 4 bytes a tensor, left out."""
+    """Exact: 7.6 million parameters in fp32, one step of AdamW, without torch's step counters of 4 bytes per tensor."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     kind = {key: value for key, value in SMALL.items() if key != "model_type"}
@@ -124,31 +119,41 @@ def test_parameters_gradients_and_states_are_those_that_torch_holds(small_model)
         0,
         sum(state.nbytes for weight in weights for key, state in optimizer.state[weight].items() if key != "step"),
     ]
-    assert states(small_model, half=False) == held
+    assert states(small_model, compute_bits=32) == held
     assert held[0] == 4 * 7_604_480
 
 
-@pytest.mark.parametrize("vocabulary", [512, 8192], ids=["layer decides", "logits decide"])
+@pytest.mark.parametrize("vocabulary", [512, 8192], ids=["layer dominates", "logits dominate"])
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_the_peak_of_a_pass_is_what_torch_allocates(training_peak, dtype, checkpointing, vocabulary):
-    """To 5 %: a forward and a backward pass of transformers' model, everything beside weights and gradients."""
+    """Within 5 %: forward and backward pass of transformers' model, without weights and gradients."""
     config = SMALL | {"vocab_size": vocabulary}
     measured = training_peak(config, 4, 2, 256, dtype=dtype, checkpointing=checkpointing)
-    setup = {"micro_batch_size": 2, "sequence_tokens": 256, "checkpointing": checkpointing, "half": dtype.itemsize == 2}
-    assert estimated_pass(config, 4, **setup) == pytest.approx(measured, rel=0.05)
+    setup = {"micro_batch_size": 2, "sequence_tokens": 256, "checkpointing": checkpointing}
+    assert estimated_pass(config, 4, **setup, compute_bits=8 * dtype.itemsize) == pytest.approx(measured, rel=0.05)
 
 
 @pytest.mark.slow
 def test_the_peak_of_solar_itself_on_tensors_without_data(training_peak):
-    """To 2 %: 10.7 billion parameters, 4 x 4096 tokens, as recipes/solar_dus.yml trains, on fake tensors."""
+    """Within 2 %: 10.7 billion parameters, 4 x 4096 tokens, as recipes/solar_dus.yml trains, on fake tensors."""
     measured = training_peak(MISTRAL, 48, 4, 4096, dtype=torch.bfloat16, fake=True)
     assert measured > 13e9
     assert estimated_pass(MISTRAL, 48, micro_batch_size=4, sequence_tokens=4096) == pytest.approx(measured, rel=0.02)
 
 
 def estimated_pass(config, num_layers, **setup):
-    """What the parts say beside weights, gradients and optimizer."""
+    """The peak of all parts but the states."""
     parts = memory_parts(model_from(config, num_layers), TrainingSetup(**setup))
     kept = [part for part in parts if part.name not in STATES]
     return max(peaks(kept).values())
+
+
+def test_common_setups_of_solar(solar_model):
+    """By hand: 16 and 8 bytes per parameter over 8 GPUs; LoRA of rank 16 adds 62,914,560 parameters of 16 bytes."""
+    found = {memory.setup: memory for memory in common_setups(solar_model, 4096)}
+    assert found["full, ZeRO-3, 8 GPUs"].state_bytes == 16 * P // 8
+    assert found["full, FSDP2 in pure bf16, 8 GPUs"].state_bytes == P
+    assert found["LoRA, bf16, 1 GPU"].state_bytes == 2 * P + 16 * 62_914_560
+    assert found["full, fp32, 1 CPU"].state_bytes == 16 * P
+    assert all(memory.total_bytes > memory.state_bytes for memory in found.values())
