@@ -1,10 +1,10 @@
-"""Makes ``type: solar_plugins.<formatter>`` importable, for those of Axolotl's commands that ask no plugin for data.
+"""Makes ``type: solar_plugins.<formatter>`` importable, for Axolotl commands that do not ask plugins for datasets.
 
 ``axolotl evaluate`` is one. For SFT Axolotl imports the module of that name and calls its ``load``; for preference
 training it calls the function of that name on the package (``axolotl/prompt_strategies/__init__.py`` and ``base.py``).
 
-Such a command also keeps the rows that it made, and finds them by what the recipe says, not by what its files hold: a
-changed file would be evaluated as it was. So each content gets a folder of its own there.
+Such a command also caches the prepared rows, under a hash of the recipe but not of the files: after a change of a file
+it would evaluate the old rows. So each content gets its own folder in that cache.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from solar_plugins.storage.content import content_hashes
 
 PACKAGE = "solar_plugins"
 ASKS_NO_PLUGIN = Path("cli", "evaluate.py")
-"""The module of Axolotl's command that loads datasets without asking plugins."""
+"""The module of Axolotl's command that loads datasets without asking plugins for them."""
 
 
 class _BoundFormatter(ModuleType):
-    """A module that exists in memory alone."""
+    """A module that exists only in memory."""
 
 
 def bind(found: FormattedSet) -> None:
-    """Let Axolotl find the formatter of a set under the name that the recipe gives it.
+    """Make the formatter of a dataset importable under the ``type`` in the recipe.
 
     Raises:
-        PluginError: Something else in this package has the name.
+        PluginError: Something else in this package has that name.
     """
     name = found.formatter.name
     full_name = TYPE_PREFIX + name
@@ -45,17 +45,17 @@ def bind(found: FormattedSet) -> None:
     bound = isinstance(sys.modules.get(full_name), _BoundFormatter)
     if not bound and (hasattr(package, name) or importlib.util.find_spec(full_name) is not None):
         raise PluginError(
-            f"{found.key}[{found.number}].type: the formatter {name!r} has a name that {PACKAGE} needs for itself; the "
-            "package that registers it has to choose another"
+            f"{found.key}[{found.number}].type: the name of the formatter {name!r} is reserved in {PACKAGE}; the "
+            "package that registers it has to choose another name"
         )
     module = _BoundFormatter(full_name)
     module.load = _load_strategy  # type: ignore[attr-defined]
     sys.modules[full_name] = module
-    setattr(package, name, _refuse_preference_set)
+    setattr(package, name, _refuse_preference_dataset)
 
 
 def is_called_without_plugins() -> bool:
-    """Whether the command that called us is one that asks no plugin for data."""
+    """Whether the Axolotl command that is running does not ask plugins for datasets."""
     import axolotl
 
     file, frame = str(Path(axolotl.__file__).parent / ASKS_NO_PLUGIN), cast(FrameType | None, sys._getframe())
@@ -67,11 +67,11 @@ def is_called_without_plugins() -> bool:
 
 
 def folder_by_content(directory: Path, sets: Iterable[FormattedSet]) -> Path:
-    """A folder for Axolotl's prepared rows, which is another one when a file of the sets holds something else.
+    """The folder for Axolotl's prepared rows; it changes with the content of the datasets' files.
 
     Args:
-        directory: Where it lies.
-        sets: All of the recipe.
+        directory: Its parent.
+        sets: All datasets of the recipe.
 
     Raises:
         OSError: A file cannot be read.
@@ -93,7 +93,7 @@ def _local_files(entry: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _load_strategy(tokenizer: Any, cfg: Any, ds_cfg: Any) -> Any:
-    """What Axolotl calls for SFT: an object whose ``wrap_dataset`` gives token ids and labels."""
+    """What Axolotl calls for SFT: an object whose ``wrap_dataset`` returns token ids and labels."""
     from axolotl.prompt_tokenizers import DatasetWrappingStrategy
 
     from solar_plugins.axolotl_adapter.datasets import read_in_memory
@@ -107,8 +107,8 @@ def _load_strategy(tokenizer: Any, cfg: Any, ds_cfg: Any) -> Any:
     return RowsOfFormatter()
 
 
-def _refuse_preference_set(cfg: Any, **_: Any) -> NoReturn:
+def _refuse_preference_dataset(cfg: Any, **_: Any) -> NoReturn:
     raise DataError(
-        "datasets: this command of Axolotl's does not ask plugins for data, so the preference sets of solar_plugins "
-        "cannot be read here; evaluate during training, with test_datasets and eval_steps"
+        "datasets: this Axolotl command does not ask plugins for datasets, so it cannot read preference datasets with "
+        "type: solar_plugins.*; evaluate during training, with test_datasets and eval_steps"
     )

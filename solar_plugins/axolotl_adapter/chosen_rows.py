@@ -1,7 +1,7 @@
 """Which rows ``shards``, ``weight`` and ``val_set_size`` choose.
 
-Axolotl goes by examples. Several of them come from one conversation here, so that a part of it would be trained on and
-another held out; these keys are therefore honoured before Axolotl sees the examples, and by conversations.
+Axolotl chooses examples. With our formatters one conversation gives several examples, so it would be trained on in part
+and held out in part. So these keys are applied to conversations, before Axolotl sees the examples.
 """
 
 from __future__ import annotations
@@ -15,35 +15,37 @@ from solar_plugins.data.row_selection import held_out, shard, share
 from solar_plugins.errors import DataError
 
 
-class ReadySet(NamedTuple):
-    """A set of the recipe, of one configuration, and its ready form."""
+class PreparedSource(NamedTuple):
+    """A dataset of the recipe, in one configuration, and its prepared form."""
 
     source: FormattedSet
     prepared: PreparedSet
 
 
-def chosen_rows(ready: Sequence[ReadySet], val_set_size: float | None, seed: int) -> tuple[list[ReadySet], list[str]]:
-    """The sets with the rows that their entries and the recipe choose.
+def chosen_rows(
+    sources: Sequence[PreparedSource], val_set_size: float | None, seed: int
+) -> tuple[list[PreparedSource], list[str]]:
+    """The datasets with the rows that their entries and the recipe choose.
 
     Args:
-        ready: The sets with all rows.
+        sources: The datasets with all rows.
         val_set_size: The recipe's.
         seed: The recipe's.
 
     Returns:
-        The sets; those that are held out are ``test_datasets``, and a set without rows is left out. And a line on each
+        The datasets: held-out ones are ``test_datasets``, and those without rows are left out. And a line on each
         choice.
 
     Raises:
-        DataError: A choice leaves nothing.
+        DataError: A choice leaves no rows.
     """
     lines = list[str]()
-    taken = [_of_entry(one, seed, lines) for one in ready]
+    taken = [_chosen_by_entry(one, seed, lines) for one in sources]
     if not val_set_size:
         return taken, lines
     names = " ".join(sorted(one.prepared.path.name for one in taken))
     openings = held_out([examples_of(one.prepared) for one in taken], val_set_size, seed)
-    split = list[ReadySet]()
+    split = list[PreparedSource]()
     for one in taken:
         others = frozenset(examples_of(one.prepared).openings) - openings
         test = one._replace(source=one.source._replace(key="test_datasets"))
@@ -54,8 +56,8 @@ def chosen_rows(ready: Sequence[ReadySet], val_set_size: float | None, seed: int
     return [one for one in split if examples_of(one.prepared).rows], lines
 
 
-def _of_entry(one: ReadySet, seed: int, lines: list[str]) -> ReadySet:
-    """The part of a set that its own keys choose."""
+def _chosen_by_entry(one: PreparedSource, seed: int, lines: list[str]) -> PreparedSource:
+    """The part of a dataset that the keys of its entry choose."""
     where, entry = one.source.where, one.source.entry
     shards, weight = entry.get("shards"), entry.get("weight")
     if shards:
@@ -68,15 +70,16 @@ def _of_entry(one: ReadySet, seed: int, lines: list[str]) -> ReadySet:
         one, line = _taken(one, openings, f"taken (weight: {weight:g}, seed {seed})")
         lines.append(f"{where}: {line}")
     if (shards or weight is not None) and not examples_of(one.prepared).rows:
+        chosen = ", ".join(f"{key}: {value}" for key, value in (("shards", shards), ("weight", weight)) if value)
         raise DataError(
-            f"{where}: shards and weight leave none of its rows. Rows that begin with the same text of the user stay "
-            "together; take fewer shards, or a larger weight"
+            f"{where}: {chosen} leaves no rows. Rows with the same first user message stay "
+            "together; set fewer shards or a larger weight"
         )
     return one
 
 
-def _taken(one: ReadySet, openings: frozenset[int], why: str, others: str = "") -> tuple[ReadySet, str]:
-    """The part of a set that begins in one of these ways, and how large it is."""
+def _taken(one: PreparedSource, openings: frozenset[int], why: str, others: str = "") -> tuple[PreparedSource, str]:
+    """The part of a dataset with one of these openings, and its size in words."""
     examples = examples_of(one.prepared)
     places = [place for place, opening in enumerate(examples.openings) if opening in openings]
     rows, all_rows = len({examples.rows[place] for place in places}), len(set(examples.rows))

@@ -1,9 +1,9 @@
-"""Puts ready sets in the place of a recipe's sets, just before Axolotl loads them.
+"""Replaces a recipe's datasets by prepared ones, just before Axolotl loads them.
 
-Axolotl calls a plugin's ``load_datasets`` first. There each set of ``type: solar_plugins.<formatter>`` is read,
-reported and written; its entry then names the ready set, in a form that Axolotl takes as it is: token ids and labels
-for SFT, rendered texts without a ``type`` for preference training. So no error of ours passes through Axolotl's loaders
-of strategies, some of which turn an exception into a warning.
+Axolotl calls a plugin's ``load_datasets`` first. There each dataset with ``type: solar_plugins.<formatter>`` is read,
+reported and written. Its entry is then changed to the prepared dataset, in a form that Axolotl uses as it is: token ids
+and labels for SFT, rendered texts without a ``type`` for preference training. So our errors do not pass through
+Axolotl's strategy loaders, some of which turn an exception into a warning.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from solar_plugins.axolotl_adapter.chosen_rows import ReadySet, chosen_rows
+from solar_plugins.axolotl_adapter.chosen_rows import PreparedSource, chosen_rows
 from solar_plugins.axolotl_adapter.local_files import is_local, load_local
 from solar_plugins.axolotl_adapter.recipe_checks import SFT_ENTRY_KEYS, FormattedSet, formatted_sets
 from solar_plugins.data.encoder import Encoder, make_encoder
@@ -35,26 +35,23 @@ LOG = logger("formatters")
 SOLAR_END_TOKEN = "</s>"
 
 TRAINERS_WITH_ADDED_TOKENS = ("dpo", "ipo", "kto")
-"""Values of ``rl`` whose trainers tokenize texts with the tokens that the tokenizer adds by itself."""
+"""Values of ``rl`` whose trainers tokenize texts with the special tokens that the tokenizer adds."""
 
-TRIED_ROWS = 100
-"""How many rows a formatter has to read before a message names it."""
-
-SOURCE_KEYS = SFT_ENTRY_KEYS
-"""Keys that say where rows come from and which of them are taken; the ready set needs none of them."""
+SAMPLE_ROWS = 100
+"""Rows that a formatter must be able to read before an error message suggests it."""
 
 
-def use_ready_sets(cfg: Any) -> list[str]:
-    """Make or find the ready form of every set that a formatter of ours reads, and let ``cfg`` name it.
+def use_prepared_datasets(cfg: Any) -> list[str]:
+    """Prepare every dataset with a formatter of ours, or find it in the cache, and change ``cfg`` to use it.
 
     Args:
-        cfg: Axolotl's validated recipe. Its sets are changed, and where it names no chat template, that.
+        cfg: Axolotl's validated recipe. Its dataset entries are changed, and its chat template if it has none.
 
     Returns:
-        A line for each set: rows read, kept, dropped and why.
+        A line for each dataset: rows read, kept, dropped and why.
 
     Raises:
-        DataError: A set or the tokenizer cannot be used.
+        DataError: A dataset or the tokenizer cannot be used.
     """
     if not concerns_us(cfg):
         return []
@@ -65,20 +62,20 @@ def use_ready_sets(cfg: Any) -> list[str]:
     encoder = make_encoder(_tokenizer(cfg, recipe), str(recipe.tokenizer_config or recipe.base_model))
     _check_boundary(recipe, encoder)
     if encoder.end_token != SOLAR_END_TOKEN:
-        LOG.info("answers end with %r, this tokenizer's end token; SOLAR's is %r", encoder.end_token, SOLAR_END_TOKEN)
-    ready, lines = list[ReadySet](), list[str]()
+        LOG.info("answers end with %r, this tokenizer's EOS token; SOLAR's is %r", encoder.end_token, SOLAR_END_TOKEN)
+    sources, lines = list[PreparedSource](), list[str]()
     for source in (one for found in sets for one in expanded(found)):
-        prepared, line = _ready_set(recipe, source, encoder)
-        ready.append(ReadySet(source, prepared))
+        prepared, line = _prepared(recipe, source, encoder)
+        sources.append(PreparedSource(source, prepared))
         lines.append(line)
     replaced: dict[str, dict[int, list[Any]]] = {}
     for found in sets:
         replaced.setdefault(found.key, {})[found.number] = []
-    ready, chosen = chosen_rows(ready, recipe.val_set_size, _seed(recipe))
+    sources, chosen = chosen_rows(sources, recipe.val_set_size, _seed(recipe))
     for line in chosen:
         _log(line)
-    for source, prepared in ready:
-        entry = {key: value for key, value in source.entry.items() if key not in SOURCE_KEYS}
+    for source, prepared in sources:
+        entry = {key: value for key, value in source.entry.items() if key not in SFT_ENTRY_KEYS}
         new = type(cfg)({**entry, "path": str(prepared.path)})
         replaced.setdefault(source.key, {}).setdefault(source.number, []).append(new)
     if recipe.val_set_size:
@@ -90,48 +87,48 @@ def use_ready_sets(cfg: Any) -> list[str]:
 
 
 def read_in_memory(dataset: Any, tokenizer: Any, cfg: Any, entry: Mapping[str, Any], num_proc: int | None) -> Any:
-    """The ready rows of one set, for a command that loads sets itself. Reported and judged as in training.
+    """The prepared rows of one dataset, for a command that loads datasets itself. Reported and checked as in training.
 
     Args:
         dataset: A `datasets.Dataset`, as Axolotl loaded it.
         tokenizer: Axolotl's.
         cfg: Its recipe.
-        entry: The set's entry in it.
-        num_proc: Processes that may work.
+        entry: The dataset's entry in it.
+        num_proc: Worker processes; the result does not depend on it.
 
     Raises:
-        DataError: The set or the tokenizer cannot be used.
+        DataError: The dataset or the tokenizer cannot be used.
     """
     recipe = parse_recipe(cfg)
     for key, value in (("val_set_size", recipe.val_set_size), ("shards", entry.get("shards"))):
         if value:
             raise DataError(
-                f"{key}: {value:g}; this command of Axolotl's splits rows by itself, otherwise than training did, so "
-                "that it would evaluate on rows that were trained on. Name the rows with test_datasets"
+                f"{key}: {value:g}; this Axolotl command splits the rows itself, in another way than training, so it "
+                "would evaluate on rows that were trained on. List the held-out rows under test_datasets"
             )
-    found = next(found for found in formatted_sets(recipe) if _same_set(found.entry, entry))
+    found = next(found for found in formatted_sets(recipe) if _same_dataset(found.entry, entry))
     source = found._replace(entry=entry)
     encoder = make_encoder(tokenizer, str(recipe.base_model))
     if is_local(source) and not entry.get("shards"):
-        # The same rows and numbers as in training; Axolotl's may come from a cache that goes by path and time.
+        # The same rows and row numbers as in training; Axolotl's may come from a cache keyed by path and time.
         dataset = load_rows(recipe, source, encoder)
     else:
         _check_columns(recipe, source, dataset, encoder)
     rows = row_encoder(recipe, source, encoder)
-    ready, tally = read_set(dataset, _records(recipe, rows), source.where, num_proc)
+    prepared, tally = read_set(dataset, _records(recipe, rows), source.where, num_proc)
     judged(recipe, tally, rows)
-    return ready
+    return prepared
 
 
-def _same_set(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _same_dataset(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(entry.get(key) == other.get(key) for key in ("type", "path", "split"))
 
 
 def _tokenizer(cfg: Any, recipe: Recipe) -> Any:
-    """Axolotl's tokenizer for this recipe, which carries SOLAR's template then.
+    """Axolotl's tokenizer for this recipe, with SOLAR's chat template.
 
     Raises:
-        DataError: The base's tokenizer carries another template, and the recipe does not say which one to take.
+        DataError: The base's tokenizer has another template, and the recipe does not set one.
     """
     from axolotl.loaders import load_tokenizer
 
@@ -144,9 +141,8 @@ def _tokenizer(cfg: Any, recipe: Recipe) -> Any:
         start = " ".join(str(tokenizer.chat_template).split())
         raise DataError(
             f"chat_template: {recipe.chat_template or 'not set'}, and the tokenizer of "
-            f"{recipe.tokenizer_config or recipe.base_model} carries another template than SOLAR's, in which type: "
-            f"solar_plugins.* writes its rows ({start:.60}...). To train the model on SOLAR's, set chat_template: "
-            f"{TEMPLATE_NAME}"
+            f"{recipe.tokenizer_config or recipe.base_model} has another template ({start:.60}...) than SOLAR's, which "
+            f"type: solar_plugins.* uses. To train the model with SOLAR's template, set chat_template: {TEMPLATE_NAME}"
         )
     if not tokenizer.chat_template:
         cfg["chat_template"], cfg["chat_template_jinja"] = "jinja", template_text()
@@ -154,40 +150,40 @@ def _tokenizer(cfg: Any, recipe: Recipe) -> Any:
 
 
 def _check_boundary(recipe: Recipe, encoder: Encoder) -> None:
-    """Refuse tokenizers with which TRL takes the wrong tokens for the answer.
+    """Reject tokenizers with which TRL splits prompt and answer at the wrong token.
 
-    TRL's trainers for DPO and KTO tokenize the prompt with everything that the tokenizer adds, and take as many tokens
-    for the prompt (``trl/trainer/dpo_trainer.py``, ``kto_trainer.py``).
+    TRL's trainers for DPO and KTO tokenize the prompt with all special tokens that the tokenizer adds, and count that
+    many tokens as the prompt (``trl/trainer/dpo_trainer.py``, ``kto_trainer.py``).
 
     Raises:
-        DataError: The tokenizer puts a token after every text.
+        DataError: The tokenizer appends a token to every text.
     """
     if recipe.rl in TRAINERS_WITH_ADDED_TOKENS and encoder.added_end_ids:
         added = "".join(encoder.tokenizer.convert_ids_to_tokens(list(encoder.added_end_ids)))
         raise DataError(
-            f"tokenizer_config: the tokenizer of {recipe.tokenizer_config or recipe.base_model} puts {added} after "
-            f"every text, with which rl: {recipe.rl} reads {added} between prompt and answer and does not train on the "
-            "answer's first token. Take it out of post_processor in tokenizer.json (for some tokenizers: "
-            "add_eos_token: false in tokenizer_config.json); answers end with the end token all the same"
+            f"tokenizer_config: the tokenizer of {recipe.tokenizer_config or recipe.base_model} appends {added} to "
+            f"every text. With rl: {recipe.rl}, {added} would stand between prompt and answer, and the answer's first "
+            "token would not be trained on. Remove it from post_processor in tokenizer.json (for some tokenizers: "
+            "add_eos_token: false in tokenizer_config.json); answers end with the EOS token anyway"
         )
 
 
 def expanded(found: FormattedSet) -> Iterator[FormattedSet]:
-    """A set with several configurations, one by one."""
+    """A dataset with several configurations, one by one."""
     names = found.entry.get("name")
     for name in names if isinstance(names, list) else [names]:
         yield found._replace(entry={**found.entry, "name": name})
 
 
-def _ready_set(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> tuple[PreparedSet, str]:
+def _prepared(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> tuple[PreparedSet, str]:
     dataset = load_rows(recipe, source, encoder)
     directory = prepared_directory(recipe)
     rows = row_encoder(recipe, source, encoder)
-    ready = prepared_set(dataset, _records(recipe, rows), source.where, directory, recipe.dataset_num_proc)
+    prepared = prepared_set(dataset, _records(recipe, rows), source.where, directory, recipe.dataset_num_proc)
     try:
-        return ready, judged(recipe, ready.tally, rows)
+        return prepared, judged(recipe, prepared.tally, rows)
     except DataError as error:
-        others = _readers(recipe, source, dataset, encoder) if ready.tally.num_bad else []
+        others = _readers(recipe, source, dataset, encoder) if prepared.tally.num_bad else []
         if not others:
             raise
         raise DataError(f"{error}. {' or '.join(others)} could read it") from None
@@ -198,7 +194,7 @@ def _records(recipe: Recipe, rows: RowEncoder) -> TrainingRecords:
 
 
 def row_encoder(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> RowEncoder:
-    """How a recipe encodes the rows of one of its datasets."""
+    """The encoder for the rows of one of a recipe's datasets."""
     sequence_len = recipe.sequence_len
     if source.key == "test_datasets" and not recipe.rl:
         sequence_len = recipe.eval_sequence_len or sequence_len
@@ -213,10 +209,10 @@ def row_encoder(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> RowEn
 
 
 def judged(recipe: Recipe, tally: RowTally, rows: RowEncoder) -> str:
-    """The tally of a dataset in one line, which is logged too.
+    """Log the tally of a dataset in one line, and return the line.
 
     Raises:
-        DataError: The recipe does not allow so many bad or long rows.
+        DataError: The recipe does not allow that many bad or long rows.
     """
     line = tally.words(rows.max_length)
     _log(line, LOG.warning if tally.rows_kept < tally.rows_read else LOG.info)
@@ -247,25 +243,25 @@ def _excess_policy(recipe: Recipe) -> str:
 
 
 def prepared_directory(recipe: Recipe) -> Path:
-    """Where rows of our formatters are kept, ready to train on."""
+    """The folder of the prepared datasets."""
     from axolotl.common.const import DEFAULT_DATASET_PREPARED_PATH
 
     return Path(recipe.dataset_prepared_path or DEFAULT_DATASET_PREPARED_PATH) / "solar_plugins"
 
 
 def load_rows(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> Any:
-    """The rows: of local files by our own reader, of hubs and clouds as Axolotl itself would load them.
+    """The rows: of local files by our own reader, of hubs and cloud storage as Axolotl itself loads them.
 
     Args:
         recipe: The recipe.
-        source: One set of one configuration.
-        encoder: The tokenizer, to try other formatters where columns are missing.
+        source: One dataset in one configuration.
+        encoder: Used to try other formatters if columns are missing.
 
     Returns:
         A `datasets.Dataset`; `row_tables.numbered_rows` gives its rows, which have the columns that are needed.
 
     Raises:
-        DataError: There are none, a column is missing, or the set has several splits and the recipe names none.
+        DataError: There are none, a column is missing, or the dataset has several splits and the recipe names none.
     """
     from axolotl.utils.data.shared import load_dataset_with_config
     from axolotl.utils.dict import DictDefault
@@ -279,11 +275,11 @@ def load_rows(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> Any:
     except SolarError:
         raise
     except Exception as error:
-        # The loaders of files, hubs and clouds raise whatever they like.
+        # The loaders of files, hubs and cloud storage raise errors of any type.
         cause = _innermost(error)
         raise DataError(
             f"{source.where}: cannot be loaded ({type(cause).__name__}: {' '.join(str(cause).split()):.300}); check "
-            "path, split, data_files and ds_type, and that the rows are sound"
+            "path, split, data_files and ds_type, and that the rows are valid"
         ) from error
     if isinstance(dataset, Mapping):
         dataset = _split_of(dataset, source)
@@ -292,7 +288,7 @@ def load_rows(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> Any:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What first went wrong: loaders wrap it in a sentence that says nothing."""
+    """The first cause: loaders wrap it in an error without information."""
     while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
         error = cause
     return error
@@ -308,7 +304,7 @@ def _split_of(dataset: Mapping[str, Any], source: FormattedSet) -> Any:
 
 
 def _check_columns(recipe: Recipe, source: FormattedSet, dataset: Any, encoder: Encoder) -> None:
-    """Refuse a set that a formatter cannot read at all, and say which one can.
+    """Reject a dataset that its formatter cannot read, and suggest formatters that can.
 
     Raises:
         DataError: A column is missing.
@@ -316,12 +312,12 @@ def _check_columns(recipe: Recipe, source: FormattedSet, dataset: Any, encoder: 
     columns = columns_of(dataset, source.formatter.columns)
     missing = _missing(source.formatter, columns)
     if not missing or not columns:
-        return  # Without columns no row could be read, and the tally says why.
+        return  # Without columns no row can be read; the tally has the reasons.
     others = _readers(recipe, source, dataset, encoder)
     hint = (
         f"{' or '.join(others)} could read it"
         if others
-        else f"No registered formatter can use its first {TRIED_ROWS} rows; convert them, or write a formatter"
+        else f"No registered formatter can read its first {SAMPLE_ROWS} rows; convert them, or write a formatter"
     )
     raise DataError(
         f"{source.where}: has no column {', '.join(missing)}, which type: {TYPE_PREFIX}{source.formatter.name} needs; "
@@ -334,13 +330,13 @@ def _missing(formatter: Formatter, columns: list[str]) -> list[str]:
 
 
 def _readers(recipe: Recipe, source: FormattedSet, dataset: Any, encoder: Encoder) -> list[str]:
-    """The formatters with which this recipe would accept the first rows, each with the kind of training it is for."""
+    """The formatters that can read the first rows under this recipe's rules, each with its kind of training."""
     kinds: tuple[tuple[str, Mapping[str, Formatter]], ...] = (
         ("without rl:", sft_formatters()),
         (f"with rl: {recipe.rl or 'dpo'}", preference_formatters()),
         ("under rl: kto", unpaired_formatters()),
     )
-    first = dataset.select(range(min(len(dataset), TRIED_ROWS)))
+    first = dataset.select(range(min(len(dataset), SAMPLE_ROWS)))
     columns = columns_of(first)
     return [
         f"{TYPE_PREFIX}{name} ({kind})"

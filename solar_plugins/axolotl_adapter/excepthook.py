@@ -1,4 +1,4 @@
-"""Errors of this package end a run as their own paragraph; the stack trace would be Axolotl's."""
+"""A run that ends with an error of this package prints its message, without a stack trace through Axolotl."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ type ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | 
 
 
 class ParagraphHook:
-    """A `sys.excepthook` that prints a `SolarError` as its text and hands every other error on.
+    """A `sys.excepthook` that prints the message of a `SolarError` and passes on every other error.
 
     Args:
         previous: The hook that was installed before.
@@ -23,7 +23,7 @@ class ParagraphHook:
         self.previous = previous
 
     def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        """What Python calls with the error that ends it."""
+        """Called by Python with the error that ends the process."""
         if isinstance(error, SolarError):
             print(f"\nsolar_plugins: {error}\n", file=sys.stderr)
         else:
@@ -32,7 +32,7 @@ class ParagraphHook:
 
 @contextmanager
 def errors_as_paragraphs() -> Iterator[None]:
-    """Install `ParagraphHook` before the hook that is there, once and only if the block raises a `SolarError`."""
+    """Install `ParagraphHook` in front of the current hook, once, and only if the block raises a `SolarError`."""
     try:
         yield
     except SolarError:

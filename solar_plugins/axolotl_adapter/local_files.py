@@ -1,10 +1,10 @@
-"""Datasets of a recipe that lie on this machine: which files they are, and how they are read.
+"""Local datasets of a recipe: which files they consist of, and how they are read.
 
-Which file belongs to which split and configuration is left to `datasets`: globs, folders, names such as
-``train-00000-of-00002.jsonl``, the YAML head of a README. But of a folder with files of several kinds `datasets` reads
-the commonest and says nothing; that is refused. What the files hold is read by `data.row_files`, as JSON and Parquet in
-every command of this package. Other kinds (CSV, text, Arrow, archives, folders of `save_to_disk`) are read
-by `datasets`, under a name that follows from their content, because its own cache goes by path and time.
+`datasets` decides which file belongs to which split and configuration: globs, folders, names such as
+``train-00000-of-00002.jsonl``, the YAML header of a README. But in a folder with files of several formats it silently
+reads only the most common one; that is rejected. JSON and Parquet are read by `data.row_files`, as in every command of
+this package. Other formats (CSV, text, Arrow, archives, folders of `save_to_disk`) are read by `datasets`, under a key
+that is a hash of their content, because its own cache is keyed by path and time.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from solar_plugins.storage.content import content_hashes
 
 LOG = logger("local_files")
 
-OUR_KINDS = ("json", "parquet")
+OUR_FORMATS = ("json", "parquet")
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".rar", ".7z")
 SAVED_MARKERS = ("state.json", "dataset_dict.json")
-"""What `save_to_disk` leaves in a folder."""
-KINDS = {"JSON": JSON_NAMES, "Parquet": PARQUET_NAMES, "CSV": (".csv",), "TSV": (".tsv",), "Arrow": (".arrow",)}
-"""Kinds of files with rows, by the endings of their names. `datasets` would read TSV among CSV as CSV."""
+"""What `save_to_disk` writes into a folder."""
+FORMATS = {"JSON": JSON_NAMES, "Parquet": PARQUET_NAMES, "CSV": (".csv",), "TSV": (".tsv",), "Arrow": (".arrow",)}
+"""Formats of files with rows, by suffix. `datasets` would read TSV among CSV as CSV."""
 
 
 def is_local(source: FormattedSet) -> bool:
-    """Whether a dataset lies on this machine. Axolotl, too, looks here first."""
+    """Whether a dataset is local. Axolotl, too, looks for a local path first."""
     return Path(str(source.entry.get("path"))).exists()
 
 
@@ -47,11 +47,11 @@ def load_local(source: FormattedSet) -> Any:
         source: One dataset of one configuration.
 
     Returns:
-        A `datasets.Dataset`: of `row_table`, or with the dataset's own columns for kinds that `datasets` reads. Where
+        A `datasets.Dataset`: from `row_table`, or with the dataset's own columns for formats that `datasets` reads. If
         the recipe names no split and there are several, a mapping of them.
 
     Raises:
-        DataError: It cannot be read, has not the split, or is a folder with files of several kinds.
+        DataError: It cannot be read, does not have the split, or is a folder with files of several formats.
     """
     import datasets
 
@@ -86,21 +86,21 @@ def load_local(source: FormattedSet) -> Any:
 
 
 def _origin(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """What to load, as `axolotl.utils.data.shared` says it to `datasets`."""
+    """The arguments with which `axolotl.utils.data.shared` calls `datasets`."""
     name = entry.get("name")
     if path.is_dir() and not entry.get("data_files"):
         return {"path": str(path), "name": name}
     from axolotl.utils.data.shared import get_dataset_type
     from axolotl.utils.dict import DictDefault
 
-    files = entry["data_files"] if path.is_dir() else glob.escape(str(path))  # A path is no pattern.
+    files = entry["data_files"] if path.is_dir() else glob.escape(str(path))  # A path, not a pattern.
     return {"path": get_dataset_type(DictDefault(dict(entry))), "name": name, "data_files": files}
 
 
 def _check_folder(path: Path, where: str) -> None:
-    """Refuse a folder of which `datasets` would read some files and leave out the rest because of their kind.
+    """Reject a folder of which `datasets` would read some files and skip the others because of their format.
 
-    Files of rows that no split's name covers (``extra.jsonl`` beside ``train.jsonl``) are named in the log.
+    Files that belong to no split by their name (``extra.jsonl`` next to ``train.jsonl``) are listed in a warning.
     """
     from datasets.data_files import DataFilesDict, get_data_patterns
 
@@ -111,38 +111,38 @@ def _check_folder(path: Path, where: str) -> None:
         return [str(file) for of_split in found.values() for file in of_split]
 
     read = files(get_data_patterns(base))
-    kinds = _by_kind(read)
-    unread = sorted(file for one in _by_kind(set(files({"all": ["**"]})) - set(read)).values() for file in one)
-    if (len(kinds) < 2 and not unread) or _readme_names_files(path):
+    formats = _by_format(read)
+    unread = sorted(file for one in _by_format(set(files({"all": ["**"]})) - set(read)).values() for file in one)
+    if (len(formats) < 2 and not unread) or _readme_lists_files(path):
         return
-    if len(kinds) > 1:
-        found = "; ".join(f"{len(one)} {kind} ({_listed(one, base)})" for kind, one in kinds.items())
+    if len(formats) > 1:
+        found = "; ".join(f"{len(one)} {name} ({_listed(one, base)})" for name, one in formats.items())
         raise DataError(
-            f"{where}: the folder has files of several kinds: {found}. `datasets` would read the most common kind and "
-            "skip the others silently. Give each kind a folder and an entry of its own, or name its files with "
-            "data_files: and their kind with ds_type: (json, parquet, csv)"
+            f"{where}: the folder has files of several formats: {found}. `datasets` would silently read only the most "
+            "common format. Put each format into its own folder and entry, or list the files under data_files: and set "
+            "ds_type: (json, parquet, csv)"
         )
     LOG.warning(
-        "%s: %d of the folder's files are not read, because their names name no split and others' do: %s. If they "
-        "belong to the dataset, name all its files with data_files:",
+        "%s: %d of the folder's files are not read, because other files have a split in their names and these do not: "
+        "%s. If they belong to the dataset, list all its files under data_files:",
         where,
         len(unread),
         _listed(unread, base),
     )
 
 
-def _by_kind(files: Collection[str]) -> dict[str, list[str]]:
-    """The files with rows, by kind; JSON that is one object beside files of other kinds describes them."""
-    kinds: dict[str, list[str]] = {}
+def _by_format(files: Collection[str]) -> dict[str, list[str]]:
+    """The files with rows, by format. Among files of other formats, a JSON file with one object is a description."""
+    formats: dict[str, list[str]] = {}
     for file in sorted(files):
         name = file.lower()
         name = name.removesuffix(next((ending for ending in COMPRESSIONS if name.endswith(ending)), ""))
-        for kind, endings in KINDS.items():
+        for one, endings in FORMATS.items():
             if name.endswith(endings):
-                kinds.setdefault(kind, []).append(file)
-    if len(kinds) > 1 and "JSON" in kinds and all(map(_is_one_object, kinds["JSON"])):
-        del kinds["JSON"]
-    return kinds
+                formats.setdefault(one, []).append(file)
+    if len(formats) > 1 and "JSON" in formats and all(map(_is_one_object, formats["JSON"])):
+        del formats["JSON"]
+    return formats
 
 
 def _is_one_object(file: str) -> bool:
@@ -154,13 +154,13 @@ def _is_one_object(file: str) -> bool:
         return False
 
 
-def _readme_names_files(path: Path) -> bool:
-    """Whether the dataset's card says which files belong to it."""
+def _readme_lists_files(path: Path) -> bool:
+    """Whether the dataset card lists the files that belong to it."""
     from datasets.load import dataset_module_factory
 
     try:
         return bool(dataset_module_factory(str(path)).builder_configs_parameters.metadata_configs)
-    except (ValueError, FileNotFoundError):  # No card that names files, and files that do not go together.
+    except (ValueError, FileNotFoundError):  # No card that lists files, and files that do not form a dataset.
         return False
 
 
@@ -171,7 +171,7 @@ def _listed(files: list[str], base: str) -> str:
 
 def _is_ours(builder: Any, kind: str, files: Mapping[str, list[str]]) -> bool:
     return (
-        kind in OUR_KINDS
+        kind in OUR_FORMATS
         and not getattr(builder.config, "field", None)
         and all(Path(file).is_file() and not file.lower().endswith(ARCHIVES) for one in files.values() for file in one)
     )
@@ -183,13 +183,13 @@ def _key(files: list[str]) -> str:
 
 
 def _named(dataset: Any, key: str) -> Any:
-    """The same dataset under a fingerprint that follows from its content."""
+    """The same dataset with a fingerprint that is a hash of its content."""
     dataset._fingerprint = key
     return dataset
 
 
 class _Splits(Mapping[str, Any]):
-    """Splits of which a value is read when it is asked for."""
+    """Splits that are read on access."""
 
     def __init__(self, names: Iterable[str], read: Callable[[str], Any]) -> None:
         self._names, self._read = tuple(names), read
@@ -208,10 +208,10 @@ class _Splits(Mapping[str, Any]):
 
 
 def _selected(names: Collection[str], read: Callable[[str], Any], split: str, where: str) -> Any:
-    """The rows that a split names: ``train``, ``train[:500]``, ``train[10%:20%]+test``.
+    """The rows of a split: ``train``, ``train[:500]``, ``train[10%:20%]+test``.
 
     Raises:
-        DataError: It cannot be understood, or names a split that is not there.
+        DataError: It cannot be parsed, or names a split that does not exist.
     """
     from datasets import ReadInstruction, concatenate_datasets
 
@@ -221,13 +221,13 @@ def _selected(names: Collection[str], read: Callable[[str], Any], split: str, wh
         raise
     except (ValueError, AssertionError, KeyError) as error:
         raise DataError(
-            f"{where}: split {split!r} cannot be read ({' '.join(str(error).split()):.200}); it has "
+            f"{where}: split {split!r} cannot be read ({' '.join(str(error).split()):.200}); the dataset has "
             f"{', '.join(names)}. Set split: to one of them, or to a part such as {next(iter(names), 'train')}[:500]"
         ) from None
     found = []
     for part in parts:
         table = read(part.splitname)
-        whole = range(len(table))
-        chosen = whole[part.from_ : part.to]
-        found.append(table if chosen == whole else table.select(chosen))
+        every = range(len(table))
+        chosen = every[part.from_ : part.to]
+        found.append(table if chosen == every else table.select(chosen))
     return found[0] if len(found) == 1 else concatenate_datasets(found)

@@ -1,8 +1,8 @@
-"""What ``axolotl merge-lora`` leaves wrong in the merged folder.
+"""Fixes what ``axolotl merge-lora`` gets wrong in the merged folder.
 
-It merges shard by shard and copies every other file from ``base_model``: the tokenizer from before the training, the
-end token that the config had then, and of an upscaled base the plan file and a card that says that nothing was trained.
-The folder of the adapter has the tokenizer that the rows were encoded with.
+It merges shard by shard and copies every other file from ``base_model``: the tokenizer from before the training, a
+config with the old EOS token, and from an upscaled base the plan file and a model card that says that nothing was
+trained. The adapter's folder has the tokenizer that the rows were encoded with.
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ OLD_TOKENIZER = (
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "chat_template.json", "additional_chat_templates"),
 )
-"""Of the base, besides the vocabulary that the tokenizer's class names. All go, because what the trained tokenizer does
-not write anew would be read beside it: a template, or by llama.cpp a SentencePiece model without the new tokens."""
+"""Tokenizer files of the base, besides the vocabulary files that the tokenizer's class lists. All are removed: a file
+that the trained tokenizer does not overwrite would still be read, such as a template, or by llama.cpp a SentencePiece
+model without the new tokens."""
 
 
 def finish_merged_model(adapter: Path, merged: Path, *, save_jinja_files: bool, trust_remote_code: bool) -> None:
-    """Give a merged model the tokenizer and the end token of its training, and take away what its base said of itself.
+    """Give a merged model the tokenizer and the EOS token of its training, and replace the card of its base.
 
     Args:
-        adapter: Where Axolotl saved the adapter, with the tokenizer.
+        adapter: The folder where Axolotl saved the adapter, with the tokenizer.
         merged: The merged model.
         save_jinja_files: Axolotl's ``tokenizer_save_jinja_files``.
         trust_remote_code: The recipe's.
@@ -52,8 +53,8 @@ def finish_merged_model(adapter: Path, merged: Path, *, save_jinja_files: bool, 
     _replace_card(merged)
     if not (adapter / "tokenizer_config.json").is_file():
         LOG.warning(
-            "%s: holds no tokenizer_config.json, so the merged model in %s keeps the tokenizer and the end token of "
-            "base_model; those of the training are where Axolotl saved the adapter first",
+            "%s: has no tokenizer_config.json, so the merged model in %s keeps the tokenizer and the EOS token of "
+            "base_model. Copy the tokenizer files from the folder where Axolotl saved the adapter",
             adapter,
             merged,
         )
@@ -65,7 +66,7 @@ def finish_merged_model(adapter: Path, merged: Path, *, save_jinja_files: bool, 
         _remove(merged / name)
     tokenizer.save_pretrained(merged, save_jinja_files=save_jinja_files)
     _align_token_ids(tokenizer, merged)
-    LOG.info("%s: has the tokenizer of the training; answers end with %r", merged, tokenizer.eos_token)
+    LOG.info("%s: saved the tokenizer of the training; answers end with %r", merged, tokenizer.eos_token)
 
 
 def _remove(path: Path) -> None:
@@ -76,7 +77,7 @@ def _remove(path: Path) -> None:
 
 
 def _align_token_ids(tokenizer: Any, merged: Path) -> None:
-    """Put the tokenizer's special tokens into the configs, as transformers' trainer does when all weights train."""
+    """Write the tokenizer's special tokens into the configs, as transformers' trainer does in full training."""
     from transformers.trainer_utils import align_special_tokens
 
     config = read_json_object(merged / CONFIG)
@@ -88,13 +89,13 @@ def _align_token_ids(tokenizer: Any, merged: Path) -> None:
     ids.get_text_config = lambda: ids
     aligned = SimpleNamespace(config=ids, generation_config=None if generation is None else _ids(generation))
     align_special_tokens(aligned, tokenizer)  # type: ignore[no-untyped-call]
-    _take_over(aligned.config, text_config)
+    _update(aligned.config, text_config)
     for name in TOKEN_IDS:
         if name in config:
             config[name] = text_config.get(name)
     _write_json(merged / CONFIG, config)
     if generation is not None:
-        _take_over(aligned.generation_config, generation)
+        _update(aligned.generation_config, generation)
         _write_json(merged / GENERATION_CONFIG, generation)
 
 
@@ -102,7 +103,7 @@ def _ids(config: Mapping[str, Any]) -> SimpleNamespace:
     return SimpleNamespace(**{name: config.get(name) for name in TOKEN_IDS})
 
 
-def _take_over(ids: SimpleNamespace, config: dict[str, Any]) -> None:
+def _update(ids: SimpleNamespace, config: dict[str, Any]) -> None:
     config.update({name: getattr(ids, name) for name in TOKEN_IDS if getattr(ids, name) is not None})
 
 
@@ -111,7 +112,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _replace_card(merged: Path) -> None:
-    """Take away the plan file, whose sizes and promise are the untrained model's, and write a card that is true."""
+    """Remove the plan file, which describes the untrained model, and write a card of the trained model."""
     (merged / MARKER).unlink(missing_ok=True)
     config = read_json_object(merged / CONFIG)
     plan = recorded_plan(config)

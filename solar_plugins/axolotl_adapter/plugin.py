@@ -1,4 +1,4 @@
-"""Where the package meets Axolotl's life cycle. The only module that imports Axolotl."""
+"""The Axolotl plugin, called by Axolotl's hooks. The only module that imports Axolotl at its top."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from axolotl.integrations.config import merge_input_args
 from axolotl.utils.logging import get_logger
 from pydantic import BaseModel
 
-from solar_plugins.axolotl_adapter.axolotl_keys import refuse_misspelt_keys
 from solar_plugins.axolotl_adapter.bindings import bind, folder_by_content, is_called_without_plugins
-from solar_plugins.axolotl_adapter.datasets import prepared_directory, use_ready_sets
+from solar_plugins.axolotl_adapter.datasets import prepared_directory, use_prepared_datasets
 from solar_plugins.axolotl_adapter.excepthook import errors_as_paragraphs
-from solar_plugins.axolotl_adapter.learning_rates import scale_old_rates
+from solar_plugins.axolotl_adapter.ignored_keys import refuse_lost_options, refuse_misspelled_keys, with_overrides
 from solar_plugins.axolotl_adapter.merged_model import finish_merged_model
-from solar_plugins.axolotl_adapter.new_layers import refuse_frozen_new_layers
-from solar_plugins.axolotl_adapter.overrides import refuse_lost_options, with_overrides
 from solar_plugins.axolotl_adapter.precision import lost_steps
 from solar_plugins.axolotl_adapter.ranks import ready_together
 from solar_plugins.axolotl_adapter.recipe_checks import changes, check_recipe, log_named_settings
 from solar_plugins.axolotl_adapter.resume import refuse_other_plans_checkpoint
-from solar_plugins.axolotl_adapter.trained_parameters import check_trained_parameters, compiled
-from solar_plugins.axolotl_adapter.tried_versions import untried
+from solar_plugins.axolotl_adapter.trained_parameters import (
+    check_trained_parameters,
+    compiled,
+    refuse_frozen_new_layers,
+    scale_old_rates,
+)
 from solar_plugins.errors import ArgsError, CheckpointError, DataError
 from solar_plugins.logs import speaks_for_node
 from solar_plugins.recipe import REVISION_KEYS, Recipe, concerns_us, parse_recipe
@@ -43,18 +44,21 @@ from solar_plugins.upscaling.trained_layers import (
     training_keys,
 )
 
+TESTED_AXOLOTL = "0.21"
+"""Major and minor version that `axolotl_adapter` was written for and is tested with. The core does not pin Axolotl."""
+
 # Axolotl shows INFO only from loggers whose name starts with "axolotl".
 LOG = get_logger("axolotl.solar_plugins.plugin")
 
 
 class SolarPluginArgs(BaseModel):
-    """What the plugin adds to Axolotl's own schema."""
+    """The plugin's addition to Axolotl's schema."""
 
     solar: SolarArgs | None = None
 
 
 class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
-    """Upscales the recipe's base before Axolotl looks at it, and reads the sets of our formatters.
+    """Upscales the recipe's base before Axolotl loads it, and reads the datasets with our formatters.
 
     Does nothing for a recipe without a ``solar:`` block and without our formatters.
     """
@@ -62,10 +66,10 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
     _row_lines: Sequence[str] = ()
 
     def register(self, cfg: MutableMapping[str, Any]) -> None:
-        """Make or find the upscaled checkpoint and let ``base_model`` name it.
+        """Write the upscaled checkpoint, or find it in the cache, and set ``base_model`` to it.
 
         Axolotl calls this on every rank, after command-line overrides and before validation, when no process group
-        exists yet; possibly more than once.
+        exists yet; it may call it more than once.
 
         Raises:
             SolarError: The block or the base cannot be used.
@@ -75,7 +79,7 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
             if not concerns_us(cfg):
                 return
             if speaks_for_node():
-                _warn_of_untried_axolotl()
+                _warn_of_untested_axolotl()
             recipe = parse_recipe(with_overrides(cfg))
             log_named_settings(recipe)
             sets = check_recipe(recipe)
@@ -84,14 +88,14 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
             cfg.update(changes(recipe))
             if sets and is_called_without_plugins():
                 cfg["dataset_prepared_path"] = str(folder_by_content(prepared_directory(recipe), sets))
-            refuse_misspelt_keys(cfg, merge_input_args()[1])
+            refuse_misspelled_keys(cfg, merge_input_args()[1])
             if recipe.solar is None:
                 return
             cfg["solar"] = recipe.solar.model_dump(exclude_none=True)
             if speaks_for_node():
                 _warn_of_lost_steps(recipe)
             if recipe.upscales:
-                _up_scale_base(cfg, recipe, recipe.solar)
+                _upscale_base(cfg, recipe, recipe.solar)
             elif recipe.solar.train is not None:
                 with ready_together("the base's config"):
                     decoder = _decoder_of_base(recipe)
@@ -99,14 +103,14 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
                     cfg.update(training_keys(recipe, recipe.solar.train, decoder, plan))
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
-        """Read the sets of ``type: solar_plugins.<formatter>``, and let Axolotl load the result.
+        """Prepare the datasets with ``type: solar_plugins.<formatter>``, and let Axolotl load the result.
 
         Raises:
-            SolarError: A set or the tokenizer cannot be used.
+            SolarError: A dataset or the tokenizer cannot be used.
         """
         with errors_as_paragraphs():
             try:
-                self._row_lines = use_ready_sets(cfg)
+                self._row_lines = use_prepared_datasets(cfg)
             except OSError as error:
                 raise DataError(
                     f"dataset_prepared_path: {error.filename or cfg.get('dataset_prepared_path')} cannot be read or "
@@ -115,10 +119,10 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
                 ) from None
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
-        """Check that exactly what ``solar.train`` says learns, and set its learning rates.
+        """Check that exactly the parameters of ``solar.train`` are trained, and set their learning rates.
 
         Raises:
-            SolarError: Other layers would learn.
+            SolarError: Other layers would be trained.
         """
         with errors_as_paragraphs():
             recipe = parse_recipe(cfg) if concerns_us(cfg) else None
@@ -132,7 +136,7 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
                 scale_old_rates(trainer, lambda name: any(one.match(name) for one in new), args.lr_scale["old"])
 
     def post_train(self, cfg: Any, model: Any) -> None:
-        """Say at the end of the log once more what became of the rows. Axolotl calls this twice."""
+        """Log the row counts again at the end of the run. Axolotl calls this twice."""
         for line in self._row_lines:
             LOG.info("%s", line)
         self._row_lines = []
@@ -159,9 +163,16 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
 
 
 @cache  # Axolotl may register a plugin more than once.
-def _warn_of_untried_axolotl() -> None:
-    if warning := untried(axolotl.__version__):
-        LOG.warning("%s", warning)
+def _warn_of_untested_axolotl() -> None:
+    installed = str(axolotl.__version__)
+    if installed.split(".")[:2] != TESTED_AXOLOTL.split("."):
+        LOG.warning(
+            "Axolotl %s is installed, but solar_plugins is tested with %s, so its checks of the recipe may be wrong. "
+            "If something fails, try pip install 'axolotl==%s.*'",
+            installed,
+            TESTED_AXOLOTL,
+            TESTED_AXOLOTL,
+        )
 
 
 def _warn_of_lost_steps(recipe: Recipe) -> None:
@@ -170,11 +181,11 @@ def _warn_of_lost_steps(recipe: Recipe) -> None:
         LOG.warning("%s", lost)
 
 
-def _up_scale_base(cfg: MutableMapping[str, Any], recipe: Recipe, solar: SolarArgs) -> None:
+def _upscale_base(cfg: MutableMapping[str, Any], recipe: Recipe, solar: SolarArgs) -> None:
     if recipe.base_model_config not in (None, "", recipe.base_model):
         raise ArgsError(
-            f"base_model_config: {recipe.base_model_config} would give the upscaled weights another model's depth; "
-            "remove the key, the upscaled checkpoint brings its own config"
+            f"base_model_config: {recipe.base_model_config} would load the upscaled weights with another model's "
+            "depth; remove the key, the upscaled checkpoint has its own config"
         )
     cfg.pop("base_model_config", None)
     with ready_together("the upscaled checkpoint"):
@@ -196,7 +207,7 @@ def _decoder_of_base(recipe: Recipe) -> Decoder:
 
 
 def _upscaled_checkpoint(cfg: MutableMapping[str, Any], recipe: Recipe, solar: SolarArgs) -> Path | None:
-    """The checkpoint that is to take the base's place; None where that was upscaled by this recipe already."""
+    """The checkpoint that replaces the base; None if the base was already upscaled by this recipe."""
     base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
     _refuse_other_layers(recipe, base.decoder)
     plan, already_grown = requested_plan(base.decoder, base.name, solar.init)
@@ -205,7 +216,7 @@ def _upscaled_checkpoint(cfg: MutableMapping[str, Any], recipe: Recipe, solar: S
     if solar.train is not None:
         cfg.update(training_keys(recipe, solar.train, base.decoder, plan))
     if already_grown:
-        LOG.warning("%s was upscaled by this plan already (%s); used as it is, NOT upscaled again", base.name, plan)
+        LOG.warning("%s was already upscaled by this plan (%s); used as it is, NOT upscaled again", base.name, plan)
         return None
     refuse_frozen_new_layers(recipe, base.decoder, plan)
     if solar.train is not None:
@@ -216,11 +227,11 @@ def _upscaled_checkpoint(cfg: MutableMapping[str, Any], recipe: Recipe, solar: S
 
 
 def _refuse_other_layers(recipe: Recipe, decoder: Decoder) -> None:
-    """Axolotl sets these keys on the config that it loads the weights with; layers too many are random then."""
+    """Axolotl sets these keys on the config that it loads the weights with; additional layers would be random."""
     changed = recipe.overrides_of_model_config
     for key in changed if isinstance(changed, Mapping) else ():
         if key in decoder.layer_keys:
             raise ArgsError(
-                f"overrides_of_model_config: {key}: {changed[key]!r:.80} would give the upscaled weights other layers "
-                "than the plan's; remove the key, the upscaled checkpoint brings its own config"
+                f"overrides_of_model_config: {key}: {changed[key]!r:.80} would load the upscaled weights with other "
+                "layers than the plan's; remove the key, the upscaled checkpoint has its own config"
             )

@@ -1,4 +1,4 @@
-"""What a recipe says about formatters, the chat template and preference training, checked before anything is loaded."""
+"""Checks of a recipe's formatters, chat template and preference training, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from solar_plugins.recipe import PAIR_METHODS, TEMPLATE_NAME, TYPE_PREFIX, Datas
 LOG = logger("formatters")
 
 TOKENIZERS_TEMPLATE = "tokenizer_default"
-"""How Axolotl's choices of ``chat_template`` begin that take the tokenizer's own."""
+"""Prefix of the values of ``chat_template`` with which Axolotl uses the tokenizer's own template."""
 
 SET_KEYS: tuple[DatasetKey, ...] = ("datasets", "test_datasets")
 ENTRY_KEYS = {"path", "type", "split", "data_files", "revision", "ds_type"}
 SFT_ENTRY_KEYS = ENTRY_KEYS | {"name", "trust_remote_code", "weight", "shards", "shards_idx", "preprocess_shards"}
-"""Keys of a dataset that have an effect. Under ``rl`` Axolotl drops the others in silence, and mostly ``ds_type`` too;
-then the name of the file says what it holds."""
+"""Keys of a dataset that have an effect. Under ``rl`` Axolotl silently drops the others, and mostly ``ds_type`` too;
+then the suffix of the file decides its format."""
 
 
 class FormattedSet(NamedTuple):
-    """A dataset of a recipe that is read by a formatter of ours."""
+    """A dataset of a recipe with a formatter of ours."""
 
     key: str
     number: int
@@ -36,7 +36,7 @@ class FormattedSet(NamedTuple):
 
     @property
     def where(self) -> str:
-        """Its place in the recipe, and its file."""
+        """Its place in the recipe, and its files."""
         files = self.entry.get("data_files")
         listed = ", ".join([files] if isinstance(files, str) else files or [])
         parts = [str(self.entry.get("path")), str(self.entry.get("name") or ""), listed]
@@ -44,14 +44,14 @@ class FormattedSet(NamedTuple):
 
 
 def check_recipe(recipe: Recipe) -> list[FormattedSet]:
-    """Refuse what cannot work.
+    """Reject settings that cannot work.
 
     Returns:
-        The datasets that are read by a formatter of ours.
+        The datasets with a formatter of ours.
 
     Raises:
-        SolarError: A name is not registered, a set is used for what it is not made for, or a key would do harm or
-            nothing.
+        SolarError: A formatter is not registered or is for another kind of training, or a key has no effect or a
+            harmful one.
     """
     sets = list(formatted_sets(recipe))
     for found in sets:
@@ -63,28 +63,28 @@ def check_recipe(recipe: Recipe) -> list[FormattedSet]:
 
 
 def changes(recipe: Recipe) -> dict[str, Any]:
-    """What Axolotl has to read instead: keys that ``solar.dpo`` filled in, and the text of ``chat_template: solar``."""
+    """Keys that Axolotl must read instead: those from ``solar.dpo``, and the text of ``chat_template: solar``."""
     template = {"chat_template": "jinja", "chat_template_jinja": template_text()}
     return {**recipe.filled_in, **(template if recipe.chat_template == TEMPLATE_NAME else {})}
 
 
 def log_named_settings(recipe: Recipe) -> None:
-    """Say what ``solar.dpo`` filled in, and which keys of the recipe stay as they are."""
+    """Log which keys ``solar.dpo`` set, and which keys of the recipe are kept."""
     config = recipe.named_settings
     if config is None:
         return
-    LOG.info("solar.dpo: %s filled in %s (%s)", config.name, _listed(recipe.filled_in) or "nothing", config.source)
+    LOG.info("solar.dpo: %s sets %s (%s)", config.name, _listed(recipe.filled_in) or "nothing", config.source)
     if recipe.kept:
-        LOG.info("solar.dpo: the recipe's own %s stay, not those of %s", _listed(recipe.kept), config.name)
-    LOG.info("solar.dpo: %s means a global batch of %d pairs, which no key says", config.name, config.global_batch)
+        LOG.info("solar.dpo: the recipe overrides %s of %s", _listed(recipe.kept), config.name)
+    LOG.info("solar.dpo: %s uses a global batch of %d pairs; no key sets it", config.name, config.global_batch)
 
 
 def formatted_sets(recipe: Recipe) -> Iterator[FormattedSet]:
-    """The datasets that are read by a formatter of ours.
+    """The datasets with a formatter of ours.
 
     Raises:
         PluginError: A formatter is not registered.
-        ArgsError: It is, but for the other kind of training.
+        ArgsError: A formatter is for another kind of training.
     """
     for key in SET_KEYS:
         for number, entry in recipe.entries(key):
@@ -102,23 +102,23 @@ def _formatter(name: str, method: Any, where: str) -> Formatter:
     if name in wanted:
         if method and method not in PAIR_METHODS:
             raise ArgsError(
-                f"rl: {method} does not train on pairs, which {where}: {TYPE_PREFIX}{name} gives; expected one of "
-                f"{', '.join(PAIR_METHODS)}"
+                f"rl: {method} does not train on preference pairs, which {where}: {TYPE_PREFIX}{name} yields; expected "
+                f"one of {', '.join(PAIR_METHODS)}"
             )
         return wanted[name]
     if name in conversations:
         raise ArgsError(
-            f"{where}: {TYPE_PREFIX}{name} gives conversations, but rl: {method} trains on preference pairs. Remove "
+            f"{where}: {TYPE_PREFIX}{name} yields conversations, but rl: {method} trains on preference pairs. Remove "
             f"rl:, or use one of {', '.join(sorted(pairs))}"
         )
     if name in pairs:
         raise ArgsError(
-            f"{where}: {TYPE_PREFIX}{name} gives preference pairs, but the recipe has no rl:, so it trains on "
+            f"{where}: {TYPE_PREFIX}{name} yields preference pairs, but the recipe has no rl:, so it trains on "
             f"conversations. Add rl: dpo, or use one of {', '.join(sorted(conversations))}"
         )
     if name in labelled:
         raise ArgsError(
-            f"{where}: {TYPE_PREFIX}{name} gives single answers with a label, on which only rl: kto trains. Set rl: "
+            f"{where}: {TYPE_PREFIX}{name} yields single answers with a label, which only rl: kto trains on. Set rl: "
             f"kto, or use one of {', '.join(sorted(wanted))}"
         )
     kind = "preference formatter" if method else "SFT formatter"
@@ -142,40 +142,41 @@ def _check_top_level(recipe: Recipe, found: FormattedSet) -> None:
     used = f"{found.key}[{found.number}].type: {TYPE_PREFIX}{found.formatter.name}"
     for key, why in (
         ("skip_prepare_dataset", "hands the raw rows to the trainer"),
-        ("streaming", "leaves no moment at which bad rows could be counted"),
-        ("train_on_inputs", "learns the prompt too, and SOLAR's format learns answers only"),
-        ("processor_type", "is for pictures, which SOLAR's format does not know"),
+        ("streaming", "gives no chance to count bad rows before the training"),
+        ("train_on_inputs", "trains on prompts, but with SOLAR's format the loss covers only answers"),
+        ("processor_type", "is for images, which SOLAR's format does not have"),
     ):
         if value := getattr(recipe, key):
             raise ArgsError(f"{key}: {value!r} {why}, so it cannot be used with {used}; remove the key")
     entries = [entry for _, entry in recipe.entries("datasets")]
     if recipe.val_set_size and not all(str(entry.get("type")).startswith(TYPE_PREFIX) for entry in entries):
         raise ArgsError(
-            f"val_set_size: {recipe.val_set_size:g} with datasets of several kinds: Axolotl would split examples, and "
-            f"the answers of one conversation in {used} are several of them. Name held-out rows with test_datasets"
+            f"val_set_size: {recipe.val_set_size:g} cannot be used with {used} and datasets of other types: Axolotl "
+            "would split examples, and one conversation gives several. List held-out rows under test_datasets"
         )
     other = recipe.chat_template
-    by_the_tokenizer = str(other).startswith(TOKENIZERS_TEMPLATE)  # Judged when the tokenizer is loaded.
+    by_the_tokenizer = str(other).startswith(TOKENIZERS_TEMPLATE)  # Checked when the tokenizer is loaded.
     if (
         other not in (None, "", TEMPLATE_NAME)
         and not by_the_tokenizer
         and not (other == "jinja" and _is_our_template(recipe.chat_template_jinja))
     ):
         raise ArgsError(
-            f"chat_template: {other} is another template than the one in which {used} writes its rows; set "
-            f"chat_template: {TEMPLATE_NAME}, or read the set with Axolotl's own type: chat_template"
+            f"chat_template: {other} is not SOLAR's template, which {used} uses; set chat_template: {TEMPLATE_NAME}, "
+            "or read the dataset with Axolotl's own type: chat_template"
         )
 
 
 def _check_method_keys(recipe: Recipe) -> None:
-    """Ask for the keys that a method cannot do without; Axolotl's own words for them are a traceback."""
+    """Require the keys that a method needs; without them Axolotl fails with a traceback."""
     method = recipe.rl
     if method and (recipe.sample_packing or recipe.eval_sample_packing):
-        raise ArgsError(f"sample_packing: pairs are compared one by one, so rl: {method} cannot pack; remove the key")
+        key = "sample_packing" if recipe.sample_packing else "eval_sample_packing"
+        raise ArgsError(f"{key}: True; rl: {method} compares single pairs, so it cannot pack them; remove the key")
     if method == "kto" and recipe.remove_unused_columns is not False:
         raise ArgsError(
-            f"remove_unused_columns: {recipe.remove_unused_columns!r}; rl: kto needs the column that says "
-            "whether an answer is wanted. Set remove_unused_columns: false"
+            f"remove_unused_columns: {recipe.remove_unused_columns!r}; rl: kto needs the label column. Set "
+            "remove_unused_columns: false"
         )
     if method == "simpo":
         _check_simpo_keys(recipe)
@@ -185,18 +186,18 @@ def _check_simpo_keys(recipe: Recipe) -> None:
     gamma = recipe.simpo_gamma
     if isinstance(gamma, bool) or not isinstance(gamma, int | float):
         raise ArgsError(
-            f"simpo_gamma: {gamma!r}; rl: simpo needs the margin between chosen and rejected answers, a number. Set "
-            "simpo_gamma, such as 0.5"
+            f"simpo_gamma: {gamma!r}; rl: simpo needs the margin between chosen and rejected answers. Set simpo_gamma "
+            "to a number such as 0.5"
         )
     if recipe.warmup_ratio:
         raise ArgsError(
-            f"warmup_ratio: {recipe.warmup_ratio}; Axolotl's SimPO knows no share of warm-up. Set warmup_steps, "
-            "the number of optimizer steps"
+            f"warmup_ratio: {recipe.warmup_ratio}; Axolotl's SimPO does not support it. Set warmup_steps instead, to a "
+            "number of optimizer steps"
         )
 
 
 def _is_our_template(text_or_path: Any) -> bool:
-    """Whether a Jinja text, or the file of that name, gives SOLAR's text, whatever it looks like."""
+    """Whether a Jinja template, or the file of that name, renders as SOLAR's template."""
     try:
         text = Path(text_or_path).read_text(encoding="utf-8")
     except (OSError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The training checkpoint that a run would resume from: refused where it belongs to a model of other layers."""
+"""The training checkpoint that a run would resume from: rejected if it belongs to a model with other layers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 def refuse_other_plans_checkpoint(recipe: Recipe, plan: LayerPlan, upscaled: Path) -> None:
-    """Refuse to resume from a checkpoint of a model that was upscaled in another way.
+    """Refuse to resume from a checkpoint of a model that was upscaled by another plan.
 
-    transformers loads what fits and leaves the rest as it is, so the run would go on with layers of two plans.
+    transformers loads the tensors that fit and ignores the rest, so the run would resume with layers of two plans.
 
     Args:
         recipe: The recipe.
         plan: Its plan.
-        upscaled: The upscaled checkpoint, which a LoRA checkpoint names as its base.
+        upscaled: The upscaled checkpoint, which is the base in a LoRA checkpoint's config.
 
     Raises:
-        CheckpointError: The training checkpoint is of another plan, or its adapter of another upscaled checkpoint.
+        CheckpointError: The training checkpoint has another plan, or its adapter another upscaled checkpoint.
     """
     checkpoint = checkpoint_to_resume(recipe)
     if checkpoint is None:
@@ -37,8 +37,8 @@ def refuse_other_plans_checkpoint(recipe: Recipe, plan: LayerPlan, upscaled: Pat
     if other is not None:
         key = "auto_resume_from_checkpoints" if recipe.resume_from_checkpoint is None else "resume_from_checkpoint"
         raise CheckpointError(
-            f"{key}: {checkpoint} holds a model of {other}, but this recipe trains {plan} ({upscaled.name}). Set "
-            "another output_dir, or move that folder away"
+            f"{key}: {checkpoint} belongs to {other}, but this recipe trains {plan} ({upscaled.name}). Set another "
+            "output_dir, or move that folder away"
         )
 
 
@@ -53,10 +53,10 @@ def checkpoint_to_resume(recipe: Recipe) -> Path | None:
 
 
 def _other_model(checkpoint: Path, plan: LayerPlan, upscaled: Path) -> str | None:
-    """What the checkpoint says of its model, if that is another one; sharded states may have no config at all."""
-    grown = recorded_plan(_content(checkpoint / CONFIG))
-    if grown is not None and grown != plan:
-        return f"another plan, {grown}"
+    """The checkpoint's model in words if it is another one; sharded states may have no config at all."""
+    recorded = recorded_plan(_content(checkpoint / CONFIG))
+    if recorded is not None and recorded != plan:
+        return f"another plan, {recorded}"
     base = _content(checkpoint / ADAPTER_CONFIG).get("base_model_name_or_path")
     name = Path(base).name if isinstance(base, str) else ""
     if name.startswith(CACHE_PREFIX) and name != upscaled.name:

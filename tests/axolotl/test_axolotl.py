@@ -25,7 +25,7 @@ def edit(folder, **changes):
     (folder / "recipe.yml").write_text(yaml.safe_dump(recipe | changes))
 
 
-def test_train_then_train_again_then_ask_the_trained_model(training_folder, run, run_warm):
+def test_training_twice_and_inference_with_the_trained_model(training_folder, run, run_warm):
     from transformers import AutoModelForCausalLM
 
     first = run(*LAUNCH, "recipe.yml", cwd=training_folder)
@@ -46,10 +46,10 @@ def test_train_then_train_again_then_ask_the_trained_model(training_folder, run,
     asked = run_warm("axolotl", "inference", "recipe.yml", "--base-model=./out", "--launcher", "python",
                 cwd=training_folder, stdin="")  # fmt: skip
     assert asked.returncode == 0, asked.stderr
-    assert "./out was upscaled by this plan already" in asked.stdout + asked.stderr
+    assert "./out was already upscaled by this plan" in asked.stdout + asked.stderr
 
 
-def test_a_base_whose_layers_differ_is_trained_with_its_layers_in_the_plans_order(
+def test_a_base_with_different_layers_is_trained_with_its_layers_in_the_plans_order(
     training_folder, tiny_model, sentencepiece_tokenizer, run_warm
 ):
     """Gemma 3's windows, tied embeddings and extra norms, through Axolotl's own loading and saving."""
@@ -65,7 +65,7 @@ def test_a_base_whose_layers_differ_is_trained_with_its_layers_in_the_plans_orde
     assert config["layer_types"] == [kinds[source] for source in (*range(6), *range(2, 8))]
 
 
-def test_a_recipe_that_forgets_to_list_the_plugin_is_honoured_all_the_same(training_folder, run_warm):
+def test_a_recipe_that_does_not_list_the_plugin_is_upscaled_too(training_folder, run_warm):
     edit(training_folder, plugins=[])
     result = run_warm("axolotl", "preprocess", "recipe.yml", cwd=training_folder)
     assert result.returncode == 0, result.stderr
@@ -88,7 +88,7 @@ def test_sweeps_over_the_block(training_folder, run_warm, launcher):
     assert checkpoints(training_folder) == ["upscaled-8-to-10", "upscaled-8-to-14"]
 
 
-def test_lora_is_trained_on_and_merged_into_the_up_scaled_model(training_folder, run_warm):
+def test_lora_is_trained_on_and_merged_into_the_upscaled_model(training_folder, run_warm):
     from safetensors.torch import load_file
 
     lora = dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel"), False)
@@ -106,13 +106,13 @@ def test_lora_is_trained_on_and_merged_into_the_up_scaled_model(training_folder,
     assert (before["model.norm.weight"] == after["model.norm.weight"]).all()
 
 
-def test_an_unknown_key_is_the_last_word_of_the_run(training_folder, run):
+def test_a_run_with_an_unknown_key_ends_with_its_error(training_folder, run):
     edit(training_folder, solar={"init": {"strategy": "dus", "drop_layer": 2}})
     result = run(*TRAIN, "recipe.yml", cwd=training_folder)
     assert_stopped(result, training_folder, "solar.init.drop_layer: unknown key; did you mean")
 
 
-def test_a_missing_base_is_the_last_word_of_the_run(training_folder, run_warm):
+def test_a_run_with_a_missing_base_ends_with_its_error(training_folder, run_warm):
     edit(training_folder, base_model="./nowhere")
     result = run_warm(*TRAIN, "recipe.yml", cwd=training_folder)
     assert_stopped(result, training_folder, "base_model: './nowhere' is neither a local directory")

@@ -14,7 +14,7 @@ SLICES = [[0, 6], {"model": "donor", "layers": [3, 6]}, [6, 8]]
 
 @pytest.fixture
 def folder(training_folder, tiny_model, sentencepiece_tokenizer):
-    """`training_folder` with a donor beside the base, and a recipe that trains the donor's layers alone."""
+    """`training_folder` with a donor next to the base, and a recipe that trains only the donor's layers."""
     tiny_model(training_folder / "donor", "mistral", dtype="float32", vocab_size=32000, num_hidden_layers=6, seed=1)
     for path in sentencepiece_tokenizer.iterdir():
         shutil.copy(path, training_folder / "donor")
@@ -49,7 +49,7 @@ def test_a_recipe_of_two_models(folder, run_warm):
 
     again = run_warm(*TRAIN, "recipe.yml", "--base-model=./out", "--output-dir=more", "--max-steps=1", cwd=folder)
     assert again.returncode == 0, again.stderr
-    assert "./out was upscaled by this plan already" in again.stdout + again.stderr
+    assert "./out was already upscaled by this plan" in again.stdout + again.stderr
 
 
 @pytest.mark.parametrize(

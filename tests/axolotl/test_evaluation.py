@@ -69,8 +69,8 @@ def subjects():
     return sorted(yaml.safe_load(path.read_text())["dataset_name"] for path in files)
 
 
-def write_set(folder, configs, row, splits):
-    """A folder as the hub keeps a set: JSON lines, and a README that says which file is which split."""
+def write_dataset(folder, configs, row, splits):
+    """A dataset folder as on the hub: JSON lines, and a README that assigns files to splits."""
     entries = []
     for config in configs:
         files = [{"split": split, "path": f"{config}/{split}.jsonl"} for split in splits]
@@ -83,14 +83,14 @@ def write_set(folder, configs, row, splits):
 
 
 @pytest.fixture
-def folder_with_sets(tmp_path):
+def folder_with_datasets(tmp_path):
     train = {"train": NUM_SHOTS}
-    write_set(tmp_path / "allenai/ai2_arc", ["ARC-Challenge"], arc, train | {"test": NUM_TEST})
-    write_set(tmp_path / "Rowan/hellaswag", ["default"], hellaswag, train | {"validation": NUM_TEST})
-    write_set(tmp_path / "cais/mmlu", subjects(), mmlu, {"dev": 5, "test": 1})
-    write_set(tmp_path / "truthfulqa/truthful_qa", ["multiple_choice"], truthfulqa, {"validation": NUM_TEST})
-    write_set(tmp_path / "allenai/winogrande", ["winogrande_xl"], winogrande, train | {"validation": NUM_TEST})
-    write_set(tmp_path / "openai/gsm8k", ["main"], gsm8k, train | {"test": NUM_TEST})
+    write_dataset(tmp_path / "allenai/ai2_arc", ["ARC-Challenge"], arc, train | {"test": NUM_TEST})
+    write_dataset(tmp_path / "Rowan/hellaswag", ["default"], hellaswag, train | {"validation": NUM_TEST})
+    write_dataset(tmp_path / "cais/mmlu", subjects(), mmlu, {"dev": 5, "test": 1})
+    write_dataset(tmp_path / "truthfulqa/truthful_qa", ["multiple_choice"], truthfulqa, {"validation": NUM_TEST})
+    write_dataset(tmp_path / "allenai/winogrande", ["winogrande_xl"], winogrande, train | {"validation": NUM_TEST})
+    write_dataset(tmp_path / "openai/gsm8k", ["main"], gsm8k, train | {"test": NUM_TEST})
     return tmp_path
 
 
@@ -106,8 +106,8 @@ def made_model(directory, tokenizer):
         shutil.copy(path, directory)
 
 
-def test_the_recipe_runs_and_its_results_become_the_table(folder_with_sets, sentencepiece_tokenizer, run):
-    folder = folder_with_sets
+def test_the_recipe_runs_and_its_results_give_the_table(folder_with_datasets, sentencepiece_tokenizer, run):
+    folder = folder_with_datasets
     recipe = (recipe_directory() / "eval" / "solar_h6.yml").read_text()
     (folder / "recipe.yml").write_text(recipe.replace("lm_eval_model: outputs/solar_average", "lm_eval_model: model"))
     made_model(folder / "model", sentencepiece_tokenizer)
@@ -122,7 +122,7 @@ def test_the_recipe_runs_and_its_results_become_the_table(folder_with_sets, sent
     assert shown.returncode == 0, shown.stderr
     [model] = json.loads(shown.stdout)["models"]
     assert model["model"] == "model"
-    assert model["h6"] is None, "these are not the real test sets"
+    assert model["h6"] is None, "not the real test sets"
     for task in TASKS:
         [value] = [c["results"][task.name][task.metric] for c in contents if task.name in c["results"]]
         score = model["scores"][task.name]

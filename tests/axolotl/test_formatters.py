@@ -1,4 +1,4 @@
-"""`axolotl.cli.train` itself, on sets that our formatters read: ids, template, reports, errors and losses."""
+"""`axolotl.cli.train` itself, on datasets with our formatters: ids, template, reports, errors and losses."""
 
 import json
 import math
@@ -22,7 +22,7 @@ solar:
 
 @pytest.fixture
 def train(training_folder, run_warm):
-    """Train the tiny recipe on a set; returns exit status, all that was said, and the losses."""
+    """Train the tiny recipe on a dataset; returns exit status, output and losses."""
 
     def train_on(rows, kind, extra="", command="train", grow=False):
         (training_folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -54,16 +54,18 @@ def test_sft_with_bad_rows_and_several_processes(train, training_folder):
     tokenizer = AutoTokenizer.from_pretrained(training_folder / "out")
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert text == "### System:\ns\n\n### User:\nu\n\n### Assistant:\n", "the saved tokenizer carries the template"
+    assert text == "### System:\ns\n\n### User:\nu\n\n### Assistant:\n", "the saved tokenizer has the template"
 
 
-def test_sft_after_up_scaling_and_from_prepared_rows(train, training_folder):
+def test_sft_after_upscaling_and_from_prepared_rows(train, training_folder):
     status, said, _ = train(ALPACA, "alpaca", command="preprocess", grow=True)
     assert status == 0, said
     for rows, count in ((ALPACA, 200), (ALPACA[:50], 50)):
         status, said, _ = train(rows, "alpaca", grow=True)
         assert status == 0, said
-        assert f"as alpaca: {count} rows read, {count} kept" in said, "from the cache too, and a changed file is seen"
+        assert f"as alpaca: {count} rows read, {count} kept" in said, (
+            "from the cache too, and a changed file is read again"
+        )
         assert json.loads((training_folder / "out" / "config.json").read_text())["num_hidden_layers"] == 12
 
 
@@ -92,17 +94,17 @@ def test_preference_training(train, training_folder, method, needs, first_loss):
     ("rows", "kind", "extra", "words"),
     [
         (PAIRS, "alpaca", "", "datasets[0] (rows.jsonl): has no column instruction, output"),
-        (PAIRS, "orca_dpo_pairs", "", "datasets[0].type: solar_plugins.orca_dpo_pairs gives preference pairs, but"),
+        (PAIRS, "orca_dpo_pairs", "", "datasets[0].type: solar_plugins.orca_dpo_pairs yields preference pairs"),
         (
             [{"instruction": "x", "input": "", "output": ""}],
             "alpaca",
             "",
             "datasets[0] (rows.jsonl): 1 of 1 rows cannot be read",
         ),
-        (ALPACA, "alpaca", "train_on_inputs: true\n", "train_on_inputs: True learns the prompt too"),
+        (ALPACA, "alpaca", "train_on_inputs: true\n", "train_on_inputs: True "),
     ],
 )
-def test_errors_stop_the_run_with_one_paragraph(train, training_folder, rows, kind, extra, words):
+def test_an_error_ends_the_run_with_its_message(train, training_folder, rows, kind, extra, words):
     status, said, losses = train(rows, kind, extra)
     assert status == 1
     assert f"\nsolar_plugins: {words}" in said
@@ -116,5 +118,5 @@ def test_axolotl_evaluate_reads_the_rows_too(train, training_folder):
     for count in (20, 10):
         status, said, _ = train(ALPACA[:count], "alpaca", extra, command="evaluate")
         assert status == 0, said
-        assert f"as alpaca: {count} rows read, {count} kept" in said, "a changed file is seen"
+        assert f"as alpaca: {count} rows read, {count} kept" in said, "a changed file is read again"
         assert re.search(r"eval_loss", said)

@@ -16,7 +16,7 @@ RECIPES = ["solar_sft_average.yml", "solar_average.yml", "solar_slerp.yml"]
 
 
 def made_model(directory, seed, tokenizer):
-    """A tiny Llama-type model in bfloat16, with a tokenizer that carries a chat template."""
+    """A tiny Llama-type model in bfloat16, with a tokenizer that has a chat template."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -85,11 +85,11 @@ def test_the_average_is_the_exact_mean(two_models, tmp_path, run_warm, recipe, w
             assert torch.equal(tensor, expected.to(torch.bfloat16)), name
         else:
             swapped = other * first[name].double() + share * second[name].double()
-            assert not torch.equal(tensor, swapped.to(torch.bfloat16)), "each weight is its own model's"
+            assert not torch.equal(tensor, swapped.to(torch.bfloat16)), "each weight applies to its own model"
 
 
-def test_slerp_turns_half_way(two_models, tmp_path, run_warm):
-    """At t = 0.5 both coefficients are 1 / (2 cos(angle / 2)) (Shoemake 1985), with the angle between whole tensors."""
+def test_slerp_at_one_half(two_models, tmp_path, run_warm):
+    """At t = 0.5 both coefficients are 1 / (2 cos(angle / 2)) (Shoemake 1985), with the angle of the flattened tensors."""
     import torch
 
     first, second = map(tensors, two_models)
@@ -101,12 +101,12 @@ def test_slerp_turns_half_way(two_models, tmp_path, run_warm):
         turned += bool(cosine < 0.9995)
         expected = (a + b) / (2 * torch.cos(torch.acos(cosine.clamp(-1, 1)) / 2) if cosine < 0.9995 else 2)
         assert ((tensor.double() - expected).abs() <= expected.abs() * 2**-8 + 1e-6).all(), name
-    assert turned == len(merged), "no tensor of two random models points the same way"
+    assert turned == len(merged), "no tensor of two random models has the same direction"
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_model_merged_with_itself_is_that_model(two_models, tmp_path, run_warm, recipe):
-    """mergekit refuses one path twice, so that the second is a copy."""
+    """mergekit rejects the same path twice, so the second is a copy."""
     import torch
 
     copy = shutil.copytree(two_models[0], tmp_path / "copy")

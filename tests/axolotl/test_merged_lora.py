@@ -1,4 +1,4 @@
-"""`axolotl merge-lora` and what comes after it: the ways in the heads of the LoRA recipes, on a tiny model."""
+"""`axolotl merge-lora` and the next stage: the commands in the head comments of the LoRA recipes, on a tiny model."""
 
 import json
 import shutil
@@ -26,14 +26,14 @@ ON_A_CPU = {
 
 @pytest.fixture
 def folder(training_folder):
-    """The folder of tiny things, with rows."""
+    """`training_folder` with rows."""
     for name, rows in (("rows", INSTRUCTIONS), ("pairs", PAIRS)):
         (training_folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return training_folder
 
 
 def shipped(folder, name, data, **changes):
-    """A recipe of ours with a tiny dataset, for a CPU. All that concerns models, tokens and folders is as shipped."""
+    """A shipped recipe with a tiny dataset, for a CPU. Its models, tokens and folders are unchanged."""
     recipe = read_yaml(recipe_directory() / name) | ON_A_CPU | changes
     recipe["datasets"] = [recipe["datasets"][0] | data]
     for key in ("test_datasets", "eval_strategy", "deepspeed"):
@@ -57,8 +57,8 @@ def loaded(directory):
 QUESTION = [{"role": "user", "content": "u"}]
 
 
-def assert_sound(merged, adapter):
-    """What somebody who downloads the merged model would find wrong."""
+def assert_valid(merged, adapter):
+    """Tokenizer, config, plan file and card of the merged model."""
     (ours, config), (trained, _) = loaded(merged), loaded(adapter)
     assert ours.chat_template == trained.chat_template
     assert ours.get_vocab() == trained.get_vocab()
@@ -69,8 +69,8 @@ def assert_sound(merged, adapter):
     assert "not been trained" not in (merged / "README.md").read_text()
 
 
-def test_the_way_in_the_heads_of_the_lora_recipes(folder, run, run_warm):
-    """Upscaled, tuned with adapters, merged; then as after the full recipe: DPO from the result, merged again."""
+def test_the_commands_in_the_head_comments(folder, run, run_warm):
+    """Upscale, SFT with LoRA, merge, then DPO with LoRA from the result, and merge again."""
     upscaled = run("solar", "upscale", "base", "outputs/solar_dus", "--drop-layers", "2", cwd=folder)
     assert upscaled.returncode == 0, upscaled.stderr
     assert (folder / "outputs" / "solar_dus" / "solar_plan.json").exists()
@@ -78,16 +78,16 @@ def test_the_way_in_the_heads_of_the_lora_recipes(folder, run, run_warm):
     out = shipped(folder, "solar_sft_lora.yml", rows)
     assert read_yaml(folder / "solar_sft_lora.yml")["base_model"] == "outputs/solar_dus"
     trained_and_merged(run, folder, "solar_sft_lora.yml")
-    assert_sound(folder / out / "merged", folder / out)
+    assert_valid(folder / out / "merged", folder / out)
 
     pairs = {"path": "pairs.jsonl", "type": "solar_plugins.orca_dpo_pairs"}
     then = shipped(folder, "solar_dpo_lora.yml", pairs, base_model=f"{out}/merged")
     trained_and_merged(run_warm, folder, "solar_dpo_lora.yml")
-    assert_sound(folder / then / "merged", folder / then)
+    assert_valid(folder / then / "merged", folder / then)
 
 
 @pytest.mark.parametrize("method", ["memory_efficient", "legacy"])
-def test_a_new_end_token(folder, run_warm, method):
+def test_a_new_eos_token(folder, run_warm, method):
     from datasets import load_from_disk
     from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -97,7 +97,7 @@ def test_a_new_end_token(folder, run_warm, method):
     recipe["datasets"] = [{"path": "rows.jsonl", "ds_type": "json", "type": "solar_plugins.alpaca"}]
     (folder / "recipe.yml").write_text(yaml.safe_dump(recipe))
     trained_and_merged(run_warm, folder, "recipe.yml", "--lora-model-dir=out")
-    assert_sound(folder / "out" / "merged", folder / "out")
+    assert_valid(folder / "out" / "merged", folder / "out")
     ours, config = loaded(folder / "out" / "merged")
     (prepared,) = (folder / "prepared" / "solar_plugins").iterdir()
     assert load_from_disk(str(prepared))[0]["labels"][-1] == ours.eos_token_id == 32000
@@ -107,7 +107,7 @@ def test_a_new_end_token(folder, run_warm, method):
     assert not any(info.values()), info
 
 
-def test_a_merge_of_an_adapter_whose_tokenizer_is_gone_says_so(folder, run_warm):
+def test_merging_an_adapter_without_a_tokenizer_gives_a_warning(folder, run_warm):
     recipe = yaml.safe_load((folder / "recipe.yml").read_text()) | ON_A_CPU
     recipe |= {"adapter": "lora", "lora_alpha": 8, "lora_target_linear": True}
     (folder / "recipe.yml").write_text(yaml.safe_dump(recipe))
@@ -116,4 +116,4 @@ def test_a_merge_of_an_adapter_whose_tokenizer_is_gone_says_so(folder, run_warm)
     shutil.copytree(folder / "out", folder / "bare", ignore=shutil.ignore_patterns("tokenizer*", "checkpoint-*"))
     done = run_warm("axolotl", "merge-lora", "recipe.yml", "--lora-model-dir=bare", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "bare: holds no tokenizer_config.json, so the merged model in" in done.stdout + done.stderr
+    assert "bare: has no tokenizer_config.json, so the merged model in" in done.stdout + done.stderr

@@ -33,7 +33,7 @@ def merge(run_warm, folder, source, plan):
     return folder / "merged", ensure_checkpoint(base, plan, folder / "cache")
 
 
-# mergekit 0.1.5 leaves the biases of a Llama-type model out, without a word; the others must be equal to the bit.
+# mergekit 0.1.5 silently drops the biases of a Llama-type model; all other tensors must be bit-identical.
 @pytest.mark.parametrize("kind", ["llama", "llama-sharded", "llama-tied", "mistral"])
 def test_bit_equal_to_mergekit(made_bases, kind, tmp_path, run_warm):
     theirs, ours = merge(run_warm, tmp_path, made_bases / kind, DUS)
@@ -53,8 +53,8 @@ def test_identity_layers_have_mergekits_values(base, tmp_path, run_warm):
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.3, 1.7])
-def test_scaled_layers_are_mergekits_to_the_bit(base, tmp_path, run_warm, factor):
-    """In bfloat16, where a factor that is no power of two has to be rounded."""
+def test_scaled_layers_are_bit_equal_to_mergekits(base, tmp_path, run_warm, factor):
+    """In bfloat16, where the product with a factor that is not a power of two is rounded."""
     plan = plan_of(InitArgs(strategy="dus", drop_layers=2, duplicates={"initializer": "scaled", "factor": factor}), 8)
     theirs, ours = merge(run_warm, tmp_path, base, plan)
     assert tensor_bytes(ours) == tensor_bytes(theirs)
@@ -87,8 +87,8 @@ def test_mergekit_reads_the_names_that_we_write():
 
 
 @pytest.mark.parametrize("name", ["llama+de", "llama@v2", 'with "quotes", spaces'])
-def test_odd_folders_mixed_dtypes_and_a_config_that_says_none(made_bases, tmp_path, run, run_warm, name):
-    """mergekit runs in another folder than ours; norms are fp32 in a bf16 model, and stay so."""
+def test_odd_folders_mixed_dtypes_and_a_config_without_a_dtype(made_bases, tmp_path, run, run_warm, name):
+    """mergekit runs in another folder than ours; the bf16 model has fp32 norms, which stay fp32."""
     from safetensors.torch import load_file, save_file
 
     base = tmp_path / "models" / name
@@ -123,7 +123,7 @@ def test_odd_folders_mixed_dtypes_and_a_config_that_says_none(made_bases, tmp_pa
     ids=["donor on top", "donor at both ends", "donor below"],
 )
 def test_layers_of_two_models(made_bases, tiny_model, tmp_path, run, run_warm, slices):
-    """Embeddings, last norm and head are the base's, though mergekit takes them from the outermost slices."""
+    """Embeddings, last norm and head are the base's, although mergekit takes them from the outermost slices."""
     shutil.copytree(made_bases / "llama", tmp_path / "base")
     tiny_model(tmp_path / "donor", num_hidden_layers=6, seed=1)
     for name in ("base", "donor"):

@@ -1,4 +1,4 @@
-"""Block expansion: the expanded model is its base until it is trained, and then only the new layers have changed."""
+"""Block expansion: the expanded model equals its base until it is trained, and training changes only the new layers."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ TRAINED_ALONE = {
         "train": {"layers": "new"},
         "cache_dir": "cache",
     },
-    "gradient_checkpointing": True,  # as the recipe has it: what is frozen below must not cut the gradient off
+    "gradient_checkpointing": True,  # as in the recipe: frozen layers below must not stop the gradient
     "weight_decay": 0.1,
 }
 
@@ -60,8 +60,8 @@ def test_the_untrained_model_computes_what_its_base_computes(any_base, tmp_path)
     assert not any(torch.equal(*pair) for pair in zip(copied, expected, strict=True)), "plain copies are no identity"
 
 
-def test_new_layers_keep_everything_of_their_source_but_what_they_write(any_base, tmp_path):
-    """LLaMA Pro, sec. 3.2: norms stay, because with them at zero nothing would learn."""
+def test_new_layers_keep_all_tensors_of_their_source_but_the_output_projections(any_base, tmp_path):
+    """LLaMA Pro, sec. 3.2: norms are kept; with zero norms no gradient would reach the layer."""
     made = tensors_of(ensure_checkpoint(find_base(str(any_base)), EXPANDED, tmp_path / "cache"))
     source = tensors_of(any_base)
     for new, old in (("model.layers.4.", "model.layers.3."), ("model.layers.9.", "model.layers.7.")):
@@ -72,7 +72,7 @@ def test_new_layers_keep_everything_of_their_source_but_what_they_write(any_base
 
 
 def test_the_recipe_trains_the_new_layers_of_its_plan_and_nothing_else():
-    """By Axolotl's own freezing, over the names of a real model of that depth."""
+    """By Axolotl's own freezing, with the parameter names of a real model of that depth."""
     from axolotl.utils.freeze import freeze_layers_except
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -122,7 +122,7 @@ def test_a_later_stage_reads_the_plan_from_the_trained_model(training_folder, ru
     result = run_warm("python", "-m", "axolotl.cli.train", "recipe.yml", cwd=training_folder)
     assert result.returncode == 0, result.stdout + result.stderr
     before, after = tensors_of(made), tensors_of(training_folder / "out")
-    # In its first step a new layer learns what it writes alone: the rest has no gradient through zero weights.
+    # The first step changes only the output projections of a new layer: zero weights pass no gradient to the rest.
     changed = {name for name in before if not same_bytes(after[name], before[name])}
     assert changed >= {f"{prefix}mlp.down_proj.weight" for prefix in NEW} | {"lm_head.weight"}
     assert all(name.startswith((*NEW, "lm_head.")) for name in changed)
@@ -131,7 +131,7 @@ def test_a_later_stage_reads_the_plan_from_the_trained_model(training_folder, ru
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
 def test_the_exported_merge_makes_the_same_model(made_bases, kind, tmp_path, run_warm):
-    """mergekit multiplies by zero, which leaves -0.0 where a weight was negative; all else must be equal to the bit."""
+    """mergekit multiplies by zero, which gives -0.0 for negative weights; all other tensors must be bit-identical."""
     base, written = find_base(str(made_bases / kind)), ("o_proj.weight", "down_proj.weight")
     merge = passthrough_merge(str(made_bases / kind), base.decoder, EXPANDED)
     (tmp_path / "merge.yml").write_text(yaml.safe_dump(merge))

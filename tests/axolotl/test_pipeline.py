@@ -36,7 +36,7 @@ ROWS = {
 
 @pytest.fixture
 def folder(tmp_path, tiny_model, sentencepiece_tokenizer):
-    """A folder in which the recipes can run: a tiny model in place of the upscaled one, whose template is ChatML."""
+    """A folder to run the recipes in: a tiny model with the ChatML template replaces the upscaled one."""
     runs = tmp_path / "runs" / "smollm2"
     tiny_model(runs / "dus", kind="mistral", dtype="float32", vocab_size=32000)
     for path in sentencepiece_tokenizer.iterdir():
@@ -54,7 +54,7 @@ def folder(tmp_path, tiny_model, sentencepiece_tokenizer):
 
 @pytest.mark.slow
 def test_sft_then_dpo_then_average(folder, run_warm):
-    """The second candidate is the SFT model, so that the average shows without another run of DPO."""
+    """The SFT model is averaged too, which saves a second run of DPO."""
     import torch
     from safetensors.torch import load_file
     from transformers import AutoTokenizer
@@ -68,8 +68,8 @@ def test_sft_then_dpo_then_average(folder, run_warm):
     assert len(losses) == len(ORCA_PAIRS + OTHER_PAIRS)
     assert losses[0] == pytest.approx(math.log(2), abs=1e-4), "the SFT model is the start and the reference"
     assert losses[-1] != losses[0]
-    measured_at = [entry["step"] for entry in history if "eval_loss" in entry]
-    assert measured_at == [3, 6], "held-out pairs are measured at half of the epoch and at its end"
+    evaluated_at = [entry["step"] for entry in history if "eval_loss" in entry]
+    assert evaluated_at == [3, 6], "evaluated on held-out pairs at half of the epoch and at its end"
 
     shutil.copytree(runs / "sft", runs / "sdpo_2")
     merged = run_warm("mergekit-yaml", "recipes/smollm2/mergekit/solar_average.yml", "runs/smollm2/average", cwd=folder)
@@ -107,15 +107,15 @@ def tensors(directory, load_file):
     ("recipe", "start"),
     [("sft", "dus"), ("dpo", "sft"), ("sdpo_1", "sft"), ("sdpo_2", "sdpo_1")],
 )
-def test_a_stage_starts_from_the_one_before_and_make_knows_it(recipe, start):
+def test_a_stage_starts_from_the_one_before_also_in_the_makefile(recipe, start):
     content = read_yaml(SMALL / f"solar_{recipe}.yml")
     assert content["base_model"] == read_yaml(SMALL / f"solar_{start}.yml")["output_dir"]
     makefile = (Path(__file__).parents[2] / "Makefile").read_text()
     assert f"$(DEMO)/{recipe}/.trained: $(DEMO)/{start}/.trained" in makefile
-    assert content["output_dir"] == f"runs/smollm2/{recipe}", "the pattern rule of the Makefile counts on it"
+    assert content["output_dir"] == f"runs/smollm2/{recipe}", "the pattern rule of the Makefile needs it"
 
 
-def test_dpo_and_stepwise_dpo_see_the_same_pairs():
+def test_dpo_and_stepwise_dpo_use_the_same_pairs():
     def sets(recipe):
         return read_yaml(SMALL / f"solar_{recipe}.yml")["datasets"]
 

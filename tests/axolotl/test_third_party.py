@@ -1,4 +1,4 @@
-"""A third party's package, really installed with its entry point, used from the command line and from a recipe."""
+"""A third-party package, installed with its entry point, used from the command line and from a recipe."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def test_its_arguments_are_checked_by_its_own_model(example, base, run):
     )
 
 
-def test_its_initializer_makes_a_checkpoint(example, base, tmp_path, run):
+def test_its_initializer_writes_a_checkpoint(example, base, tmp_path, run):
     made = run("solar", "upscale", base, tmp_path / "out", "--strategy", "opt_deus", env=example)
     assert made.returncode == 0, made.stderr
     verified = run("solar", "verify", tmp_path / "out", "--base", base, env=example)
@@ -57,7 +57,7 @@ def test_its_recipe_trains(example, training_folder, run):
     command = ["accelerate", "launch", "--cpu", "--num_processes", "1", "-m", "axolotl.cli.train"]
     result = run(*command, "recipes/example/repeat_top.yml", cwd=training_folder, env=example)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "with 10 layers" in result.stdout, "its listener heard of the checkpoint"
+    assert "with 10 layers" in result.stdout, "its hook was called"
     assert json.loads((training_folder / "out" / "config.json").read_text())["num_hidden_layers"] == 10
 
 
@@ -77,7 +77,7 @@ def test_its_formatters_and_its_dpo_setting_train(example, training_folder, run,
         said = result.stdout + result.stderr
         assert result.returncode == 0, said
         assert f"datasets[0] ({name}.jsonl) as {name}: 8 rows read, 8 kept, 0 dropped" in said
-    assert "solar.dpo: example filled in rl: dpo, rl_beta: 0.5, sequence_len: 64" in said
+    assert "solar.dpo: example sets rl: dpo, rl_beta: 0.5, sequence_len: 64" in said
     assert "the recipe's own learning_rate: 2e-05 stay" in said
     assert "'loss': '0.6931'" in said, "policy and reference are equal: ln 2"
 
@@ -92,7 +92,7 @@ def test_without_it_its_formatter_is_unknown(training_folder, run_warm):
     assert "Traceback" not in result.stderr.split("solar_plugins:")[-1]
 
 
-def test_without_it_the_recipe_says_what_is_missing(base, run, tmp_path):
+def test_without_it_the_recipe_names_what_is_missing(base, run, tmp_path):
     recipe = tmp_path / "recipe.yml"
     recipe.write_text(f"base_model: {base}\nsolar: {{init: {{strategy: repeat_top, repeated_layers: 2}}}}\n")
     result = run("solar", "plan", recipe)

@@ -78,7 +78,7 @@ def tokenizers(tokenizer_directories):
 
 @pytest.fixture(scope="module")
 def tokenizer_directories(sentencepiece_tokenizer, tmp_path_factory):
-    """SentencePiece that puts `<s>` before a text, as Mistral's; BPE of bytes that has `<s>` and puts nothing there."""
+    """SentencePiece that prepends `<s>`, as Mistral's; byte-level BPE that has `<s>` but does not prepend it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -95,7 +95,7 @@ def tokenizer_directories(sentencepiece_tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tokenizer_directories, tiny_model, tmp_path_factory):
-    """What the trainer of each case gets."""
+    """The batches of each trainer."""
     folder = tmp_path_factory.mktemp("trainers")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     for name, path in tokenizer_directories.items():
@@ -112,7 +112,7 @@ def trained(tokenizer_directories, tiny_model, tmp_path_factory):
 
 
 def encoded(tokenizer, seed, **options):
-    """Ids of all answers that can be used, each with a mask of its labels, in a fixed order."""
+    """Ids of all valid answers, each with its label mask, in a fixed order."""
     encoder = RowEncoder(
         preference_formatters()["ultrafeedback_scores"], make_encoder(tokenizer, "test"), seed=seed, **options
     )
@@ -133,14 +133,14 @@ def test_trainers_train_on_the_same_tokens(trained, tokenizers, base, method, se
 
 
 @pytest.mark.parametrize(("base", "seed"), [("bos", 3), ("plain", 42)])
-def test_trl_cuts_answers_at_the_same_token(trained, tokenizers, base, seed):
+def test_trl_truncates_answers_at_the_same_token(trained, tokenizers, base, seed):
     expected = encoded(tokenizers[base], seed, max_length=CUT, truncate=True)
     assert 0 < len(expected) < 2 * len(ROWS)
     assert any(len(ids) == CUT for ids, _ in expected)
     assert sorted(trained[base, "dpo"]["cut"]) == expected
 
 
-def test_orpo_puts_a_start_token_before_prompts_that_the_tokenizer_begins_without(trained, tokenizers):
+def test_orpo_prepends_bos_although_the_tokenizer_does_not(trained, tokenizers):
     """A known difference (data/row_encoder.py); TRL's SimPO shares the code."""
     start = tokenizers["plain"].bos_token_id
     expected = [[[start, *ids], [False, *mask]] for ids, mask in encoded(tokenizers["plain"], 42, max_length=256)]

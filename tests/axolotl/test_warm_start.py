@@ -1,4 +1,4 @@
-"""A warm run behaves as a cold one: arguments, environment, streams, exit status and signals."""
+"""A warm run behaves like a cold one: arguments, environment, streams, exit status and signals."""
 
 import os
 import select
@@ -39,18 +39,18 @@ def test_a_module_of_the_folder_and_of_the_python_path_is_found(tmp_path):
         ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM, ""),
     ],
 )
-def test_it_ends_as_python_does(code, status, last_line):
+def test_it_exits_like_python(code, status, last_line):
     result = run(warm("python", "-c", code))
     assert result.returncode == status
     assert result.stderr.strip().rpartition("\n")[2] == last_line
 
 
-def test_nothing_of_the_package_is_imported_before():
+def test_nothing_of_the_package_is_imported_in_advance():
     code = "import sys; print([name for name in sys.modules if name.startswith('solar_plugins')])"
     assert run(warm("python", "-c", code)).stdout == "[]\n"
 
 
-def test_an_interruption_reaches_it():
+def test_an_interrupt_reaches_it():
     code = "import time; print('in', flush=True); time.sleep(60)"
     process = started(warm("python", "-c", code))
     assert process.stdout.readline() == "in\n"

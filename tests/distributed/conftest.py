@@ -18,7 +18,7 @@ def small_base(tmp_path_factory, tiny_model, sentencepiece_tokenizer):
 
 @pytest.fixture(scope="session")
 def make_training_folder(tmp_path_factory, small_base, tiny_recipe):
-    """Make a folder with the base, rows, and the tiny recipe with other keys and the plugin for CPU ranks."""
+    """Make a folder with the base, rows, and the tiny recipe with changed keys and the plugin for CPU ranks."""
 
     def make(rows, keys):
         folder = tmp_path_factory.mktemp("ranks")

@@ -1,7 +1,7 @@
-"""Test-only plugin for Axolotl: lets several ranks train on a CPU, and writes down what each rank saw.
+"""Test-only plugin for Axolotl: lets several ranks train on a CPU, and records what each rank holds.
 
-Axolotl 0.21 takes for granted that several ranks have GPUs. Each step below undoes one such assumption; none touches
-what is tested: our plugin, Axolotl's loaders, the Trainer, accelerate, FSDP2 and DeepSpeed are the real ones.
+Axolotl 0.21 assumes that several ranks have GPUs. Each step below removes one such assumption; none changes what is
+tested: our plugin, Axolotl's loaders, the Trainer, accelerate, FSDP2 and DeepSpeed are the real ones.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ EVIDENCE = "rank{rank}.json"
 
 
 def make_writer_slow():
-    """Let this rank take its time when it writes the upscaled checkpoint; ``SLOW_WRITER`` holds the seconds.
+    """Let this rank write each shard of the upscaled checkpoint slowly; ``SLOW_WRITER`` holds the seconds.
 
-    With ``DIES_ONCE`` it is killed meanwhile, unless torchrun has started it again already.
+    With ``DIES_ONCE`` it is killed while it writes, unless torchrun has restarted it.
     """
     from solar_plugins.axolotl_adapter import ranks
     from solar_plugins.upscaling import checkpoint
@@ -45,12 +45,12 @@ if "SLOW_WRITER" in os.environ:
 
 
 class CpuRanksPlugin(BasePlugin):
-    """Named in ``plugins:`` of the recipes of these tests."""
+    """Listed under ``plugins:`` in the recipes of these tests."""
 
     def register(self, cfg):
         assert not torch.distributed.is_initialized(), "a rank may wait here only while there is no process group"
         if WORLD_SIZE > 1:
-            let_axolotl_ask_no_gpu()
+            skip_axolotls_gpu_check()
             if cfg.get("fsdp_config") or cfg.get("deepspeed"):
                 let_accelerate_use_gloo()
 
@@ -62,14 +62,14 @@ class CpuRanksPlugin(BasePlugin):
         return {"use_cpu": True}
 
     def post_trainer_create(self, cfg, trainer):
-        # Without this a test could pass on lone processes: accelerate quietly trains alone where it sees no group.
+        # Without this a test could pass on single processes: accelerate silently trains alone without a group.
         assert trainer.accelerator.num_processes == WORLD_SIZE, trainer.accelerator.num_processes
 
     def add_callbacks_post_trainer(self, cfg, trainer):
         return [Evidence(trainer, Path(os.environ.get("EVIDENCE_DIR", ".")))]
 
 
-def let_axolotl_ask_no_gpu():
+def skip_axolotls_gpu_check():
     """``check_cuda_p2p_ib_support`` asks CUDA, which fails without a driver."""
     import axolotl.utils.trainer
 
@@ -91,7 +91,7 @@ def let_accelerate_use_gloo():
 
 
 class Evidence(TrainerCallback):
-    """What this rank saw: layer sums before the first step, a hash of every row, and the dtypes of the first step."""
+    """What this rank held: layer sums before the first step, a hash of every row, and the dtypes of the first step."""
 
     def __init__(self, trainer, folder):
         self.trainer, self.folder = trainer, folder
@@ -115,7 +115,7 @@ class Evidence(TrainerCallback):
         if "weights" not in self.seen:
             self.seen["weights"] = weights(self.trainer.model_wrapped)
             self.seen["optimizer"] = optimizer_elements(self.trainer.optimizer)
-            if "LEARNING" in os.environ:  # Under ZeRO-2 DeepSpeed cannot be asked: not every rank holds a part.
+            if "LEARNING" in os.environ:  # Not under ZeRO-2, where DeepSpeed has no state of it on some ranks.
                 self.seen["learning"] = learning(self.trainer.model_wrapped, self.trainer.optimizer)
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -134,11 +134,11 @@ def layer_sums(model):
         _, found, rest = name.partition("layers.")
         if found and "lora_" not in name:
             layer = rest.split(".")[0]
-            sums[layer] = sums.get(layer, 0.0) + whole(parameter).double().sum().item()
+            sums[layer] = sums.get(layer, 0.0) + gathered(parameter).double().sum().item()
     return sums
 
 
-def whole(parameter):
+def gathered(parameter):
     if hasattr(parameter, "full_tensor"):  # FSDP2
         return parameter.full_tensor().detach()
     if hasattr(parameter, "ds_id"):  # ZeRO-3
@@ -150,25 +150,25 @@ def whole(parameter):
 
 
 def weights(model):
-    """Of each parameter, its dtype and how many elements this rank keeps between two steps."""
+    """The dtype of each parameter, and the number of its elements that this rank keeps between steps."""
     kept = {name.removeprefix("module."): kept_here(parameter) for name, parameter in model.named_parameters()}
     return {name: [dtype_name(tensor), tensor.numel()] for name, tensor in kept.items()}
 
 
 def gradients(model):
-    """The gradients that this rank keeps; DeepSpeed keeps them in buffers of its own."""
+    """The gradients that this rank keeps; DeepSpeed keeps them in its own buffers."""
     return [kept_here(p.grad) for p in model.parameters() if p.grad is not None]
 
 
 def kept_here(tensor):
-    """This rank's part."""
+    """This rank's shard."""
     if hasattr(tensor, "to_local"):  # FSDP2
         return tensor.to_local()
     return getattr(tensor, "ds_tensor", tensor)  # ZeRO-3
 
 
 def optimizer_elements(optimizer):
-    """This rank's elements by dtype: of what the innermost optimizer updates, and of its states."""
+    """This rank's elements by dtype: of the tensors that the innermost optimizer updates, and of its states."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     updated = list(optimizer.state)
@@ -180,9 +180,9 @@ def optimizer_elements(optimizer):
 
 
 def learning(model, optimizer):
-    """The parameters that have a state in Adam's optimizer, and whether their gradient of the first step was not zero.
+    """The parameters with a state in Adam, and whether their gradient of the first step was not zero.
 
-    The mean of the gradients is asked for, because DeepSpeed steps before anybody can see a gradient.
+    Read from Adam's mean of the gradients, because DeepSpeed steps before a callback can read a gradient.
     """
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer

@@ -12,7 +12,7 @@ from commands import cold, ended, started, warm
 HERE = Path(__file__).parent
 TRAIN = ("python", "-m", "axolotl.cli.train", "recipe.yml")
 GRACE_SECONDS = 30
-"""How long the other ranks may go on when one has failed."""
+"""How long the other ranks may keep running after one has failed."""
 ZERO = {
     "gradient_accumulation_steps": "auto",
     "gradient_clipping": "auto",
@@ -49,7 +49,7 @@ SHARDING = {
 
 
 def environment(sharding, folder, **more):
-    """What the processes of a CPU-only run need; see also `cpu_ranks`."""
+    """The environment of a CPU-only run; see also `cpu_ranks`."""
     return {
         "PYTHONPATH": str(HERE),
         "EVIDENCE_DIR": str(folder),
@@ -59,10 +59,10 @@ def environment(sharding, folder, **more):
 
 
 def train(folder, sharding, num_ranks, **env):
-    """Train ``recipe.yml`` on ranks that are started as srun does, or on a lone process without ``sharding``.
+    """Train ``recipe.yml`` on ranks that are started as srun does, or on a single process without ``sharding``.
 
     Returns:
-        The first exit status that is not 0, else 0, and the output of all ranks. If one fails, the others are ended.
+        The first exit status that is not 0, else 0, and the output of all ranks. If one fails, the others are stopped.
     """
     env = environment(sharding, folder, **env)
     places = ranks_of_a_node(num_ranks) if sharding else [{}]
@@ -84,22 +84,22 @@ def ranks_of_a_node(num_ranks):
     return [everywhere | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
 
 
-def lone_rank(folder, rank, world_size, port, *, start=warm, **env):
-    """Start one rank as srun does, on a node of its own."""
+def single_rank(folder, rank, world_size, port, *, start=warm, **env):
+    """Start one rank as srun does, on its own node."""
     place = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": "1"}
     place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return started(start(*TRAIN), folder=folder, env=environment("ddp", folder, **place, **env))
 
 
 def torchrun(folder, sharding, num_ranks, *options, start=warm, **env):
-    """``torchrun -m axolotl.cli.train recipe.yml``; returns exit status and all that was said.
+    """``torchrun -m axolotl.cli.train recipe.yml``; returns exit status and output.
 
     Args:
-        folder: Where the recipe is.
+        folder: The recipe's folder.
         sharding: A key of `SHARDING`.
         num_ranks: On this machine.
         options: Of torchrun.
-        start: How the ranks start; torchrun itself is always an interpreter of its own.
+        start: `cold` or `warm`, for the ranks; torchrun itself always starts cold.
         env: Further variables.
     """
     launcher = ["torchrun", f"--nproc_per_node={num_ranks}", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]

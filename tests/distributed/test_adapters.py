@@ -30,7 +30,7 @@ def test_lora(sharding, ranks, make_training_folder, run_warm):
         assert len(rank["layer_sums"]) == 12
     assert_adapter_covers_every_layer(folder / "out")
     if sharding == "zero3":
-        assert_merged_is_the_up_scaled_base_plus_the_adapter(folder, run_warm)
+        assert_merged_is_the_upscaled_base_plus_the_adapter(folder, run_warm)
 
 
 def assert_adapter_covers_every_layer(out):
@@ -47,7 +47,7 @@ def assert_adapter_covers_every_layer(out):
         assert min(moved) > 0, "B starts at zero"
 
 
-def assert_merged_is_the_up_scaled_base_plus_the_adapter(folder, run_warm):
+def assert_merged_is_the_upscaled_base_plus_the_adapter(folder, run_warm):
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

@@ -1,4 +1,4 @@
-"""In which dtypes Axolotl keeps weights, gradients and optimizer states in bf16: what `solar_plugins.memory` says."""
+"""The dtypes of weights, gradients and optimizer states in bf16 training are those of `solar_plugins.memory`."""
 
 import pytest
 from launchers import SHARDING, evidence, train
@@ -57,7 +57,7 @@ def test_bf16(sharding, make_training_folder, monkeypatch):
 
     assert recipe.weight_precision == "bf16"
     assert (lost_steps(recipe) is not None) == (sharding != "zero3")
-    assert said.count("trains bf16 weights without fp32 copies") == (sharding != "zero3"), "by one of the two ranks"
+    assert said.count("trains bf16 weights without fp32 copies") == (sharding != "zero3"), "on one of the two ranks"
 
 
 def num_bytes(elements):

@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint in its middle ends like one that was never interrupted."""
+"""A run that resumes from a checkpoint gives the same result as one that was never interrupted."""
 
 import shutil
 
@@ -20,7 +20,7 @@ STATES = {
     "fsdp2": (2, SHARDING["fsdp2"] | {"fsdp_config": SHARDED}),
     "zero3": (2, SHARDING["zero3"]),
 }
-"""FSDP2 with a state of which each rank writes its part; ZeRO-3's always is so."""
+"""FSDP2 with a sharded state, of which each rank writes its part; that of ZeRO-3 is always sharded."""
 
 
 @pytest.mark.parametrize("sharding", STATES)
@@ -29,33 +29,33 @@ def test_the_second_half_is_the_same(sharding, make_training_folder, run_warm):
     folder = make_training_folder(TEXTS, KEYS | keys)
     status, said = train(folder, sharding, ranks)
     assert status == 0, said[-5000:]
-    whole = evidence(folder, ranks)
+    uninterrupted = evidence(folder, ranks)
     expected = weights(folder / "out")
     (checkpoint,) = (folder / "cache").iterdir()
     written = [path.stat().st_mtime_ns for path in sorted(checkpoint.iterdir())]
 
-    keep_only_the_checkpoint_in_the_middle(folder / "out")
+    keep_only_the_first_checkpoint(folder / "out")
     status, said = train(folder, sharding, ranks)
     assert status == 0, said[-5000:]
     assert "upscaled checkpoint found" in said
     assert "upscaling base" not in said
     assert [path.stat().st_mtime_ns for path in sorted(checkpoint.iterdir())] == written
-    for rank, uninterrupted in zip(evidence(folder, ranks), whole, strict=True):
-        assert rank["rows"] == uninterrupted["rows"][2:], "the data go on where they stopped"
-        assert rank["losses"] == pytest.approx(uninterrupted["losses"], abs=1e-5), "optimizer and schedule too"
+    for rank, expected_rank in zip(evidence(folder, ranks), uninterrupted, strict=True):
+        assert rank["rows"] == expected_rank["rows"][2:], "the data resume where they stopped"
+        assert rank["losses"] == pytest.approx(expected_rank["losses"], abs=1e-5), "optimizer and schedule too"
     assert_same(weights(folder / "out"), expected)
     if sharding == "fsdp2":
         assert_merging_gives_the_same(folder, expected, run_warm)
 
 
-def keep_only_the_checkpoint_in_the_middle(out):
+def keep_only_the_first_checkpoint(out):
     for path in out.iterdir():
         if path.name != "checkpoint-2":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def weights(directory):
-    """The whole model, loaded as users load it."""
+    """The full model, loaded as users load it."""
     from transformers import AutoModelForCausalLM
 
     model, info = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
@@ -73,8 +73,8 @@ def assert_same(found, expected):
 
 
 def assert_merging_gives_the_same(folder, expected, run_warm):
-    """``axolotl merge-sharded-fsdp-weights``, which needs the recipe and so reaches the plugin once more."""
-    assert (folder / "out" / "checkpoint-4" / "pytorch_model_fsdp_0").is_dir(), "the state was a sharded one"
+    """``axolotl merge-sharded-fsdp-weights``, which loads the recipe and so calls the plugin again."""
+    assert (folder / "out" / "checkpoint-4" / "pytorch_model_fsdp_0").is_dir(), "the state was sharded"
     (folder / "out" / "model.safetensors").unlink()
     command = ["python", "-m", "axolotl.cli.merge_sharded_fsdp_weights", "recipe.yml"]
     merging = run_warm(*command, cwd=folder, env=environment("fsdp2", folder))

@@ -1,8 +1,8 @@
 """Several ranks train the same upscaled model, on different rows, to the same losses as one process.
 
 Instruction tuning and DPO, each under DDP, FSDP2, ZeRO-2 and ZeRO-3, from the upscaling to the saved model. The
-expected values come from one process that takes the same rows in the same order by gradient accumulation, and from the
-base's own tensors.
+expected values come from one process that reads the same rows in the same order with gradient accumulation, and from
+the base's own tensors.
 """
 
 import functools
@@ -20,10 +20,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
 STEPS = 3
 TOLERANCE = 1e-5
-"""Of losses around 10 (instruction tuning) and 0.7 (DPO): fp32 sums in another order. Most are equal to the bit."""
+"""Of losses around 10 (instruction tuning) and 0.7 (DPO): fp32 sums in another order. Most are bit-identical."""
 
-# Answers of one length: how much a short answer counts beside a long one is Axolotl's matter, and it differs between
-# several ranks and one process that accumulates (by 0.02 % of the loss on answers of 12 to 14 tokens).
+# Answers of equal length: Axolotl weights short and long answers differently on several ranks and on one process with
+# gradient accumulation (by 0.02 % of the loss on answers of 12 to 14 tokens).
 NUMBERS = range(10, 34)
 ALPACA = [{"instruction": f"Add {n} and 1.", "input": "", "output": f"The sum is {n + 1}."} for n in NUMBERS]
 PAIRS = [
@@ -58,7 +58,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def alone(make_training_folder):
-    """For a kind of training and a number of ranks: folder, losses and rows by optimizer step of one process."""
+    """For a kind of training and a number of ranks: folder, losses and rows per optimizer step of one process."""
 
     @functools.cache
     def run_alone(kind, num_ranks):
@@ -89,7 +89,7 @@ def test_ranks_train_as_one_process_does(kind, sharding, num_ranks, alone, make_
     assert one_checkpoint(folder)
     assert said.count("upscaling base: 8 -> 12 layers") == 1, "one rank writes, the others wait"
     assert_layers_are_the_bases(folder, seen)
-    assert_rows_are_shared_out(seen, batches)
+    assert_rows_are_distributed(seen, batches)
     for rank in seen:
         assert rank["losses"] == pytest.approx(losses, abs=TOLERANCE)
     if kind == "dpo":
@@ -106,7 +106,7 @@ def one_checkpoint(folder):
 
 
 def assert_layers_are_the_bases(folder, seen):
-    """What each rank trains, before the first step: layers 0..5, then 2..7 of the base (m = 2)."""
+    """The layers of each rank before the first step: layers 0..5, then 2..7 of the base (m = 2)."""
     base = base_layer_sums(folder / "base")
     for rank in seen:
         assert len(rank["layer_sums"]) == 12
@@ -121,14 +121,14 @@ def base_layer_sums(directory: Path):
     for name, tensor in load_file(directory / "model.safetensors").items():
         if ".layers." in name:
             sums[int(name.split(".layers.")[1].split(".")[0])] += tensor.double().sum().item()
-    assert len({round(total, 6) for total in sums.values()}) == 8, "no two layers of the base are alike"
+    assert len({round(total, 6) for total in sums.values()}) == 8, "all layers of the base differ"
     return sums
 
 
-def assert_rows_are_shared_out(seen, batches):
+def assert_rows_are_distributed(seen, batches):
     for step, expected in enumerate(batches):
         by_rank = [rank["rows"][step] for rank in seen]
-        assert sorted(chain(*by_rank)) == expected, "together the rows of the one process"
+        assert sorted(chain(*by_rank)) == expected, "together the rows of the single process"
         assert len(set(map(tuple, by_rank))) == len(seen), "each rank its own"
 
 
@@ -147,4 +147,4 @@ def assert_result_reloads(folder, one_folder):
         apart += (tensor.double() - alone[name].double()).square().sum().item()
     assert torch.isfinite(torch.tensor(moved))
     assert moved > 0
-    assert apart < 1e-3 * moved, "the same way, within 3 % of its length"
+    assert apart < 1e-3 * moved, "the same update, within 3 % of its norm"

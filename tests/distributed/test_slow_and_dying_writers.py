@@ -1,4 +1,4 @@
-"""The rank that writes takes longer than any collective may, or dies: the run goes on, and nobody waits in silence."""
+"""The rank that writes takes longer than a collective may, or dies: the run continues, and ranks log that they wait."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import time
 
 import pytest
 from commands import cold, ended
-from launchers import evidence, free_port, lone_rank, torchrun
+from launchers import evidence, free_port, single_rank, torchrun
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
@@ -38,7 +38,7 @@ def finished_checkpoints(cache):
     ]
 
 
-def test_a_slow_writer_with_one_folder(folder):
+def test_a_slow_writer_with_a_shared_folder(folder):
     place = folder(**TIMEOUT)
     status, said = torchrun(place, "ddp", 2, SLOW_WRITER=SLOW)
     assert status == 0, said[-5000:]
@@ -48,18 +48,18 @@ def test_a_slow_writer_with_one_folder(folder):
     assert [len(rank["layer_sums"]) for rank in evidence(place, 2)] == [12, 12]
 
 
-def test_a_slow_node_where_each_has_a_folder_of_its_own(folder):
+def test_a_slow_node_with_a_folder_per_node(folder):
     place = folder(**TIMEOUT, solar={"init": {"strategy": "dus", "drop_layers": 2}})
     port = free_port()
     nodes = [
-        lone_rank(place, rank, 2, port, start=cold, HF_HOME=str(place / f"node{rank}"), SLOW_WRITER=seconds)
+        single_rank(place, rank, 2, port, start=cold, HF_HOME=str(place / f"node{rank}"), SLOW_WRITER=seconds)
         for rank, seconds in enumerate(["0", SLOW])
     ]
     (status, said), (other_status, other_said) = all_finished(nodes)
     assert (status, other_status) == (0, 0), said[-3000:] + other_said[-3000:]
     assert "1 of 2 ranks have the upscaled checkpoint; waiting for rank 1." in said
     for rank, text in enumerate((said, other_said)):
-        assert text.count("upscaling base: 8 -> 12 layers") == 1, "each node its own"
+        assert text.count("upscaling base: 8 -> 12 layers") == 1, "once per node"
         assert len(finished_checkpoints(place / f"node{rank}" / "solar_plugins")) == 1
     first, second = evidence(place, 2)
     assert first["layer_sums"] == second["layer_sums"]
@@ -67,7 +67,7 @@ def test_a_slow_node_where_each_has_a_folder_of_its_own(folder):
 
 
 def all_finished(processes):
-    """Exit status and output of processes that wait for each other, so that no pipe may fill up meanwhile."""
+    """Exit status and output of processes that wait for each other; read at the same time, so that no pipe fills up."""
     results = [None] * len(processes)
 
     def collect(number):
@@ -81,11 +81,11 @@ def all_finished(processes):
     return results
 
 
-def test_another_rank_takes_over_from_a_killed_writer_and_the_killed_one_may_come_back(folder):
+def test_another_rank_takes_over_from_a_killed_writer_which_may_come_back(folder):
     place, port = folder(), free_port()
-    writer = lone_rank(place, 0, 2, port, SLOW_WRITER="300")
+    writer = single_rank(place, 0, 2, port, SLOW_WRITER="300")
     (partial,) = wait_for(lambda: list((place / "cache").glob(".upscaled-*.partial-*")), writer)
-    waiting = lone_rank(place, 1, 2, port, SLOW_WRITER="0")
+    waiting = single_rank(place, 1, 2, port, SLOW_WRITER="0")
     lines = []
     for line in waiting.stdout:
         lines.append(line)
@@ -98,7 +98,7 @@ def test_another_rank_takes_over_from_a_killed_writer_and_the_killed_one_may_com
             break
     assert any(f"removing leftovers of an interrupted run: {partial}" in line for line in lines)
     wait_for(lambda: finished_checkpoints(place / "cache") if not partial.exists() else None, waiting)
-    back = lone_rank(place, 0, 2, port)
+    back = single_rank(place, 0, 2, port)
     (status, said), (other_status, other_said) = all_finished([back, waiting])
     writer.wait()
     assert (status, other_status) == (0, 0), said[-3000:] + "".join(lines)[-3000:] + other_said[-3000:]
@@ -108,7 +108,7 @@ def test_another_rank_takes_over_from_a_killed_writer_and_the_killed_one_may_com
 
 
 def wait_for(look, process, seconds=120):
-    """What ``look`` gives, as soon as it gives something."""
+    """The first result of ``look`` that is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert process.poll() is None, process.communicate()[0][-3000:]
@@ -116,16 +116,16 @@ def wait_for(look, process, seconds=120):
             if found := look():
                 return found
         except FileNotFoundError:
-            pass  # Its owner is at work.
+            pass  # Its owner is working on it.
         time.sleep(0.2)
-    raise AssertionError("it did not come")
+    raise AssertionError("timed out")
 
 
-def test_torchrun_starts_again_after_the_writer_was_killed(folder):
+def test_torchrun_restarts_after_the_writer_was_killed(folder):
     place = folder()
     status, said = torchrun(place, "ddp", 2, "--max-restarts=1", SLOW_WRITER="1", DIES_ONCE="1")
     assert status == 0, said[-5000:]
-    assert said.count("upscaling base: 8 -> 12 layers") >= 2, "begun by the killed one, and again"
+    assert said.count("upscaling base: 8 -> 12 layers") >= 2, "once by the killed rank, and again"
     assert "exitcode: -9" in said, said
     assert len(finished_checkpoints(place / "cache")) == 1
     assert not [path for path in (place / "cache").iterdir() if path.name.startswith(".")]

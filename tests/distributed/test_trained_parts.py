@@ -1,4 +1,4 @@
-"""`solar.train`: exactly its parameters have gradients and optimizer states, each at its rate, on several ranks."""
+"""`solar.train`: exactly its parameters have gradients and optimizer states, with their rates, on several ranks."""
 
 import shutil
 
@@ -26,7 +26,7 @@ SEAM = {
 }
 SEAM_LAYERS = tuple(f"model.layers.{number}." for number in (4, 5, 6, 7))
 NEW_LAYERS = tuple(f"model.layers.{number}." for number in (6, 7, 8, 9))
-"""The base's layers 2 to 5 come a second time as 6 to 9; the seam lies below layer 6."""
+"""The base's layers 2 to 5 are repeated as 6 to 9; the seam is below layer 6."""
 
 
 def tensors_of(directory):
@@ -36,7 +36,7 @@ def tensors_of(directory):
 
 
 @pytest.mark.parametrize(("sharding", "ranks"), [(None, 1), ("ddp", 2), ("fsdp2", 2), ("zero3", 2)])
-def test_exactly_the_chosen_parameters_learn_each_at_its_rate(sharding, ranks, make_training_folder):
+def test_exactly_the_chosen_parameters_are_trained_with_their_rates(sharding, ranks, make_training_folder):
     folder = make_training_folder(ROWS, SEAM | SHARDING.get(sharding, {}))
     status, said = train(folder, sharding, ranks, LEARNING="1")
     assert status == 0, said[-5000:]
@@ -75,7 +75,7 @@ def test_two_ranks_agree_on_a_plan_of_two_models_and_train_the_donors_layers(
     assert before["model.layers.7.mlp.up_proj.weight"].equal(donor["model.layers.4.mlp.up_proj.weight"])
 
 
-def test_an_adapter_covers_the_chosen_layers_alone(make_training_folder):
+def test_an_adapter_covers_only_the_chosen_layers(make_training_folder):
     solar = {**SEAM["solar"], "train": {"layers": "new", "embeddings": True, "lr_scale": {"old": SCALE}}}
     folder = make_training_folder(ROWS, LORA | SEAM | {"solar": solar})
     status, said = train(folder, None, 1, LEARNING="1")
@@ -93,8 +93,8 @@ def test_an_adapter_covers_the_chosen_layers_alone(make_training_folder):
     assert (after - before).abs().max().item() == pytest.approx(RATE * SCALE, rel=0.01)
 
 
-def test_embeddings_that_are_the_head_too_stay_so_beside_an_adapter(make_training_folder, run_warm):
-    """PEFT alone trains a copy for the input and leaves the head as it was; merged, the copy would be both."""
+def test_tied_embeddings_stay_tied_with_an_adapter(make_training_folder, run_warm):
+    """PEFT by default trains a copy of the input embeddings only; merged, the copy would also be the head."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

@@ -1,4 +1,4 @@
-"""What `axolotl evaluate` meets, which asks no plugin for data: Axolotl's own look-up of a `type`."""
+"""`axolotl evaluate` does not ask plugins for datasets: Axolotl's own look-up of a `type`."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ def _unbound():
         delattr(solar_plugins, name)
 
 
-def test_axolotls_loader_finds_a_bound_formatter_and_gets_ids_and_labels(tokenizer):
+def test_axolotls_loader_finds_the_formatter_and_gets_ids_and_labels(tokenizer):
     from axolotl.utils.data.wrappers import get_dataset_wrapper
     from axolotl.utils.dict import DictDefault
     from datasets import Dataset
@@ -61,26 +61,26 @@ def test_rows_of_a_local_file_are_read_as_in_training(tokenizer, tmp_path, monke
     assert "(row 3)" in caplog.text
 
 
-def test_a_preference_set_is_refused_in_words(caplog):
+def test_a_preference_dataset_is_rejected(caplog):
     from axolotl.prompt_strategies.dpo import load
 
     recipe = {"datasets": [SET | {"type": "solar_plugins.math_pairs"}], "rl": "dpo", "sequence_len": 64}
     bind(*check_recipe(parse_recipe(recipe)))
     assert load("solar_plugins.math_pairs", {}, dataset_idx=0) is None, "Axolotl stops on None in its next line"
-    with pytest.raises(DataError, match="does not ask plugins for data, so the preference sets of solar_plugins"):
+    with pytest.raises(DataError, match=r"does not ask plugins for datasets.* test_datasets"):
         solar_plugins.math_pairs({}, dataset_idx=0)
 
 
 @pytest.mark.parametrize("name", ["data", "upscaling", "hookimpl", "SolarPlugin"])
-def test_a_formatter_cannot_take_the_name_of_something_else(name):
+def test_a_formatter_cannot_use_the_name_of_something_else(name):
     formatter = SFTFormatter(name=name, columns=(), to_messages=lambda row: [], summary="")
     before = getattr(solar_plugins, name, None)
-    with pytest.raises(PluginError, match=f"the formatter '{name}' has a name that solar_plugins needs for itself"):
+    with pytest.raises(PluginError, match=f"the formatter '{name}' is reserved in solar_plugins"):
         bind(FormattedSet("datasets", 0, {}, formatter))
     assert getattr(solar_plugins, name, None) is before
 
 
-def test_the_command_that_asks_no_plugin_is_known_by_its_file():
+def test_the_command_that_does_not_ask_plugins_is_recognized_by_its_file():
     from axolotl.cli import evaluate, train
 
     code = "found = is_called_without_plugins()"
@@ -100,7 +100,7 @@ def test_the_command_that_asks_no_plugin_is_known_by_its_file():
         {"path": "data", "data_files": ["data/rows.jsonl"]},
     ],
 )
-def test_prepared_rows_are_kept_apart_by_content_formatter_and_version(tmp_path, monkeypatch, entry):
+def test_prepared_rows_have_a_folder_by_content_formatter_and_version(tmp_path, monkeypatch, entry):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "data" / "rows.jsonl"
     file.parent.mkdir()

@@ -1,4 +1,4 @@
-"""`val_set_size`, `shards` and `weight` choose conversations; Axolotl's own loaders then get both sides."""
+"""`val_set_size`, `shards` and `weight` choose conversations; Axolotl's own loaders then load both parts."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from solar_plugins.axolotl_adapter.datasets import read_in_memory, use_ready_sets
+from solar_plugins.axolotl_adapter.datasets import read_in_memory, use_prepared_datasets
 from solar_plugins.axolotl_adapter.recipe_checks import check_recipe
 from solar_plugins.errors import ArgsError, DataError
 from solar_plugins.recipe import parse_recipe
@@ -18,7 +18,7 @@ ASKED = ("Describe fruit {}", "Its colour?", "Its size?")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, sentencepiece_tokenizer):
-    """A directory with a base's config and tokenizer, and sets of 60 rows about 60 fruits."""
+    """A directory with a base's config and tokenizer, and datasets of 60 rows about 60 fruits."""
     path = tmp_path_factory.mktemp("chosen")
     shutil.copytree(sentencepiece_tokenizer, path / "base")
     (path / "base" / "config.json").write_text('{"model_type": "mistral", "vocab_size": 32000}')
@@ -29,7 +29,7 @@ def folder(tmp_path_factory, sentencepiece_tokenizer):
     ]
     rows = {
         "chats": [{"conversations": [{"from": who, "value": text} for who, text in chat]} for chat in chats],
-        # The same fruits again: a dialogue that goes on, and a question that other answers were given to.
+        # The same fruits again: a shorter dialogue, and a question with other answers.
         "starts": [{"conversations": [{"from": who, "value": text} for who, text in chat[:4]]} for chat in chats],
         "single": [{"instruction": ASKED[0].format(n), "output": f"Answer {n % 3}"} for n in fruits],
         "pairs": [{"question": ASKED[0].format(n), "chosen": "good", "rejected": "bad"} for n in fruits],
@@ -61,13 +61,13 @@ def recipe(folder, monkeypatch, tmp_path):
 
 
 def loaded(cfg):
-    """The examples' texts as Axolotl trains on them and measures on them."""
+    """The texts of the examples that Axolotl trains and evaluates on."""
     from axolotl.loaders import load_tokenizer
     from axolotl.utils.data.rl import prepare_preference_datasets
     from axolotl.utils.data.sft import prepare_datasets
     from axolotl.utils.schemas.enums import RLType
 
-    use_ready_sets(cfg)
+    use_prepared_datasets(cfg)
     tokenizer = load_tokenizer(cfg)
     if cfg.rl:
         cfg.rl = RLType(cfg.rl)
@@ -83,7 +83,7 @@ def fruits(texts):
 
 SETS = {
     "conversations": ([("chats", "sharegpt", {})], {}, (144, 36)),
-    "several sets": ([("chats", "sharegpt", {}), ("starts", "sharegpt", {}), ("single", "alpaca", {})], {}, None),
+    "several datasets": ([("chats", "sharegpt", {}), ("starts", "sharegpt", {}), ("single", "alpaca", {})], {}, None),
     "several answers to a question": (
         [("pairs", "orca_dpo_pairs", {"split": "train"}), ("pairs2", "orca_dpo_pairs", {"split": "train"})],
         {"rl": "dpo"},
@@ -91,7 +91,7 @@ SETS = {
     ),
     "kto from pairs": ([("pairs", "orca_dpo_pairs", {"split": "train"})], {"rl": "kto"}, (96, 24)),
     "kto": ([("kto", "unpaired_preference", {"split": "train"})], {"rl": "kto"}, (96, 24)),
-    "exact duplicates taken out": (
+    "without exact duplicates": (
         [("chats", "sharegpt", {}), ("starts", "sharegpt", {})],
         {"dataset_exact_deduplication": True},
         (144, 36),
@@ -101,7 +101,7 @@ SETS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("title", SETS)
-def test_nothing_that_is_held_out_was_trained_on(recipe, title):
+def test_nothing_is_both_held_out_and_trained_on(recipe, title):
     datasets, keys, sizes = SETS[title]
     train, test = loaded(recipe(*datasets, **(SPLIT | keys)))
     assert test
@@ -110,18 +110,18 @@ def test_nothing_that_is_held_out_was_trained_on(recipe, title):
     assert sizes is None or (len(train), len(test)) == sizes
 
 
-def test_the_split_in_words_and_in_the_recipe(recipe):
+def test_the_split_in_the_log_and_in_the_recipe(recipe):
     cfg = recipe(("chats", "sharegpt", {}), **SPLIT)
-    lines = use_ready_sets(cfg)
+    lines = use_prepared_datasets(cfg)
     assert lines[1:] == [
         "datasets[0] (chats.jsonl): 12 of 60 rows, 36 of 180 examples, held out (val_set_size: 0.2, seed 42)"
     ]
     assert (cfg.val_set_size, len(cfg.datasets), len(cfg.test_datasets)) == (0, 1, 1)
     again = recipe(("chats", "sharegpt", {}), **SPLIT)
-    use_ready_sets(again)
+    use_prepared_datasets(again)
     assert (again.datasets, again.test_datasets) == (cfg.datasets, cfg.test_datasets)
     other = recipe(("chats", "sharegpt", {}), val_set_size=0.2, seed=1)
-    use_ready_sets(other)
+    use_prepared_datasets(other)
     assert other.test_datasets != cfg.test_datasets
 
 
@@ -131,18 +131,18 @@ def test_a_changed_file_is_split_again(recipe, folder):
     for number in range(2):
         (folder / "changing.jsonl").write_text(rows.replace("Its colour?", f"Its colour {number}?"))
         cfg = recipe(("changing", "sharegpt", {}), **SPLIT)
-        use_ready_sets(cfg)
+        use_prepared_datasets(cfg)
         paths |= {cfg.datasets[0].path, cfg.test_datasets[0].path}
     assert len(paths) == 4
 
 
-def test_shards_and_weight_take_whole_conversations(recipe):
+def test_shards_and_weight_choose_complete_conversations(recipe):
     from datasets import load_from_disk
 
     def rows_of(**entry):
         cfg = recipe(("chats", "sharegpt", entry), seed=42)
-        lines = use_ready_sets(cfg)
-        assert set(cfg.datasets[0]) == {"path"}, "Axolotl would choose once more"
+        lines = use_prepared_datasets(cfg)
+        assert set(cfg.datasets[0]) == {"path"}, "otherwise Axolotl would choose again"
         ready = load_from_disk(cfg.datasets[0].path)
         return [tuple(row) for row in ready["input_ids"]], lines
 
@@ -157,20 +157,20 @@ def test_shards_and_weight_take_whole_conversations(recipe):
         "datasets[0] (chats.jsonl): 30 of 60 rows, 90 of 180 examples, taken (weight: 0.5, seed 42)",
     )
     assert rows_of(weight=1.0)[0] == everything
-    with pytest.raises(DataError, match="shards and weight leave none of its rows"):
+    with pytest.raises(DataError, match="shards: 99 leaves no rows"):
         rows_of(shards=99, shards_idx=98)
 
 
-def test_sets_of_other_kinds_beside_are_refused(recipe):
+def test_a_split_with_datasets_of_other_types_is_rejected(recipe):
     cfg = recipe(("chats", "sharegpt", {}), **SPLIT)
     cfg.datasets.append({"path": "x.jsonl", "type": "completion"})
-    with pytest.raises(ArgsError, match=r"^val_set_size: 0\.2 with datasets of several kinds"):
+    with pytest.raises(ArgsError, match=r"^val_set_size: 0\.2 .*solar_plugins\.sharegpt .*test_datasets"):
         check_recipe(parse_recipe(cfg))
 
 
 @pytest.mark.parametrize(("entry", "keys"), [({"shards": 4}, {}), ({}, SPLIT)])
-def test_commands_that_ask_no_plugin_are_refused(recipe, entry, keys):
-    """`axolotl evaluate` would split the rows by itself, and measure on what was trained on."""
+def test_commands_that_do_not_ask_plugins_are_rejected(recipe, entry, keys):
+    """`axolotl evaluate` would split the rows itself, and evaluate on rows that were trained on."""
     cfg = recipe(("chats", "sharegpt", entry), **keys)
-    with pytest.raises(DataError, match="this command of Axolotl's splits rows by itself"):
+    with pytest.raises(DataError, match=r"this Axolotl command splits the rows itself.* test_datasets"):
         read_in_memory(None, None, cfg, cfg.datasets[0], None)

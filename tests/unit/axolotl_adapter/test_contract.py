@@ -91,7 +91,7 @@ def test_axolotl_itself_is_imported_in_its_room_only():
 def test_every_module_of_the_room_has_its_facts_here():
     assert [file for file in sorted(NAMED) if not (PACKAGE / file).is_file()] == [], "files that are gone"
     room = {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "axolotl_adapter").glob("*.py")}
-    of_their_own = {"axolotl_adapter/__init__.py", "axolotl_adapter/excepthook.py", "axolotl_adapter/tried_versions.py"}
+    of_their_own = {"axolotl_adapter/__init__.py", "axolotl_adapter/excepthook.py"}
     assert room - of_their_own == {file for file in NAMED if file.startswith("axolotl_adapter/")}
 
 
@@ -144,7 +144,7 @@ def life(made_bases, tmp_path_factory):
 
 
 class TestThePluginsLife:
-    files = stands_on("axolotl_adapter/plugin.py", "axolotl_adapter/axolotl_keys.py", "__init__.py")
+    files = stands_on("axolotl_adapter/plugin.py", "axolotl_adapter/ignored_keys.py", "__init__.py")
 
     def test_register_comes_after_the_command_line_and_before_validation(self, life):
         assert life.order[0] == "register"
@@ -338,7 +338,7 @@ class TestLoggers:
 
 
 class TestCommandLine:
-    files = stands_on("axolotl_adapter/overrides.py", "solar_block.py", "cli.py")
+    files = stands_on("axolotl_adapter/ignored_keys.py", "solar_block.py", "cli.py")
     MODULES = ("train", "evaluate", "inference", "merge_lora", "merge_sharded_fsdp_weights", "preprocess")
 
     def test_load_cfg_splits_an_option_at_its_first_double_underscore(self, life):
@@ -437,7 +437,7 @@ class TestResuming:
 
 
 class TestFreezing:
-    files = stands_on("axolotl_adapter/new_layers.py")
+    files = stands_on("axolotl_adapter/trained_parameters.py", "memory/parameters.py")
 
     @pytest.mark.parametrize(
         "line", ["model.layers.1.", "layers.1.", r"model\\.layers\\.[0-9]+", "^model.layers.1", "model.norm"]
@@ -452,7 +452,7 @@ class TestFreezing:
 
 
 class TestSolarTrain:
-    files = stands_on("axolotl_adapter/trained_parameters.py", "axolotl_adapter/learning_rates.py")
+    files = stands_on("axolotl_adapter/trained_parameters.py", "upscaling/training_keys.py")
 
     def test_the_model_is_frozen_before_the_trainer_is_made(self):
         from axolotl import train

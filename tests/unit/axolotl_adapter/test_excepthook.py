@@ -1,4 +1,4 @@
-"""Errors of ours end a run as a paragraph, and the hooks of other packages stay."""
+"""A run that ends with an error of ours prints its message, and the hooks of other packages stay."""
 
 import sys
 
@@ -10,7 +10,7 @@ from solar_plugins.errors import ArgsError, SolarError
 
 @pytest.fixture(autouse=True)
 def others(monkeypatch):
-    """The errors that another package's hook has seen, which was there first."""
+    """The errors that reached another package's hook, which was installed first."""
     seen = []
     monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: seen.append(error))
     return seen
@@ -25,7 +25,7 @@ def end_with(error):
     sys.excepthook(type(error), error, None)
 
 
-def test_an_error_of_ours_is_shown_as_its_paragraph_and_any_other_goes_to_the_hook_before(others, capsys):
+def test_an_error_of_ours_is_printed_and_any_other_goes_to_the_previous_hook(others, capsys):
     fail(ArgsError("solar.init: wrong"))
     bug = KeyError("bug")
     end_with(ArgsError("solar.init: wrong"))
@@ -43,7 +43,7 @@ def test_nothing_is_installed_for_other_errors(error):
     assert sys.excepthook is before
 
 
-def test_a_second_failure_installs_nothing_more():
+def test_a_second_failure_installs_no_second_hook():
     """`register` may run, and fail, more than once in a process, as in a sweep or a notebook."""
     fail(SolarError("first"))
     installed = sys.excepthook

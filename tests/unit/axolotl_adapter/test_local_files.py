@@ -79,14 +79,14 @@ ENTRIES = [
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: " ".join(map(str, entry.values())))
-def test_the_rows_are_those_that_axolotl_loads(folder, entry):
+def test_the_rows_are_the_ones_that_axolotl_loads(folder, entry):
     make_files()
     found = load_local(source(**entry))
-    assert found.column_names[-1] == LINE_COLUMN, "read by our own reader"
+    assert found.column_names[-1] == LINE_COLUMN, "by our own reader"
     assert outputs(found) == [str(output) for output in axolotls(**entry)["output"]]
 
 
-def test_a_folder_without_a_split_gives_all_of_them(folder):
+def test_a_folder_without_a_split_gives_all_splits(folder):
     make_files()
     found, expected = load_local(source(path="shards")), axolotls(path="shards")
     assert list(found) == list(expected) == ["train", "test"]
@@ -97,7 +97,7 @@ def test_a_folder_without_a_split_gives_all_of_them(folder):
 @pytest.mark.parametrize("split", ["dev", "train[5:", "train[a:b]"])
 def test_a_split_that_cannot_be_read(folder, split):
     make_files()
-    with pytest.raises(DataError, match=r"datasets\[0\] \(shards\): split .* it has train, test. Set split: to one of"):
+    with pytest.raises(DataError, match=r"datasets\[0\] \(shards\): split .* has train, test\. Set split: "):
         load_local(source(path="shards", split=split))
 
 
@@ -107,7 +107,7 @@ def saved(outputs):
     return Dataset.from_list([{"instruction": "u", "output": output} for output in outputs])
 
 
-OTHER_KINDS = {
+OTHER_FORMATS = {
     "rows.csv": lambda outputs: Path("rows.csv").write_text(
         "instruction,output\n" + "".join(f"u,{o}\n" for o in outputs)
     ),
@@ -118,11 +118,11 @@ OTHER_KINDS = {
 }
 
 
-@pytest.mark.parametrize("path", OTHER_KINDS)
-def test_kinds_that_datasets_reads_are_known_by_their_content_too(folder, path):
+@pytest.mark.parametrize("path", OTHER_FORMATS)
+def test_formats_that_datasets_reads_are_cached_by_content_too(folder, path):
     keys = []
     for outputs_of_file in (["old"], ["new"], ["old"]):
-        OTHER_KINDS[path](outputs_of_file)
+        OTHER_FORMATS[path](outputs_of_file)
         for file in [Path(path), *Path(path).rglob("*")]:
             os.utime(file, (1_700_000_000, 1_700_000_000))
         found = load_local(source(path=path))
@@ -143,17 +143,17 @@ def test_parts_of_a_folder_of_save_to_disk(folder):
 
     datasets.DatasetDict(train=saved(list("abcd")), test=saved(["t"])).save_to_disk("saved")
     assert outputs(load_local(source(path="saved", split="train[1:3]+test"))) == ["b", "c", "t"]
-    with pytest.raises(DataError, match=r"split 'dev' cannot be read .*; it has train, test"):
+    with pytest.raises(DataError, match=r"split 'dev' cannot be read .* has train, test"):
         load_local(source(path="saved", split="dev"))
 
 
-def test_a_path_is_no_pattern(folder):
+def test_a_path_is_not_a_pattern(folder):
     save("rows [1]*.jsonl", 1)
     save("rows 1.jsonl", 2)
     assert outputs(load_local(source(path="rows [1]*.jsonl"))) == ["1"]
 
 
-OF_ANOTHER_KIND = {
+OF_ANOTHER_FORMAT = {
     "b.csv": b"instruction,output\nu,1\n",
     "b.tsv": b"instruction\toutput\nu\t1\n",
     "b.csv.gz": gzip.compress(b"instruction,output\nu,1\n"),
@@ -162,30 +162,32 @@ OF_ANOTHER_KIND = {
 }
 
 
-@pytest.mark.parametrize("name", OF_ANOTHER_KIND)
+@pytest.mark.parametrize("name", OF_ANOTHER_FORMAT)
 @pytest.mark.parametrize("rows", [("a.jsonl", "c.json"), ("train.jsonl.gz",), ("train.jsonl", "test.jsonl")])
-def test_a_folder_with_several_kinds_of_files_is_refused(folder, name, rows):
-    """`datasets` reads the commonest kind alone: no other is in what Axolotl loads."""
+def test_a_folder_with_several_formats_is_rejected(folder, name, rows):
+    """`datasets` reads only the most common format, and so does Axolotl."""
     for number, row_file in enumerate(rows):
         save(f"mixed/{row_file}", number)
     other = Path("mixed", name if rows[0] == "a.jsonl" else name.replace("b.", "train-2."))
     other.parent.mkdir(exist_ok=True)
-    other.write_bytes(OF_ANOTHER_KIND[name])
-    kind = {"csv": "CSV", "tsv": "TSV", "csv.gz": "CSV", "parquet": "Parquet", "arrow": "Arrow"}[name.split(".", 1)[1]]
+    other.write_bytes(OF_ANOTHER_FORMAT[name])
+    other_format = {"csv": "CSV", "tsv": "TSV", "csv.gz": "CSV", "parquet": "Parquet", "arrow": "Arrow"}[
+        name.split(".", 1)[1]
+    ]
     with pytest.raises(DataError) as caught:
         load_local(source(path="mixed", split="train"))
     words = str(caught.value)
     assert f"{len(rows)} JSON (" in words
-    assert f"1 {kind} ({other.relative_to('mixed')})" in words
+    assert f"1 {other_format} ({other.relative_to('mixed')})" in words
     assert "data_files:" in words
-    assert words.startswith("datasets[0] (mixed): the folder has files of several kinds")
+    assert words.startswith("datasets[0] (mixed): ")
     if name == "b.csv":
         assert outputs(load_local(source(path="mixed", data_files=str(other), ds_type="csv", split="train"))) == [1]
     named = [f"mixed/{row_file}" for row_file in rows]
-    assert len(load_local(source(path="mixed", data_files=named, split="train"))) == len(rows), "the way out"
+    assert len(load_local(source(path="mixed", data_files=named, split="train"))) == len(rows), "the fix works"
 
 
-def test_what_is_beside_the_files_of_a_dataset_is_no_other_kind(folder):
+def test_other_files_next_to_a_dataset_are_ignored(folder):
     save("data/a.jsonl", 1)
     for name in ("README.md", "LICENSE.txt", "plot.png", ".hidden.csv", "dataset_infos.json", "notes.md"):
         Path("data", name).write_text("{}")
@@ -195,14 +197,14 @@ def test_what_is_beside_the_files_of_a_dataset_is_no_other_kind(folder):
     assert outputs(load_local(source(path="tables", split="train"))) == ["2"]
 
 
-def test_a_card_that_names_the_files_settles_their_kind(folder):
+def test_a_card_that_lists_the_files_decides(folder):
     save("data/a.jsonl", 1)
-    Path("data/b.csv").write_bytes(OF_ANOTHER_KIND["b.csv"])
+    Path("data/b.csv").write_bytes(OF_ANOTHER_FORMAT["b.csv"])
     Path("data/README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: a.jsonl\n---\n")
     assert outputs(load_local(source(path="data", split="train"))) == ["1"]
 
 
-def test_files_that_no_split_covers_are_named(folder, caplog):
+def test_files_without_a_split_are_listed(folder, caplog):
     save("data/train.jsonl", 1)
     save("data/extra.jsonl", 2)
     with caplog.at_level("WARNING"):

@@ -21,7 +21,7 @@ TEMPLATE = "{{ 'SOLAR' }}"
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    """The folder of a tokenizer of five words, with the SentencePiece model that it could have come from."""
+    """The folder of a tokenizer with five words, and with a SentencePiece model."""
     folder = tmp_path_factory.mktemp("tokenizer")
     words = {"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4}
     made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
@@ -34,7 +34,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture
 def folders(tmp_path, tokenizer):
-    """``adapter`` and ``merged`` as Axolotl leaves them: the second has all small files of an upscaled base."""
+    """``adapter`` and ``merged`` as Axolotl writes them: the second has all small files of an upscaled base."""
     adapter, merged = tmp_path / "out", tmp_path / "out" / "merged"
     shutil.copytree(tokenizer, merged)
     write(merged / "config.json", {"model_type": "mistral", "bos_token_id": 1, "eos_token_id": 2} | GROWN)
@@ -85,7 +85,7 @@ def test_the_merged_tokenizer_is_the_trained_one(folders, tokenizer, end, jinja,
     assert (folders[1] / "LICENSE").exists()
 
 
-def test_a_new_end_token_is_in_the_configs_and_the_old_one_still_ends_generation(folders, tokenizer):
+def test_a_new_eos_token_is_in_the_configs_and_the_old_one_still_ends_generation(folders, tokenizer):
     train(folders[0], tokenizer, end="<|im_end|>")
     finish(folders)
     config, generation = read(folders[1] / "config.json"), read(folders[1] / "generation_config.json")
@@ -95,7 +95,7 @@ def test_a_new_end_token_is_in_the_configs_and_the_old_one_still_ends_generation
     assert generation["temperature"] == 0.5
 
 
-def test_the_ids_of_a_model_with_pictures_stand_in_its_text_config(folders, tokenizer):
+def test_the_ids_of_a_multimodal_model_are_in_its_text_config(folders, tokenizer):
     nested = {"model_type": "gemma3", "eos_token_id": [2, 7], "text_config": {"eos_token_id": [2, 7]}}
     write(folders[1] / "config.json", nested)
     (folders[1] / "generation_config.json").unlink()
@@ -125,20 +125,21 @@ def test_the_card_of_a_base_that_was_not_upscaled_stays(folders, tokenizer):
     assert (folders[1] / "README.md").read_text() == "the base's card"
 
 
-def test_an_adapter_without_a_tokenizer_is_said(folders, caplog):
+def test_an_adapter_without_a_tokenizer_gives_a_warning(folders, caplog):
     finish(folders)
-    assert "out: holds no tokenizer_config.json, so the merged model in" in caplog.text
+    assert f"{folders[0]}: has no tokenizer_config.json" in caplog.text
+    assert f"merged model in {folders[1]} keeps the tokenizer" in caplog.text
     assert (folders[1] / "tokenizer.model").exists()
     assert not (folders[1] / MARKER).exists()
 
 
-def test_a_record_that_cannot_be_read_is_one_sentence(folders):
+def test_a_record_that_cannot_be_read_is_an_error(folders):
     write(folders[1] / "config.json", {"solar_plugins": {"plan": 1}})
     with pytest.raises(CheckpointError, match="the record 'solar_plugins' cannot be read"):
         finish(folders)
 
 
-def test_a_recipe_that_does_not_concern_us_is_left_alone(folders):
+def test_a_recipe_without_this_package_changes_nothing(folders):
     before = {path: path.read_bytes() for path in folders[1].rglob("*") if path.is_file()}
     SolarPlugin().post_lora_merge({"base_model": "x"}, str(folders[0]), str(folders[1]))
     assert {path: path.read_bytes() for path in folders[1].rglob("*") if path.is_file()} == before

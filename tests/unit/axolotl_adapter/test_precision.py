@@ -52,12 +52,15 @@ def test_small_steps_are_kept(recipe):
 @pytest.mark.parametrize(
     ("recipe", "fix"),
     [
-        ({}, "or optimizer: adamw_torch_8bit with optim_args: {bf16_stochastic_round: true}, as in recipes/solar_dus"),
-        ({"optimizer": "ao_adamw_fp8"}, "or optim_args: {bf16_stochastic_round: true}"),
+        (
+            {},
+            "or set optimizer: adamw_torch_8bit with optim_args: {bf16_stochastic_round: true}, as in recipes/solar",
+        ),
+        ({"optimizer": "ao_adamw_fp8"}, "or set optim_args: {bf16_stochastic_round: true}"),
         ({"optimizer": "optimi_adamw", "optim_args": "kahan_sum=false"}, "or remove kahan_sum from optim_args"),
     ],
 )
-def test_the_fix_that_is_named_is_one(recipe, fix):
+def test_the_suggested_fix(recipe, fix):
     said = lost_steps(parse_recipe(BF16 | recipe))
     assert fix in said
     assert str(recipe.get("optimizer", DEFAULT_OPTIMIZER)) in said
@@ -66,7 +69,7 @@ def test_the_fix_that_is_named_is_one(recipe, fix):
         assert (recipe_directory() / name).is_file()
 
 
-def test_no_shipped_recipe_loses_small_steps_but_two_would():
+def test_no_shipped_recipe_loses_small_steps_but_two_would_without_their_key():
     paths = [path for path in recipe_directory().rglob("*.yml") if "solar" in yaml.safe_load(path.read_text())]
     assert len(paths) >= 17
     assert {path.name: said for path in paths if (said := lost_steps(read_recipe(path)))} == {}
@@ -78,13 +81,13 @@ def test_no_shipped_recipe_loses_small_steps_but_two_would():
 def test_a_step_below_a_256th_of_a_weight_is_rounded_away():
     """bf16 stores 7 bits behind the leading one, so neighbours are 1/128 of a power of two apart."""
     weights = 1 + torch.arange(128) / 128
-    assert torch.equal((weights * (1 + 1 / 513)).bfloat16().float(), weights), "none moves"
+    assert torch.equal((weights * (1 + 1 / 513)).bfloat16().float(), weights), "no weight changes"
     assert torch.equal(torch.tensor(1 + 1 / 257).bfloat16(), torch.tensor(1.0).bfloat16())
-    assert (weights * (1 + 1 / 255)).bfloat16().float().gt(weights).all(), "all move"
+    assert (weights * (1 + 1 / 255)).bfloat16().float().gt(weights).all(), "all change"
 
 
 @pytest.mark.parametrize(("dtype", "moved"), [(torch.bfloat16, 0.0), (torch.float32, 100 * 2e-5)])
-def test_what_adamw_does_to_a_weight_at_the_learning_rate_of_solar_dus(dtype, moved):
+def test_adamw_with_the_learning_rate_of_solar_dus(dtype, moved):
     """Each of 100 equal gradients moves a weight by the learning rate, if it is not rounded away."""
     weight = torch.nn.Parameter(torch.full((4,), 0.5, dtype=dtype))
     optimizer = torch.optim.AdamW([weight], lr=2e-5, weight_decay=0.0)
@@ -105,7 +108,7 @@ def test_what_adamw_does_to_a_weight_at_the_learning_rate_of_solar_dus(dtype, mo
         ({"solar": {"dpo": "zephyr_2023_11"}, "rl": "dpo"}, None, 1),
     ],
 )
-def test_the_plugin_warns_once_for_each_node(changes, local_rank, said, monkeypatch):
+def test_the_plugin_warns_once_per_node(changes, local_rank, said, monkeypatch):
     warnings = []
     monkeypatch.setattr(axolotl_plugin.LOG, "warning", lambda text, *args: warnings.append(text % args))
     if local_rank is None:
@@ -117,7 +120,7 @@ def test_the_plugin_warns_once_for_each_node(changes, local_rank, said, monkeypa
     assert len([text for text in warnings if "rounded away" in text]) == said
 
 
-def test_the_plugin_says_nothing_without_a_block_of_ours(monkeypatch):
+def test_the_plugin_does_not_warn_without_a_solar_block(monkeypatch):
     warnings = []
     monkeypatch.setattr(axolotl_plugin.LOG, "warning", lambda text, *args: warnings.append(text % args))
     axolotl_plugin.SolarPlugin().register({"base_model": "some/model"} | BF16)

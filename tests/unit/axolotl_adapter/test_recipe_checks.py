@@ -15,7 +15,7 @@ def entry(recipe, **keys):
     return recipe | {"datasets": [recipe["datasets"][0] | keys]}
 
 
-def test_sets_of_ours_are_found_among_others():
+def test_datasets_with_our_formatters_are_found_among_others():
     recipe = SFT | {
         "datasets": [{"path": "x", "type": "completion"}, *SFT["datasets"], {"path": "y", "type": {"field": "z"}}],
         "test_datasets": [
@@ -31,13 +31,13 @@ def test_sets_of_ours_are_found_among_others():
 
 
 @pytest.mark.parametrize("recipe", [{}, {"datasets": None}, {"datasets": "x"}, {"datasets": [{"path": "x"}, None]}])
-def test_a_recipe_of_others_is_left_alone(recipe):
+def test_another_recipe_is_not_changed(recipe):
     parsed = parse_recipe(recipe)
     assert check_recipe(parsed) == []
     assert changes(parsed) == {}
 
 
-def test_the_template_by_its_name():
+def test_the_template_by_name():
     for recipe in ({"chat_template": "solar"}, SFT | {"chat_template": "solar"}):
         parsed = parse_recipe(recipe)
         check_recipe(parsed)
@@ -69,100 +69,101 @@ def test_each_method_that_trains_on_pairs(method, needs):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "kind", "words"),
+    ("recipe", "kind", "facts"),
     [
         (
             DPO | {"rl": None},
             ArgsError,
-            "datasets[0].type: solar_plugins.orca_dpo_pairs gives preference pairs, but the recipe has no rl:, so it "
-            "trains on conversations. Add rl: dpo, or use one of alpaca, alpaca_prompt, messages, metamath, openorca",
+            [
+                "datasets[0].type: solar_plugins.orca_dpo_pairs yields preference pairs",
+                "no rl:",
+                "Add rl: dpo, or use one of alpaca, alpaca_prompt, messages, metamath, openorca",
+            ],
         ),
         (
             SFT | {"rl": "dpo"},
             ArgsError,
-            "datasets[0].type: solar_plugins.alpaca gives conversations, but rl: dpo trains on preference pairs. "
-            "Remove rl:, or use one of hh_rlhf, math_pairs, orca_dpo_pairs, preference, sharegpt_pairs, ultraf",
+            [
+                "datasets[0].type: solar_plugins.alpaca yields conversations, but rl: dpo ",
+                "Remove rl:, or use one of hh_rlhf, math_pairs, orca_dpo_pairs, preference, sharegpt_pairs, ultraf",
+            ],
         ),
         (
             entry(DPO, type="solar_plugins.unpaired_preference"),
             ArgsError,
-            "datasets[0].type: solar_plugins.unpaired_preference gives single answers with a label, on which only rl: "
-            "kto trains. Set rl: kto, or use one of hh_rlhf",
+            [
+                "datasets[0].type: solar_plugins.unpaired_preference yields single answers",
+                "Set rl: kto, or use one of hh_rlhf",
+            ],
         ),
-        (
-            DPO | {"rl": "grpo"},
-            ArgsError,
-            "rl: grpo does not train on pairs, which datasets[0].type: solar_plugins.orca",
-        ),
+        (DPO | {"rl": "grpo"}, ArgsError, ["rl: grpo ", "datasets[0].type: solar_plugins.orca", "one of dpo,"]),
         (
             entry(SFT, type="solar_plugins.alpca"),
             PluginError,
-            "datasets[0].type: 'alpca' is not a registered SFT formatter; did you mean alpaca? known: alpaca,",
+            ["datasets[0].type: 'alpca' is not a registered SFT formatter; did you mean alpaca?", "known: alpaca,"],
         ),
         (
             entry(DPO, type="solar_plugins.orca"),
             PluginError,
-            "datasets[0].type: 'orca' is not a registered preference formatter; known: hh_rlhf, math_pairs",
+            ["datasets[0].type: 'orca' is not a registered preference formatter", "known: hh_rlhf, math_pairs"],
         ),
-        (entry(SFT, type="solar_plugins.data"), PluginError, "'data' is not a registered SFT formatter"),
-        (entry(SFT, field_messages="x"), ArgsError, "datasets[0].field_messages: has no effect on type: solar_plugins"),
+        (entry(SFT, type="solar_plugins.data"), PluginError, ["'data' is not a registered SFT formatter"]),
+        (
+            entry(SFT, field_messages="x"),
+            ArgsError,
+            ["datasets[0].field_messages: has no effect on type: solar_plugins"],
+        ),
         (
             entry(DPO, name="x"),
             ArgsError,
-            "datasets[0].name: has no effect on type: solar_plugins.orca_dpo_pairs under rl",
+            ["datasets[0].name: has no effect on type: solar_plugins.orca_dpo_pairs under rl"],
         ),
-        (entry(SFT, path=None), ArgsError, "datasets[0].path: missing; expected a file, a directory or a hub id"),
-        (SFT | {"train_on_inputs": True}, ArgsError, "train_on_inputs: True learns the prompt too"),
-        (SFT | {"streaming": True}, ArgsError, "streaming: True leaves no moment at which bad rows could be counted"),
-        (
-            SFT | {"skip_prepare_dataset": True},
-            ArgsError,
-            "skip_prepare_dataset: True hands the raw rows to the trainer",
-        ),
-        (SFT | {"processor_type": "AutoProcessor"}, ArgsError, "processor_type: 'AutoProcessor' is for pictures"),
-        (SFT | {"sequence_len": None}, ArgsError, "sequence_len: None is not allowed; expected a valid integer"),
-        (DPO | {"sample_packing": True}, ArgsError, "sample_packing: pairs are compared one by one, so rl: dpo cannot"),
-        (DPO | {"rl": "kto"}, ArgsError, "remove_unused_columns: None; rl: kto needs the column that says whether"),
-        (DPO | {"rl": "simpo"}, ArgsError, "simpo_gamma: None; rl: simpo needs the margin between chosen and rejected"),
-        (DPO | {"rl": "simpo", "simpo_gamma": True}, ArgsError, "simpo_gamma: True; rl: simpo needs the margin"),
+        (entry(SFT, path=None), ArgsError, ["datasets[0].path: missing; expected a file, a directory or a hub id"]),
+        (SFT | {"train_on_inputs": True}, ArgsError, ["train_on_inputs: True ", "remove the key"]),
+        (SFT | {"streaming": True}, ArgsError, ["streaming: True ", "remove the key"]),
+        (SFT | {"skip_prepare_dataset": True}, ArgsError, ["skip_prepare_dataset: True ", "remove the key"]),
+        (SFT | {"processor_type": "AutoProcessor"}, ArgsError, ["processor_type: 'AutoProcessor' ", "remove the key"]),
+        (SFT | {"sequence_len": None}, ArgsError, ["sequence_len: None is not allowed; expected a valid integer"]),
+        (DPO | {"sample_packing": True}, ArgsError, ["sample_packing: True; rl: dpo ", "remove the key"]),
+        (DPO | {"eval_sample_packing": True}, ArgsError, ["eval_sample_packing: True; rl: dpo ", "remove the key"]),
+        (DPO | {"rl": "kto"}, ArgsError, ["remove_unused_columns: None; rl: kto ", "Set remove_unused_columns: false"]),
+        (DPO | {"rl": "simpo"}, ArgsError, ["simpo_gamma: None; rl: simpo ", "Set simpo_gamma"]),
+        (DPO | {"rl": "simpo", "simpo_gamma": True}, ArgsError, ["simpo_gamma: True; rl: simpo "]),
         (
             DPO | {"rl": "simpo", "simpo_gamma": 0.5, "warmup_ratio": 0.1},
             ArgsError,
-            "warmup_ratio: 0.1; Axolotl's SimPO knows no share of warm-up. Set warmup_steps",
+            ["warmup_ratio: 0.1; ", "Set warmup_steps"],
         ),
-        (
-            SFT | {"chat_template": "chatml"},
-            ArgsError,
-            "chat_template: chatml is another template than the one in which",
-        ),
+        (SFT | {"chat_template": "chatml"}, ArgsError, ["chat_template: chatml ", "set chat_template: solar"]),
         (
             SFT | {"chat_template": "jinja", "chat_template_jinja": "{{ messages }}"},
             ArgsError,
-            "chat_template: jinja is another template",
+            ["chat_template: jinja ", "set chat_template: solar"],
         ),
     ],
 )
-def test_what_is_refused_at_once(recipe, kind, words):
+def test_settings_that_are_rejected(recipe, kind, facts):
     with pytest.raises(kind) as error:
         check_recipe(parse_recipe(recipe))
-    assert words in str(error.value)
+    for fact in facts:
+        assert fact in str(error.value)
 
 
-def test_keys_that_are_off_are_no_reason_to_refuse():
+def test_keys_that_are_off_pass():
     check_recipe(parse_recipe(entry(SFT, roles_to_train=None, drop_system_message=False) | {"streaming": False}))
 
 
-def test_a_named_setting_is_filled_in_first_and_the_log_says_so(caplog):
+def test_named_settings_are_applied_first_and_logged(caplog):
     caplog.set_level(logging.INFO, logger="axolotl.solar_plugins.formatters")
     recipe = parse_recipe({"datasets": DPO["datasets"], "learning_rate": 1e-6, "solar": {"dpo": "zephyr_2024_01"}})
-    assert len(check_recipe(recipe)) == 1, "rl and sequence_len come from the setting"
+    assert len(check_recipe(recipe)) == 1, "rl and sequence_len come from the named settings"
     filled = changes(recipe)
     assert (filled["rl"], filled["rl_beta"], "learning_rate" in filled) == ("dpo", 0.01, False)
     log_named_settings(recipe)
     said = "\n".join(caplog.messages)
-    assert "solar.dpo: zephyr_2024_01 filled in rl: dpo, rl_beta: 0.01, lr_scheduler: cosine" in said
-    assert "the recipe's own learning_rate: 1e-06 stay" in said
-    assert "means a global batch of 128 pairs" in said
+    assert "solar.dpo: zephyr_2024_01 sets rl: dpo, rl_beta: 0.01, lr_scheduler: cosine" in said
+    assert "the recipe overrides learning_rate: 1e-06" in said
+    assert "global batch of 128 pairs" in said
 
 
 def test_an_unknown_setting():
@@ -173,5 +174,5 @@ def test_an_unknown_setting():
         parse_recipe(DPO | {"solar": {"dpo": "zephyr"}})
 
 
-def test_formatted_sets_judges_nothing_else():
+def test_formatted_sets_checks_nothing_else():
     assert len(list(formatted_sets(parse_recipe(SFT | {"streaming": True})))) == 1

@@ -32,7 +32,7 @@ def adapter(checkpoint, base):
     (checkpoint / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
 
 
-def test_a_model_of_another_plan_is_refused(checkpoint):
+def test_a_model_of_another_plan_is_rejected(checkpoint):
     config(checkpoint, OTHER)
     with pytest.raises(CheckpointError, match=r"^auto_resume_from_checkpoints: .*another plan, 8 -> 14 .*8 -> 12"):
         refuse(checkpoint)
@@ -41,14 +41,14 @@ def test_a_model_of_another_plan_is_refused(checkpoint):
     refuse(checkpoint, auto_resume_from_checkpoints=False)
 
 
-def test_an_adapter_of_another_model_is_refused(checkpoint):
+def test_an_adapter_of_another_model_is_rejected(checkpoint):
     adapter(checkpoint, "/cache/upscaled-8-to-14-other")
     with pytest.raises(CheckpointError, match="another upscaled checkpoint, upscaled-8-to-14-other"):
         refuse(checkpoint)
 
 
-def test_what_belongs_to_it_is_resumed(checkpoint):
-    refuse(checkpoint)  # A sharded state, which says nothing of its model.
+def test_a_checkpoint_of_the_same_model_passes(checkpoint):
+    refuse(checkpoint)  # A sharded state without a config.
     config(checkpoint, PLAN)
     adapter(checkpoint, "/elsewhere/upscaled-8-to-12-mine")
     refuse(checkpoint)
