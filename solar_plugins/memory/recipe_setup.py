@@ -125,7 +125,7 @@ def not_estimated(recipe: Recipe) -> list[str]:
         found["fsdp_config.offload_params"] = offload
     _, deepspeed = _sharding(recipe)
     for block, keys in NOT_ESTIMATED_IN_DEEPSPEED.items():
-        content = deepspeed.get(block)
+        content: Any = deepspeed.get(block)
         for key in keys if isinstance(content, Mapping) else ():
             value = content.get(key)
             chosen = value.get("device") if isinstance(value, Mapping) else value

@@ -89,7 +89,7 @@ def test_the_average_is_the_exact_mean(two_models, tmp_path, run_warm, recipe, w
 
 
 def test_slerp_at_one_half(two_models, tmp_path, run_warm):
-    """At t = 0.5 both coefficients are 1 / (2 cos(angle / 2)) (Shoemake 1985), with the angle of the flattened tensors."""
+    """At t = 0.5 both coefficients are 1 / (2 cos(angle / 2)) (Shoemake 1985), with the angle of flattened tensors."""
     import torch
 
     first, second = map(tensors, two_models)
