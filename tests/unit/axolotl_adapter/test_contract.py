@@ -1,11 +1,10 @@
-"""What this package stands on in Axolotl and in what Axolotl pins: a new Axolotl is judged by this file.
+"""What this package relies on in Axolotl and in the packages that Axolotl pins; run it first with a new Axolotl.
 
-The id of a failing test names the files of ours that stand on the fact: look there. What can be run is run, in this
-process; source text is read only where a run takes minutes, and then the slow test that runs it is named. Facts that
-need fixtures of their own stand beside what they are for: Axolotl's freezing and TRL's losses in tests/unit/memory, its
-`type: chat_template` in data/test_encoder.py, its loaders over our datasets in test_datasets.py, the tokens of TRL's
-trainers in tests/axolotl/test_trainer_tokens.py. What a real run does with all of it together is in tests/axolotl and
-tests/distributed.
+The id of a failing test names our files that rely on the fact. Facts are tested by running code in this process; source
+text is read only where a run takes minutes, and then the slow test that runs it is named. Facts that need other
+fixtures are tested elsewhere: Axolotl's freezing and TRL's losses in tests/unit/memory, its `type: chat_template` in
+data/test_encoder.py, its loaders with our datasets in test_datasets.py, the tokens of TRL's trainers in
+tests/axolotl/test_trainer_tokens.py. Complete runs are in tests/axolotl and tests/distributed.
 """
 
 import ast
@@ -37,7 +36,7 @@ PACKAGE = Path(solar_plugins.__file__).parent
 INSTALLED = Path(axolotl.__file__).parent
 PINNED = ("axolotl", "accelerate", "datasets", "fire", "lm_eval", "peft", "torch", "transformers", "trl")
 UPSCALED = "upscaled-8-to-12-0123456789abcdef"
-"""What `upscaling/checkpoint.py` calls a checkpoint."""
+"""A checkpoint's name from `upscaling/checkpoint.py`."""
 
 
 def source(thing):
@@ -47,14 +46,14 @@ def source(thing):
 NAMED = set()
 
 
-def stands_on(*files):
-    """A fixture that puts our files into the ids of a class's tests: where to look when one of them fails."""
+def relied_on_by(*files):
+    """A fixture that puts our files into the ids of a class's tests, so that a failing test names them."""
     NAMED.update(files)
     return pytest.fixture(autouse=True, params=[" ".join(files)])(lambda self: None)
 
 
 class Stop(Exception):
-    """Ends a command of Axolotl's once it has shown what was asked."""
+    """Stops an Axolotl command once the fact has been seen."""
 
 
 # --- every import ---------------------------------------------------------------------------------------------------
@@ -82,17 +81,17 @@ def test_every_import(file, module, name):
     assert not name or hasattr(imported, name), f"{file} imports {name} from {module}"
 
 
-def test_axolotl_itself_is_imported_in_its_room_only():
+def test_axolotl_is_imported_in_axolotl_adapter_only():
     axolotls = [(file, module) for file, module, _ in IMPORTED if module.split(".")[0] == "axolotl"]
     assert len(axolotls) >= 6
     assert {Path(file).parts[0] for file, _ in axolotls} == {"axolotl_adapter"}
 
 
-def test_every_module_of_the_room_has_its_facts_here():
-    assert [file for file in sorted(NAMED) if not (PACKAGE / file).is_file()] == [], "files that are gone"
-    room = {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "axolotl_adapter").glob("*.py")}
-    of_their_own = {"axolotl_adapter/__init__.py", "axolotl_adapter/excepthook.py"}
-    assert room - of_their_own == {file for file in NAMED if file.startswith("axolotl_adapter/")}
+def test_every_module_of_axolotl_adapter_has_tests_here():
+    assert [file for file in sorted(NAMED) if not (PACKAGE / file).is_file()] == [], "files that do not exist"
+    modules = {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "axolotl_adapter").glob("*.py")}
+    without_facts = {"axolotl_adapter/__init__.py", "axolotl_adapter/excepthook.py"}
+    assert modules - without_facts == {file for file in NAMED if file.startswith("axolotl_adapter/")}
 
 
 # --- the life of a run ----------------------------------------------------------------------------------------------
@@ -100,7 +99,7 @@ def test_every_module_of_the_room_has_its_facts_here():
 
 @pytest.fixture(scope="module")
 def life(made_bases, tmp_path_factory):
-    """`load_cfg` once, as on a command line: what `register` was given, what came out, and in which order."""
+    """One call of `load_cfg`: the argument of `register`, the result, and the order of the calls."""
     from axolotl.cli import config as command
 
     folder = tmp_path_factory.mktemp("life")
@@ -144,31 +143,31 @@ def life(made_bases, tmp_path_factory):
 
 
 class TestThePluginsLife:
-    files = stands_on("axolotl_adapter/plugin.py", "axolotl_adapter/ignored_keys.py", "__init__.py")
+    files = relied_on_by("axolotl_adapter/plugin.py", "axolotl_adapter/ignored_keys.py", "__init__.py")
 
     def test_register_comes_after_the_command_line_and_before_validation(self, life):
         assert life.order[0] == "register"
-        assert life.order.count("register") == 1, "listed, and an entry point, but one instance"
+        assert life.order.count("register") == 1, "one instance, although listed and an entry point"
         assert "get_input_args" in life.order
         assert life.raw["micro_batch_size"] == 2
-        assert "sequence_len" not in life.raw, "no default was filled in yet"
+        assert "sequence_len" not in life.raw, "no defaults yet"
         assert isinstance(life.cfg, DictDefault)
 
-    def test_no_process_group_exists_then(self, life):
+    def test_register_runs_without_a_process_group(self, life):
         assert life.process_group is False
 
-    def test_base_model_that_register_sets_is_the_one_that_counts(self, life):
+    def test_the_base_model_that_register_sets_is_used(self, life):
         assert life.result.base_model == life.upscaled
         assert life.result.base_model_config == life.upscaled
         assert life.result.tokenizer_config == life.upscaled
         assert life.result.model_config_type == "mistral"
 
-    def test_validation_keeps_our_block_and_drops_what_nobody_knows(self, life):
+    def test_validation_keeps_our_block_and_drops_unknown_keys(self, life):
         assert life.result.solar == {"init": {"strategy": "dus", "drop_layers": 3}}
         assert "learning_rte" not in life.result
 
     def test_all_plugins_are_loaded_before_the_first_registers(self, monkeypatch):
-        """So their schemas are known there, and a misspelt key can be told from another plugin's."""
+        """So `register` can distinguish a misspelled key from another plugin's."""
         from axolotl.integrations.base import PluginManager
         from axolotl.integrations.config import merge_input_args
         from axolotl.utils.config import prepare_plugins
@@ -191,7 +190,7 @@ class TestThePluginsLife:
     @pytest.mark.parametrize(
         "hook", ["register", "load_datasets", "post_trainer_create", "post_train", "get_input_args"]
     )
-    def test_hooks_have_the_parameters_that_we_take(self, hook):
+    def test_hooks_have_our_parameters(self, hook):
         from axolotl.integrations.base import BasePlugin
 
         ours, theirs = (inspect.signature(getattr(owner, hook)).parameters for owner in (SolarPlugin, BasePlugin))
@@ -202,10 +201,10 @@ class TestThePluginsLife:
         from axolotl.integrations.base import PLUGIN_ENTRY_POINT_GROUP, get_builtin_plugins, normalize_plugin_name
 
         (ours,) = (point for point in entry_points(group=PLUGIN_ENTRY_POINT_GROUP) if point.name == "solar")
-        assert normalize_plugin_name(ours.value) == "solar_plugins.SolarPlugin", "as a recipe lists it"
+        assert normalize_plugin_name(ours.value) == "solar_plugins.SolarPlugin", "as listed in a recipe"
         assert "solar_plugins.SolarPlugin" in get_builtin_plugins()
 
-    def test_plugins_are_asked_for_data_before_axolotl_loads_any(self, monkeypatch):
+    def test_plugins_are_asked_for_datasets_before_axolotl_loads_any(self, monkeypatch):
         import axolotl.cli.train as command
         from axolotl.integrations.base import PluginManager
 
@@ -222,7 +221,7 @@ class TestThePluginsLife:
         assert order[:3] == [asked, "Axolotl's load_datasets", "train"], "None means: load them yourself"
         assert order[3:] == [asked, "Axolotl's load_preference_datasets", "train"]
 
-    def test_preprocess_asks_too(self, monkeypatch):
+    def test_preprocess_asks_plugins_too(self, monkeypatch):
         import axolotl.cli.preprocess as command
         from axolotl.integrations.base import PluginManager
 
@@ -233,7 +232,7 @@ class TestThePluginsLife:
         assert order == [True, "Axolotl's"]
 
     def test_post_train_is_called_twice(self):
-        """`post_train` says its lines once. Run in tests/axolotl/test_pipeline.py."""
+        """Our `post_train` logs its lines once. Run in tests/axolotl/test_pipeline.py."""
         import axolotl.train
 
         assert source(axolotl.train).count(".post_train(cfg, ") == 2
@@ -255,7 +254,7 @@ class TestThePluginsLife:
             command.do_cli("recipe.yml")
         assert calls == ["recipe.yml"] * 2
 
-    def test_inference_says_so_in_the_recipe(self, monkeypatch):
+    def test_inference_sets_a_key_of_the_recipe(self, monkeypatch):
         import axolotl.cli.inference as command
 
         seen = {}
@@ -269,22 +268,22 @@ class TestThePluginsLife:
             command.do_cli("recipe.yml")
         assert seen["inference"] is True
 
-    def test_a_config_that_base_model_config_names_would_win(self, made_bases):
-        """Why we refuse the key."""
+    def test_base_model_config_overrides_the_config(self, made_bases):
+        """Why we reject the key."""
         from axolotl.loaders.utils import load_model_config
 
         cfg = DictDefault(base_model=str(made_bases / "llama"), base_model_config=str(made_bases / "mistral"))
         assert load_model_config(cfg).model_type == "mistral"
 
     def test_overrides_of_model_config_are_set_on_the_config_of_the_weights(self, made_bases):
-        """Why we refuse those that name layers."""
+        """Why we reject layer keys there."""
         from axolotl.loaders.utils import load_model_config
 
         cfg = DictDefault(base_model=str(made_bases / "llama"), overrides_of_model_config={"num_hidden_layers": 12})
         assert load_model_config(cfg).num_hidden_layers == 12
 
-    def test_the_revision_goes_with_base_model(self, monkeypatch):
-        """We take it away once `base_model` is a directory."""
+    def test_the_revision_is_that_of_base_model(self, monkeypatch):
+        """We remove it once `base_model` is a directory."""
         from axolotl.loaders import utils
 
         asked = {}
@@ -300,10 +299,10 @@ class TestThePluginsLife:
 
 
 class TestNamesOfCheckpoints:
-    files = stands_on("upscaling/checkpoint.py")
+    files = relied_on_by("upscaling/checkpoint.py")
 
-    def test_no_word_in_ours_is_taken_for_a_model_type(self, life):
-        """Axolotl reads "llama", "mistral" and others out of a path."""
+    def test_no_part_of_the_name_is_read_as_a_model_type(self, life):
+        """Axolotl looks for "llama", "mistral" and others in the path."""
         code = "".join(path.read_text() for path in INSTALLED.rglob("*.py"))
         words = set(re.findall(r'"([\w-]+)"\s+in\s+(?:self|cfg)\.base_model\b', code))
         assert words >= {"llama", "mistral", "falcon"}
@@ -313,10 +312,10 @@ class TestNamesOfCheckpoints:
 
 
 class TestLoggers:
-    files = stands_on("logs.py", "axolotl_adapter/plugin.py")
+    files = relied_on_by("logs.py", "axolotl_adapter/plugin.py")
 
     @pytest.mark.parametrize(("name", "shown"), [("axolotl.solar_plugins.x", True), ("solar_plugins.x", False)])
-    def test_info_is_shown_of_loggers_under_axolotl_alone(self, name, shown, monkeypatch):
+    def test_info_is_shown_only_of_loggers_under_axolotl(self, name, shown, monkeypatch):
         from axolotl.logging_config import AxolotlOrWarnErrorFilter
 
         for variable in ("AXOLOTL_LOG_LEVEL", "LOG_LEVEL"):
@@ -325,12 +324,12 @@ class TestLoggers:
         assert AxolotlOrWarnErrorFilter().filter(record) is shown
         assert solar_plugins.logs.logger("x").name == "axolotl.solar_plugins.x"
 
-    def test_axolotls_own_adapter_speaks_on_the_main_process_alone(self, monkeypatch, caplog):
+    def test_axolotls_own_logger_logs_only_on_the_main_process(self, monkeypatch, caplog):
         import axolotl.utils.logging as module
 
         caplog.set_level(logging.INFO, logger="axolotl.solar_plugins.plugin")
         monkeypatch.setattr(module, "is_main_process", lambda: False)
-        module.get_logger("axolotl.solar_plugins.plugin").info("not said")
+        module.get_logger("axolotl.solar_plugins.plugin").info("not logged")
         assert caplog.messages == []
 
 
@@ -338,14 +337,14 @@ class TestLoggers:
 
 
 class TestCommandLine:
-    files = stands_on("axolotl_adapter/ignored_keys.py", "solar_block.py", "cli.py")
+    files = relied_on_by("axolotl_adapter/ignored_keys.py", "solar_block.py", "cli.py")
     MODULES = ("train", "evaluate", "inference", "merge_lora", "merge_sharded_fsdp_weights", "preprocess")
 
     def test_load_cfg_splits_an_option_at_its_first_double_underscore(self, life):
         assert life.raw["solar"] == {"init": {"strategy": "dus", "drop_layers": 2}, "init__drop_layers": 3}
 
     @pytest.mark.parametrize("module", MODULES)
-    def test_commands_that_are_modules_are_run_by_fire(self, module):
+    def test_modules_run_as_commands_use_fire(self, module):
         command = importlib.import_module(f"axolotl.cli.{module}")
         assert "fire.Fire(do_cli)" in source(command)
         assert Path(command.__file__).parent.parts[-2:] == ("axolotl", "cli")
@@ -360,12 +359,12 @@ class TestCommandLine:
             (["--", "--solar__init__drop_layers=1"], {}),
         ],
     )
-    def test_fire_makes_keys_of_options(self, arguments, keys, capsys):
+    def test_fire_turns_options_into_keys(self, arguments, keys, capsys):
         import fire
 
         assert fire.Fire(lambda config, **keys: keys, command=["r.yml", *arguments]) == keys
 
-    def test_the_front_end_ignores_unknown_options_of_these_commands_and_refuses_others(self):
+    def test_the_front_end_ignores_unknown_options_of_some_commands_and_rejects_them_for_others(self):
         import click
         from axolotl.cli.main import cli
 
@@ -380,7 +379,7 @@ class TestCommandLine:
         assert type(cli).__module__.startswith("axolotl.")
 
     @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
-    def test_it_hands_them_to_the_launcher_which_refuses_them(self, launcher, monkeypatch, capsys):
+    def test_it_passes_them_to_the_launcher_which_rejects_them(self, launcher, monkeypatch, capsys):
         from accelerate.commands.launch import launch_command_parser
         from axolotl.cli.utils import launch_training
         from torch.distributed.run import get_args_parser
@@ -405,7 +404,7 @@ class TestCommandLine:
             launch_training("r.yml", launcher, None, {}, ["--solar__x=1"], use_exec=True)
         assert calls == [{"config": "r.yml"}] * 2
 
-    def test_our_commands_are_axolotls(self):
+    def test_our_commands_are_in_axolotls_cli(self):
         from axolotl.cli.main import cli
         from axolotl.cli.plugins import ENTRY_POINT_GROUP
 
@@ -421,10 +420,10 @@ class TestCommandLine:
 
 
 class TestResuming:
-    files = stands_on("axolotl_adapter/resume.py")
+    files = relied_on_by("axolotl_adapter/resume.py")
 
     @pytest.mark.parametrize("keys", [{}, {"auto_resume_from_checkpoints": True}, {"resume_from_checkpoint": "x"}])
-    def test_which_checkpoint(self, keys, tmp_path):
+    def test_the_checkpoint_to_resume_from(self, keys, tmp_path):
         from axolotl.utils.train import determine_last_checkpoint
 
         from solar_plugins.axolotl_adapter.resume import checkpoint_to_resume
@@ -437,12 +436,12 @@ class TestResuming:
 
 
 class TestFreezing:
-    files = stands_on("axolotl_adapter/trained_parameters.py", "memory/parameters.py")
+    files = relied_on_by("axolotl_adapter/trained_parameters.py", "memory/parameters.py")
 
     @pytest.mark.parametrize(
         "line", ["model.layers.1.", "layers.1.", r"model\\.layers\\.[0-9]+", "^model.layers.1", "model.norm"]
     )
-    def test_which_parameters(self, line):
+    def test_unfrozen_patterns(self, line):
         from axolotl.utils.freeze import LayerNamePattern
 
         from solar_plugins.memory.parameters import unfrozen_pattern
@@ -452,9 +451,9 @@ class TestFreezing:
 
 
 class TestSolarTrain:
-    files = stands_on("axolotl_adapter/trained_parameters.py", "upscaling/training_keys.py")
+    files = relied_on_by("axolotl_adapter/trained_parameters.py", "upscaling/training_keys.py")
 
-    def test_the_model_is_frozen_before_the_trainer_is_made(self):
+    def test_the_model_is_frozen_before_the_trainer_is_created(self):
         from axolotl import train
 
         made = source(train.setup_model_and_trainer)
@@ -473,7 +472,7 @@ class TestSolarTrain:
         with pytest.raises(ValueError, match="layers_to_transform"):
             LoraConfig(target_modules=".*q_proj", layers_to_transform=[1])
 
-    def test_the_optimizer_is_made_by_the_trainer_and_then_the_schedule(self):
+    def test_the_trainer_creates_the_optimizer_before_the_schedule(self):
         from transformers import Trainer
 
         made = source(Trainer._prepare_for_training)
@@ -499,7 +498,7 @@ OF_OTHER_SCHEMAS = {
     "expert_parallel_size": "axolotl.integrations.expert_parallel.args.ExpertParallelArgs",
     "inference": None,
 }
-"""Keys of Axolotl's own plugins, and the one that its inference command sets, which no schema has."""
+"""Keys of Axolotl's own plugins, and one that its inference command sets, which is in no schema."""
 
 SAMPLES = [None, True, False, 0, 3, 0.5, "3", "auto", "yes", "text", ["a"], {"a": 1}]
 TYPED = [name for name, field in AxolotlKeys.model_fields.items() if field.annotation is not Any]
@@ -520,25 +519,25 @@ def validated(**keys):
 
 
 class TestRecipe:
-    files = stands_on("recipe.py")
+    files = relied_on_by("recipe.py")
 
     @pytest.mark.parametrize("name", AxolotlKeys.model_fields)
     def test_names_and_defaults(self, name):
         ours, fields = AxolotlKeys.model_fields[name], schema()
         if name == "base_model":
-            assert fields[name].is_required(), "a recipe without it is refused by us where the base is needed"
+            assert fields[name].is_required(), "we reject a recipe without it only where the base is needed"
         elif name not in OF_OTHER_SCHEMAS:
             assert ours.default == fields[name].default
         else:
-            # What Axolotl's plugins define may default to True once the plugin is listed; unlisted it is not there.
+            # A key of an Axolotl plugin may default to True if the plugin is listed; otherwise it does not exist.
             assert name not in fields
             if OF_OTHER_SCHEMAS[name]:
                 module, _, owner = OF_OTHER_SCHEMAS[name].rpartition(".")
                 assert name in getattr(importlib.import_module(module), owner).model_fields
 
     @pytest.mark.parametrize("name", TYPED)
-    def test_what_axolotl_accepts_is_accepted_with_the_same_value(self, name):
-        """Of every typed key: a value that Axolotl's field takes is never refused here, and never read otherwise."""
+    def test_values_that_axolotl_accepts_are_read_alike(self, name):
+        """For every typed key: a value that Axolotl's field accepts is accepted here, with the same result."""
         theirs = TypeAdapter(schema()[name].annotation)
         for sample in SAMPLES:
             try:
@@ -549,7 +548,7 @@ class TestRecipe:
             assert found in (getattr(expected, "value", expected), sample), f"{name}: {sample!r}"
 
     def test_methods_of_preference_training(self):
-        """A method more, or less, has to be looked at."""
+        """Any change of the methods needs a look."""
         from axolotl.utils.schemas.enums import RLType
 
         assert {method.value for method in RLType} == {*PAIR_METHODS, "gdpo", "grpo", "ebft"}
@@ -577,15 +576,15 @@ class TestRecipe:
         axolotl.utils.config.resolve_dtype(cfg)
         assert parse_recipe(recipe).weight_precision == DTYPES[cfg.torch_dtype]
 
-    def test_values_of_enums_are_texts_after_validation(self):
+    def test_enums_have_string_values_after_validation(self):
         cfg = validated(rl="dpo", chat_template="jinja", chat_template_jinja="{{ x }}")
         assert (cfg.rl.value, cfg.chat_template.value) == ("dpo", "jinja")
 
 
 class TestDictDefault:
-    files = stands_on("axolotl_adapter/datasets.py", "axolotl_adapter/plugin.py", "recipe.py")
+    files = relied_on_by("axolotl_adapter/datasets.py", "axolotl_adapter/plugin.py", "recipe.py")
 
-    def test_it_is_a_map_without_key_errors(self, life):
+    def test_it_is_a_dict_without_key_errors(self, life):
         cfg = DictDefault({"a": {"b": 1}})
         assert isinstance(cfg, dict)
         assert cfg["gone"] is cfg.gone is cfg.get("gone") is None
@@ -597,7 +596,7 @@ class TestDictDefault:
 
 
 class TestRecipeChecks:
-    files = stands_on("axolotl_adapter/recipe_checks.py", "plugins/dpo_configs.py")
+    files = relied_on_by("axolotl_adapter/recipe_checks.py", "plugins/dpo_configs.py")
 
     @pytest.mark.parametrize("method", [None, "dpo", "ipo", "simpo", "kto", "orpo"])
     def test_keys_of_a_dataset_that_validation_keeps(self, method):
@@ -610,7 +609,7 @@ class TestRecipeChecks:
         if method in (None, "orpo"):
             assert kept >= SFT_ENTRY_KEYS
         else:
-            # Of these ``ds_type`` is lost, so the name of the file decides.
+            # ``ds_type`` is dropped, so the suffix of the file decides.
             assert kept & SFT_ENTRY_KEYS == ENTRY_KEYS - {"ds_type"} | (
                 {"trust_remote_code"} if method == "kto" else set()
             )
@@ -625,8 +624,8 @@ class TestRecipeChecks:
             ({"rl": "simpo", "simpo_gamma": 0.5, "warmup_ratio": 0.1}, "not supported with the simpo trainer"),
         ],
     )
-    def test_what_axolotl_refuses_too(self, keys, message):
-        """We say it first, in words."""
+    def test_settings_that_axolotl_rejects_too(self, keys, message):
+        """Ours is a message instead of a traceback."""
         with pytest.raises(ValidationError, match=message):
             validated(**keys)
 
@@ -637,13 +636,13 @@ class TestRecipeChecks:
         assert get_chat_template("jinja", "{{ x }}") == get_chat_template("jinja", str(tmp_path / "t.jinja"))
 
     @pytest.mark.parametrize("name", ["zephyr_2023_11", "zephyr_2024_01", "sdpo"])
-    def test_named_settings_are_keys_and_values_of_axolotls(self, name):
+    def test_named_settings_are_valid_keys_and_values(self, name):
         from solar_plugins.plugins.dpo_configs import dpo_config
 
         values = dpo_config(name).values
         assert validated(**values) | values == validated(**values)
 
-    def test_other_spellings_of_the_same(self):
+    def test_other_spellings(self):
         from solar_plugins.plugins.dpo_configs import OTHER_SPELLINGS
 
         for key, others in OTHER_SPELLINGS.items():
@@ -663,7 +662,7 @@ def rows(**columns):
 
 
 class TestLocalFiles:
-    files = stands_on("axolotl_adapter/local_files.py")
+    files = relied_on_by("axolotl_adapter/local_files.py")
 
     @pytest.mark.parametrize(
         ("entry", "kind"),
@@ -675,7 +674,7 @@ class TestLocalFiles:
             ({"path": "a.txt", "ds_type": "json"}, "json"),
         ],
     )
-    def test_the_kind_of_a_file(self, entry, kind):
+    def test_the_format_of_a_file(self, entry, kind):
         from axolotl.utils.data.shared import get_dataset_type
 
         assert get_dataset_type(DictDefault(entry)) == kind
@@ -691,7 +690,7 @@ class TestLocalFiles:
 
 
 class TestChosenRows:
-    files = stands_on("axolotl_adapter/chosen_rows.py", "data/row_selection.py")
+    files = relied_on_by("axolotl_adapter/chosen_rows.py", "data/row_selection.py")
 
     def test_a_validation_set_is_a_share_up_to_1_or_a_number(self):
         from axolotl.utils.data import rl, sft
@@ -703,14 +702,16 @@ class TestChosenRows:
         for module in (rl.prepare_preference_datasets, sft._handle_train_dataset_split):
             assert "create_train_validation_split" in source(module)
 
-    def test_test_datasets_stand_in_for_it(self):
+    def test_test_datasets_replace_it(self):
         """Under SFT they replace the split; under preference training they come first."""
         from axolotl.core.builders import causal
         from axolotl.utils.data import rl, sft
 
         assert "if cfg.test_datasets:" in source(sft._prepare_standard_dataset)
         assert re.search(r"if cfg\.test_datasets:.*elif cfg\.val_set_size:", source(rl), re.DOTALL)
-        assert "(self.cfg.test_datasets and self.cfg.val_set_size == 0)" in source(causal), "the best model at the end"
+        assert "(self.cfg.test_datasets and self.cfg.val_set_size == 0)" in source(causal), (
+            "for the best model at the end"
+        )
 
     def test_the_rows_of_a_weight(self):
         from axolotl.utils.data.sft import _load_and_process_single_dataset
@@ -720,7 +721,7 @@ class TestChosenRows:
 
 
 class TestDatasets:
-    files = stands_on(
+    files = relied_on_by(
         "axolotl_adapter/datasets.py",
         "data/prepared_datasets.py",
         "data/training_records.py",
@@ -734,11 +735,11 @@ class TestDatasets:
         assert [*inspect.signature(load_dataset_with_config).parameters][:2] == ["dataset_config", "use_auth_token"]
         (tmp_path / "f.jsonl").write_text('{"text": "a"}\n')
         loaded = load_dataset_with_config(DictDefault(path=str(tmp_path / "f.jsonl")), None)
-        assert loaded.column_names == ["text"], "a file has one split, which is taken"
+        assert loaded.column_names == ["text"], "the only split of a file"
         loaded.save_to_disk(str(tmp_path / "saved"))
         assert load_dataset_with_config(DictDefault(path=str(tmp_path / "saved")), None).column_names == ["text"]
 
-    def test_ids_and_labels_are_taken_as_they_are(self, tokenizer):
+    def test_ids_and_labels_are_used_as_they_are(self, tokenizer):
         from axolotl.utils.data.wrappers import get_dataset_wrapper
 
         ready = rows(input_ids=[[1]], attention_mask=[[1]], labels=[[1]])
@@ -755,20 +756,20 @@ class TestDatasets:
         made, _ = get_dataset_wrapper(cfg.datasets[0], tokenizer, cfg, "completion", rows(text=["a b"]))
         assert made.features == Features({name: List(Value(kind)) for name, kind in SFT_COLUMNS.items()})
 
-    def test_pairs_without_a_type_are_taken_as_they_are(self):
+    def test_pairs_without_a_type_are_used_as_they_are(self):
         """Run in test_datasets.py."""
         from axolotl.utils.data.rl import _load_split
 
         assert re.search(r'_type = datasets_configs\[i\]\["type"\]\s+if _type:', source(_load_split))
 
-    def test_the_label_that_the_loss_leaves_out(self):
+    def test_the_label_that_the_loss_ignores(self):
         from axolotl.prompt_tokenizers import IGNORE_INDEX
 
         from solar_plugins.data.encoder import IGNORED_LABEL
 
         assert IGNORE_INDEX == IGNORED_LABEL
 
-    def test_the_seed_of_a_recipe_that_names_none(self):
+    def test_the_default_seed(self):
         from transformers import TrainingArguments
 
         from solar_plugins.data.row_encoder import DEFAULT_SEED
@@ -777,7 +778,7 @@ class TestDatasets:
         assert TrainingArguments.__dataclass_fields__["seed"].default == DEFAULT_SEED, "where the key is absent"
 
     @pytest.mark.parametrize(("key", "split"), [("datasets", "train"), ("test_datasets", "test")])
-    def test_the_split_that_is_taken_where_the_recipe_names_none(self, key, split, tokenizer, tmp_path):
+    def test_the_default_split(self, key, split, tokenizer, tmp_path):
         from axolotl.utils.data.sft import _load_and_process_single_dataset
         from datasets import DatasetDict
 
@@ -792,7 +793,7 @@ class TestDatasets:
         taken, _ = _load_and_process_single_dataset(entry, DictDefault({}), tokenizer, split, 0)
         assert taken["input_ids"][:] == _split_of(sets, FormattedSet(key, 0, entry, None))["input_ids"][:]
 
-    def test_several_configurations_of_a_set(self):
+    def test_several_configurations_of_a_dataset(self):
         from axolotl.utils.data.shared import datasets_with_name_generator
 
         from solar_plugins.axolotl_adapter.datasets import expanded
@@ -802,7 +803,7 @@ class TestDatasets:
         ours = [found.entry for found in expanded(FormattedSet("datasets", 0, entry, None))]
         assert ours == [dict(one) for one in datasets_with_name_generator([entry])]
 
-    def test_the_default_directory_and_the_cache_that_hashes_the_path(self):
+    def test_the_default_directory_and_the_cache_key_of_the_path(self):
         from axolotl.common.const import DEFAULT_DATASET_PREPARED_PATH
         from axolotl.utils.data.shared import generate_dataset_hash_from_config, get_prepared_dataset_path
 
@@ -814,7 +815,7 @@ class TestDatasets:
         assert one != other
 
     @pytest.mark.parametrize("strategy", [None, "drop", "truncate", "Truncate", "raise"])
-    def test_what_happens_to_rows_that_are_too_long(self, strategy):
+    def test_rows_that_are_too_long(self, strategy):
         from axolotl.utils.data.utils import handle_long_seq_in_dataset
 
         from solar_plugins.axolotl_adapter.datasets import _excess_policy
@@ -829,13 +830,13 @@ class TestDatasets:
             left = handle_long_seq_in_dataset(long, 8, cfg)
             assert [len(ids) for ids in left["input_ids"]] == {"drop": [8], "truncate": [8, 8]}[policy]
 
-    def test_test_sets_have_a_length_of_their_own_in_sft_alone(self):
+    def test_test_datasets_have_their_own_length_only_in_sft(self):
         from axolotl.utils.data import rl, sft
 
         assert 'if split == "test" and cfg.eval_sequence_len:' in source(sft._load_raw_datasets)
         assert "eval_sequence_len" not in source(rl)
 
-    def test_the_tokenizer_carries_the_template_of_the_recipe(self, sentencepiece_tokenizer, tmp_path):
+    def test_the_tokenizer_has_the_template_of_the_recipe(self, sentencepiece_tokenizer, tmp_path):
         from axolotl.loaders import load_tokenizer
 
         base = shutil.copytree(sentencepiece_tokenizer, tmp_path / "base")
@@ -847,11 +848,11 @@ class TestDatasets:
 
 
 class TestTypesOfDatasets:
-    files = stands_on("axolotl_adapter/bindings.py")
+    files = relied_on_by("axolotl_adapter/bindings.py")
 
     @pytest.fixture
     def bound(self, monkeypatch):
-        """A module in memory and a function of the package, as `bind` makes them."""
+        """A module in memory and a function of the package, as `bind` creates them."""
         module = type(sys)("solar_plugins.contract")
         module.load = lambda tokenizer, cfg, ds_cfg: ("loaded", tokenizer, cfg, ds_cfg)
         monkeypatch.setitem(sys.modules, "solar_plugins.contract", module)
@@ -862,7 +863,7 @@ class TestTypesOfDatasets:
 
         assert load("solar_plugins.contract", "tokenizer", "cfg", "entry") == ("loaded", "tokenizer", "cfg", "entry")
 
-    def test_a_strategy_wraps_the_whole_dataset(self, tokenizer, monkeypatch):
+    def test_a_strategy_wraps_the_dataset(self, tokenizer, monkeypatch):
         from axolotl.prompt_tokenizers import DatasetWrappingStrategy
         from axolotl.utils.data import wrappers
 
@@ -879,10 +880,10 @@ class TestTypesOfDatasets:
     def test_preference_training_calls_the_function_of_that_name(self, bound, method):
         load = importlib.import_module(f"axolotl.prompt_strategies.{method}").load
         assert load("solar_plugins.contract", "cfg", dataset_idx=0) == ("called", "cfg", {"dataset_idx": 0})
-        assert load("solar_plugins.deeper.contract", "cfg", dataset_idx=0) is None, "errors are warnings"
+        assert load("solar_plugins.deeper.contract", "cfg", dataset_idx=0) is None, "an error is a warning"
 
     @pytest.mark.parametrize("method", [None, "dpo"])
-    def test_evaluate_asks_no_plugin_for_data(self, method, monkeypatch):
+    def test_evaluate_does_not_ask_plugins_for_datasets(self, method, monkeypatch):
         import axolotl.cli.evaluate as command
         from axolotl.integrations.base import PluginManager
 
@@ -898,7 +899,7 @@ class TestTypesOfDatasets:
 
 
 class TestPrecision:
-    files = stands_on("axolotl_adapter/precision.py", "memory/training_setup.py")
+    files = relied_on_by("axolotl_adapter/precision.py", "memory/training_setup.py")
 
     def test_names_of_optimizers(self):
         from axolotl.utils.schemas.enums import CustomSupportedOptimizers
@@ -920,7 +921,7 @@ class TestPrecision:
             assert inspect.signature(optimizer).parameters[STOCHASTIC.key].default is STOCHASTIC.by_default
 
     def test_kahan_summation_is_an_option(self):
-        """Their packages are not installed; what transformers asks of them is."""
+        """Their packages are not installed, but the code in transformers that uses them is."""
         from transformers import trainer_optimizer
 
         from solar_plugins.axolotl_adapter.precision import CARRY_OVERS, COMPENSATED
@@ -929,7 +930,7 @@ class TestPrecision:
         assert f'get("{anyprecision.key}", "{anyprecision.by_default}")' in source(trainer_optimizer)
         assert f'pop("{COMPENSATED.key}", None)' in source(trainer_optimizer)
 
-    def test_optim_args_are_a_map_or_pairs(self):
+    def test_optim_args_are_a_dict_or_pairs(self):
         from transformers.trainer_optimizer import _parse_optim_args
 
         from solar_plugins.axolotl_adapter.precision import _optim_args
@@ -953,7 +954,7 @@ class TestPrecision:
 
 
 class TestMemory:
-    files = stands_on(
+    files = relied_on_by(
         "memory/recipe_setup.py", "memory/parameters.py", "memory/estimate.py", "memory/training_setup.py"
     )
 
@@ -981,7 +982,7 @@ class TestMemory:
     @pytest.mark.parametrize("adapter", [None, "lora"])
     @pytest.mark.parametrize("method", ["dpo", "ipo", "kto", "orpo"])
     def test_the_reference_model(self, method, adapter, monkeypatch):
-        """For simpo Axolotl loads one as well, and never hands it to the trainer (core/builders/rl.py)."""
+        """For simpo Axolotl loads one too, but does not pass it to the trainer (core/builders/rl.py)."""
         import axolotl.train
         from axolotl.utils.schemas.enums import RLType
 
@@ -1002,14 +1003,14 @@ class TestMemory:
         assert (ours.max_live, ours.sub_group) == (theirs.max_live_parameters, theirs.sub_group_size)
         assert [DeepSpeedZeroConfig(stage=stage).overlap_comm for stage in (1, 2, 3)] == [False, False, True]
         auto = 'fill_only("zero_optimization.reduce_bucket_size", hidden_size * hidden_size)'
-        assert auto in source(deepspeed), '"auto" is the hidden width squared'
+        assert auto in source(deepspeed), '"auto" is the square of the hidden size'
 
     def test_ddp_copies_gradients_into_buckets(self):
         from torch.nn.parallel import DistributedDataParallel
 
         assert inspect.signature(DistributedDataParallel).parameters["gradient_as_bucket_view"].default is False
 
-    def test_trl_keeps_adapters_over_quantised_weights_in_bf16(self):
+    def test_trl_keeps_adapters_on_quantized_weights_in_bf16(self):
         from trl.trainer import dpo_trainer
 
         cast = r"if _is_quantized_model:\n(.*\n){,3}? +param\.data = param\.data\.to\(torch\.bfloat16\)"
@@ -1017,10 +1018,10 @@ class TestMemory:
 
 
 class TestRanks:
-    files = stands_on("axolotl_adapter/ranks.py")
+    files = relied_on_by("axolotl_adapter/ranks.py")
 
     def test_the_store_of_torch(self):
-        """What it does is tested in test_ranks.py."""
+        """Its behavior is tested in test_ranks.py."""
         from torch.distributed import PrefixStore, TCPStore
 
         asked = ("host_name: str, port", "world_size", "is_master: bool", "timeout: datetime.timedelta")
@@ -1030,7 +1031,7 @@ class TestRanks:
             assert hasattr(PrefixStore, method)
         assert issubclass(torch.distributed.DistError, RuntimeError)
 
-    def test_the_process_group_comes_to_the_same_store(self):
+    def test_the_process_group_uses_the_same_store(self):
         rendezvous = importlib.import_module("torch.distributed.rendezvous")
         assert "multi_tenant=True" in source(rendezvous._create_c10d_store), "rank 0 may host a store there already"
         assert 'os.environ.get("TORCHELASTIC_USE_AGENT_STORE", None) == str(True)' in source(rendezvous)
@@ -1040,12 +1041,12 @@ class TestRanks:
         ["RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT",
          "TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_USE_AGENT_STORE"],
     )  # fmt: skip
-    def test_what_torchrun_says_to_a_rank(self, name):
+    def test_variables_that_torchrun_sets(self, name):
         from torch.distributed.elastic.agent.server import local_elastic_agent
 
         assert re.search(rf'"{name}"(: |\] = )', source(local_elastic_agent))
 
-    def test_preprocess_says_that_it_is_alone(self, monkeypatch):
+    def test_preprocess_sets_a_variable(self, monkeypatch):
         import axolotl.cli.preprocess as command
 
         monkeypatch.setenv("AXOLOTL_IS_PREPROCESS", "0")
@@ -1058,7 +1059,7 @@ class TestRanks:
 
 
 class TestWhatTrainingLeaves:
-    files = stands_on("report/training_log.py", "report/trained_models.py", "report/stages.py")
+    files = relied_on_by("report/training_log.py", "report/trained_models.py", "report/stages.py")
 
     def test_the_trainers_log(self):
         from transformers import Trainer, TrainerState
@@ -1082,7 +1083,7 @@ class TestWhatTrainingLeaves:
         (trls,) = {one for one in kind.__mro__ if one.__name__ == f"{trainer}Trainer"}
         logged = re.findall(r"rewards/\w+", source(sys.modules[trls.__module__]))
         assert MARGINS in logged
-        assert (ACCURACIES in logged) is (trainer != "KTO"), "KTO compares no pairs"
+        assert (ACCURACIES in logged) is (trainer != "KTO"), "KTO does not compare pairs"
 
     def test_an_adapter_and_the_merged_model(self):
         """Run in tests/axolotl/test_axolotl.py."""
@@ -1094,13 +1095,13 @@ class TestWhatTrainingLeaves:
             assert 'Path(cfg.output_dir) / "merged"' in source(merge)
 
     def test_the_config_is_written_before_the_first_step(self):
-        """So it does not prove that a model was trained."""
+        """So its existence does not mean that a model was trained."""
         import axolotl.train
 
         code = source(axolotl.train.train)
         assert code.index("save_initial_configs(") < code.index("execute_training(")
 
-    def test_a_run_goes_on_by_a_key(self):
+    def test_a_key_resumes_a_run(self):
         assert "auto_resume_from_checkpoints" in schema()
 
     def test_the_loss_of_dpo(self):
@@ -1110,15 +1111,15 @@ class TestWhatTrainingLeaves:
 
         assert AxolotlDPOConfig.__dataclass_fields__["loss_type"].default_factory() == ["sigmoid"]
         given = DPOStrategy.set_training_args_kwargs(DictDefault(rl=RLType.DPO, sequence_len=9))
-        assert given == {"max_length": 9}, "nothing that weights it"
+        assert given == {"max_length": 9}, "nothing that changes the loss"
 
 
 class TestMergedModel:
     """Run in tests/axolotl/test_merged_lora.py."""
 
-    files = stands_on("axolotl_adapter/merged_model.py", "axolotl_adapter/plugin.py")
+    files = relied_on_by("axolotl_adapter/merged_model.py", "axolotl_adapter/plugin.py")
 
-    def test_plugins_are_told_of_the_merge(self, monkeypatch):
+    def test_plugins_are_called_after_the_merge(self, monkeypatch):
         from axolotl.integrations.base import PluginManager
 
         told = []
@@ -1128,7 +1129,7 @@ class TestMergedModel:
         manager.post_lora_merge("cfg", "adapter", "merged")
         assert told == [("cfg", "adapter", "merged")]
 
-    def test_after_everything_is_written(self):
+    def test_the_hook_runs_after_everything_is_written(self):
         import axolotl.cli.merge_lora as command
 
         efficient, legacy = source(command._do_merge_lora_efficient), source(command._do_merge_lora_legacy)
@@ -1172,9 +1173,9 @@ class TestMergedModel:
 
 
 class TestEvaluation:
-    files = stands_on("evaluation/preference_files.py", "evaluation/lm_eval_results.py")
+    files = relied_on_by("evaluation/preference_files.py", "evaluation/lm_eval_results.py")
 
-    def test_long_pairs_lose_their_end(self):
+    def test_long_pairs_are_truncated_at_the_end(self):
         from axolotl.core.trainers.dpo.args import AxolotlDPOConfig
 
         assert AxolotlDPOConfig.__dataclass_fields__["truncation_mode"].default == "keep_start"
@@ -1191,7 +1192,7 @@ class TestEvaluation:
         content = json.loads(file.read_text())
         assert (content["model_name"], content["chat_template"]) == ("m", "template")
 
-    def test_what_stands_in_them(self):
+    def test_their_keys(self):
         """Run in tests/axolotl/test_evaluation.py."""
         from lm_eval import evaluator
 
