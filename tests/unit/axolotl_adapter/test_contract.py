@@ -451,7 +451,7 @@ class TestFreezing:
 
 
 class TestSolarTrain:
-    files = relied_on_by("axolotl_adapter/trained_parameters.py", "upscaling/training_keys.py")
+    files = relied_on_by("axolotl_adapter/trained_parameters.py", "upscaling/trained_layers.py")
 
     def test_the_model_is_frozen_before_the_trainer_is_created(self):
         from axolotl import train

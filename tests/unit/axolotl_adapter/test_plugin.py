@@ -108,7 +108,7 @@ def test_other_layers_than_the_plans_are_rejected(base, tmp_path, name, key):
 
 @pytest.mark.parametrize("value", [None, 3, ""])
 def test_a_recipe_without_a_base(tmp_path, value):
-    with pytest.raises(ArgsError, match=r"base_model: .*expected (a model|a valid string)"):
+    with pytest.raises(ArgsError, match=r"base_model: .*expected (a directory|a valid string)"):
         registered(recipe(value, tmp_path, base_model=value))
 
 
