@@ -1,34 +1,36 @@
-"""What was measured and how, and its figures in words. Pure."""
+"""What `solar report` shows: the measured models, their metrics as text, and the same as JSON. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from solar_plugins.evaluation.chat_measures import JudgedPairs
 from solar_plugins.evaluation.log_probabilities import share_standard_error
 from solar_plugins.evaluation.loss import Loss, difference
 from solar_plugins.evaluation.measure import MeasuredModel
 from solar_plugins.evaluation.models import Hardware
+from solar_plugins.recipe import DatasetKey
 from solar_plugins.report.stages import Stage
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
-type Role = Literal["base", "upscaled", "trained"]
-"""Which colour a model has."""
-
-NOTHING = "(nothing: it ends the text here)"
-"""What is said for an empty continuation."""
+JSON_VERSION = 1
+LOSS_HEADINGS = ("nats/token", "vs. base")
 
 
-class MeasuredSet(NamedTuple):
-    """Held-out rows of a later stage.
+@dataclass(frozen=True, slots=True)
+class MeasuredSet:
+    """Held-out responses or preference pairs of a later stage.
 
     Args:
-        stage: The first stage that names any; its tokenizer reads them.
-        sets: For each of its sets what became of the rows, in words.
-        size: How many answers or pairs were measured.
+        stage: The first stage that names any. Its tokenizer encodes them.
+        sets: For each dataset, how many rows were read, kept and dropped.
+        size: How many responses or pairs were measured.
     """
 
     stage: str
@@ -45,11 +47,11 @@ class Conditions:
         num_texts: How many texts are in it.
         sequence_tokens: Longest window, in tokens.
         max_new_tokens: Longest continuation.
-        hardware: Device and number format.
-        versions: Of Python and the packages that count.
+        hardware: Device and dtype.
+        versions: Of Python and the packages that matter.
         date: Of the measurement, in UTC.
-        answers: Held-out answers, where a stage names any. Then prompts are questions in SOLAR's chat format.
-        pairs: Held-out pairs, where a stage names any.
+        answers: Held-out responses, if a stage names any. The prompts are then questions in SOLAR's chat format.
+        pairs: Held-out preference pairs, if a stage names any.
     """
 
     held_out: str
@@ -63,18 +65,36 @@ class Conditions:
     pairs: MeasuredSet | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Everything that is reported of a recipe, or of a chain of them.
+class Metrics(NamedTuple):
+    """One kind of held-out data, with the metrics of every model on it.
 
     Args:
-        base_name: The base's name, fit for publication.
-        plan: How it was upscaled.
-        models: In the order of their making: the base, the upscaled one before training, then that of each stage.
+        data: What was held out: text, responses or preference pairs.
+        size: How much of it.
+        headings: Of the metrics.
+        rows: The metrics of each model as text.
+        losses: The loss of each model, in nats per token; empty for pairs.
+    """
+
+    data: str
+    size: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    losses: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that is reported about a recipe and the stages after it.
+
+    Args:
+        base_name: The base's name, without the path of this machine.
+        plan: The layer plan.
+        models: The base, the upscaled model before training, then the model of each stage.
         stages: The recipe that upscales, then the later ones.
-        prompts: What the models went on with, or were asked.
+        prompts: What the models continued or answered.
         conditions: How it was measured.
-        html: The page; the figures lie beside it as JSON.
+        html: The page. The raw metrics are next to it as JSON.
     """
 
     base_name: str
@@ -86,68 +106,144 @@ class Report:
     html: Path
 
     @property
+    def json(self) -> Path:
+        """The file of the raw metrics."""
+        return self.html.with_suffix(".json")
+
+    @property
+    def title(self) -> str:
+        """The heading."""
+        return f"{self.base_name}: {self.plan.base_layers} to {len(self.plan)} layers"
+
+    @property
     def base(self) -> MeasuredModel:
         """The base itself."""
         return self.models[0]
 
     @property
+    def roles(self) -> tuple[str, ...]:
+        """What each model is: base, upscaled or trained. It decides the color."""
+        return ("base", "upscaled") + ("trained",) * len(self.models[2:])
+
+    @property
     def pair_reference(self) -> MeasuredModel | None:
-        """The model with which preference training began, if pairs were measured."""
+        """The model at the start of preference training, if pairs were measured."""
         return self.before(self.conditions.pairs.stage) if self.conditions.pairs else None
+
+    def model(self, name: str) -> MeasuredModel:
+        """The model of that name."""
+        return next(model for model in self.models if model.name == name)
 
     def stage(self, name: str) -> Stage:
         """The stage of that name."""
         return next(stage for stage in self.stages if stage.name == name)
 
     def before(self, name: str) -> MeasuredModel:
-        """The model with which a stage began; where that is not in the report, the one before the stage."""
+        """The model that a stage started from; if that is not in the report, the one before the stage."""
         names = [model.name for model in self.models]
         began_with = self.stage(name).began_with
         return self.models[names.index(began_with) if began_with else names.index(name) - 1]
 
+    def metrics(self) -> Iterator[Metrics]:
+        """The metrics on each kind of held-out data that was measured."""
+        base, reference = self.base, self.pair_reference
+        rows = [
+            [
+                str(model.num_layers),
+                parameters(model.num_parameters),
+                *_loss_cells(model.loss, base.loss),
+                number(model.loss.perplexity, 2),
+            ]
+            for model in self.models
+        ]
+        headings = ["layers", "parameters", *LOSS_HEADINGS, "perplexity"]
+        losses = [model.loss.nats_per_token for model in self.models]
+        yield Metrics("text", f"{base.loss.tokens:,} tokens", headings, rows, losses)
+        if base.answers:
+            answers = [model.answers or base.answers for model in self.models]
+            size = f"{counted(len(base.answers.window_tokens), 'response')}, {base.answers.tokens:,} tokens"
+            rows = [_loss_cells(loss, base.answers) for loss in answers]
+            yield Metrics("responses", size, LOSS_HEADINGS, rows, [loss.nats_per_token for loss in answers])
+        if base.pairs and reference:
+            headings = ["chosen more likely", f"margin up vs. {reference.name}"]
+            rows = [[preferred(model), gained(self, model)] for model in self.models]
+            yield Metrics("preference pairs", counted(len(base.pairs.chosen), "pair"), headings, rows)
+
     @property
-    def is_chain(self) -> bool:
-        """Whether there are stages after the recipe that upscales."""
-        return len(self.stages) > 1
-
-    def rows(self) -> list[tuple[Role, MeasuredModel]]:
-        """The models, each with its role."""
-        base, upscaled, *trained = self.models
-        return [("base", base), ("upscaled", upscaled), *(("trained", model) for model in trained)]
+    def broken(self) -> tuple[str, list[str]] | None:
+        """Which metric is not finite, and the names of the models of which it is not; None if all are finite."""
+        losses = [
+            model.name
+            for model in self.models
+            if not all(math.isfinite(loss.nats_per_token) for loss in (model.loss, model.answers) if loss)
+        ]
+        pairs = [model.name for model in self.models if model.pairs and not model.pairs.is_finite]
+        if losses:
+            return "held-out loss", losses
+        return ("log-probability of held-out pairs", pairs) if pairs else None
 
     @property
-    def json(self) -> Path:
-        """The file of the raw figures."""
-        return self.html.with_suffix(".json")
+    def before_chat(self) -> list[str]:
+        """The models before the first stage that trains on a chat format; empty if no stage does."""
+        before = list(takewhile(lambda stage: not stage.uses_chat_format, self.stages))
+        return [model.name for model in self.models[: 2 + len(before)]] if len(before) < len(self.stages) else []
+
+    @property
+    def trained_on(self) -> dict[str, list[str]]:
+        """Held-out files that stages trained on, with the names of these stages.
+
+        The held-out text counts in any split; responses and pairs only in the same split, name and data_files.
+        """
+        held_out: list[tuple[str, str | None]] = [(os.path.normpath(self.conditions.held_out), None)]
+        for measured in filter(None, (self.conditions.answers, self.conditions.pairs)):
+            held_out += _files(self.stage(measured.stage), "test_datasets")
+        found = dict[str, list[str]]()
+        for path, part in dict.fromkeys(held_out):
+            if names := [stage.name for stage in self.stages if _trains_on(stage, path, part)]:
+                found.setdefault(path, names)
+        return found
 
 
-def title(report: Report) -> str:
-    """The report's heading."""
-    return f"{report.base_name}: {report.plan.base_layers} to {len(report.plan)} layers"
+def _trains_on(stage: Stage, path: str, part: str | None) -> bool:
+    files = _files(stage, "datasets") + _files(stage, "pretraining_dataset")
+    return any(found == path and part in (None, other) for found, other in files)
 
 
-class AboveBase(NamedTuple):
-    """A loss's distance from the base's in words, and its standard error (empty where it is unknown)."""
+def _files(stage: Stage, key: DatasetKey) -> list[tuple[str, str]]:
+    entries = [entry for _, entry in stage.recipe.entries(key)] if stage.recipe else []
+    parts = [str([entry.get(part) for part in ("split", "name", "data_files")]) for entry in entries]
+    return [(os.path.normpath(str(entry.get("path"))), part) for entry, part in zip(entries, parts, strict=True)]
 
-    distance: str
-    standard_error: str
+
+def _loss_cells(loss: Loss, base: Loss) -> list[str]:
+    return [number(loss.nats_per_token, 3), "" if loss is base else above_base(loss, base)]
 
 
-def above_base(loss: Loss, base: Loss) -> AboveBase:
-    """How much a loss is above the base's.
+def above_base(loss: Loss, base: Loss) -> str:
+    """How far a loss is above the base's, with the standard error if that is known.
 
     Example:
         >>> above_base(Loss((30.0, 50.0), (10, 10)), Loss((20.0, 30.0), (10, 10)))
-        AboveBase(distance='+1.500', standard_error='± 0.500')
+        '+1.500 ± 0.500'
     """
     above, error = difference(loss, base)
     if not math.isfinite(above):
-        return AboveBase("not finite", "")
-    return AboveBase(f"{above:+.3f}", f"± {error:.3f}" if error is not None else "")
+        return "not finite"
+    return f"{above:+.3f}" if error is None else f"{above:+.3f} ± {error:.3f}"
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> counted(1, "step"), counted(2_000, "step")
+        ('1 step', '2,000 steps')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def number(value: float, decimals: int) -> str:
-    """A figure for people.
+    """A metric as text.
 
     Example:
         >>> number(12345.678, 1), number(float("nan"), 1)
@@ -157,7 +253,7 @@ def number(value: float, decimals: int) -> str:
 
 
 def parameters(count: int) -> str:
-    """A number of parameters for people.
+    """A number of parameters as text.
 
     Example:
         >>> parameters(10_731_524_096), parameters(134_515_008), parameters(9_472)
@@ -170,7 +266,7 @@ def parameters(count: int) -> str:
 
 
 def share(count: int, pairs: int) -> str:
-    """A share of pairs, with its standard error.
+    """A share of pairs with its standard error.
 
     Example:
         >>> share(2, 3)
@@ -180,13 +276,13 @@ def share(count: int, pairs: int) -> str:
 
 
 def preferred(model: MeasuredModel) -> str:
-    """The share of pairs whose chosen answer a model holds to be likelier."""
+    """The share of pairs whose chosen response has the higher log-probability."""
     assert model.pairs is not None
     return share(model.pairs.preferred, len(model.pairs.chosen)) if model.pairs.is_finite else "not finite"
 
 
 def gained(report: Report, model: MeasuredModel) -> str:
-    """The share of pairs whose chosen answer gained more than the rejected one since preference training began."""
+    """The share of pairs whose margin, chosen over rejected, grew since preference training started."""
     reference, names = report.pair_reference, [model.name for model in report.models]
     if reference is None or names.index(model.name) <= names.index(reference.name):
         return ""
@@ -195,3 +291,88 @@ def gained(report: Report, model: MeasuredModel) -> str:
     if not (model.pairs.is_finite and reference.pairs.is_finite):
         return "not finite"
     return share(model.pairs.gained_on(reference.pairs), len(model.pairs.chosen))
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The raw metrics as JSON-ready values; what is not finite is None.
+
+    ``loss_curve`` and ``recipe`` are those of the recipe that upscales; later stages have their own.
+    """
+    first, *later = report.stages
+    content = {
+        "version": JSON_VERSION,
+        "base_model": report.base_name,
+        "plan": report.plan.to_dict(),
+        "models": {model.name: _model_json(model, report) for model in report.models},
+        "prompts": report.prompts,
+        **_stage_json(first),
+        "later_stages": [{"name": stage.name} | _stage_json(stage) for stage in later],
+        "conditions": asdict(report.conditions) | {"hardware": report.conditions.hardware._asdict()},
+    }
+    finite: dict[str, Any] = _finite(content)
+    return finite
+
+
+def _model_json(model: MeasuredModel, report: Report) -> dict[str, Any]:
+    base, reference = report.base, report.pair_reference
+    return {
+        "num_layers": model.num_layers,
+        "num_parameters": model.num_parameters,
+        **_loss_json(model.loss, base.loss),
+        "continuations": model.continuations,
+        "seconds": model.seconds,
+        "answers": _loss_json(model.answers, base.answers) if model.answers and base.answers else None,
+        "pairs": _pair_json(model.pairs, reference) if model.pairs and reference else None,
+    }
+
+
+def _loss_json(loss: Loss, base: Loss) -> dict[str, Any]:
+    above = difference(loss, base)
+    return {
+        "nats_per_token": loss.nats_per_token,
+        "perplexity": loss.perplexity,
+        "above_base": above.nats_per_token,
+        "above_base_standard_error": above.standard_error,
+        "tokens": loss.tokens,
+        **asdict(loss),
+    }
+
+
+def _pair_json(pairs: JudgedPairs, reference: MeasuredModel) -> dict[str, Any]:
+    assert reference.pairs is not None
+    finite = pairs.is_finite and reference.pairs.is_finite
+    return {
+        "pairs": len(pairs.chosen),
+        "preferred": pairs.preferred if pairs.is_finite else None,
+        "standard_error": share_standard_error(pairs.preferred, len(pairs.chosen)) if pairs.is_finite else None,
+        "reference": reference.name,
+        "gained_on_reference": pairs.gained_on(reference.pairs) if finite else None,
+        "chosen_log_probability": pairs.chosen,
+        "rejected_log_probability": pairs.rejected,
+    }
+
+
+def _stage_json(stage: Stage) -> dict[str, Any]:
+    log = stage.log
+    return {
+        "loss_curve": log
+        and {
+            **log.loss._asdict(),
+            "last_step": log.last_step,
+            "planned_steps": log.planned_steps,
+            "num_not_finite": log.num_not_finite,
+            "margins": log.margins._asdict() if log.margins.points else None,
+            "accuracies": log.accuracies._asdict() if log.accuracies.points else None,
+        },
+        "recipe": stage.recipe and {"path": str(stage.recipe.path), "text": stage.recipe.text},
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,10 +1,11 @@
-"""How the report's pictures look and how they are saved: one palette, one font, one unit.
+"""The style of all pictures, and how they are saved: one palette, one font, one unit.
 
-Pictures are drawn on a sheet whose unit is the point (1/72 inch), so that text and shapes share one measure.
+The unit is the point (1/72 inch), for text and shapes alike.
 """
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Sequence
@@ -23,14 +24,15 @@ INK = "#1c2128"
 MUTED = "#667081"
 GRID = "#d9dee5"
 SEAM = "#dd4409"
-"""The warm colour, for what wants attention: a seam, a held-out loss."""
+"""The warm color, for what matters most: a seam, a held-out loss."""
 CALM = "#2f6fde"
 THEMED = {PAPER: "paper", INK: "ink", MUTED: "muted", GRID: "grid", SEAM: "seam", CALM: "calm"}
-"""In a page these colours are CSS variables, which differ by light and dark. The others stay as they are."""
+"""In a page these colors are CSS variables, which differ between light and dark mode. The others do not change."""
 
-LIGHT_ON_COLOR, DARK_ON_COLOR = "#fdfdfd", "#14181d"
+LIGHT_ON_COLOR, DARK_ON_COLOR = "#fefefe", "#000000"
+"""Not the theme's colors: they lie on the colors of layers, which are the same in light and dark."""
 DEPTH_COLORS = ("#4c3fb8", "#2f6fdf", "#1495b5", "#19ab84", "#8fc93a")
-"""Cool colours from the bottom layer of the base to its top."""
+"""Cool colors, from the bottom layer of the base to its top layer."""
 DONOR_COLORS = ("#7a2e8e", "#a83f9c", "#cf5f9b", "#e58fa6")
 """The same for a donor."""
 
@@ -40,7 +42,7 @@ PNG_DOTS_PER_INCH = 220
 
 
 def new_sheet(width_points: float, height_points: float) -> tuple[Figure, Axes]:
-    """An empty picture, and axes over all of it that count in points from the lower left corner."""
+    """An empty picture with axes over all of it, in points from the lower left corner."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width_points / POINTS_PER_INCH, height_points / POINTS_PER_INCH), facecolor=PAPER)
@@ -49,11 +51,20 @@ def new_sheet(width_points: float, height_points: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def plain_axes(axes: Axes) -> None:
+    """The style of every chart: no frame, muted labels, and a light line at each tick of the vertical axis."""
+    axes.set_facecolor("none")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(which="both", length=0, labelsize=8, labelcolor=MUTED)
+    axes.grid(axis="y", color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
 def save_picture(figure: Figure, path: Path) -> None:
     """Write a picture as PNG or SVG, by the suffix of ``path``.
 
     Raises:
-        SolarError: The suffix is another one, or the file cannot be written.
+        SolarError: The suffix is not one of these, or the file cannot be written.
     """
     check_picture_path(path)
     picture = _rendered(figure, "svg" if path.suffix.lower() == ".svg" else "png", transparent=False)
@@ -64,28 +75,31 @@ def save_picture(figure: Figure, path: Path) -> None:
 
 
 def check_picture_path(path: Path) -> None:
-    """Nothing, if the suffix names a kind of picture that can be drawn.
+    """Check that the suffix is ``.png`` or ``.svg``.
 
     Raises:
-        SolarError: It does not.
+        SolarError: It is not.
     """
     if path.suffix.lower() not in (".png", ".svg"):
-        raise SolarError(f"{path}: the suffix {path.suffix!r} names no picture that can be drawn; use .png or .svg")
+        raise SolarError(f"{path}: the suffix is {path.suffix!r}, expected .png or .svg")
 
 
 def depth_colors(num_layers: int, scale: Sequence[str] = DEPTH_COLORS) -> list[str]:
-    """A colour for each layer of a model, bottom first."""
+    """A color for each layer of a model, bottom first."""
     from matplotlib.colors import LinearSegmentedColormap, to_hex
 
     gradient = LinearSegmentedColormap.from_list("depth", scale)
     return [to_hex(gradient(layer / max(num_layers - 1, 1))) for layer in range(num_layers)]
 
 
-def inline_svg(figure: Figure) -> str:
-    """A picture as an ``<svg>`` element for the body of an HTML page: no ground, colours of the page's theme.
+def inline_svg(figure: Figure, alternative_text: str) -> str:
+    """A picture as an ``<svg>`` element for the body of an HTML page: transparent, in the colors of the page's theme.
 
-    Its words stay words, so that they can be searched and read aloud. It names no address, not even of a namespace,
-    which HTML does not need.
+    Its text can be searched. It contains no address, not even that of a namespace, which HTML does not need.
+
+    Args:
+        figure: The picture.
+        alternative_text: What it shows, for screen readers.
     """
     svg = _rendered(figure, "svg", transparent=True).decode()
     svg = svg[svg.index("<svg") :]
@@ -93,7 +107,7 @@ def inline_svg(figure: Figure) -> str:
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
     for color, variable in THEMED.items():
         svg = svg.replace(color, f"var(--{variable})")
-    return svg
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(alternative_text)}"', 1)
 
 
 def _rendered(figure: Figure, kind: Literal["png", "svg"], *, transparent: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""Where everything in the picture of a layer plan lies. Pure arithmetic; all lengths are points."""
+"""The positions in the picture of a layer plan. Pure; all lengths are points."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLUMN_WIDTH = 52.0
 BAND_WIDTH = 104.0
 LABEL_INDENT = 28.0
 NUMBER_WIDTH = 26.0
-"""Room beside a column for the numbers of layers."""
+"""Room next to a column for the numbers of layers."""
 HEAD_HEIGHT = 74.0
 FOOT_HEIGHT = 40.0
 LAYER_HEIGHT, MAX_LAYER_HEIGHT = 13.0, 24.0
@@ -24,12 +24,12 @@ MODEL_GAP = 20.0
 MANY_SEAMS = 16
 """From here on labels and lines are smaller."""
 MIN_NUMBER_SIZE = 5.0
-"""Smaller numbers would not be readable; the boxes stay empty then."""
+"""Smaller numbers are not readable; the boxes then stay empty."""
 
 
 @dataclass(frozen=True)
 class PlanLayout:
-    """The places in the picture of one plan. Its origin is the lower left corner."""
+    """The positions in the picture of one plan. The origin is the lower left corner."""
 
     plan: LayerPlan
 
@@ -50,14 +50,14 @@ class PlanLayout:
 
     @property
     def column_height(self) -> float:
-        """Height of the deeper model's column, or of the base's and the donors' if that is higher."""
+        """Height of the upscaled model's column, or of the base's and the donors' if that is higher."""
         layers = max(len(self.plan), sum(self.depths))
         wanted = min(max(layers * LAYER_HEIGHT, MIN_COLUMN_HEIGHT), MAX_COLUMN_HEIGHT)
         return max(wanted, len(self.seams) * self.label_distance)
 
     @property
     def seam_gap(self) -> float:
-        """The free space that a seam opens between two layers."""
+        """The gap between two layers at a seam."""
         return min(7.0, 0.5 * self.column_height / len(self.plan))
 
     @property
@@ -83,14 +83,14 @@ class PlanLayout:
 
     @property
     def new_x(self) -> float:
-        """Left edge of the deeper model's column."""
+        """Left edge of the upscaled model's column."""
         return self.base_x + COLUMN_WIDTH + BAND_WIDTH
 
     @property
     def width(self) -> float:
         """Width of the picture."""
         longest = max((len(seam_label(self.plan, seam)) for seam in self.seams), default=0)
-        labels = LABEL_INDENT + longest * self.label_size * 0.57  # A letter of the widest font is as wide as this.
+        labels = LABEL_INDENT + longest * self.label_size * 0.57  # The width of a letter in the widest font.
         return max(self.new_x + COLUMN_WIDTH + max(labels if longest else 0.0, NUMBER_WIDTH) + MARGIN, MIN_WIDTH)
 
     @property
@@ -100,7 +100,7 @@ class PlanLayout:
 
     @property
     def depths(self) -> list[int]:
-        """Of the base and of each donor, which stand above one another."""
+        """Of the base and of each donor, which are stacked."""
         return [self.plan.base_layers, *(donor.num_layers or 0 for donor in self.plan.donors)]
 
     @property
@@ -108,24 +108,24 @@ class PlanLayout:
         return MODEL_GAP * len(self.plan.donors)
 
     def base_y(self, layer: int, model: int = 0) -> float:
-        """Lower edge of a layer of the base or a donor; that of the layer past the last is the column's upper edge."""
+        """Lower edge of a layer of the base or a donor. Past the last layer: the upper edge of the column."""
         free = self.column_height - self._model_gaps - sum(self.depths) * self.layer_height
         below = sum(self.depths[:model]) * self.layer_height + model * MODEL_GAP
         return FOOT_HEIGHT + free / 2 + below + layer * self.layer_height
 
     def new_y(self, position: int) -> float:
-        """Lower edge of a layer of the deeper model."""
+        """Lower edge of a layer of the upscaled model."""
         below = sum(seam.position <= position for seam in self.seams)
         used = len(self.plan) * self.layer_height + len(self.seams) * self.seam_gap
         return FOOT_HEIGHT + (self.column_height - used) / 2 + position * self.layer_height + below * self.seam_gap
 
     def seam_y(self, seam: Seam) -> float:
-        """Middle of the gap that a seam opens."""
+        """Middle of the gap at a seam."""
         return self.new_y(seam.position) - self.seam_gap / 2
 
     @cached_property
     def label_ys(self) -> list[float]:
-        """Middles of the seams' labels, as near to their seams as they can be without touching."""
+        """Middles of the labels, as close to their seams as possible without overlap."""
         wanted = [self.seam_y(seam) for seam in self.seams]
         return spread(wanted, self.label_distance, FOOT_HEIGHT, FOOT_HEIGHT + self.column_height)
 
@@ -136,14 +136,14 @@ def spread(wanted: Sequence[float], distance: float, low: float, high: float) ->
     Args:
         wanted: Ascending positions.
         distance: Small enough that all fit between ``low`` and ``high``.
-        low: The lowest position allowed.
-        high: The highest.
+        low: The lowest position.
+        high: The highest position.
 
     Example:
         >>> spread([50, 51, 99], 10, 0, 100)
         [45.5, 55.5, 99.0]
     """
-    # Pool adjacent violators. With the steps of `distance` taken off, positions only have to ascend.
+    # Pool adjacent violators: without the steps of `distance`, positions only have to ascend.
     pools: list[tuple[float, int]] = []
     for index, position in enumerate(wanted):
         total, count = position - index * distance, 1
@@ -157,5 +157,5 @@ def spread(wanted: Sequence[float], distance: float, low: float, high: float) ->
 
 
 def seam_label(plan: LayerPlan, seam: Seam) -> str:
-    """What stands beside a seam."""
+    """The label of a seam."""
     return f"seam: {plan.seam_words(seam, short=True)}"

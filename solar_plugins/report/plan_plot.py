@@ -1,4 +1,4 @@
-"""A picture of a layer plan: the base on the left, the deeper model on the right, and what became of what."""
+"""The layer map: the base on the left, the upscaled model on the right, and where each layer comes from."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
     from matplotlib.path import Path as Outline
 
 MAX_NAME = 14
-"""Letters of a donor's name above its column."""
+"""Letters of a donor's name that fit above its column."""
 
 HATCH_DISTANCE = 5
-"""Points between the slanting lines of a layer that does not start as a copy."""
+"""Points between the slanted lines of a layer that does not start as a copy."""
 
 
 def draw_plan(plan: LayerPlan, path: Path) -> None:
     """Write a picture of ``plan`` to ``path``, as PNG or SVG by its suffix.
 
     Raises:
-        SolarError: The suffix is another one, the file cannot be written, or matplotlib is not installed.
+        SolarError: The suffix is not one of these, the file cannot be written, or matplotlib is not installed.
     """
     check_picture_path(path)
     require("solar plan --plot")
@@ -83,7 +83,7 @@ def _draw_head(axes: Axes, layout: PlanLayout) -> None:
 
 
 def _short_name(plan: LayerPlan, model: int) -> str:
-    """The last part of a model's name, as far as there is room above its column."""
+    """The last part of a model's name, cut to the width of its column."""
     name = plan.donors[model - 1].name.rpartition("/")[2] if model else "base"
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
@@ -151,7 +151,7 @@ def _draw_columns(axes: Axes, layout: PlanLayout, colors: list[list[str]]) -> No
     seam_ys = [layout.seam_y(seam) for seam in layout.seams]
     for position in range(0, len(plan), step):
         y = layout.new_y(position) + half
-        if all(abs(y - seam_y) > 5 for seam_y in seam_ys):  # A seam's line takes the place of a number.
+        if all(abs(y - seam_y) > 5 for seam_y in seam_ys):  # The line of a seam takes this place.
             _draw_tick(axes, layout.new_x + COLUMN_WIDTH + 5, y, position, "left")
 
 
@@ -185,7 +185,7 @@ def _draw_layer(axes: Axes, layout: PlanLayout, corner: tuple[float, float], lay
 
 
 def _hatch(axes: Axes, box: FancyBboxPatch, corner: tuple[float, float], height: float, color: str) -> None:
-    """Draw slanting lines over a box. Matplotlib's own hatch comes out full in SVG where its ground is translucent."""
+    """Draw slanted lines over a box. In SVG, matplotlib's own hatch is opaque on a translucent background."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Outline
 
@@ -197,8 +197,9 @@ def _hatch(axes: Axes, box: FancyBboxPatch, corner: tuple[float, float], height:
 
 
 def _is_light(color: str) -> bool:
-    red, green, blue = (int(color[start : start + 2], 16) / 255 for start in (1, 3, 5))
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.55
+    """Whether black on a color has more contrast than white (relative luminance of WCAG 2.2)."""
+    red, green, blue = (((int(color[start : start + 2], 16) / 255 + 0.055) / 1.055) ** 2.4 for start in (1, 3, 5))
+    return bool(0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18)
 
 
 def _tick_step(layer_height: float) -> int:
@@ -231,9 +232,9 @@ def _draw_seams(axes: Axes, layout: PlanLayout) -> None:
 def _draw_foot(axes: Axes, layout: PlanLayout) -> None:
     y = FOOT_HEIGHT - 20
     which = "layer of its model" if layout.plan.donors else "base layer"
-    notes = [f"Number in a box: the {which}. Beside it: the layer of the new model."]
+    notes = [f"Number in a box: the {which}. Next to it: the layer of the upscaled model."]
     if layout.number_size < MIN_NUMBER_SIZE:
-        notes = ["Number beside a box: the layer of that model."]
+        notes = ["Number next to a box: the layer of that model."]
     starts = [start_words(layer) for layer in layout.plan.layers if layer.initialization != "copy"]
     if starts:
         passing = ", passes its input through" if set(starts) == {"identity"} else ""

@@ -1,4 +1,4 @@
-"""What ``solar plan`` tells: the plan of a recipe or a base, with sizes and memory, as text and as JSON."""
+"""``solar plan``: the plan of a recipe or a base, with sizes and memory, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 DEFAULT_SEQUENCE_TOKENS = 4096
 
-NOT_CHECKED = "weights     not checked: the plan is made from config.json alone; `solar upscale` reads the weights"
+NOT_CHECKED = "weights     not checked: the plan comes from config.json alone; `solar upscale` reads the weights"
 
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan and what follows from it."""
+    """A plan with its sizes and memory."""
 
     base: str
     revision: str | None
@@ -46,24 +46,24 @@ class PlanReport:
     init: InitArgs
     plan: LayerPlan
     size: ModelSize | None
-    """Of the deeper model; None where only the weights could tell and they are not here."""
+    """Of the upscaled model; None if it needs the weights and they are not here."""
     base_size: ModelSize | None
-    """Of the plan's base; of a base that was grown already only where the config tells."""
+    """Of the plan's base; if the recipe's base was upscaled already, only if the config is enough."""
     sequence_tokens: int
     memory: list[SetupMemory]
-    """In common set-ups; empty where sizes or widths are not known."""
+    """In common setups; empty if sizes or widths are unknown."""
     weights_checked: bool = False
-    """Whether the base's weights are here and fit its config; else only its config was read."""
+    """Whether the base's weights were read and match its config."""
     already_grown: bool = False
-    """Whether ``base`` came out of this very plan, so that the recipe uses it as it is."""
+    """Whether this plan already made ``base``, so that the recipe uses it unchanged."""
     trained: Trained | None = None
-    """What ``solar.train`` of the recipe trains; None where Axolotl's own keys say."""
+    """What ``solar.train`` of the recipe trains; None without that key."""
     donors: tuple[FoundConfig, ...] = ()
     """Of the plan."""
 
 
 def plan_for_recipe(path: Path) -> PlanReport:
-    """The plan of a recipe's ``solar:`` block. A base that came out of that plan is reported as it is.
+    """The plan of a recipe's ``solar:`` block. A base that this plan already made is reported unchanged.
 
     Raises:
         SolarError: The recipe, its block or its base cannot be used.
@@ -83,7 +83,7 @@ def plan_for_recipe(path: Path) -> PlanReport:
         from solar_plugins.upscaling.trained_layers import trained_parts
 
         trained = trained_parts(recipe.solar.train, base.decoder, plan)
-    make = _as_it_is if already_grown else _to_be_grown
+    make = _upscaled_already if already_grown else _to_upscale
     return replace(make(base, init, plan, recipe.sequence_tokens), trained=trained)
 
 
@@ -101,23 +101,23 @@ def plan_for_base(
         base: A directory, a config.json or a hub id.
         revision: Of a hub id.
         init: Strategy and arguments.
-        where: What stands before a key in error messages.
-        sequence_tokens: For the estimate of activations.
-        trust_remote_code: Accept a base whose config names code of its own.
+        where: Prefix of a key in error messages.
+        sequence_tokens: For the memory of activations.
+        trust_remote_code: Accept a base whose config names its own code.
 
     Raises:
         SolarError: The base or the arguments cannot be used.
     """
     found = find_config(base, revision, trust_remote_code=trust_remote_code, trusted_keys=init.trusted_keys)
     found, plan = found.with_donors(plan_of(init, found.decoder.num_layers, where), init)
-    return _to_be_grown(found, init, plan, sequence_tokens)
+    return _to_upscale(found, init, plan, sequence_tokens)
 
 
-def _to_be_grown(base: FoundConfig, init: InitArgs, plan: LayerPlan, sequence_tokens: int) -> PlanReport:
+def _to_upscale(base: FoundConfig, init: InitArgs, plan: LayerPlan, sequence_tokens: int) -> PlanReport:
     if base.folder:
-        planned_checkpoint(base.folder, plan)  # Refuses here what `solar upscale` refuses.
+        planned_checkpoint(base.folder, plan)  # Raises what `solar upscale` would raise.
     else:
-        # Refuses before a download what would become of the config.
+        # Raises before a download what writing the config would raise.
         upscale_config(base.decoder, plan, [donor.decoder for donor in base.donors])
     size, base_size = (_size(base, made) for made in (plan, _unchanged(plan.base_layers)))
     memory = _memory(base, plan, sequence_tokens)
@@ -136,7 +136,7 @@ def _to_be_grown(base: FoundConfig, init: InitArgs, plan: LayerPlan, sequence_to
     )
 
 
-def _as_it_is(base: FoundConfig, init: InitArgs, plan: LayerPlan, sequence_tokens: int) -> PlanReport:
+def _upscaled_already(base: FoundConfig, init: InitArgs, plan: LayerPlan, sequence_tokens: int) -> PlanReport:
     made = _unchanged(len(plan))
     if base.folder:
         planned_checkpoint(base.folder, made)
@@ -169,7 +169,7 @@ WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size
 
 
 def _memory(base: FoundConfig, plan: LayerPlan, sequence_tokens: int) -> list[SetupMemory]:
-    """Of training the model that the plan makes, where that can be estimated."""
+    """Of training the model that the plan makes, if that can be estimated."""
     decoder = base.decoder
     if decoder.quantization is not None or not all(decoder.text_config.get(key) for key in WIDTHS):
         return []
@@ -183,9 +183,9 @@ def _memory(base: FoundConfig, plan: LayerPlan, sequence_tokens: int) -> list[Se
 def as_json(report: PlanReport) -> dict[str, Any]:
     """The report as JSON-ready values. Layer indices are 0-based, sizes are in bytes.
 
-    ``already_grown``: the recipe's base came out of this plan and is used as it is. Then ``base_layers`` and
-    ``base_parameters`` are those of the plan's own base (null where its size is not known), the other sizes and the
-    memory those of the model that is there.
+    ``already_grown``: this plan already made the recipe's base, which is used unchanged. Then ``base_layers`` and
+    ``base_parameters`` are those of the plan's own base (null if its size is unknown); the other sizes and the memory
+    are those of the existing model.
     """
     plan = report.plan
     return {
@@ -212,7 +212,7 @@ def as_json(report: PlanReport) -> dict[str, Any]:
 
 
 def as_text(report: PlanReport) -> str:
-    """The report for a terminal, the deeper model drawn with its top layer on top."""
+    """The report for a terminal, with the upscaled model's top layer on top."""
     plan = report.plan
     head = [
         f"{report.base}: {plan.base_layers} -> {len(plan)} layers by {report.init.strategy}",
@@ -229,18 +229,18 @@ def as_text(report: PlanReport) -> str:
 def _growth_lines(report: PlanReport) -> list[str]:
     if report.already_grown:
         return [
-            f"upscaled   by this plan already; used as it is, with its {len(report.plan)} layers, NOT upscaled again"
+            f"upscaled    by this plan already; used unchanged, with its {len(report.plan)} layers, NOT upscaled again"
         ]
     if PROVENANCE_KEY in report.decoder.config:
-        return ["upscaled   already before, as its config.json says; this plan upscales it once more"]
+        return ["upscaled    before, according to its config.json; this plan upscales it once more"]
     return []
 
 
 def _size_lines(report: PlanReport) -> list[str]:
     if report.size is None:
         return [
-            f"parameters  config.json alone does not tell for model_type {report.decoder.model_type!r}; give the "
-            "folder with its weights"
+            f"parameters  unknown: for model_type {report.decoder.model_type!r} config.json alone is not enough; give "
+            "the folder with its weights"
         ]
     before = f"{report.base_size.parameters:,} -> " if report.base_size else ""
     return [

@@ -1,4 +1,4 @@
-"""`solar probe`: from a base and texts to figures, picture and page in a folder."""
+"""`solar probe`: measures plans of a base on texts, and writes metrics, a picture and a page into a folder."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ def probe_base(
     trust_remote_code: bool,
     as_json_text: bool,
 ) -> str:
-    """Measure, and write the results into ``output``.
+    """Measure plans, and write the results into ``output``.
 
     Args:
         base: A directory or a hub id.
-        texts: JSON lines with a text each.
+        texts: JSON lines, each with a text.
         plans: A YAML list of ``solar.init`` blocks; None for every contiguous repeat.
         output: A folder.
-        target_layers: The depth for which a block is recommended.
-        sequence_len: Tokens at which a document is cut.
-        limit_tokens: Of each text at most so many.
+        target_layers: The depth for which a plan is recommended.
+        sequence_len: Documents are cut after so many tokens.
+        limit_tokens: At most so many tokens of each file are read.
         memory: GB for hidden states and logits.
-        dtype: As `Settings`.
+        dtype: As in `Settings`.
         revision: Of a hub id.
-        trust_remote_code: Whether code that the base brings may run.
-        as_json_text: Whether the text is the JSON.
+        trust_remote_code: Whether to run code that comes with the base.
+        as_json_text: Whether to return the metrics as JSON instead of text.
 
     Returns:
-        What to print.
+        The text to print.
 
     Raises:
-        SolarError: Base, plans or texts cannot be used, or the base's layers cannot be run in another order.
+        SolarError: Base, plans or texts cannot be used, or the base's layers cannot run in another order.
     """
     require("solar probe")
     found = find_base(base, revision, trust_remote_code=trust_remote_code)
@@ -79,7 +79,7 @@ def probe_base(
     write_file(output / PAGE, render_page(result, sizes, block).encode())
     if as_json_text:
         return figures
-    files = f"page: {output / PAGE}\npicture: {output / PICTURE}\nfigures: {output / FIGURES}"
+    files = f"page: {output / PAGE}\npicture: {output / PICTURE}\nmetrics: {output / FIGURES}"
     return "\n\n".join(part for part in (as_text(result), files, block) if part)
 
 
@@ -93,7 +93,7 @@ def _candidates(base: BaseCheckpoint, plans: Path | None) -> list[Candidate]:
     possible = [one for one in every if _can_be_made(base, one)]
     if len(possible) < len(every):
         LOG.info(
-            "%d of %d repeats cannot be expressed in this model's config.json and are left out",
+            "%d of %d repeats cannot be expressed in this model's config.json and are skipped",
             len(every) - len(possible),
             len(every),
         )
@@ -112,6 +112,6 @@ def _require_depth(target_layers: int, num_layers: int, candidates: Sequence[Can
     depths = sorted({len(one.plan) for one in candidates})
     if target_layers not in depths:
         raise ArgsError(
-            f"--target-layers: {target_layers} is the depth of no plan here; expected one of "
-            f"{', '.join(map(str, depths))}, the base has {num_layers}"
+            f"--target-layers: {target_layers} is not the depth of any plan here; expected one of "
+            f"{', '.join(map(str, depths))} (the base has {num_layers} layers)"
         )

@@ -1,4 +1,4 @@
-"""What a probe found, as JSON, as a table for the terminal, and as a recipe's block."""
+"""The results of a probe: as JSON, as a table for the terminal, and as the block of a recipe."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from solar_plugins.tables import lines, table
 
 JSON_VERSION = 1
 LIMITS = (
-    "Loss before training ranks seams. It says how little a plan disturbs the base, not how well the result learns or "
-    "reasons after training."
+    "Loss before training ranks seams. It shows how little a plan disturbs the base, not how well the upscaled model "
+    "learns or reasons after training."
 )
 
 
@@ -27,9 +27,9 @@ class Recommendation:
     """The best plan of one size.
 
     Args:
-        best: What was found of it.
-        dus: The same of DUS of that size; None where that is odd or was not measured.
-        comparison: Of the two, on documents that the race never saw.
+        best: The best plan.
+        dus: DUS of that size; None if the size is odd or DUS was not measured.
+        comparison: Of the two, on documents that were not used to choose the best plan.
     """
 
     best: PlanResult
@@ -38,7 +38,7 @@ class Recommendation:
 
 
 def recommendation(result: ProbeResult, target_layers: int) -> Recommendation:
-    """What to take for a depth.
+    """The best plan for a depth.
 
     Raises:
         ArgsError: No plan of that depth was measured.
@@ -56,10 +56,10 @@ def _recommended(result: ProbeResult, comparison: Comparison) -> Recommendation:
 
 
 def as_json(result: ProbeResult, parameters: Sequence[int]) -> dict[str, Any]:
-    """All figures.
+    """All metrics.
 
     Args:
-        result: What was found.
+        result: The probe's result.
         parameters: Of each plan's model.
     """
     return {
@@ -154,7 +154,7 @@ def as_text(result: ProbeResult) -> str:
 
 
 def recommendation_text(found: Recommendation) -> str:
-    """What to paste into a recipe, and how sure the choice is."""
+    """The block to paste into a recipe, and how reliable the choice is."""
     plan = found.best.candidate.plan
     block = {"solar": {"init": dict(found.best.candidate.init)}}
     return f"# {plan}\n# {_verdict(found)}\n{_block_yaml(block)}"
@@ -163,14 +163,14 @@ def recommendation_text(found: Recommendation) -> str:
 def _verdict(found: Recommendation) -> str:
     unseen = found.comparison.difference
     if found.dus is None:
-        return "DUS makes even depths only, so there is nothing to compare with"
+        return "DUS only makes even depths, so there is nothing to compare with"
     if found.best is found.dus:
         return "DUS itself is the best plan of this size"
     if unseen is None or unseen.standard_error is None:
-        return "compared with DUS on one unseen document, so the error of the difference is not known"
+        return "compared with DUS on one unseen document, so the standard error of the difference is unknown"
     better = f"{-unseen.nats_per_token:.3f} +- {unseen.standard_error:.3f} nats per token better than DUS of this size"
     if abs(unseen.nats_per_token) <= 2 * unseen.standard_error:
-        return f"on unseen documents {better}: within the error (2 standard errors), so either will do"
+        return f"on unseen documents {better}: within two standard errors, so either will do"
     return f"on unseen documents {better}, before training"
 
 

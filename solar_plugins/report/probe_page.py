@@ -1,4 +1,4 @@
-"""A probe's findings as one HTML page that asks nothing of the network."""
+"""The results of a probe as one HTML page that loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from solar_plugins.evaluation.probe.probe import ProbeResult
+from solar_plugins.report.page import template
 from solar_plugins.report.probe_figures import LIMITS, short_name, size_table
 from solar_plugins.report.probe_picture import ColorScale, cell_side
-from solar_plugins.report.templates import template
 
 TEMPLATE = "probe.html.jinja"
 
 
 class Cell(NamedTuple):
-    """A block of layers in the heat map; lengths are in cells, from the upper left corner."""
+    """A repeated block in the heat map. Lengths are in cells, from the upper left corner."""
 
     start: int
     top: int
@@ -31,7 +31,7 @@ def render_page(result: ProbeResult, parameters: Sequence[int], block: str | Non
     """The page. Everything that comes from models and files is escaped.
 
     Args:
-        result: What was found.
+        result: The probe's result.
         parameters: Of each plan's model.
         block: The recommendation, as YAML.
     """

@@ -1,4 +1,4 @@
-"""The picture of a probe: a heat map of every repeated block, the best of each size, and what each layer changes."""
+"""The picture of a probe: a heat map of every repeated block, the best of each size, and each layer's influence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from solar_plugins.evaluation.probe.probe import PlanResult, ProbeResult
-from solar_plugins.report.picture import CALM, GRID, INK, MUTED, PAPER, SEAM
+from solar_plugins.report.picture import CALM, GRID, INK, MUTED, PAPER, SEAM, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 INCHES = (12.0, 7.4)
 MIN_POSITIVE_SHARE = 0.9
 DECADES_SHOWN = 2.0
-"""How far the colour scale reaches above the smallest loss, in powers of ten; what is above is all one colour."""
+"""Length of the color scale above the smallest loss, in powers of ten; losses above it share one color."""
 
 
 def probe_figure(result: ProbeResult) -> Figure:
@@ -42,7 +42,8 @@ def probe_figure(result: ProbeResult) -> Figure:
         figure.add_subplot(grid[1, 1]),
     )
     for axes in (heat, curve, influence):
-        _plain(axes)
+        plain_axes(axes)
+    heat.grid(visible=False)
     _heat_map(heat, result)
     _by_size(curve, result)
     _influences(influence, result)
@@ -67,22 +68,13 @@ def probe_figure(result: ProbeResult) -> Figure:
     return figure
 
 
-def _plain(axes: Axes) -> None:
-    axes.set_facecolor(PAPER)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GRID)
-    axes.tick_params(colors=MUTED, labelsize=8, length=3)
-
-
 class ColorScale(NamedTuple):
-    """Losses above the base as colours: light is near the base, dark is far.
+    """Losses above the base as colors: light is near the base, dark is far.
 
     Args:
-        low: The loss of the lightest colour, in nats per token.
-        high: That of the darkest; what is above has the same.
-        logarithmic: Losses of real models go over decades; those of models that know nothing may lie below the base's.
+        low: The loss of the lightest color, in nats per token.
+        high: That of the darkest color, and of every loss above it.
+        logarithmic: Losses of real models span decades; those of untrained models can be below the base's.
     """
 
     low: float
@@ -91,7 +83,7 @@ class ColorScale(NamedTuple):
 
     @classmethod
     def of(cls, plans: Sequence[PlanResult]) -> Self:
-        """The scale for some plans."""
+        """The scale of some plans."""
         losses = sorted(plan.delta.nats_per_token for plan in plans)
         positive = [loss for loss in losses if loss > 0]
         if len(positive) < MIN_POSITIVE_SHARE * len(losses):
@@ -100,7 +92,7 @@ class ColorScale(NamedTuple):
         return cls(low, max(min(losses[-1], low * 10**DECADES_SHOWN), low * 1.01), logarithmic=True)
 
     def color(self, loss: float) -> str:
-        """The colour of a loss."""
+        """The color of a loss."""
         from matplotlib import colormaps
         from matplotlib.colors import to_hex
 
@@ -112,14 +104,14 @@ class ColorScale(NamedTuple):
         return to_hex(colormaps["YlGnBu"](0.12 + 0.88 * place))
 
     def at(self, place: float) -> float:
-        """The loss at a place of the scale, from 0 to 1."""
+        """The loss at a position of the scale, from 0 to 1."""
         if self.logarithmic:
             return float(self.low * (self.high / self.low) ** place)
         return self.low + (self.high - self.low) * place
 
 
 def cell_side(tokens: int, most: int) -> float:
-    """The side of a cell that was measured on so many tokens, of at most ``most``; 1 is the whole cell."""
+    """The side of a cell that was measured on ``tokens`` of at most ``most`` tokens; 1 is the full cell."""
     return 0.36 + 0.6 * math.sqrt(tokens / most)
 
 
@@ -192,10 +184,9 @@ def _by_size(axes: Axes, result: ProbeResult) -> None:
         axes.set_yscale("log")
         axes.set_ylim(min(losses) * 0.6, max(losses) * 1.6)
         _plain_decades(axes)
-    axes.grid(axis="y", color=GRID, linewidth=0.6)
-    axes.set_xlabel("layers of the result", fontsize=9, color=MUTED)
+    axes.set_xlabel("layers of the upscaled model", fontsize=9, color=MUTED)
     axes.set_title("Loss above the base by depth, nats per token", fontsize=9.5, color=INK, loc="left")
-    axes.legend(frameon=False, fontsize=8, labelcolor=MUTED, loc="upper left")
+    axes.legend(frameon=False, fontsize=8, labelcolor=MUTED)
 
 
 def _with_errors(axes: Axes, depths: Sequence[int], plans: Sequence[PlanResult], color: str, label: str) -> None:
@@ -213,7 +204,7 @@ def _influences(axes: Axes, result: ProbeResult) -> None:
 
 
 def _plain_decades(axes: Axes) -> None:
-    """Numbers, not powers of ten, beside a logarithmic axis."""
+    """Numbers instead of powers of ten on a logarithmic axis."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -1,4 +1,4 @@
-"""The report on a trained recipe, or on a chain of them: base, upscaled model and what was trained from it."""
+"""`solar report`: measures the base, the upscaled model and every trained stage, and writes the report."""
 
 from __future__ import annotations
 
@@ -29,41 +29,40 @@ from solar_plugins.evaluation.measure import Task, measure_model, token_windows
 from solar_plugins.evaluation.models import hardware, load_tokenizer
 from solar_plugins.extras import require
 from solar_plugins.recipe import Recipe, read_recipe
-from solar_plugins.report.content import Conditions, MeasuredSet, Report
-from solar_plugins.report.figures import to_json
+from solar_plugins.report.content import Conditions, MeasuredSet, Report, to_json
 from solar_plugins.report.page import render_page
 from solar_plugins.report.stages import Stage, check_tokenizer, find_stages
 from solar_plugins.report.terminal import show_report
-from solar_plugins.solar_block import SolarArgs
 from solar_plugins.storage.atomic import write_errors_explained, write_file
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
+from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.provenance import recorded_plan
 from solar_plugins.upscaling.strategies import plan_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-HELD_OUT_TOKENS_CPU, HELD_OUT_TOKENS_GPU = 8_192, 65_536
-"""How many tokens are predicted. Differences between models on so many are known to about 0.01 and 0.003 nats."""
+HELD_OUT_TOKENS = {"cpu": 8_192, "cuda": 65_536}
+"""How many tokens are predicted: the standard error of a difference is about 0.01 and 0.003 nats per token."""
 MAX_NEW_TOKENS = 48
 
 
 def write_report(
     recipe_path: Path, later: Sequence[Path] = (), *, held_out: Path | None, prompts: Sequence[str], output: Path
 ) -> Report:
-    """Measure what was trained, write the report as HTML with its raw figures as JSON beside it, and print it.
+    """Measure trained models, write the report as HTML and its raw metrics as JSON next to it, and print it.
 
-    Whatever is wrong with the arguments is found before the first model is loaded. Paths in the recipe are taken from
-    the current directory, as Axolotl does.
+    All arguments are checked before the first model is loaded. Paths in the recipe are relative to the current
+    directory, as in Axolotl.
 
     Args:
         recipe_path: A recipe with a ``solar:`` block that has been trained.
-        later: The stages after it, in order: of each its Axolotl recipe, or the folder of a merged model.
+        later: The stages after it, in order: for each its Axolotl recipe, or the folder of a merged model.
         held_out: A ``.jsonl`` file of texts; by default the first of the recipe's ``test_datasets``.
-        prompts: What the models go on with or, where a later stage names held-out instructions, are asked. By default
-            the first of these instructions, else the first words of the first held-out texts.
-        output: The HTML file. The figures go to the same name with ``.json``.
+        prompts: What the models continue or, if a later stage names held-out instructions, answer. By default the
+            first of these instructions, else the first words of the first held-out texts.
+        output: The HTML file.
 
     Raises:
         SolarError: A recipe, the texts, a model or the output cannot be used.
@@ -71,16 +70,16 @@ def write_report(
     require("solar report")
     _check_output(output)
     recipe = read_recipe(recipe_path)
-    solar, base = _required_block(recipe), _required_base(recipe)
-    base, plan = base.with_donors(plan_of(solar.init, base.num_layers), solar.init)
+    base, plan, cache = _base_and_plan(recipe)
     stages = find_stages(recipe, plan, later)
     text_path, sequence_tokens = held_out_path(recipe, held_out), recipe.sequence_tokens
     texts = read_texts(text_path)
     asked = checked_prompts(prompts, texts)
     tokenizer = load_tokenizer(base.fetched, trust_remote_code=recipe.trusts_code)
-    read = partial(token_windows, texts=texts, sequence_tokens=sequence_tokens, num_tokens=_held_out_tokens())
+    num_tokens = HELD_OUT_TOKENS["cpu" if hardware().device == "cpu" else "cuda"]
+    read = partial(token_windows, texts=texts, sequence_tokens=sequence_tokens, num_tokens=num_tokens)
     if not (windows := read(tokenizer)):
-        raise ArgsError(f"{text_path}: the texts have no two tokens to predict one from the other; give longer ones")
+        raise ArgsError(f"{text_path}: no text has two tokens, of which one could be predicted; give longer texts")
     answers, pairs = _chat_sets(stages, tokenizer, read) if later else (None, None)
     task = Task(
         windows,
@@ -95,7 +94,7 @@ def write_report(
         asked = tuple(question.shown for question in questions)
         rendered = tuple(question.prompt for question in questions)
         task = replace(task, prompts=rendered, tokenizer=answers.tokenizer, answers=answers.answers)
-    upscaled = ensure_checkpoint(base, plan, solar.cache_dir)
+    upscaled = ensure_checkpoint(base, plan, cache)
     directories = {"base": base.fetched, "upscaled": upscaled} | {stage.name: stage.directory for stage in stages}
     report = Report(
         base_name=base.public_name,
@@ -103,8 +102,14 @@ def write_report(
         models=tuple(measure_model(name, path, task) for name, path in directories.items()),
         stages=stages,
         prompts=asked,
-        conditions=replace(
-            _conditions(text_path, len(texts), sequence_tokens),
+        conditions=Conditions(
+            held_out=str(text_path),
+            num_texts=len(texts),
+            sequence_tokens=sequence_tokens,
+            max_new_tokens=MAX_NEW_TOKENS,
+            hardware=hardware(),
+            versions=_versions(),
+            date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             answers=MeasuredSet(answers.stage, answers.sets, len(answers.answers)) if answers else None,
             pairs=MeasuredSet(pairs.stage, pairs.sets, len(pairs.pairs)) if pairs else None,
         ),
@@ -116,12 +121,40 @@ def write_report(
     return report
 
 
+def _check_output(output: Path) -> None:
+    if output.suffix != ".html":
+        raise ArgsError(f"output: {output} does not end in .html; the report is a page, such as report.html")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArgsError(f"output: {output.parent} cannot be created ({error.strerror}); give another folder") from None
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise ArgsError(f"output: {output} cannot be written; give a file in a folder that you may write to")
+
+
+def _base_and_plan(recipe: Recipe) -> tuple[BaseCheckpoint, LayerPlan, str | None]:
+    """The base, the plan, and ``solar.cache_dir``."""
+    if recipe.solar is None or not recipe.upscales:
+        raise ArgsError(
+            f"{recipe.path}: has no solar: block with init, so there is no base to compare with; give the recipe that "
+            "upscales, and later stages after it"
+        )
+    base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
+    if (plan := recorded_plan(base.config)) is not None:
+        raise ArgsError(
+            f"base_model: {base.name} was upscaled already ({plan}); the report compares with the base before that: "
+            "name that base"
+        )
+    init = recipe.solar.init
+    return *base.with_donors(plan_of(init, base.num_layers), init), recipe.solar.cache_dir
+
+
 def _chat_sets(
     stages: Sequence[Stage],
     reference: PreTrainedTokenizerBase,
     read: Callable[[PreTrainedTokenizerBase], list[list[int]]],
 ) -> tuple[HeldOutAnswers | None, HeldOutPairs | None]:
-    """What later stages name of held-out answers and pairs, in tokens that every model knows."""
+    """The held-out responses and pairs that later stages name, in tokens that the base has too."""
     trusted = stages[0].recipe is not None and stages[0].recipe.trusts_code
     tokenizers = {stage.name: load_tokenizer(stage.directory, trust_remote_code=trusted) for stage in stages}
     for stage in stages:
@@ -135,63 +168,15 @@ def _chat_sets(
     return answers, pairs
 
 
-def _held_out_tokens() -> int:
-    return HELD_OUT_TOKENS_CPU if hardware().device == "cpu" else HELD_OUT_TOKENS_GPU
-
-
-def _check_output(output: Path) -> None:
-    if output.suffix != ".html":
-        raise ArgsError(f"output: {output} does not end in .html; the report is a page, such as report.html")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArgsError(f"output: {output.parent} cannot be made ({error.strerror}); give another folder") from None
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
-        raise ArgsError(
-            f"output: {output} cannot be written; give the name of a file in a folder that you may write to"
-        )
-
-
-def _required_block(recipe: Recipe) -> SolarArgs:
-    if recipe.solar is None or not recipe.upscales:
-        raise ArgsError(
-            f"{recipe.path}: has no solar: block with init, so there is no base to compare with; give the recipe that "
-            "upscales, and later stages after it"
-        )
-    return recipe.solar
-
-
-def _required_base(recipe: Recipe) -> BaseCheckpoint:
-    name = recipe.base.name
-    base = find_base(*recipe.base, trust_remote_code=recipe.trusts_code, trusted_keys=recipe.trusted_keys)
-    if (plan := recorded_plan(base.config)) is not None:
-        raise ArgsError(
-            f"base_model: {name} was upscaled already ({plan}); the report compares with the base before that: name it"
-        )
-    return base
-
-
-def _conditions(text_path: Path, num_texts: int, sequence_tokens: int) -> Conditions:
-    return Conditions(
-        held_out=str(text_path),
-        num_texts=num_texts,
-        sequence_tokens=sequence_tokens,
-        max_new_tokens=MAX_NEW_TOKENS,
-        hardware=hardware(),
-        versions=_versions(),
-        date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-    )
-
-
 def _versions() -> dict[str, str]:
     versions = {"solar_plugins": solar_plugins.__version__}
     for package in ("axolotl", "transformers", "torch"):
-        with suppress(PackageNotFoundError):  # Measuring needs no Axolotl.
+        with suppress(PackageNotFoundError):  # Measuring does not need Axolotl.
             versions[package] = version(package)
     return versions | {"python": platform.python_version()}
 
 
 def _write(path: Path, text: str) -> None:
     with write_errors_explained(path, "report", "give another output", SolarError):
-        # A file name need not be UTF-8; its odd bytes must not cost the report.
+        # A file name may hold bytes that are not UTF-8; they must not cost the report.
         write_file(path, text.encode(errors="backslashreplace"))

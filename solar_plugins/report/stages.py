@@ -1,4 +1,4 @@
-"""The stages of a chain of recipes: which model each left, and whether it belongs to the chain."""
+"""The stages of a report: the model that each recipe or merge wrote, and whether it comes from the plan."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 from solar_plugins.errors import ArgsError, CheckpointError, PluginError
 from solar_plugins.recipe import TYPE_PREFIX, Recipe, read_recipe, read_yaml
-from solar_plugins.report.trained_models import holds_model, is_adapter, require_plan, trained_directory
 from solar_plugins.report.training_log import TrainingLog, read_training_log
+from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, read_config
 from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.provenance import recorded_plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NAMES = ("base", "upscaled", "trained")
-"""What the base, the upscaled and, in a report on one recipe, the trained model are called."""
+"""The names of the base, the upscaled model and, in a report on one recipe, the trained model."""
 
 RECIPE_PREFIX = "solar_"
 RECIPE_SUFFIXES = (".yml", ".yaml")
@@ -25,14 +26,14 @@ RECIPE_SUFFIXES = (".yml", ".yaml")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What one recipe, or one merge, left.
+    """The result of one recipe or one merge.
 
     Args:
         name: The model's name in the report.
-        directory: Of the whole model.
-        recipe: The Axolotl recipe; None for a merged model, which is given by its folder.
-        log: What the Trainer logged, if the run kept that.
-        began_with: The earlier stage that its ``base_model`` is, if that is in the report.
+        directory: Of the full model.
+        recipe: The Axolotl recipe; None for a merged model, which is named by its folder.
+        log: What the Trainer logged, if the run kept it.
+        began_with: The earlier stage that its ``base_model`` is, if that stage is in the report.
     """
 
     name: str
@@ -42,18 +43,13 @@ class Stage:
     began_with: str | None = None
 
     @property
-    def recipe_path(self) -> Path | None:
-        """Where the recipe lies."""
-        return self.recipe.path if self.recipe else None
-
-    @property
     def method(self) -> str | None:
         """``rl`` of the recipe: the method of preference training."""
         return self.recipe.rl if self.recipe else None
 
     @property
     def steps(self) -> int | None:
-        """Optimizer steps that its model has; None where the log ends before, or a better model in between is kept."""
+        """Optimizer steps of its model; None if the log ends early, or if the best model and not the last is kept."""
         keeps_best = self.recipe and (self.recipe.load_best_model_at_end or self.recipe.early_stopping_patience)
         if self.log is None or keeps_best or self.log.last_step < self.log.planned_steps:
             return None
@@ -61,17 +57,17 @@ class Stage:
 
     @property
     def starts_at_ln_2(self) -> bool:
-        """Whether the loss is DPO's own, unweighted, and model and reference are the same at first: then it is ln 2."""
+        """Whether its loss is plain, unweighted DPO with the start as reference: before the first step it is ln 2."""
         recipe = self.recipe
         if recipe is None or recipe.rl != "dpo":
             return False
-        own = recipe.dpo_loss_type in (None, "sigmoid", ["sigmoid"])
-        # DPO's loss is scaled, or training begins with an adapter that the reference has not.
-        return own and not (recipe.dpo_use_weighting or recipe.dpo_loss_weights or recipe.lora_model_dir)
+        plain = recipe.dpo_loss_type in (None, "sigmoid", ["sigmoid"])
+        # Weights scale the loss; the reference has no adapter from lora_model_dir.
+        return plain and not (recipe.dpo_use_weighting or recipe.dpo_loss_weights or recipe.lora_model_dir)
 
     @property
     def uses_chat_format(self) -> bool:
-        """Whether it trains on SOLAR's chat format, or on another one."""
+        """Whether it trains on a chat format, SOLAR's or another one."""
         if self.recipe is None:
             return False
         kinds = [str(entry.get("type")) for _, entry in self.recipe.entries("datasets")]
@@ -83,34 +79,33 @@ def find_stages(recipe: Recipe, plan: LayerPlan, later: Sequence[Path]) -> tuple
 
     Args:
         recipe: The recipe that upscales, read from a file.
-        plan: What it makes of its base.
-        later: Of each later stage the Axolotl recipe, or the folder of a merged model.
+        plan: Its layer plan.
+        later: For each later stage the Axolotl recipe, or the folder of a merged model.
 
     Raises:
-        SolarError: A stage was not trained, is not of this plan, or cannot be told from another by its name.
+        SolarError: A stage was not trained, comes from another plan, or has the name or folder of another one.
     """
     assert recipe.path is not None
-    directory = trained_directory(recipe.output_directory, recipe.path)
+    first = _trained_stage(_stage_name(recipe.path) if later else NAMES[2], recipe)
     require_plan(
-        directory,
+        first.directory,
         plan,
-        f"output_dir: {directory}",
-        f"but this recipe's plan is {plan}; it comes from another recipe. Train this one, or give the recipe that was "
+        f"output_dir: {first.directory}",
+        f"but this recipe's plan is {plan}; it comes from another recipe. Train this recipe, or give the one that was "
         "trained",
     )
-    name = _stage_name(recipe.path) if later else NAMES[2]
-    stages = [_trained_stage(name, directory, recipe)]
+    stages = [first]
     for argument in later:
         stage = _later_stage(argument)
         require_plan(
             stage.directory,
             plan,
-            f"{argument}: output_dir: {stage.directory}" if stage.recipe_path else str(argument),
+            f"{argument}: output_dir: {stage.directory}" if stage.recipe else str(argument),
             f"but {recipe.path}, the first stage, makes {plan}; all stages of a report come from one upscaled model. "
             "Give the stages that were trained from it",
         )
         stages.append(stage)
-    _refuse_equals(stages)
+    _require_different(stages)
     return tuple(replace(stage, began_with=_began_with(stage, stages[:place])) for place, stage in enumerate(stages))
 
 
@@ -133,56 +128,49 @@ def _later_stage(argument: Path) -> Stage:
             f"{argument}: neither a recipe nor a folder; expected a later stage's Axolotl recipe, or the folder of a "
             "merged model"
         )
-    recipe = _read_later(argument)
-    try:
-        directory = trained_directory(recipe.output_directory, argument)
-    except CheckpointError as error:
-        raise CheckpointError(f"{argument}: {error}") from None
-    return _trained_stage(_stage_name(argument), directory, recipe)
-
-
-def _read_later(path: Path) -> Recipe:
-    if "merge_method" in read_yaml(path):
+    if "merge_method" in read_yaml(argument):
         raise ArgsError(
-            f"{path}: a recipe for mergekit, which does not say where its model is; give the folder into which "
-            f"mergekit-yaml {path} FOLDER wrote it"
+            f"{argument}: a recipe for mergekit, which does not say where its model is; give the folder into which "
+            f"mergekit-yaml {argument} FOLDER wrote it"
         )
     try:
-        return read_recipe(path)
-    except (ArgsError, PluginError) as error:
-        raise type(error)(f"{path}: {error}") from None
+        return _trained_stage(_stage_name(argument), read_recipe(argument))
+    except (ArgsError, CheckpointError, PluginError) as error:
+        raise type(error)(f"{argument}: {error}") from None
 
 
 def _merged_stage(directory: Path) -> Stage:
-    if not holds_model(directory):
+    if not _holds_model(directory):
         raise CheckpointError(
-            f"{directory}: a LoRA adapter, and the report measures whole models; merge it, and give the folder merged"
-            if is_adapter(directory)
+            f"{directory}: a LoRA adapter, but the report measures full models; merge it, and give the merged folder"
+            if _is_adapter(directory)
             else f"{directory}: holds no model (config.json and model*.safetensors); expected the folder of a merged "
             "model. Merge first, or give the Axolotl recipe of the stage"
         )
     return Stage(directory.resolve().name, directory)
 
 
-def _trained_stage(name: str, directory: Path, recipe: Recipe) -> Stage:
-    return Stage(name, directory, recipe, read_training_log(recipe.output_directory))
+def _trained_stage(name: str, recipe: Recipe) -> Stage:
+    assert recipe.path is not None
+    output = recipe.output_directory
+    return Stage(name, trained_directory(output, recipe.path), recipe, read_training_log(output))
 
 
-def _refuse_equals(stages: Sequence[Stage]) -> None:
-    """Nothing, if names differ and folders too: of two stages in one folder the later has written over the earlier."""
+def _require_different(stages: Sequence[Stage]) -> None:
+    """Check that no two stages share a name or a folder: the later one would have overwritten the earlier one."""
     taken = {name: "the report itself" for name in NAMES[:2]}
     folders = dict[Path, str]()
     for stage in stages:
-        where = str(stage.recipe_path or stage.directory)
+        where = str(stage.recipe.path if stage.recipe else stage.directory)
         if stage.name in taken:
             raise ArgsError(
-                f"{where}: would be called {stage.name!r} in the report, as {taken[stage.name]} is; give each stage "
-                "once, or rename the recipe or the folder"
+                f"{where}: its name in the report would be {stage.name!r}, like that of {taken[stage.name]}; give each "
+                "stage once, or rename the recipe or the folder"
             )
         taken[stage.name] = where
         if (folder := stage.directory.resolve()) in folders:
             raise ArgsError(
-                f"{where}: its model is in {stage.directory}, as that of {folders[folder]} is; give each stage an "
+                f"{where}: its model is in {stage.directory}, like that of {folders[folder]}; give each stage an "
                 "output_dir of its own and train it, or leave one out"
             )
         folders[folder] = where
@@ -194,16 +182,16 @@ def check_tokenizer(
     tokenizer: PreTrainedTokenizerBase,
     windows: Callable[[PreTrainedTokenizerBase], list[list[int]]],
 ) -> None:
-    """Nothing, if a stage's tokenizer reads the held-out text as the base's does; more tokens may have been added.
+    """Check that a stage's tokenizer encodes the held-out text as the base's does; it may have more tokens.
 
     Args:
         stage: The stage.
         reference: The base's tokenizer.
         tokenizer: The stage's.
-        windows: From a tokenizer to what the models read.
+        windows: Encodes the held-out text.
 
     Raises:
-        CheckpointError: It reads it differently.
+        CheckpointError: It does not.
     """
     found = tokenizer.get_vocab()
     moved = [(token, place) for token, place in reference.get_vocab().items() if found.get(token) != place]
@@ -211,10 +199,66 @@ def check_tokenizer(
         token, place = min(moved, key=lambda pair: pair[1])
         difference = f"{token!r} is token {found.get(token, 'none')} in it and {place} in the base's"
     elif windows(tokenizer) != windows(reference):
-        difference = "it reads the held-out text as other tokens than the base's does"
+        difference = "it encodes the held-out text differently"
     else:
         return
     raise CheckpointError(
-        f"{stage.directory}: the tokenizer of the stage {stage.name} is another one than the base's ({difference}); "
-        "all models of a report are measured on the same token ids. Give stages that keep the base's tokenizer"
+        f"{stage.directory}: the tokenizer of the stage {stage.name} differs from the base's ({difference}); all "
+        "models of a report are measured on the same token ids. Give stages that keep the base's tokenizer"
     )
+
+
+def trained_directory(output_dir: Path, recipe_path: Path) -> Path:
+    """The directory of the full model that a recipe trained: its ``output_dir``, or for LoRA ``merged`` in it.
+
+    Raises:
+        CheckpointError: It holds no model.
+    """
+    if _is_adapter(output_dir):
+        if _holds_model(output_dir / "merged"):
+            return output_dir / "merged"
+        raise CheckpointError(
+            f"output_dir: {output_dir} holds a LoRA adapter, but the report measures full models; merge it "
+            f"first:\n  axolotl merge-lora {recipe_path}"
+        )
+    if _holds_model(output_dir):
+        return output_dir
+    checkpoints = sorted(output_dir.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime_ns)
+    interrupted = checkpoints and (
+        f", but {checkpoints[-1].name}: its run was interrupted, or is still running. To resume it, set "
+        "auto_resume_from_checkpoints: true"
+    )
+    raise CheckpointError(
+        f"output_dir: {output_dir} holds no trained model (config.json and model*.safetensors){interrupted or ''}; "
+        f"train first:\n  accelerate launch -m axolotl.cli.train {recipe_path}"
+    )
+
+
+def _is_adapter(directory: Path) -> bool:
+    return (directory / "adapter_config.json").is_file()
+
+
+def _holds_model(directory: Path) -> bool:
+    # Axolotl writes the config before the first step, so the config alone does not prove a trained model.
+    return (directory / CONFIG).is_file() and any(directory.glob("model*.safetensors"))
+
+
+def require_plan(directory: Path, plan: LayerPlan, where: str, expected: str) -> None:
+    """Check that a directory holds a model that ``plan`` upscaled, with readable weights.
+
+    Args:
+        directory: Of a full model.
+        plan: The plan.
+        where: What names the directory in the error.
+        expected: The end of the error: what was expected, and the fix.
+
+    Raises:
+        CheckpointError: It does not.
+    """
+    found = BaseCheckpoint(str(directory), directory, read_config(directory / CONFIG))
+    recorded = recorded_plan(found.config)
+    if found.num_layers != len(plan) or recorded not in (None, plan):
+        raise CheckpointError(
+            f"{where} holds a model of {found.num_layers} layers{f' ({recorded})' if recorded else ''}, {expected}"
+        )
+    _ = found.tensors  # Reads the headers, so that damaged weights are found before anything is measured.

@@ -1,4 +1,4 @@
-"""The curves of a run, read from what the Trainer logged: losses, and in preference training rewards."""
+"""The metrics that the Trainer logged: losses, and in preference training rewards."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from solar_plugins.errors import SolarError
 from solar_plugins.storage.untrusted import read_json_object
 
 STATE_FILE = "trainer_state.json"
-REPAIR = "restore the file, or remove it to have the report without that loss curve"
+REPAIR = "restore the file, or remove it to have the report without that training curve"
 
 LOSS, MARGINS, ACCURACIES = "loss", "rewards/margins", "rewards/accuracies"
 LOGGED = tuple(prefix + key for key in (LOSS, MARGINS, ACCURACIES) for prefix in ("", "eval_"))
-"""What is read of the Trainer's entries."""
+"""The keys of the Trainer's log entries that are read."""
 
 MANY_POINTS = 30
-"""From here on a training series is smoothed over a `SMOOTHING`-th of its points, and drawn thin as it was logged."""
+"""From this number of entries on, a training curve is smoothed, and drawn thin as it was logged."""
 SMOOTHING = 12
+"""Each smoothed value is the mean of one ``SMOOTHING``-th of the entries."""
 
 
 class LogPoint(NamedTuple):
-    """A logged value after an optimizer step."""
+    """A value that was logged after an optimizer step."""
 
     step: int
     value: float
 
 
 class Series(NamedTuple):
-    """One logged quantity.
+    """One logged metric.
 
     Args:
-        train: On training data; each is the Trainer's mean since the point before.
-        held_out: The Trainer's own evaluation, if the recipe asks for one.
+        train: On training data; each is the Trainer's mean since the entry before.
+        held_out: Of the Trainer's own eval, if the recipe has one.
     """
 
     train: tuple[LogPoint, ...]
@@ -44,7 +45,7 @@ class Series(NamedTuple):
 
     @property
     def points(self) -> tuple[LogPoint, ...]:
-        """Those of both kinds."""
+        """All of them."""
         return self.train + self.held_out
 
 
@@ -53,16 +54,16 @@ NO_SERIES = Series((), ())
 
 @dataclass(frozen=True, slots=True)
 class TrainingLog:
-    """What the Trainer logged. Values that are no finite number are left out; such losses are counted.
+    """What the Trainer logged, without values that are not finite.
 
     Args:
         loss: The loss.
-        last_step: The last optimizer step that the log knows of.
-        planned_steps: How many the run was to have.
+        last_step: The last optimizer step in the log.
+        planned_steps: The steps of the full run.
         num_not_finite: Logged losses that were NaN or infinite.
-        margins: In preference training, by how much the reward of chosen answers is above that of rejected ones. A
-            reward is beta times what the model gained over the reference in log-probability (arXiv:2305.18290, sec. 5).
-        accuracies: The share of pairs whose chosen answer has the higher reward.
+        margins: In preference training, the reward of chosen responses minus that of rejected ones. A reward is beta
+            times the log-probability gained over the reference (arXiv:2305.18290, sec. 5).
+        accuracies: The share of pairs whose chosen response has the higher reward.
     """
 
     loss: Series
@@ -74,11 +75,11 @@ class TrainingLog:
 
 
 def read_training_log(output_dir: Path) -> TrainingLog | None:
-    """The loss curve of the run that wrote ``output_dir``, or None where it kept no log.
+    """The log of the run that wrote ``output_dir``, or None if it kept none.
 
     The Trainer writes its log into each checkpoint (``checkpoint-*/trainer_state.json``); a run with
-    ``save_strategy: no`` leaves none. Checkpoints of an earlier run can lie beside, so the log written last counts. A
-    longer log that begins like it is of the same run and is taken instead: file times get lost in copying.
+    ``save_strategy: no`` leaves none. The folder may hold checkpoints of an earlier run, so the newest file counts; a
+    longer log that starts with the same entries is of the same run and preferred, because copying loses file times.
 
     Raises:
         SolarError: A log is damaged.
@@ -86,47 +87,41 @@ def read_training_log(output_dir: Path) -> TrainingLog | None:
     files = [
         path for path in (output_dir / STATE_FILE, *output_dir.glob(f"checkpoint-*/{STATE_FILE}")) if path.is_file()
     ]
-    if not files:
+    states = [_read_state(path) for path in sorted(files, key=lambda path: path.stat().st_mtime_ns)]
+    if not states:
         return None
-    files.sort(key=lambda path: path.stat().st_mtime_ns)
-    states = [_read_state(path) for path in files]
     newest = states[-1]["log_history"]
     same_run = [state for state in states if state["log_history"][: len(newest)] == newest]
-    # Between two checkpoints nothing need be logged: of equal logs the later one knows how far the run came.
+    # Two checkpoints may hold the same entries; the later one has the higher global_step.
     return training_log(max(same_run, key=lambda state: (len(state["log_history"]), state.get("global_step") or 0)))
 
 
 def _read_state(path: Path) -> dict[str, Any]:
+    def check(valid: bool, key: str, value: object, expected: str) -> None:
+        if not valid:
+            raise SolarError(f"{path}: {key} is {value!r:.60}, expected {expected}; {REPAIR}")
+
     state = read_json_object(path, error=SolarError, fix=REPAIR)
     history = state.get("log_history")
-    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
-        raise _damaged(path, "log_history", history, "the Trainer's list of log entries")
-    for number, entry in enumerate(history):
+    is_list = isinstance(history, list) and all(isinstance(entry, dict) for entry in history)
+    check(is_list, "log_history", history, "the Trainer's list of log entries")
+    for number, entry in enumerate(history or ()):
         for key in ("step", *LOGGED):
-            if key in entry and not (_is_step if key == "step" else _is_number)(entry[key]):
-                raise _damaged(path, f"{key} of log_history[{number}]", entry[key], "a number")
+            if key in entry:
+                check(_is_number(entry[key], key != "step"), f"{key} of log_history[{number}]", entry[key], "a number")
     for key in ("global_step", "max_steps"):
-        if state.get(key) is not None and not _is_step(state[key]):
-            raise _damaged(path, key, state[key], "a number of steps")
+        check(state.get(key) is None or _is_number(state[key]), key, state.get(key), "a number of steps")
     return state
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, float) or (
-        isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.maxsize
-    )
-
-
-def _is_step(value: Any) -> bool:
-    return _is_number(value) and math.isfinite(value)
-
-
-def _damaged(path: Path, what: str, found: object, expected: str) -> SolarError:
-    return SolarError(f"{path}: {what} is {found!r:.60}, expected {expected}; {REPAIR}")
+def _is_number(value: object, allow_nan: bool = False) -> bool:
+    if isinstance(value, float):
+        return allow_nan or math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.maxsize
 
 
 def training_log(state: Mapping[str, Any]) -> TrainingLog:
-    """The curve in the content of a ``trainer_state.json``.
+    """The log in the content of a ``trainer_state.json``.
 
     Example:
         >>> history = [{"step": 1, "loss": 3.5}, {"step": 2, "loss": float("nan")}, {"step": 2, "eval_loss": 3.25}]
@@ -134,32 +129,25 @@ def training_log(state: Mapping[str, Any]) -> TrainingLog:
         >>> log.loss.train, log.loss.held_out, log.num_not_finite
         ((LogPoint(step=1, value=3.5),), (LogPoint(step=2, value=3.25),), 1)
     """
-    history: Sequence[Mapping[str, Any]] = state["log_history"]
+    points = {key: list[LogPoint]() for key in LOGGED}
+    for entry in state["log_history"]:
+        for key in LOGGED:
+            if key in entry and "step" in entry:
+                points[key].append(LogPoint(int(entry["step"]), float(entry[key])))
+    finite = {key: tuple(point for point in found if math.isfinite(point.value)) for key, found in points.items()}
+    loss, margins, accuracies = (Series(finite[key], finite[f"eval_{key}"]) for key in (LOSS, MARGINS, ACCURACIES))
     return TrainingLog(
-        loss=_series(history, LOSS),
+        loss=loss,
         last_step=int(state.get("global_step") or 0),
         planned_steps=int(state.get("max_steps") or 0),
-        num_not_finite=sum(
-            not math.isfinite(point.value) for key in (LOSS, f"eval_{LOSS}") for point in _points(history, key)
-        ),
-        margins=_series(history, MARGINS),
-        accuracies=_series(history, ACCURACIES),
+        num_not_finite=len(points[LOSS]) + len(points[f"eval_{LOSS}"]) - len(loss.points),
+        margins=margins,
+        accuracies=accuracies,
     )
-
-
-def _series(history: Sequence[Mapping[str, Any]], key: str) -> Series:
-    train, held_out = (
-        tuple(point for point in _points(history, name) if math.isfinite(point.value)) for name in (key, f"eval_{key}")
-    )
-    return Series(train, held_out)
-
-
-def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[LogPoint]:
-    return [LogPoint(int(entry["step"]), float(entry[key])) for entry in history if key in entry and "step" in entry]
 
 
 def smoothed(points: Sequence[LogPoint]) -> Sequence[LogPoint]:
-    """Many points as means over neighbours, so that the trend shows; few points as they are.
+    """Many points as means over their neighbors; few points as they are.
 
     Example:
         >>> noisy = [LogPoint(step, 3.0 + step % 2) for step in range(60)]
@@ -171,6 +159,6 @@ def smoothed(points: Sequence[LogPoint]) -> Sequence[LogPoint]:
     reach = len(points) // SMOOTHING // 2
     near = [points[max(index - reach, 0) : index + reach + 1] for index in range(len(points))]
     return [
-        LogPoint(point.step, math.fsum(neighbour.value for neighbour in group) / len(group))
+        LogPoint(point.step, math.fsum(neighbor.value for neighbor in group) / len(group))
         for point, group in zip(points, near, strict=True)
     ]

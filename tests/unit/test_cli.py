@@ -93,7 +93,7 @@ def test_plan_from_a_config_that_does_not_tell_the_parameters(tmp_path):
     assert report["parameters"] is report["checkpoint_bytes"] is None
     assert report["memory"] == []
     text = invoke("plan", "--base", tmp_path / "config.json", "--drop-layers", 1)
-    assert "config.json alone does not tell for model_type 'gpt_oss'; give the folder with its weights" in text
+    assert "for model_type 'gpt_oss' config.json alone is not enough; give the folder with its weights" in text
     assert "seam: layer 2 feeds layer 1, distance 1" in text
 
 

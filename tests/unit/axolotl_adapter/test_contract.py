@@ -1059,7 +1059,7 @@ class TestRanks:
 
 
 class TestWhatTrainingLeaves:
-    files = relied_on_by("report/training_log.py", "report/trained_models.py", "report/stages.py")
+    files = relied_on_by("report/training_log.py", "report/stages.py")
 
     def test_the_trainers_log(self):
         from transformers import Trainer, TrainerState

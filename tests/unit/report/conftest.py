@@ -114,3 +114,15 @@ def chain_report(report):
         ),
         conditions=replace(report.conditions, answers=answers, pairs=pairs),
     )
+
+
+@pytest.fixture
+def with_stage():
+    """Changes one stage of a report."""
+
+    def changed(report, place, **changes):
+        stages = list(report.stages)
+        stages[place] = replace(stages[place], **changes)
+        return replace(report, stages=tuple(stages))
+
+    return changed

@@ -32,7 +32,7 @@ def test_a_png_has_the_size_of_the_sheet(tmp_path, figure):
         assert image.size == (2 * 220, 220)
 
 
-def test_an_svg_keeps_its_words_and_is_the_same_each_time(tmp_path, figure):
+def test_an_svg_keeps_its_text_and_is_the_same_each_time(tmp_path, figure):
     save_picture(figure, tmp_path / "a.svg")
     save_picture(figure, tmp_path / "b.svg")
 
@@ -40,10 +40,11 @@ def test_an_svg_keeps_its_words_and_is_the_same_each_time(tmp_path, figure):
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
-def test_an_inline_svg_is_one_element_with_the_colours_of_the_page(figure):
-    svg = inline_svg(figure)
+def test_an_inline_svg_is_one_element_with_the_colors_of_the_page(figure):
+    svg = inline_svg(figure, 'a <b> & "c"')
 
     assert re.fullmatch(r"<svg .*</svg>\s*", svg, flags=re.DOTALL)
+    assert svg.startswith('<svg role="img" aria-label="a &lt;b&gt; &amp; &quot;c&quot;" ')
     assert "var(--ink)" in svg
     assert INK not in svg
     assert not re.search("http|xmlns|<style|<metadata", svg)
@@ -51,7 +52,7 @@ def test_an_inline_svg_is_one_element_with_the_colours_of_the_page(figure):
 
 @pytest.mark.parametrize("name", ["plan.pdf", "plan", "plan.jpg"])
 def test_other_suffixes_are_refused(tmp_path, name):
-    with pytest.raises(SolarError, match=r"plan.*no picture that can be drawn; use .png or .svg"):
+    with pytest.raises(SolarError, match=r"plan.*expected .png or .svg"):
         check_picture_path(tmp_path / name)
 
 
@@ -76,6 +77,6 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path):
     subprocess.run([sys.executable, "-c", code, tmp_path / "a.svg"], check=True)
 
 
-def test_layers_have_colours_of_their_own():
+def test_layers_have_different_colors():
     assert len(set(depth_colors(88))) == 88
     assert len(depth_colors(1)) == 1

@@ -112,7 +112,7 @@ def test_the_png_is_written(tmp_path):
 def test_another_suffix_is_refused_before_anything_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
 
-    with pytest.raises(SolarError, match=r"use .png or .svg"):
+    with pytest.raises(SolarError, match=r"expected .png or .svg"):
         draw_plan(PLANS["tiny"], tmp_path / "plan.gif")
 
 

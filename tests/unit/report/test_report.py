@@ -62,7 +62,7 @@ def test_the_report_of_a_run(trained_recipe, tmp_path, base_directory, texts, fe
     assert "tiny-base: 4 to 6 layers" in capsys.readouterr().out
 
 
-def test_own_texts_and_prompts_and_the_up_scaled_checkpoint_that_is_there(trained_recipe, tmp_path, few_new_tokens):
+def test_own_texts_and_prompts_and_the_upscaled_checkpoint_that_is_there(trained_recipe, tmp_path, few_new_tokens):
     own = tmp_path / "own.jsonl"
     own.write_text('{"text": "the wolf and the pigs"}\n')
     marker = next((tmp_path / "cache").glob("upscaled-*/solar_plan.json"))
@@ -125,7 +125,7 @@ def test_a_base_with_code_of_its_own_is_measured_where_the_recipe_trusts_it(
 
 
 @pytest.mark.usefixtures("nothing_measured")
-def test_a_base_that_was_up_scaled_before_is_no_base(trained_recipe, tmp_path):
+def test_a_base_that_was_upscaled_before_is_no_base(trained_recipe, tmp_path):
     change(trained_recipe, base_model=str(tmp_path / "trained"))
 
     with pytest.raises(ArgsError, match=r"was upscaled already .*the report compares with the base before that"):
@@ -135,7 +135,11 @@ def test_a_base_that_was_up_scaled_before_is_no_base(trained_recipe, tmp_path):
 @pytest.mark.usefixtures("nothing_measured")
 @pytest.mark.parametrize(
     ("output", "message"),
-    [("report.pdf", "does not end in .html"), ("folder.html", "cannot be written"), ("file/r.html", "cannot be made")],
+    [
+        ("report.pdf", "does not end in .html"),
+        ("folder.html", "cannot be written"),
+        ("file/r.html", "cannot be created"),
+    ],
 )
 def test_an_output_that_cannot_be_written_is_found_at_once(trained_recipe, tmp_path, output, message):
     (tmp_path / "folder.html").mkdir()
@@ -244,7 +248,7 @@ def test_a_chain_without_held_out_instructions_goes_on_with_texts(trained_chain,
 
     assert report.prompts[0] == "Once upon a time there were 0 little pigs who built a"
     assert report.models[0].answers is report.models[0].pairs is None
-    assert "How they go on" in (tmp_path / "r.html").read_text()
+    assert "Sample continuations" in (tmp_path / "r.html").read_text()
 
 
 @pytest.mark.usefixtures("nothing_measured")
@@ -275,7 +279,7 @@ def test_a_stage_of_another_tokenizer_is_refused(trained_chain, tmp_path, plain_
     plain_tokenizer.save_pretrained(tmp_path / "mean")  # The same words, but it does not begin texts with <s>.
     recipe, *later = trained_chain
 
-    with pytest.raises(CheckpointError, match=r"mean: the tokenizer of the stage mean is another one than the base's"):
+    with pytest.raises(CheckpointError, match=r"mean: the tokenizer of the stage mean differs from the base's"):
         write_report(recipe, later, held_out=None, prompts=[], output=tmp_path / "r.html")
 
 

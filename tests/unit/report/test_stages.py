@@ -1,3 +1,5 @@
+import json
+import os
 import shutil
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import yaml
 from solar_plugins.errors import ArgsError, CheckpointError, PluginError
 from solar_plugins.plugins.recipe_packs import recipe_directory
 from solar_plugins.recipe import parse_recipe, read_recipe, read_yaml
-from solar_plugins.report.stages import Stage, check_tokenizer, find_stages
+from solar_plugins.report.stages import Stage, check_tokenizer, find_stages, require_plan, trained_directory
 from solar_plugins.report.training_log import LogPoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
@@ -31,7 +33,7 @@ def change(path, **keys):
 def test_one_recipe_is_one_stage_that_is_called_trained(trained_recipe, tmp_path):
     [stage] = found([trained_recipe])
 
-    assert (stage.name, stage.directory, stage.recipe_path) == ("trained", tmp_path / "trained", trained_recipe)
+    assert (stage.name, stage.directory, stage.recipe.path) == ("trained", tmp_path / "trained", trained_recipe)
     assert stage.log.last_step == 2
 
 
@@ -43,7 +45,7 @@ def test_stages_are_called_as_their_recipes_and_folders(trained_chain, tmp_path)
     assert stages[1].recipe.text == (tmp_path / "solar_sft.yml").read_text()
     assert stages[1].log is None
     assert stages[2].log.margins.held_out == (LogPoint(2, 0.01),)
-    assert (stages[3].recipe_path, stages[3].recipe, stages[3].log) == (None, None, None)
+    assert (stages[3].recipe, stages[3].log) == (None, None)
 
 
 def test_an_adapter_is_taken_from_the_folder_of_its_merge(trained_chain, tmp_path):
@@ -153,18 +155,18 @@ def test_the_recipe_itself_may_have_changed(trained_recipe):
 
 
 def test_equal_names_are_refused(trained_chain, tmp_path):
-    with pytest.raises(ArgsError, match=r"solar_sft.yml: would be called 'sft' in the report, as .*solar_sft.yml is"):
+    with pytest.raises(ArgsError, match=r"solar_sft.yml: .*'sft'.*solar_sft.yml;.* rename"):
         found([*trained_chain, trained_chain[1]])
     (tmp_path / "mean").rename(tmp_path / "base")
-    with pytest.raises(ArgsError, match=r"base: would be called 'base' in the report, as the report itself is"):
+    with pytest.raises(ArgsError, match=r"base: .*'base', like that of the report itself"):
         found([trained_chain[0], tmp_path / "base"])
 
 
 def test_a_model_is_not_taken_for_that_of_two_stages(trained_chain, tmp_path):
     change(trained_chain[2], output_dir=str(tmp_path / "sft"))
-    with pytest.raises(ArgsError, match=r"solar_dpo.yml: its model is in .*sft, as that of .*solar_sft.yml is"):
+    with pytest.raises(ArgsError, match=r"solar_dpo.yml: its model is in .*sft, like that of .*solar_sft.yml;"):
         found(trained_chain)
-    with pytest.raises(ArgsError, match=r"merged: its model is in .*merged, as that of .*solar_sft.yml is"):
+    with pytest.raises(ArgsError, match=r"merged: its model is in .*merged, like that of .*solar_sft.yml;"):
         found([*trained_chain[:2], merged_in(tmp_path / "sft")])
 
 
@@ -209,9 +211,7 @@ def test_the_same_tokenizer_with_more_tokens_will_do(tokenizer, own_tokenizer):
     own_tokenizer.add_special_tokens({"pad_token": "[PAD]"})
 
     check_tokenizer(STAGE, tokenizer, own_tokenizer, read)
-    with pytest.raises(
-        CheckpointError, match=r"runs/sft: .* stage sft is another .*'\[PAD\]' is token none in it and 320"
-    ):
+    with pytest.raises(CheckpointError, match=r"runs/sft: .* stage sft .*'\[PAD\]' is token none in it and 320"):
         check_tokenizer(STAGE, own_tokenizer, tokenizer, read)
 
 
@@ -222,5 +222,82 @@ def test_a_tokenizer_that_cuts_words_otherwise_is_refused(tokenizer, own_tokeniz
         [pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=True)]
     )
 
-    with pytest.raises(CheckpointError, match="reads the held-out text as other tokens"):
+    with pytest.raises(CheckpointError, match="encodes the held-out text differently"):
         check_tokenizer(STAGE, tokenizer, own_tokenizer, read)
+
+
+def write_model(directory, num_layers, **config):
+    """A checkpoint as far as it is looked at before it is loaded."""
+    directory.mkdir(parents=True, exist_ok=True)
+    config = {"model_type": "llama", "num_hidden_layers": num_layers} | config
+    (directory / "config.json").write_text(json.dumps(config))
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+
+
+def test_the_trained_model_is_the_one_in_output_dir(tmp_path):
+    write_model(tmp_path, 6)
+
+    assert trained_directory(tmp_path, tmp_path / "r.yml") == tmp_path
+
+
+def test_a_run_that_has_not_been_is_told_how_to_train(tmp_path):
+    # Axolotl writes config.json before the first step.
+    (tmp_path / "config.json").write_text("{}")
+
+    with pytest.raises(
+        CheckpointError, match=r"holds no trained model (.|\n)*accelerate launch -m axolotl.cli.train r.yml"
+    ):
+        trained_directory(tmp_path, "r.yml")
+    with pytest.raises(CheckpointError, match="holds no trained model"):
+        trained_directory(tmp_path / "absent", "r.yml")
+
+
+def test_an_interrupted_run_is_recognised(tmp_path):
+    for step, seconds in ((20, 2), (100, 1)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        os.utime(tmp_path / f"checkpoint-{step}", (seconds, seconds))
+
+    with pytest.raises(CheckpointError, match=r"but checkpoint-20: .*auto_resume_from_checkpoints: true"):
+        trained_directory(tmp_path, "r.yml")
+
+
+def test_an_adapter_is_measured_after_merging(tmp_path):
+    write_model(tmp_path, 6)
+    (tmp_path / "adapter_config.json").write_text("{}")
+
+    with pytest.raises(CheckpointError, match=r"holds a LoRA adapter(.|\n)*axolotl merge-lora r.yml"):
+        trained_directory(tmp_path, "r.yml")
+    write_model(tmp_path / "merged", 6)
+    assert trained_directory(tmp_path, "r.yml") == tmp_path / "merged"
+
+
+EXPECTED = "but the plan is another"
+
+
+def test_a_model_of_the_plan_is_the_one_that_is_wanted(tmp_path):
+    write_model(tmp_path / "recorded", 6, solar_plugins={"plan": PLAN.to_dict()})
+    write_model(tmp_path / "unrecorded", 6)
+
+    for directory in (tmp_path / "recorded", tmp_path / "unrecorded"):
+        require_plan(directory, PLAN, "x", EXPECTED)
+
+
+def test_a_model_of_another_plan_is_refused(tmp_path):
+    write_model(tmp_path / "shallow", 4)
+    other = LayerPlan.from_sources(4, [0, 1, 2, 3, 2, 3])
+    write_model(tmp_path / "other", 6, solar_plugins={"plan": other.to_dict()})
+
+    with pytest.raises(CheckpointError, match=r"^x holds a model of 4 layers, but the plan is another$"):
+        require_plan(tmp_path / "shallow", PLAN, "x", EXPECTED)
+    with pytest.raises(CheckpointError, match=r"^x holds a model of 6 layers \(4 -> 6 layers: .*\), but the plan"):
+        require_plan(tmp_path / "other", PLAN, "x", EXPECTED)
+
+
+def test_damaged_weights_are_found_before_anything_is_measured(tmp_path):
+    write_model(tmp_path, 6)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-2])
+
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        require_plan(tmp_path, PLAN, "x", EXPECTED)

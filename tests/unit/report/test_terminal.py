@@ -4,41 +4,66 @@ from dataclasses import replace
 
 import pytest
 
+from solar_plugins.evaluation.chat_measures import JudgedPairs
 from solar_plugins.evaluation.loss import Loss
-from solar_plugins.report.terminal import show_report, unicode_chart
-from solar_plugins.report.training_log import LogPoint, Series
-from solar_plugins.text import printable
-from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.report.terminal import show_report
 
 
-def shown(report, width=100, color=None):
+def shown(report, width=100, color=None, terminal=False):
     from rich.console import Console
 
     out = io.StringIO()
-    show_report(report, Console(file=out, width=width, color_system=color, force_terminal=color is not None))
+    show_report(report, Console(file=out, width=width, color_system=color, force_terminal=terminal))
     return out.getvalue()
 
 
-def test_the_terminal_says_what_the_page_says(report):
+def test_the_terminal_has_what_the_page_has(report):
     text = " ".join(shown(report).split())
 
-    for words in (
+    for fact in (
         "lab/tiny-<base>: 12 to 16 layers",
-        "Upscaling raised the held-out loss from 2.500 to 3.250",
-        "upscaled 16 16.0 M 3.250 25.79 +0.750 ± 0.000",
-        "300 held-out tokens, float32 on cpu",
-        "● held-out",
-        "seam below layer 8: layer 7 feeds 4, distance 3",
-        "garden & gate",
-        "(nothing: it ends the text here)",
+        "from 2.500 to 3.250",
+        "Held-out text: 300 tokens",
+        "upscaled 16 16.0 M 3.250 +0.750 ± 0.000 25.79",
+        "trained 40 3.50 → 2.62 3.50 → 2.70",
+        "12 -> 16 layers: [0..7] + [4..11]",
+        "trained garden & gate",
+        "upscaled (nothing: the text ends here)",
         "out/report.html",
         "out/report.json",
     ):
-        assert words in text
+        assert fact in text
 
 
-def test_what_models_say_cannot_command_the_terminal(report):
-    text = shown(report, color="standard")
+def test_a_chain_has_a_row_for_each_model_and_each_stage(chain_report):
+    text = " ".join(shown(chain_report).split())
+
+    for fact in (
+        "Held-out responses: 3 responses, 300 tokens",
+        "sft 16 16.0 M 2.650 +0.150 ± 0.000 14.15",
+        "sft 2.000 -1.000 ± 0.000",
+        "average 67 % ± 15 17 % ± 14",
+        "base, upscaled, dus: not trained on that format here",
+        "sft 4 2.75 → 2.00 2.00",
+        "dpo 4 0.6931 → 0.6500 0.6500 0.037 1.00",
+        "average average says & <i>so</i>",
+    ):
+        assert fact in text
+
+
+def test_a_chain_without_responses_pairs_and_logs_does_not_mention_them(chain_report):
+    plain = tuple(replace(model, answers=None, pairs=None) for model in chain_report.models)
+    conditions = replace(chain_report.conditions, answers=None, pairs=None)
+    stages = tuple(replace(stage, log=None) for stage in chain_report.stages)
+
+    text = shown(replace(chain_report, models=plain, conditions=conditions, stages=stages)).partition("The <b>wall")[0]
+
+    assert not any(name in text for name in ("responses", "pairs", "reward"))
+    assert text.count("No training curve") == 3
+
+
+def test_text_of_models_cannot_control_the_terminal(report):
+    text = shown(report, color="standard", terminal=True)
 
     assert "\x1b[31mthe" not in text
     assert "[31mthe the" in text
@@ -46,73 +71,36 @@ def test_what_models_say_cannot_command_the_terminal(report):
     assert "[bold]16" in text
 
 
-def test_a_narrow_terminal_wraps_prose_and_gets_tables_whole(report):
-    lines = shown(report, 40).splitlines()
+def test_names_are_not_markup(chain_report, with_stage):
+    *others, last = chain_report.models
+    odd = replace(chain_report, models=(*others, replace(last, name="mean[bold]")))
 
-    assert "trained       16      16.0 M          2.625       13.80  +0.125 ± 0.000" in map(str.rstrip, lines)
-    assert max(len(line) for line in lines if line.startswith(("Upscaling", "Training"))) <= 40
-
-
-def test_of_many_seams_the_first_are_named_and_the_rest_counted(report):
-    twice = LayerPlan.from_sources(12, [index for index in range(12) for _ in range(2)])
-
-    text = shown(replace(report, plan=twice))
-
-    assert text.count("seam below layer") == 8
-    assert "and 4 more seams" in text
+    assert shown(odd).count("mean[bold]") == 7  # Twice in the headline, in three tables, before two responses.
+    assert "[/x]" in shown(with_stage(odd, 0, name="[/x]"))
 
 
-def test_without_a_log_and_with_a_broken_model_it_still_prints(report):
-    broken = replace(report.models[2], loss=Loss((math.nan,) * 3, (100,) * 3))
-    stages = (replace(report.stages[0], log=None),)
+def test_a_file_has_no_colors_and_the_same_text_at_any_width(chain_report):
+    long = tuple(replace(model, continuations=("word " * 60, "")) for model in chain_report.models)
+    long = replace(chain_report, models=long)
 
-    text = shown(replace(report, stages=stages, models=(*report.models[:2], broken)))
-
-    assert "No loss curve" in text
-    assert "not finite" in text
-
-
-def dots(character):
-    """The dots of a braille character as rows of 0 and 1, by the numbering in the Unicode standard (chapter 21.1)."""
-    bits = ord(character) - 0x2800
-    numbered = [bits >> index & 1 for index in range(8)]
-    return [[numbered[left], numbered[right]] for left, right in ((0, 3), (1, 4), (2, 5), (6, 7))]
+    assert shown(long, width=30) == shown(long, width=300)
+    assert shown(long).count("word") == 60 * 6
+    assert not {"…", "\x1b"} & set(shown(long))
 
 
-def test_a_falling_loss_is_a_falling_line():
-    series = Series(tuple(LogPoint(step, 4.0 - step) for step in range(4)), ())
+def test_a_narrow_terminal_wraps_prose_and_keeps_tables_whole(report):
+    lines = [line.rstrip() for line in shown(report, width=40, terminal=True).splitlines()]
 
-    lines = unicode_chart(series, columns=2, rows=1)
-
-    assert lines == [lines[0]]
-    left, right = (dots(character) for character in lines[0])
-    assert [a + b for a, b in zip(left, right, strict=True)] == [
-        [1, 0, 0, 0],
-        [0, 1, 0, 0],
-        [0, 0, 1, 0],
-        [0, 0, 0, 1],
-    ]
+    assert any("3.250  +0.750 ± 0.000       25.79" in line for line in lines)
+    [first] = [line for line in lines if line.startswith("Upscaling")]
+    assert len(first) <= 40
 
 
-def test_held_out_losses_are_marked_over_the_line():
-    series = Series(tuple(LogPoint(step, 10.0 - step) for step in range(11)), (LogPoint(10, 10.0),))
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_broken_model_still_has_a_row(chain_report, value):
+    *others, last = chain_report.models
+    broken = replace(last, answers=Loss((value,) * 3, (100,) * 3), pairs=JudgedPairs((math.nan,) * 6, (-1.0,) * 6))
 
-    lines = unicode_chart(series, columns=10, rows=4)
+    text = " ".join(shown(replace(chain_report, models=(*others, broken))).split())
 
-    assert lines[0][-1] == "●"
-    assert [len(line) for line in lines] == [10] * 4
-
-
-@pytest.mark.parametrize("num_points", [0, 1])
-def test_a_curve_of_a_single_point_is_drawn(num_points):
-    series = Series((), (LogPoint(5, 2.0),))
-    if num_points:
-        series = Series((LogPoint(5, 2.0),), ())
-
-    lines = unicode_chart(series, columns=4, rows=2)
-
-    assert sum(character not in " " for line in lines for character in line) == 1
-
-
-def test_control_characters_are_replaced():
-    assert printable("a\x00b\x9bc\td\ne") == "a�b�c�d\ne"
+    assert text.count("average not finite not finite") == 2

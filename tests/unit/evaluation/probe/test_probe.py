@@ -135,7 +135,7 @@ def test_plans_whose_duplicates_do_not_start_as_copies(folder):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--target-layers", "13"], "--target-layers: 13 is the depth of no plan here; expected one of 7, 8"),
+        (["--target-layers", "13"], "--target-layers: 13 is not the depth of any plan here; expected one of 7, 8"),
         (["--text", "{folder}/nowhere.jsonl"], "nowhere.jsonl: cannot be read (No such file"),
         (["--text", "{folder}/few.jsonl"], "few.jsonl: 2 texts of 2 tokens or more; expected at least 3"),
         (["--plans", "{folder}/nowhere.yml"], "nowhere.yml: cannot be read"),

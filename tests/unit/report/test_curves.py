@@ -1,0 +1,97 @@
+import math
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+
+from solar_plugins.recipe import parse_recipe
+from solar_plugins.report.curves import LEFT, NARROW, WIDE, Chart, Level, curve_figure, stage_charts
+from solar_plugins.report.picture import inline_svg
+from solar_plugins.report.training_log import LogPoint, Series
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "expected"),
+    [
+        (60, 4, ["training", "eval", "optimizer step"]),
+        (1, 0, ["training"]),
+        (0, 1, ["eval"]),
+    ],
+)
+def test_lines_and_axis_are_labeled(train, held_out, expected):
+    series = Series(
+        train=tuple(LogPoint(step, 3 - step / 100) for step in range(1, train + 1)),
+        held_out=tuple(LogPoint(step, 3.0) for step in range(held_out)),
+    )
+
+    svg = inline_svg(curve_figure(Chart(series, "loss")), "x")
+
+    assert all(text in svg for text in expected)
+    assert ("training" in svg) == bool(train)
+    assert ("eval" in svg) == bool(held_out)
+
+
+LINE = (LogPoint(1, 3.0), LogPoint(2, 2.0))
+
+
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+def test_labels_of_lines_that_end_together_do_not_overlap(width):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = curve_figure(Chart(Series(LINE, LINE), "loss", level=Level(2.0, "level 2.00"), width=width))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    ends = [text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text().endswith("2.00")]
+
+    assert len(ends) == 3
+    assert not any(one.overlaps(other) for one, other in combinations(ends, 2))
+    assert max(end.x1 for end in ends) <= figure.bbox.x1
+
+
+def test_a_level_outside_the_values_is_visible():
+    figure = curve_figure(Chart(Series(LINE, ()), "loss", level=Level(math.log(2), "ln 2")))
+
+    low, high = figure.axes[1].get_ylim()
+    assert low < math.log(2) < 3.0 < high
+    assert "ln 2" in inline_svg(figure, "x")
+    assert "ln 2" not in inline_svg(curve_figure(Chart(Series(LINE, ()), "loss")), "x")
+
+
+def test_values_have_the_decimals_that_are_asked_for():
+    svg = inline_svg(
+        curve_figure(Chart(Series((LogPoint(1, 0.69314),), (LogPoint(1, 0.69214),)), "loss", decimals=4)), "x"
+    )
+
+    assert "training 0.6931" in svg
+    assert "eval 0.6921" in svg
+
+
+def test_the_mark_at_step_0_is_not_clipped():
+    import numpy
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = curve_figure(Chart(Series((), (LogPoint(0, 3.0), LogPoint(9, 3.0))), "loss"))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+
+    before_the_edge = numpy.asarray(canvas.buffer_rgba())[:, : int(LEFT * figure.dpi / 72) - 1].astype(int)
+    orange = before_the_edge[..., 0] - before_the_edge[..., 2] > 100
+    assert orange.any()
+
+
+def test_dpo_is_drawn_with_ln_2_and_its_rewards(chain_report):
+    dpo = chain_report.stages[2]
+
+    loss, margin, accuracy = stage_charts(dpo)
+    assert loss.level == (math.log(2), "ln 2")
+    assert margin.level is accuracy.level is None
+    assert stage_charts(replace(dpo, recipe=parse_recipe({"rl": "orpo"})))[0].level is None
+    [alone] = stage_charts(chain_report.stages[1])
+    assert (alone.quantity, alone.level) == ("loss", None)
+    assert stage_charts(chain_report.stages[3]) == []
+
+
+def test_the_alternative_text_has_the_first_and_last_values(chain_report):
+    loss, margin, _ = stage_charts(chain_report.stages[2])
+
+    assert loss.alternative_text == "Loss by optimizer step: training from 0.693 to 0.650, eval from 0.650 to 0.650"
+    assert margin.alternative_text == "Reward margin by optimizer step: training from 0.000 to 0.037"
