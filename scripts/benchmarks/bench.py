@@ -25,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench_tables import OURS, Run, bench_table, copy_rate, estimate_table, spread
 from checkpoints import (
     DROP_LAYERS,
     LAYERS,
@@ -34,7 +35,6 @@ from checkpoints import (
     make_many_tensors,
     result_bytes,
 )
-from figures import OURS, Run, bench_table, copy_rate, estimate_table, spread
 from processes import cool, run_process, sync, warm
 from startup import OFFLINE, VARIANTS, measure_startup
 
@@ -192,7 +192,7 @@ def startup_table(startup: dict[str, Any]) -> str:
         "block": "`register`, block, checkpoint cached",
     }
     for key, text in texts.items():
-        inside = [figures[key][0] for figures in startup["inside"]]
+        inside = [run[key][0] for run in startup["inside"]]
         lines.append(f"| {text} | {spread(1000 * s for s in inside)} | {100 * spread(inside).median / whole:.2f} % |")
     return "\n".join(lines)
 

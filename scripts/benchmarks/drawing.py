@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from figures import OURS, Run, Spread, select, spread, tools_of
+from bench_tables import OURS, Run, Spread, select, spread, tools_of
 
 from solar_plugins.report.picture import CALM, FONTS, GRID, INK, MUTED, PAPER, SEAM, save_picture
 

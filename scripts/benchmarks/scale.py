@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from bench import REPOSITORY
-from figures import OURS, Device, Run, copy_rate, estimated_seconds, select
+from bench_tables import OURS, Device, Run, copy_rate, estimated_seconds, select
 from handover import HandOver, measure_hand_over, seconds_of_a_rank
 
 from solar_plugins.memory.estimate import memory_parts, peaks
@@ -118,8 +118,8 @@ def measured(bench: dict[str, Any], rounds: Sequence[HandOver]) -> Rates:
     return Rates(
         core_bytes_per_second=copy_rate(runs),
         axolotl_seconds=median(wall for wall, _ in startup["runs"]["no plugin"]),
-        import_seconds=median(figures["import"][0] for figures in startup["inside"]),
-        cached_seconds=median(figures["block"][0] for figures in startup["inside"]),
+        import_seconds=median(run["import"][0] for run in startup["inside"]),
+        cached_seconds=median(run["block"][0] for run in startup["inside"]),
         rank_seconds=seconds_of_a_rank(asking_every(POLL_SECONDS, rounds)),
         long_wait_seconds=median(one.seconds for one in asking_every(LONG_WAIT_POLL_SECONDS, rounds)),
         writer_bytes=writer,

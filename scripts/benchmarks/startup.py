@@ -73,12 +73,12 @@ def timed(function):
 def load():
     from solar_plugins import SolarPlugin
     return SolarPlugin()
-figures = {}
-figures["import"], plugin = timed(load)
+metrics = {}
+metrics["import"], plugin = timed(load)
 for name in ("plain", "block"):
     cfg = yaml.safe_load(open(name + ".yml"))
-    figures[name], _ = timed(lambda: plugin.register(cfg))
-print(json.dumps(figures))
+    metrics[name], _ = timed(lambda: plugin.register(cfg))
+print(json.dumps(metrics))
 """
 OFFLINE = {"HF_HUB_OFFLINE": "1", "AXOLOTL_DO_NOT_TRACK": "1"}
 

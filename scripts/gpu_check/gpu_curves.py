@@ -1,4 +1,4 @@
-"""From the runs of the recovery step to curves, the best learning rates, and where the curves cross. Pure."""
+"""Curves of the recovery runs, the best learning rates, and where the curves cross. Pure functions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Run = Mapping[str, Any]
 
 
 class Point(NamedTuple):
-    """A model measured on the held-out test documents.
+    """The loss of a model on the held-out test documents.
 
     Args:
-        tokens: Trained on until then.
-        seconds: Of training until then, evaluations left out.
-        loss: With one part for each document.
+        tokens: Training tokens so far.
+        seconds: Training time so far, without evaluations.
+        loss: With one window per document.
     """
 
     tokens: int
@@ -35,7 +35,7 @@ class Rate(NamedTuple):
 
     Args:
         value: The rate.
-        at_edge: It is the lowest or the highest of several that were tried, so a better one may lie outside.
+        at_edge: It is the lowest or highest of several that were tried, so a better one may lie outside.
     """
 
     value: float
@@ -43,7 +43,7 @@ class Rate(NamedTuple):
 
 
 def document_loss(evaluation: Mapping[str, Any], kind: str | None = None) -> Loss:
-    """The loss with one part for each document, so that its error is one between documents."""
+    """The loss with one window per document, so that its standard error is over documents."""
     chosen = [found for _, found in sorted(evaluation["documents"].items()) if kind in (None, found["kind"])]
     return Loss(tuple(found["nats"] for found in chosen), tuple(found["tokens"] for found in chosen))
 
@@ -54,7 +54,7 @@ def kinds(run: Run) -> list[str]:
 
 
 def curve(run: Run, kind: str | None = None) -> list[Point]:
-    """A run's points, the first before training."""
+    """The points of a run, starting before training."""
     return [
         Point(found["tokens"], math.fsum(run["step_seconds"][: found["step"]]), document_loss(found, kind))
         for found in run["evaluations"]
@@ -63,7 +63,7 @@ def curve(run: Run, kind: str | None = None) -> list[Point]:
 
 
 def validation_loss(run: Run) -> float:
-    """The loss in nats per token that chooses the learning rate; of other documents than the reported one."""
+    """The loss in nats per token for choosing the learning rate; not on the reported documents."""
     (found,) = [found for found in run["evaluations"] if found["file"] == VALIDATION]
     return document_loss(found).nats_per_token
 
@@ -86,9 +86,9 @@ def select(runs: Iterable[Run], model: str, rate: float, seed: int) -> Run | Non
 
 
 def crossing(base: Sequence[Point], upscaled: Sequence[Point]) -> float | None:
-    """After how many tokens the upscaled model is below the base for good, between two points by a straight line.
+    """The tokens after which the upscaled model stays below the base, interpolated linearly; None if it ends above.
 
-    None if it is not below at the end. Both curves have points at the same tokens.
+    Both curves have points at the same tokens.
 
     Example:
         >>> def points(*losses):
@@ -109,12 +109,12 @@ def crossing(base: Sequence[Point], upscaled: Sequence[Point]) -> float | None:
 
 
 def difference_at(base: Sequence[Point], upscaled: Sequence[Point], index: int) -> Difference:
-    """How far the upscaled model is above the base at a point; negative: it is below."""
+    """The upscaled model's loss minus the base's at a point."""
     return difference(upscaled[index].loss, base[index].loss)
 
 
 def loss_at_seconds(points: Sequence[Point], seconds: float) -> float:
-    """The loss after so many seconds of training, between two points by a straight line; the last one's afterwards.
+    """The loss after some seconds of training, interpolated linearly; after the last point, its loss.
 
     Example:
         >>> loss_at_seconds([Point(0, 0.0, Loss((4.0,), (1,))), Point(9, 10.0, Loss((3.0,), (1,)))], 5.0)

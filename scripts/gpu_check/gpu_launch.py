@@ -1,8 +1,8 @@
-"""``axolotl.cli.train`` on a recipe, with or without the plugin in sight.
+"""Run ``axolotl.cli.train`` on a recipe, with or without the plugin.
 
     python gpu_launch.py HIDDEN recipe.yml
 
-Axolotl finds installed plugins by their entry points; those of the distribution HIDDEN are left out. ``-`` hides none.
+Axolotl finds installed plugins by their entry points; those of the distribution HIDDEN are hidden. ``-`` hides none.
 """
 
 import importlib.metadata
@@ -11,7 +11,7 @@ import sys
 
 
 def hide(distribution: str) -> None:
-    """Let ``importlib.metadata.entry_points`` leave out what a distribution adds to Axolotl."""
+    """Make ``importlib.metadata.entry_points`` omit a distribution's Axolotl entry points."""
     real = importlib.metadata.entry_points
 
     def entry_points(**parameters):

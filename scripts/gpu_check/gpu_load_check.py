@@ -1,4 +1,4 @@
-"""Loads an upscaled checkpoint as a user would, in bfloat16, and compares it with its base by the plan.
+"""Load an upscaled checkpoint in bfloat16, as a user would, and compare it with its base according to the plan.
 
 python gpu_load_check.py UPSCALED CHECKSUMS.json DROP_LAYERS RESULT.json
 """
@@ -20,7 +20,7 @@ FORWARD_TOKENS = 512
 
 
 def check(directory: Path, base_sums: dict[str, int], drop_layers: int) -> dict[str, Any]:
-    """What loading, the layers' sums and a forward pass gave."""
+    """Results of loading, of the layers' checksums, and of a forward pass."""
     on_gpu = torch.cuda.is_available()
     begin = time.perf_counter()
     model, info = AutoModelForCausalLM.from_pretrained(
@@ -51,8 +51,8 @@ def check(directory: Path, base_sums: dict[str, int], drop_layers: int) -> dict[
 
 
 def expected_sums(base_sums: dict[str, int], drop_layers: int) -> dict[str, int]:
-    """The sums after depth up-scaling, from the paper's words: the base without its last m layers, then without its
-    first m (arXiv:2312.15166, sec. 2.1)."""
+    """The checksums after depth up-scaling as in the paper: the base without its last m layers, then the base without
+    its first m (arXiv:2312.15166, sec. 2.1)."""
     depth = len(base_sums) - 1
     sources = [*range(depth - drop_layers), *range(drop_layers, depth)]
     layers = {str(new): base_sums[str(source)] for new, source in enumerate(sources)}
@@ -60,11 +60,11 @@ def expected_sums(base_sums: dict[str, int], drop_layers: int) -> dict[str, int]
 
 
 def wrong_groups(found: dict[str, int], expected: dict[str, int]) -> list[str]:
-    """The layers whose sums differ, and those that only one side has."""
+    """The layers whose checksums differ, and those that only one side has."""
     return sorted(group for group in found.keys() | expected.keys() if found.get(group) != expected.get(group))
 
 
 if __name__ == "__main__":
     upscaled, checksums, m, result = sys.argv[1:]
-    figures = check(Path(upscaled), json.loads(Path(checksums).read_text()), int(m))
-    Path(result).write_text(json.dumps(figures))
+    metrics = check(Path(upscaled), json.loads(Path(checksums).read_text()), int(m))
+    Path(result).write_text(json.dumps(metrics))

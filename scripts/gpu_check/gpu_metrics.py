@@ -1,9 +1,9 @@
-"""Test-only plugin for Axolotl that writes down what a run took: memory, seconds, tokens, losses, order of the rows.
+"""Axolotl plugin for the GPU check that records a run's memory, seconds, tokens, losses and row order.
 
-Named in ``plugins:`` of the recipes of the GPU check. It changes nothing that is measured: each step waits for the GPU,
-which the Trainer does too when it looks for losses that are not finite. ``GPU_CHECK_METRICS`` names the file that it
-writes, and ``GPU_CHECK_LAUNCHED`` is when the process was started. With ``GPU_CHECK_HELD_OUT``, a folder that
-gpu_texts.py wrote, the model is measured before the first step and every ``GPU_CHECK_EVAL_EVERY`` steps.
+The recipes of the GPU check list it in ``plugins:``. It does not affect what is measured: it synchronizes with the GPU
+at each step, as the Trainer also does to check for non-finite losses. ``GPU_CHECK_METRICS`` is the file that it writes,
+and ``GPU_CHECK_LAUNCHED`` the start time of the process. With ``GPU_CHECK_HELD_OUT``, a folder written by gpu_texts.py,
+the model is evaluated before the first step and every ``GPU_CHECK_EVAL_EVERY`` steps.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class MetricsPlugin(BasePlugin):
 
 
 class Recorder(TrainerCallback):
-    """Collects the figures of a run and writes them when its training has ended."""
+    """Collect the metrics of a run, and write them when training ends."""
 
     def __init__(self, cfg, trainer):
         self.trainer, self.base_model = trainer, str(cfg.base_model)
@@ -41,7 +41,7 @@ class Recorder(TrainerCallback):
         self.step_tokens: list[int] = []
         self.evaluations: list[dict[str, Any]] = []
         self.order, self.tokens = hashlib.sha256(), 0
-        self.figures: dict[str, Any] = {}
+        self.metrics: dict[str, Any] = {}
         self.mark = 0.0
         self._watch_batches()
 
@@ -51,21 +51,21 @@ class Recorder(TrainerCallback):
         def watched(model, inputs, *args, **kwargs):
             ids = inputs["input_ids"].cpu()
             self.order.update(ids.numpy().tobytes())
-            # Padding is not counted: it teaches nothing.
+            # Padding is not counted.
             self.tokens += int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else ids.numel()
             return step(model, inputs, *args, **kwargs)
 
         self.trainer.training_step = watched
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.figures["load_peak"] = peak_memory()
+        self.metrics["load_peak"] = peak_memory()
         self._evaluate(0, "test.jsonl")
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         self.mark = now()
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.figures.setdefault("startup_seconds", time.time() - float(os.environ["GPU_CHECK_LAUNCHED"]))
+        self.metrics.setdefault("startup_seconds", time.time() - float(os.environ["GPU_CHECK_LAUNCHED"]))
 
     def on_step_end(self, args, state, control, **kwargs):
         self.step_seconds.append(now() - self.mark)
@@ -76,12 +76,12 @@ class Recorder(TrainerCallback):
         self.mark = now()
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.figures["train_peak"] = peak_memory()
+        self.metrics["train_peak"] = peak_memory()
         self._evaluate(state.global_step, "validation.jsonl")
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        figures = self.figures | {
+        metrics = self.metrics | {
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            # The part of the path that says which checkpoint it was; where it lay is nobody's business.
+            # The checkpoint's name without its private path.
             "base_model": Path(self.base_model).name,
             "num_layers": model.config.num_hidden_layers,
             "parameters": model.num_parameters(),
@@ -95,7 +95,7 @@ class Recorder(TrainerCallback):
             "step_tokens": self.step_tokens,
             "evaluations": self.evaluations,
         }
-        Path(os.environ["GPU_CHECK_METRICS"]).write_text(json.dumps(figures))
+        Path(os.environ["GPU_CHECK_METRICS"]).write_text(json.dumps(metrics))
 
     def _evaluate(self, step: int, file: str) -> None:
         if "GPU_CHECK_HELD_OUT" not in os.environ:
@@ -110,7 +110,7 @@ class Recorder(TrainerCallback):
 
 
 def held_out_documents(model, tokenizer, folder: str, file: str) -> dict[str, dict[str, Any]]:
-    """Sum of the cross-entropy in nats, and tokens, of each held-out document."""
+    """Summed cross-entropy in nats, and number of tokens, per held-out document."""
     from gpu_texts import read_rows
 
     from solar_plugins.evaluation.measure import held_out_loss, token_windows
@@ -128,14 +128,14 @@ def held_out_documents(model, tokenizer, folder: str, file: str) -> dict[str, di
 
 
 def now() -> float:
-    """Seconds, when the GPU has done all that it was given."""
+    """The time in seconds, after the GPU has finished its queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def peak_memory() -> dict[str, int] | None:
-    """The most that tensors took since the counters were set back, and the most that the allocator held for them."""
+    """Peak bytes allocated by tensors and reserved by the allocator since the last reset."""
     if not torch.cuda.is_available():
         return None
     return {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}

@@ -1,12 +1,12 @@
-"""Packs what a GPU machine without a network needs into files that can be carried there one by one.
+"""Pack what a GPU machine without a network needs into parts that can be copied one by one.
 
     python scripts/gpu_check/gpu_pack.py --megabytes 55
-    # there, in the repository's root, when all parts have arrived:
+    # there, in the repository root, when all parts are there:
     cat runs/gpu/carried/part-* | tar -xJ && export PYTHONPATH=$PWD:$PWD/runs/gpu/site
 
-The parts hold the small model and the data of `make gpu-check-data`, and the installed packages that the project
-requires, as they are installed here, without those that `HELD` names: large ones that a machine with PyTorch has. Both
-machines must have the same Python (3.12, say) and kind of processor.
+The parts contain the small model and the data of `make gpu-check-data`, and the project's dependencies as installed
+here, except those in `PREINSTALLED`: large packages that a machine with PyTorch has. Both machines must have the same
+Python version (such as 3.12) and processor architecture.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 
-def words(text: str) -> frozenset[str]:
-    """Names read better as a paragraph."""
+def names_in(text: str) -> frozenset[str]:
+    """The names in a text, separated by white space."""
     return frozenset(text.split())
 
 
-HELD = words(
+PREINSTALLED = names_in(
     "torch triton numpy scipy pandas pyarrow scikit-learn sympy networkx numba llvmlite pillow matplotlib "
     "fonttools contourpy kiwisolver cycler cmake ninja grpcio tensorboard tensorboard-data-server lxml regex "
     "setuptools pip"
 )
-"""Of the packages of the project, those that are found on a machine made for PyTorch."""
-UNUSED = words(
+"""Dependencies that a machine with PyTorch already has."""
+UNUSED = names_in(
     "oci botocore boto3 s3fs gcsfs adlfs ocifs openai gradio trackio lm-eval nltk mergekit deepspeed "
     "deepspeed-kernels xformers mlflow comet-ml art uvloop fastapi uvicorn gguf llama-index hypothesis"
 )
-"""Packages that no step of the check imports: clouds, servers, evaluation, DeepSpeed."""
+"""Dependencies that no step imports: clouds, servers, evaluation, DeepSpeed."""
 EXTRAS = frozenset({"axolotl", "report"})
-"""Of the project's extras, those that the check uses."""
+"""The project's extras that the check uses."""
 SITE = Path("runs/gpu/site")
 FOLDERS = (Path("runs/smollm2/SmolLM2-135M"), Path("runs/gpu/data"))
 PRESET = 6
 
 
 class Parts(io.RawIOBase):
-    """A file that is cut into parts of one size.
+    """A file that is split into parts of equal size.
 
     Args:
         folder: Where the parts go.
-        part_bytes: Size of each but the last.
+        part_bytes: Size of each part except the last.
     """
 
     def __init__(self, folder: Path, part_bytes: int) -> None:
@@ -71,10 +71,10 @@ class Parts(io.RawIOBase):
 
 
 def required(name: str, extras: frozenset[str] = frozenset(), known: set[tuple[str, str]] | None = None) -> set[str]:
-    """The installed distributions that a distribution needs with its extras, itself among them."""
+    """The installed distributions that a distribution needs with its extras, including itself."""
     known = set() if known is None else known
     key = name.lower().replace("_", "-")
-    if key in HELD or key in UNUSED or key.startswith(("nvidia-", "cuda-")):
+    if key in PREINSTALLED or key in UNUSED or key.startswith(("nvidia-", "cuda-")):
         return set()
     try:
         requirements = [Requirement(line) for line in distribution(name).requires or []]
@@ -90,7 +90,7 @@ def required(name: str, extras: frozenset[str] = frozenset(), known: set[tuple[s
 
 
 def package_files(names: Sequence[str]) -> Iterator[tuple[Path, Path]]:
-    """The files of distributions, each with its place below the folder of packages."""
+    """The files of distributions, each with its path relative to site-packages."""
     for name in names:
         for file in distribution(name).files or []:
             path = Path(str(file.locate()))
@@ -101,7 +101,7 @@ def package_files(names: Sequence[str]) -> Iterator[tuple[Path, Path]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=55, help="size of a part (55)")
+    parser.add_argument("--megabytes", type=int, default=55, help="size of each part (55)")
     parser.add_argument("--folder", type=Path, default=Path("runs/gpu/carried"))
     options = parser.parse_args(arguments)
     for folder in FOLDERS:

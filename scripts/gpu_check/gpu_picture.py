@@ -1,4 +1,4 @@
-"""The picture of the recovery step: held-out loss of both models by tokens, and the difference near its zero."""
+"""Plot of the recovery step: held-out loss of both models by tokens, and their difference near zero."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 WIDTH_INCHES, HEIGHT_INCHES = 8.0, 3.4
 COLORS = {BASE: CALM, UPSCALED: SEAM}
 LABEL_SHARE = 0.075
-"""Of the height of a panel: the least distance of two labels."""
+"""Minimum distance of two labels, as a share of the panel's height."""
 NEAR_ZERO_FROM = 4
-"""The difference is scaled to its points after the first quarter of them; it begins far above."""
+"""The axis of the difference is scaled without the first quarter of its points, which are far above."""
 MILLION = 1e6
 
 
@@ -27,8 +27,8 @@ def draw_recovery(runs: Sequence[Run], seeds: Sequence[int], path: Path) -> None
     """Draw the picture.
 
     Args:
-        runs: Of the recovery step, both models with the first seed among them.
-        seeds: The first is drawn thick, at each model's best learning rate; all other runs thin.
+        runs: Of the recovery step, including both models with the first seed.
+        seeds: The first is drawn thick, at each model's best learning rate; all other runs are thin.
         path: A ``.png``.
     """
     from matplotlib import rc_context
@@ -64,7 +64,7 @@ def _draw_losses(axes: Axes, runs: Sequence[Run], best: dict[str, Run]) -> None:
 
 
 def _draw_differences(axes: Axes, runs: Sequence[Run], best: dict[str, Run], seeds: Sequence[int]) -> None:
-    """The upscaled model's loss above the base's, with a band of two standard errors; other seeds thin."""
+    """The upscaled model's loss minus the base's, with a band of two standard errors; other seeds are thin."""
     shown = list[float]()
     for seed in seeds:
         pair = [select(runs, model, best[model]["learning_rate"], seed) for model in MODELS]
@@ -90,7 +90,7 @@ def _draw_differences(axes: Axes, runs: Sequence[Run], best: dict[str, Run], see
 def _finish(axes: Axes, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=8)
     axes.set_xlim(left=0)
-    axes.set_xlabel("further tokens, millions", color=MUTED)
+    axes.set_xlabel("training tokens, millions", color=MUTED)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.tick_params(colors=MUTED, length=0)
     for side in ("top", "right", "left"):

@@ -1,9 +1,9 @@
-"""Writes a random bfloat16 checkpoint of Mistral type, one layer a shard; nobody builds a model.
+"""Write a random bfloat16 Mistral checkpoint, one layer per shard, without building a model.
 
     python gpu_random_base.py DIRECTORY CONFIG.json
 
-Values are normal with the deviation that Mistral's are initialised with, norms are one, so that a forward pass is
-finite. Beside the directory, in ``DIRECTORY.checksums.json``, stands an exact sum for each layer and for the rest.
+Weights are normal with the standard deviation of Mistral's initialization, norms are one, so that a forward pass is
+finite. ``DIRECTORY.checksums.json`` gets an exact checksum per layer, and one for everything else.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ MISTRAL_7B = {
     "eos_token_id": 2,
     "torch_dtype": "bfloat16",
 }
-"""The widths of Mistral-7B-v0.1; its config also has a sliding window of 4,096, which 4,096 positions never reach."""
+"""The widths of Mistral-7B-v0.1. Its sliding window of 4,096 is left out: 4,096 positions never exceed it."""
 
 
 def checksum(tensor: torch.Tensor) -> int:
-    """The sum of the bit patterns of a bfloat16 tensor: exact, and the same in any order and on any device."""
+    """The sum of the bit patterns of a bfloat16 tensor: exact, and independent of order and device."""
     return int(tensor.detach().contiguous().view(torch.int16).sum(dtype=torch.int64))
 
 
 def group_of(name: str) -> str:
-    """The number of the layer that a tensor belongs to, or `OUTER`."""
+    """The index of the layer that a tensor belongs to, or `OUTER`."""
     _, found, rest = name.partition("model.layers.")
     return rest.split(".")[0] if found else OUTER
 
 
 def make_random_base(directory: Path, config: dict[str, object], seed: int = 0) -> dict[str, int]:
-    """Write config, tokenizer and weights; the checksum of each group of tensors comes back."""
+    """Write config, tokenizer and weights, and return the checksum of each group of tensors."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     decoder = Decoder.of(config)
@@ -89,7 +89,7 @@ def _tensor(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
 
 
 def _write_tokenizer(directory: Path) -> None:
-    """Mistral 7B's SentencePiece tokenizer of 32,000 pieces, from the package mistral_common (Apache-2.0)."""
+    """Write Mistral 7B's SentencePiece tokenizer of 32,000 pieces, from the package mistral_common (Apache-2.0)."""
     from transformers import LlamaTokenizer
 
     shutil.copy(str(files("mistral_common") / "data" / "tokenizer.model.v1"), directory / "tokenizer.model")

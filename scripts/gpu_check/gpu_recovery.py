@@ -1,8 +1,8 @@
-"""The fifth step of the GPU check: does the upscaled model pass its base, trained on the same tokens as a control?
+"""The fifth step of the GPU check: does the upscaled model overtake its base, trained on the same tokens as a control?
 
 Both models see the same rows in the same order with the same schedule; a hash of all batches is compared. Each is
-trained with every learning rate, and each model's best one, by the validation documents, is repeated with more seeds.
-The first runs are the likeliest rate's, so that an early end still leaves a comparison.
+trained with every learning rate, and its best one on the validation documents is repeated with more seeds. The most
+likely rate is run first, so that an early stop still leaves a comparison.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def _measure(check: Check, model: str, rate: float, seed: int) -> dict[str, Any]
         max_steps=settings.recovery_steps, **settings.exact_numbers,
     )  # fmt: skip
     name = f"recovery-{'base' if model == BASE else 'upscaled'}-{rate:.0e}-{seed}"
-    figures = train(check.folder, name, recipe, check.clock, eval_every=settings.eval_every)
-    return {"model": model, "learning_rate": rate, "seed": seed} | figures
+    metrics = train(check.folder, name, recipe, check.clock, eval_every=settings.eval_every)
+    return {"model": model, "learning_rate": rate, "seed": seed} | metrics
 
 
 def _require_same_rows(check: Check) -> None:
-    """That all runs with one seed saw the same batches in the same order; else nothing can be compared."""
+    """Record a failure if runs with one seed did not see the same batches in the same order."""
     for seed in check.settings.seeds:
         runs = {name: run for name, run in check.results.runs.items() if run["seed"] == seed}
         if len({run["order_sha256"] for run in runs.values()}) > 1:

@@ -1,4 +1,4 @@
-"""The page of the GPU check, from the JSON files of its steps: tables, and how far they carry."""
+"""The page of the GPU check, from the JSON files of its steps: tables, and what they show."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ GIGA = 1e9
 HEAD = """\
 # On a GPU
 
-Made by `make gpu-check`, which measured every figure below; the raw ones are in the `.json` files beside this page.
+Written by `make gpu-check`, which measured every number below; raw metrics are in the `.json` files next to this page.
 """
 TINY_HEAD = """\
 # Rehearsal of the GPU check
 
-Made by `scripts/gpu_check/gpu_check.py --tiny`, with random models of a few million parameters. It shows that it runs.
-**No figure below says anything about a real model, or about a GPU at work.**
+Written by `scripts/gpu_check/gpu_check.py --tiny`, with random models of a few million parameters. It only shows that
+the check runs. **The numbers below say nothing about a real model or a GPU.**
 """
 
 
 def write_report(output: Path) -> Path:
-    """Write the page and the picture from the steps that a folder holds; the page's path comes back."""
+    """Write the page and the picture from the steps in a folder, and return the page's path."""
     steps = {name: json.loads((output / f"{name}.json").read_text())
              for name in SECTIONS if (output / f"{name}.json").is_file()}  # fmt: skip
     page = output / PAGE
     page.write_text(page_text(steps))
     if "recovery" in steps and _comparable(steps["recovery"]):
-        from gpu_picture import draw_recovery  # matplotlib: only now, when nothing is measured any more
+        from gpu_picture import draw_recovery  # loads matplotlib: only after everything is measured
 
         recovery = steps["recovery"]
         draw_recovery(list(recovery["runs"].values()), recovery["settings"]["seeds"], output / PICTURE)
@@ -90,21 +90,21 @@ def _gigabytes(num_bytes: float | None) -> str:
 
 
 def upscale_section(step: Step) -> str:
-    """Time of upscaling, and what loading found."""
+    """Time of upscaling, and the result of loading."""
     lines = ["## Upscaling and loading", ""]
     written, loaded = step["runs"].get("upscale"), step["runs"].get("load")
     if written:
         lines.append(
             f"`solar upscale` wrote {_gigabytes(written['bytes'])} in {written['seconds']:.1f} s, "
             f"{written['bytes_per_second'] / GIGA:.2f} GB/s, with {written['host_peak_bytes'] / 1e6:.0f} MB of memory. "
-            "The base is random, with the widths that the settings in `upscale.json` say."
+            "The base is random, with the widths in the settings of `upscale.json`."
         )
     if loaded:
         lines.append(
             f"`AutoModelForCausalLM` loaded it in {loaded['load_seconds']:.1f} s as {', '.join(loaded['dtypes'])}: "
-            f"{loaded['parameters']:,} parameters, {loaded['num_layers']} layers, no key missing, unexpected or of "
-            "another shape. The exact sum of each layer's bit patterns is that of the base layer that the plan "
-            f"names, and the logits of a forward pass are finite. Peak memory of the GPU, loading and forward pass: "
+            f"{loaded['parameters']:,} parameters, {loaded['num_layers']} layers, no missing or unexpected keys or "
+            "wrong shapes. The exact checksum of each layer is that of the base layer in the plan, and the logits of a "
+            f"forward pass are finite. Peak GPU memory of loading and forward pass: "
             f"{_gigabytes(loaded['peak_bytes'])}."
         )
     return "\n".join(lines)
@@ -126,7 +126,7 @@ def _memory_rows(runs: Mapping[str, Run]) -> list[list[str]]:
 
 
 MEMORY_HEAD = (
-    "| set-up | parameters | peak, allocated | peak, reserved | `solar plan --memory` | allocated / estimate "
+    "| setup | parameters | peak, allocated | peak, reserved | `solar plan --memory` | allocated / estimate "
     "| peak while loading |"
 )
 
@@ -148,19 +148,19 @@ def qlora_section(step: Step) -> str:
 
 
 def memory_section(step: Step) -> str:
-    """Measured peaks beside the estimates."""
+    """Measured peaks against the estimates."""
     return "\n".join([
         "## Memory: measured and estimated",
         "",
         _table(MEMORY_HEAD, _memory_rows(step["runs"])),
         "",
-        "Allocated: the most that tensors took at once in training. Reserved: what torch's allocator held for them. "
-        "Neither has the CUDA context in it, nor has the estimate.",
+        "Allocated: peak of the tensors in training. Reserved: peak of torch's allocator. None of them, nor the "
+        "estimate, includes the CUDA context.",
     ])  # fmt: skip
 
 
 def throughput_section(step: Step) -> str:
-    """Both ways, and the range of each."""
+    """With and without the plugin, and the range of each."""
     rows = []
     for way in ("with", "without"):
         runs = [run for name, run in step["runs"].items() if name.rpartition(" ")[0] == way]
@@ -172,22 +172,22 @@ def throughput_section(step: Step) -> str:
                 _spread([run["startup_seconds"] for run in runs], ".1f"),
             ])  # fmt: skip
     settings, gap = step["settings"], _largest_gap(step["runs"].values())
-    same = f" The losses of single steps differ by {gap:.1g} at most between all runs." if gap is not None else ""
+    same = f" The losses of single steps differ by at most {gap:.1g} between all runs." if gap is not None else ""
     head = "| Axolotl | runs | tokens per second | seconds from start to first step |"
     return "\n".join([
         "## Throughput",
         "",
         _table(head, rows),
         "",
-        f"Median (least to greatest); the runs took turns. {settings['batch']} x {settings['sequence_tokens']} tokens "
-        f"a step; {settings['throughput_steps']} steps, the first {settings['warm_up_steps']} not counted. Upscaled "
-        "checkpoint and tokens are in the caches; without the plugin its entry point is hidden, and the upscaled "
-        f"checkpoint is the base_model.{same}",
+        f"Median (min to max), alternating runs. {settings['batch']} x {settings['sequence_tokens']} tokens per step, "
+        f"{settings['throughput_steps']} steps without the first {settings['warm_up_steps']}. The upscaled checkpoint "
+        "and the tokens are cached. Without the plugin, its entry point is hidden, and the upscaled checkpoint is the "
+        f"base_model.{same}",
     ])  # fmt: skip
 
 
 def _largest_gap(runs: Iterable[Run]) -> float | None:
-    """By how much the loss of a step differs between runs; None for a single run."""
+    """The largest difference of a step's loss between runs; None for a single run."""
     losses = [run["losses"] for run in runs]
     return max(max(of_step) - min(of_step) for of_step in zip(*losses, strict=True)) if len(losses) > 1 else None
 
@@ -203,7 +203,7 @@ def _comparable(step: Step) -> bool:
 
 
 def recovery_section(step: Step) -> str:
-    """Every run, and for each seed what the best ones show."""
+    """Every run, and the result of the best ones for each seed."""
     runs = list(step["runs"].values())
     rows = [
         [
@@ -219,7 +219,7 @@ def recovery_section(step: Step) -> str:
         for run in runs
     ]
     names = kinds(runs[0]) if runs else []
-    head = "| model | learning rate | seed | parameters | further tokens | training | loss before | loss after |"
+    head = "| model | learning rate | seed | parameters | training tokens | training time | loss before | loss after |"
     head += "".join(f" after: {name} |" for name in names)
     picture = f"![Held-out loss of base and upscaled model]({PICTURE})\n\n" if _comparable(step) else ""
     verdicts = [_verdict(step, runs, seed) for seed in step["settings"]["seeds"]]
@@ -231,15 +231,15 @@ def recovery_section(step: Step) -> str:
         _table(head, rows),
         "",
         "Both models saw the same tokens in the same order with the same schedule (a hash of all batches is compared). "
-        "Losses are in nats per token on held-out documents that neither was trained on and that chose nothing; the "
-        "learning rate was chosen for each model on other held-out documents. Errors are standard errors between "
-        "documents. In the picture each model's best rate with the first seed is thick, everything else thin; bands "
-        "are two standard errors wide on each side.",
+        "Losses are in nats per token on held-out documents that were used neither for training nor for choosing "
+        "settings; each model's learning rate was chosen on other held-out documents. Errors are standard errors over "
+        "documents. In the picture each model's best rate with the first seed is thick, everything else is thin; bands "
+        "are plus and minus two standard errors.",
     ])  # fmt: skip
 
 
 def _verdict(step: Step, runs: Sequence[Run], seed: int) -> str | None:
-    """What the runs with a seed show, at each model's best learning rate with the first seed."""
+    """The result of the runs with a seed, at each model's best learning rate with the first seed."""
     first = step["settings"]["seeds"][0]
     rates = {model: best_rate(runs, model, first) for model in MODELS}
     if not all(rates.values()):
@@ -251,20 +251,20 @@ def _verdict(step: Step, runs: Sequence[Run], seed: int) -> str | None:
     start, above = (difference_at(base, upscaled, index) for index in (0, -1))
     crossed = crossing(base, upscaled)
     error = f" ± {above.standard_error:.3f}" if above.standard_error is not None else ""
-    unsure = " (less than two standard errors, so nothing is shown)" if _is_unsure(above) else ""
+    unsure = " (less than two standard errors, so not significant)" if _is_unsure(above) else ""
     passed = (
-        f"passed the base for good after {crossed / 1e6:.2f} M tokens" if crossed is not None
-        else "did not pass the base"
+        f"overtook the base for good after {crossed / 1e6:.2f} M tokens" if crossed is not None
+        else "did not overtake the base"
     )  # fmt: skip
     seconds = base[-1].seconds
     then = loss_at_seconds(upscaled, seconds) - base[-1].loss.nats_per_token
     edge = [model for model in MODELS if rates[model].at_edge]
-    note = f" The best rate of {' and '.join(edge)} is at the edge of those tried." if edge and seed == first else ""
+    note = f" The best rate of {' and '.join(edge)} is at the edge of the range." if edge and seed == first else ""
     return (
-        f"Seed {seed}: the upscaled model {passed}. It began {_above(start.nats_per_token)} it and ended "
-        f"{_above(above.nats_per_token, error)} it after {base[-1].tokens / 1e6:.2f} M tokens{unsure}. After as many "
-        f"seconds of training as the base took ({seconds:.0f}), which is not the end of its own schedule, it was "
-        f"{_above(then)} the base's end.{note}\n"
+        f"Seed {seed}: the upscaled model {passed}. Its loss began {_above(start.nats_per_token)} the base's and ended "
+        f"{_above(above.nats_per_token, error)} it after {base[-1].tokens / 1e6:.2f} M tokens{unsure}. After the "
+        f"base's training time of {seconds:.0f} s, before the end of its own schedule, it was "
+        f"{_above(then)} the base's final loss.{note}\n"
     )
 
 

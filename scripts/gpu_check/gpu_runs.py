@@ -1,4 +1,4 @@
-"""Runs of the GPU check: a recipe as a whole process within a time limit, and a step's figures in one JSON file."""
+"""Runs of the GPU check: one process per recipe with a time limit, and a JSON file with the metrics of each step."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from processes import Usage, run_process  # scripts/benchmarks
 
 HERE = Path(__file__).parent
 SOLAR = (sys.executable, "-c", "from solar_plugins.cli import solar; solar()")
-"""The command ``solar``, also where the package is not installed."""
+"""The command ``solar``, even if the package is not installed."""
 TIMED_OUT = "exit status 124"
 SHORTEST_RUN_SECONDS = 5.0
 
 
 class OutOfTimeError(Exception):
-    """The step's time is used up. What was measured is kept; the same command goes on from there."""
+    """The step reached its time limit. Its metrics are kept, and the same command resumes."""
 
 
 class Clock:
-    """The time that a step may take.
+    """The time limit of a step.
 
     Args:
         minutes: From now on.
@@ -42,7 +42,7 @@ class Clock:
         """Seconds that the next run may take.
 
         Raises:
-            OutOfTimeError: Less is left than the longest run took.
+            OutOfTimeError: Less time is left than the longest run took.
         """
         seconds = self.end - time.monotonic()
         if seconds < self.longest:
@@ -54,11 +54,11 @@ class Clock:
 
 
 class Results:
-    """The figures of a step. The file is written anew after each run, which has a line in it, so that nothing is lost.
+    """The metrics of a step. The file is rewritten after each run, with one line per run, so that nothing is lost.
 
     Args:
         path: The JSON file.
-        again: Forget what it holds.
+        again: Discard its contents.
     """
 
     def __init__(self, path: Path, *, again: bool) -> None:
@@ -69,12 +69,12 @@ class Results:
         self.runs: dict[str, Any] = known.get("runs", {})
         self.failures: dict[str, str] = {}
 
-    def add(self, name: str, figures: Mapping[str, Any]) -> None:
-        self.runs[name] = dict(figures)
+    def add(self, name: str, metrics: Mapping[str, Any]) -> None:
+        self.runs[name] = dict(metrics)
         self.write()
 
     def fail(self, name: str, text: str) -> None:
-        """Keep why a run failed. A later call tries it again."""
+        """Record why a run failed. A later call tries it again."""
         self.failures[name] = text
         print(f"  {name}: FAILED; {text[-1500:]}", flush=True)
         self.write()
@@ -85,7 +85,7 @@ class Results:
 
     def write(self) -> None:
         head = {"finished": self.finished, "settings": self.settings, "failures": self.failures}
-        runs = ",\n".join(f"  {json.dumps(name)}: {json.dumps(figures)}" for name, figures in self.runs.items())
+        runs = ",\n".join(f"  {json.dumps(name)}: {json.dumps(metrics)}" for name, metrics in self.runs.items())
         lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
@@ -94,13 +94,13 @@ class Results:
 
 
 class Check(NamedTuple):
-    """What every step is given.
+    """The context of a step.
 
     Args:
         settings: The sizes.
         folder: The work folder, absolute.
-        clock: The step's time.
-        results: Where its figures go.
+        clock: The step's time limit.
+        results: Where its metrics go.
     """
 
     settings: Settings
@@ -113,12 +113,12 @@ def run_limited(command: Sequence[str | Path], folder: Path, name: str, clock: C
     """Run a command in the work folder; its output goes to ``logs/<name>.log``.
 
     Raises:
-        OutOfTimeError: It was ended at the limit.
+        OutOfTimeError: It was stopped at the limit.
         RuntimeError: It failed.
     """
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    # `timeout` ends the whole process group, with the workers that tokenise.
+    # `timeout` ends the entire process group, including tokenizer workers.
     limited = ["timeout", "--kill-after=20", f"{clock.left():.0f}", *command]
     begin = time.monotonic()
     try:
@@ -132,28 +132,28 @@ def run_limited(command: Sequence[str | Path], folder: Path, name: str, clock: C
 
 
 def _environment() -> dict[str, str]:
-    """No network, no telemetry, one GPU; this folder is found, and the package also where it is not installed."""
+    """No network, no telemetry, one GPU; this folder and the package on the path, even if it is not installed."""
     places = [str(HERE), str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     offline = {"HF_HUB_OFFLINE": "1", "AXOLOTL_DO_NOT_TRACK": "1", "PYTHONPATH": os.pathsep.join(places)}
-    # On several GPUs a lone process would split each batch over all of them.
+    # A single process would otherwise split each batch over all GPUs.
     return {"CUDA_VISIBLE_DEVICES": "0", **os.environ, **offline}
 
 
 def train(
     folder: Path, name: str, recipe: Recipe, clock: Clock, *, hidden: str = "-", eval_every: int = 0
 ) -> dict[str, Any]:
-    """Train a recipe with Axolotl; what gpu_metrics wrote comes back, with the seconds of the whole process.
+    """Train a recipe with Axolotl, and return what gpu_metrics wrote, with the seconds of the process.
 
     Args:
         folder: The work folder.
         name: Of the run.
-        recipe: Its ``output_dir`` is set here, and removed afterwards.
-        clock: The step's time.
-        hidden: A distribution whose entry points Axolotl shall not see.
-        eval_every: Measure on the held-out text every so many steps; 0: never.
+        recipe: Its ``output_dir`` is set here, and deleted afterwards.
+        clock: The step's time limit.
+        hidden: A distribution whose entry points are hidden from Axolotl.
+        eval_every: Steps between evaluations on the held-out text; 0: never.
 
     Raises:
-        OutOfTimeError: It was ended at the limit.
+        OutOfTimeError: It was stopped at the limit.
         RuntimeError: It failed.
     """
     path = write_recipe(folder, name, recipe)
@@ -181,7 +181,7 @@ def output_dir(name: str) -> str:
 
 
 def estimated_memory(folder: Path, name: str, recipe: Recipe) -> dict[str, Any]:
-    """What ``solar plan RECIPE --memory`` says for one GPU: depth, peak, parts and notes."""
+    """The estimate of ``solar plan RECIPE --memory`` for one GPU: depth, peak, parts and notes."""
     path = write_recipe(folder, f"{name}-estimated", recipe)
     command = [*SOLAR, "plan", str(path), "--memory", "--gpus", "1", "--json"]
     answer = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False)
@@ -198,21 +198,21 @@ def estimated_memory(folder: Path, name: str, recipe: Recipe) -> dict[str, Any]:
 
 
 def attempt(check: Check, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-    """The figures of one run, kept at once; known ones are not measured again, and None means that it failed."""
+    """The metrics of one run, saved immediately and not measured again; None if it failed."""
     if name in check.results.runs:
         return check.results.runs[name]
     print(f"  {name} ...", flush=True)
     try:
-        figures = measure()
+        metrics = measure()
     except RuntimeError as error:
         check.results.fail(name, str(error))
         return None
-    check.results.add(name, figures)
-    return figures
+    check.results.add(name, metrics)
+    return metrics
 
 
 def make_base(check: Check) -> None:
-    """The random checkpoint, unless it is there."""
+    """Write the random checkpoint if it is missing."""
     done = check.folder / f"{LARGE}.checksums.json"
     if not done.is_file():
         config = check.folder / f"{LARGE}.config.json"

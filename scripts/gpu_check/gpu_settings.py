@@ -1,6 +1,6 @@
-"""Sizes of the GPU check and of its rehearsal on a CPU, and the recipes that both run. Pure but for reading recipes.
+"""Sizes of the GPU check and of its rehearsal on a CPU, and the recipes of both.
 
-Every path in a recipe is relative to the work folder, in which Axolotl is started.
+Every path in a recipe is relative to the work folder, in which Axolotl runs.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ class Settings:
 
     Args:
         tiny: The rehearsal on a CPU.
-        large_config: Of the random base that is upscaled.
+        large_config: Config of the random base to upscale.
         large_drop_layers: m for it.
-        small_base: The checkpoint that is trained; None: a random one of ``large_config``.
+        small_base: The checkpoint to train; None: a random one of ``large_config``.
         small_drop_layers: m for that.
-        numbers: Recipe keys for the number format and the kernels of the bfloat16 set-ups.
-        exact_numbers: The same for the comparison of models: weights in fp32, because steps smaller than a 256th of a
-            weight are lost in bfloat16 (Axolotl trains pure bfloat16 weights).
-        adapter_changes: More recipe keys for LoRA and QLoRA.
+        numbers: Recipe keys for number format and kernels of the bfloat16 setups.
+        exact_numbers: The same for comparing models: fp32 weights, because bfloat16 loses updates smaller than 1/256
+            of a weight (Axolotl trains pure bfloat16 weights).
+        adapter_changes: Additional recipe keys for LoRA and QLoRA.
         adapter_tokens: Sequence length with adapters.
         memory_tokens: Sequence lengths of the memory step.
-        memory_batch: Sequences of a step in it.
-        batch: Sequences of a step with the small model.
+        memory_batch: Sequences per step in it.
+        batch: Sequences per step with the small model.
         sequence_tokens: Their length.
-        memory_steps: Optimizer steps of a run that measures memory.
-        throughput_steps: Of a run that measures speed, the first `warm_up_steps` of them not counted.
-        throughput_rounds: How often both ways take turns.
-        recovery_steps: Of a run of the recovery step.
+        memory_steps: Optimizer steps of a memory run.
+        throughput_steps: Steps of a throughput run, of which the first `warm_up_steps` are not counted.
+        throughput_rounds: Runs with, and without, the plugin.
+        recovery_steps: Steps of a recovery run.
         eval_every: Steps between two evaluations in it.
-        learning_rates: That both models are trained with, the likeliest first.
+        learning_rates: For both models, the most likely one first.
         seeds: The first for every learning rate, the others for each model's best.
     """
 
@@ -135,13 +135,13 @@ TINY = Settings(
 
 
 def small_recipe(settings: Settings, folder: Path, *, grown: bool, **changes: Any) -> Recipe:
-    """recipes/smollm2/solar_dus.yml with other numbers, with or without its upscaling.
+    """recipes/smollm2/solar_dus.yml with other sizes, with or without its upscaling.
 
     Args:
         settings: The sizes.
         folder: The work folder.
-        grown: With the ``solar:`` block; without it the base is trained as it is.
-        **changes: More keys.
+        grown: With the ``solar:`` block; without it, the base itself is trained.
+        **changes: Additional keys.
     """
     base = settings.small_base
     recipe = _shipped("smollm2/solar_dus.yml") | {
@@ -159,16 +159,16 @@ def small_recipe(settings: Settings, folder: Path, *, grown: bool, **changes: An
 
 
 def adapter_recipe(settings: Settings, name: str, **changes: Any) -> Recipe:
-    """A shipped recipe of instruction tuning with adapters, on the large upscaled checkpoint and on plain text.
+    """A shipped adapter recipe for instruction tuning, changed to the large upscaled checkpoint and to plain text.
 
-    Its ``solar.init`` is the plan that the checkpoint was made by, so the plugin has to see that it is grown already.
+    Its ``solar.init`` is the plan of that checkpoint, so the plugin has to detect that it is already upscaled.
     """
     recipe = _shipped(name) | {
         "base_model": LARGE_UPSCALED,
         "plugins": [METRICS_PLUGIN, SOLAR_PLUGIN],
         "solar": {"init": {"strategy": "dus", "drop_layers": settings.large_drop_layers}, "cache_dir": CACHE},
-        "attn_implementation": "sdpa",  # needs no further package
-        "sample_packing": False,  # sdpa does not keep packed rows apart
+        "attn_implementation": "sdpa",  # needs no additional package
+        "sample_packing": False,  # sdpa does not separate packed rows
         "sequence_len": settings.adapter_tokens,
         "max_steps": 2,
         **settings.numbers,
@@ -185,7 +185,7 @@ def _shipped(name: str) -> Recipe:
 
 
 def _data() -> Recipe:
-    """Rows to train on; the metrics plugin measures on the held-out ones."""
+    """The training data; the metrics plugin evaluates on the held-out data."""
     return {
         "datasets": [{"path": f"{DATA}/train.jsonl", "ds_type": "json", "type": "completion"}],
         "dataset_prepared_path": PREPARED,

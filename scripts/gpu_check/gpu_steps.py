@@ -18,13 +18,13 @@ from gpu_settings import CACHE, LARGE, LARGE_UPSCALED, SOLAR_PLUGIN, Recipe, Set
 
 QLORA, LORA = "solar_sft_qlora.yml", "solar_sft_lora.yml"
 HIDDEN_PLUGIN = "solar_plugins"
-MAPS_OF_A_LAYER = 7
-"""Linear maps in a layer of Mistral: four of the attention, three of the MLP."""
+LINEARS_PER_LAYER = 7
+"""Linear modules in a Mistral layer: four in the attention, three in the MLP."""
 WITH, WITHOUT = "with", "without"
 
 
 def make_upscaled(check: Check) -> dict[str, Any]:
-    """Upscale the random checkpoint with ``solar upscale``, in place of what an earlier call left."""
+    """Upscale the random checkpoint with ``solar upscale``, replacing the result of an earlier call."""
     make_base(check)
     target = check.folder / LARGE_UPSCALED
     shutil.rmtree(target, ignore_errors=True)
@@ -41,7 +41,7 @@ def make_upscaled(check: Check) -> dict[str, Any]:
 
 
 def upscale(check: Check) -> None:
-    """Time, and what loading on the GPU says: no key missing, every layer where the plan wants it, finite logits."""
+    """Time, and a check of the loaded model: no missing keys, every layer as planned, finite logits."""
     attempt(check, "upscale", lambda: make_upscaled(check))
     attempt(check, "load", lambda: load(check))
 
@@ -52,48 +52,48 @@ def load(check: Check) -> dict[str, Any]:
     command = [sys.executable, HERE / "gpu_load_check.py", check.folder / LARGE_UPSCALED,
                check.folder / f"{LARGE}.checksums.json", str(check.settings.large_drop_layers), result]  # fmt: skip
     run_limited(command, check.folder, "load", check.clock)
-    figures = json.loads(result.read_text())
+    metrics = json.loads(result.read_text())
     problems = [
         problem
         for problem, seen in {
-            f"keys {figures['missing_or_unexpected'][:3]} missing or unexpected": figures["missing_or_unexpected"],
-            f"layers {figures['wrong_layers'][:3]} do not hold the weights that the plan says": figures["wrong_layers"],
-            "two layers of the base have one sum, so the sums prove nothing": not figures["distinct_base_sums"],
-            "the logits are not finite": not figures["logits_finite"],
+            f"keys {metrics['missing_or_unexpected'][:3]} missing or unexpected": metrics["missing_or_unexpected"],
+            f"layers {metrics['wrong_layers'][:3]} do not have the weights of the plan": metrics["wrong_layers"],
+            "two layers of the base have the same checksum": not metrics["distinct_base_sums"],
+            "the logits are not finite": not metrics["logits_finite"],
         }.items()
         if seen
     ]
     if problems:
         raise RuntimeError("; ".join(problems))
-    return figures
+    return metrics
 
 
 def _require_upscaled(check: Check) -> None:
-    """The upscaled checkpoint, also where its figures came from another machine."""
+    """Write the upscaled checkpoint if it is missing, for example because it was measured on another machine."""
     if not (check.folder / LARGE_UPSCALED / "config.json").is_file():
         make_upscaled(check)
 
 
 def qlora(check: Check) -> None:
-    """Two steps of QLoRA on the large checkpoint, with the memory that was expected."""
+    """Two steps of QLoRA on the large checkpoint, with the memory estimate."""
     _require_upscaled(check)
     attempt(check, "QLoRA", lambda: _train_qlora(check))
 
 
 def _train_qlora(check: Check) -> dict[str, Any]:
-    figures = _against_estimate(check, "qlora", adapter_recipe(check.settings, QLORA))
+    metrics = _against_estimate(check, "qlora", adapter_recipe(check.settings, QLORA))
     layers = 2 * (check.settings.large_config["num_hidden_layers"] - check.settings.large_drop_layers)
-    found = (figures["num_layers"], figures["four_bit_tensors"])
-    if found != (layers, MAPS_OF_A_LAYER * layers):
+    found = (metrics["num_layers"], metrics["four_bit_tensors"])
+    if found != (layers, LINEARS_PER_LAYER * layers):
         raise RuntimeError(
-            f"{found[0]} layers and {found[1]} tensors in 4 bits, expected {layers} and {MAPS_OF_A_LAYER * layers}: "
-            "the checkpoint was grown once more, or not quantised"
+            f"{found[0]} layers and {found[1]} tensors in 4 bits, expected {layers} and "
+            f"{LINEARS_PER_LAYER * layers}: the checkpoint was upscaled again, or not quantized"
         )
-    return figures
+    return metrics
 
 
 def memory(check: Check) -> None:
-    """Peak memory of several set-ups beside ``solar plan --memory``."""
+    """Peak memory of several setups against ``solar plan --memory``."""
     for name, recipe in memory_setups(check.settings, check.folder):
         if recipe["base_model"] == LARGE_UPSCALED:
             _require_upscaled(check)
@@ -103,7 +103,7 @@ def memory(check: Check) -> None:
 
 
 def memory_setups(settings: Settings, folder: Path) -> Iterator[tuple[str, Recipe]]:
-    """The small model with every weight trained, then LoRA on the large one."""
+    """Full training of the small model, then LoRA on the large one."""
     for tokens in settings.memory_tokens:
         for checkpointing in (False, True):
             name = f"full, {tokens} tokens" + (", gradient checkpointing" if checkpointing else "")
@@ -122,32 +122,32 @@ def _file_name(name: str) -> str:
 
 
 def as_trained(recipe: Recipe) -> Recipe:
-    """The recipe for ``solar plan --memory``: over a checkpoint that is grown already, without the plan to grow it."""
+    """The recipe for ``solar plan --memory``, without ``solar`` if its checkpoint is already upscaled."""
     return {key: value for key, value in recipe.items() if key != "solar" or recipe["base_model"] != LARGE_UPSCALED}
 
 
 def _against_estimate(check: Check, name: str, recipe: Recipe) -> dict[str, Any]:
-    """Train for a few steps; loss, peak memory and the estimate."""
+    """Train for a few steps, and return losses, peak memory and the estimate."""
     estimate = estimated_memory(check.folder, name, as_trained(recipe))
-    figures = train(check.folder, name, recipe, check.clock)
-    if estimate["num_layers"] != figures["num_layers"]:
+    metrics = train(check.folder, name, recipe, check.clock)
+    if estimate["num_layers"] != metrics["num_layers"]:
         raise RuntimeError(
-            f"{name}: solar plan --memory counts {estimate['num_layers']} layers, trained were {figures['num_layers']}"
+            f"{name}: solar plan --memory counts {estimate['num_layers']} layers, training {metrics['num_layers']}"
         )
-    if not all(map(math.isfinite, figures["losses"])):
-        raise RuntimeError(f"{name}: the losses are {figures['losses']}, expected finite ones")
-    measured = (figures["train_peak"] or {}).get("allocated")
-    return figures | {"estimate": estimate, "measured_over_estimated": measured and measured / estimate["peak_bytes"]}
+    if not all(map(math.isfinite, metrics["losses"])):
+        raise RuntimeError(f"{name}: the losses are {metrics['losses']}, expected finite values")
+    measured = (metrics["train_peak"] or {}).get("allocated")
+    return metrics | {"estimate": estimate, "measured_over_estimated": measured and measured / estimate["peak_bytes"]}
 
 
 def throughput(check: Check) -> None:
-    """Tokens per second with the plugin and without it, in turn. The first run of all, which fills caches, is apart."""
+    """Tokens per second with and without the plugin, alternating, after a first run that fills the caches."""
     settings, folder = check.settings, check.folder
     if settings.small_base is None:
         make_base(check)
     recipe = small_recipe(settings, folder, grown=True, max_steps=settings.throughput_steps)
     if not any((folder / CACHE).glob("upscaled-*")):
-        check.results.runs.pop("first", None)  # Its figures may be known, but its checkpoint is not on this machine.
+        check.results.runs.pop("first", None)  # It was measured, but its checkpoint is not on this machine.
     if attempt(check, "first", lambda: train(folder, "throughput-first", recipe, check.clock)) is None:
         return
     (cached,) = (folder / CACHE).glob("upscaled-*")
@@ -161,20 +161,20 @@ def throughput(check: Check) -> None:
 
 
 def _speed(check: Check, way: str, recipe: Recipe, hidden: str) -> dict[str, Any]:
-    figures = train(check.folder, f"throughput-{way}", recipe, check.clock, hidden=hidden)
-    if figures["plugin_loaded"] != (way == WITH):
-        raise RuntimeError(f"the plugin was {'' if figures['plugin_loaded'] else 'not '}loaded in the run {way} it")
-    rate = tokens_per_second(figures["step_seconds"], figures["step_tokens"], check.settings.warm_up_steps)
-    return figures | {"tokens_per_second": rate}
+    metrics = train(check.folder, f"throughput-{way}", recipe, check.clock, hidden=hidden)
+    if metrics["plugin_loaded"] != (way == WITH):
+        raise RuntimeError(f"the plugin was {'' if metrics['plugin_loaded'] else 'not '}loaded in the run {way} it")
+    rate = tokens_per_second(metrics["step_seconds"], metrics["step_tokens"], check.settings.warm_up_steps)
+    return metrics | {"tokens_per_second": rate}
 
 
 def tokens_per_second(seconds: list[float], tokens: list[int], warm_up: int) -> float:
-    """The rate of the steps after the first ones, which compile and allocate.
+    """The rate without the first steps, which compile and allocate.
 
     Args:
         seconds: Of each step.
-        tokens: Trained on until the end of each step.
-        warm_up: How many steps are not counted.
+        tokens: Training tokens up to the end of each step.
+        warm_up: Number of steps that are not counted.
 
     Example:
         >>> tokens_per_second([9.0, 1.0, 1.0], [10, 20, 30], warm_up=1)

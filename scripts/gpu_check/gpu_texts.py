@@ -1,10 +1,10 @@
-"""Makes the text that the GPU check trains on: English of installed packages, no network and no GPU needed.
+"""Write the text that the GPU check trains on: English from installed packages. Needs no network and no GPU.
 
     make gpu-check-data   # or: python scripts/gpu_check/gpu_texts.py --directory runs/gpu/data
 
-Documents are the docstrings of one installed package each, and the Wikipedia articles of recipes/smollm2. Whole
-packages are held out, by the hash of their names; articles are split as prepare.py split them. A passage to train on
-that shares 13 words in a row with a held-out one is dropped. Half of the held-out documents chooses learning rates
+A document has the docstrings of one installed package, or one Wikipedia article of recipes/smollm2. Packages are held
+out entirely, by the hash of their names; articles are split as in prepare.py. A training passage that shares 13
+consecutive words with a held-out one is dropped. Half of the held-out documents are for choosing learning rates
 (``validation.jsonl``), the other half is reported (``test.jsonl``).
 """
 
@@ -25,25 +25,25 @@ from solar_plugins.data.ngrams import NgramIndex, Place
 
 NGRAM = 13
 ONE_IN = 8
-"""Of so many packages one is held out."""
+"""One in this many packages is held out."""
 MIN_CHARACTERS = 200
-"""Shorter docstrings are passed over: most say what the name says."""
+"""Shorter docstrings are skipped, because most only repeat the name."""
 MAX_PACKAGE_CHARACTERS = 3_000_000
-"""So that no package is more than a tenth of the text."""
+"""Limits each package to a tenth of the text."""
 PASSAGES_OF_A_DOCUMENT = 8
 PASSAGE_CHARACTERS = 2_000
-"""A held-out passage, cut back to the end of a line: at most about 512 tokens."""
+"""Maximum length of a held-out passage, cut at the end of a line: about 512 tokens."""
 TRAIN, VALIDATION, TEST, SOURCES = "train.jsonl", "validation.jsonl", "test.jsonl", "sources.json"
 
 
 class Document(NamedTuple):
-    """A text that is trained on or held out as a whole.
+    """A text that is either trained on or held out.
 
     Args:
         name: Of the package or the article.
         kind: ``docstrings`` or ``articles``; losses are reported for each.
-        passages: Its parts in order. One that a held-out text shares words with is dropped alone.
-        held_out: Whether a split was made before; None: the hash of the name decides.
+        passages: Its parts in order. Those that share words with a held-out text are dropped.
+        held_out: From an existing split; None: by the hash of the name.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Document(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Rows of the three files, and how many passages were dropped."""
+    """Rows of the three files, and the number of dropped passages."""
 
     train: list[dict[str, str]]
     validation: list[dict[str, str]]
@@ -62,14 +62,14 @@ class Split(NamedTuple):
 
 
 def is_held_out(document: Document) -> bool:
-    """Whether a document is held out: the same for a name on every machine."""
+    """Whether a document is held out; depends only on its name, so it is the same on every machine."""
     if document.held_out is not None:
         return document.held_out
     return int(hashlib.sha256(document.name.encode()).hexdigest(), 16) % ONE_IN == 0
 
 
 def split(documents: Iterable[Document]) -> Split:
-    """Rows to train on, and two sets of held-out ones, with no document and no 13 words in a row in common."""
+    """Training rows and two held-out sets that share no document and no 13 consecutive words."""
     ordered = sorted(documents, key=lambda document: (document.kind, document.name))
     held_out = [document for document in ordered if is_held_out(document)]
     rows = [[_row(document, passage) for passage in shown_passages(document)] for document in held_out]
@@ -92,7 +92,7 @@ def _row(document: Document, text: str) -> dict[str, str]:
 
 
 def shown_passages(document: Document) -> list[str]:
-    """Up to `PASSAGES_OF_A_DOCUMENT` passages of a document that are measured, from all parts of it."""
+    """Up to `PASSAGES_OF_A_DOCUMENT` passages for evaluation, spread over the document."""
     cut = [passage[:PASSAGE_CHARACTERS].rpartition("\n")[0] or passage[:PASSAGE_CHARACTERS]
            for passage in document.passages]  # fmt: skip
     long_enough = [text for text in cut if len(text) >= MIN_CHARACTERS]
@@ -101,7 +101,7 @@ def shown_passages(document: Document) -> list[str]:
 
 
 def docstring_documents() -> Iterator[Document]:
-    """The docstrings of every installed package, each text once."""
+    """The docstrings of every installed package, without duplicates."""
     seen = set[str]()
     for name, files in sorted(_package_files().items()):
         passages, characters = list[str](), 0
@@ -115,7 +115,7 @@ def docstring_documents() -> Iterator[Document]:
 
 
 def _package_files() -> dict[str, list[Path]]:
-    """The Python files of each installed distribution, tests left out."""
+    """The Python files of each installed distribution, without tests."""
     files: dict[str, list[Path]] = {}
     for distribution in distributions():
         paths = [Path(str(distribution.locate_file(file))) for file in distribution.files or [] if file.suffix == ".py"]
@@ -127,10 +127,10 @@ def _docstrings(files: Iterable[Path]) -> Iterator[str]:
     for path in files:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about escapes in other people's strings
+                warnings.simplefilter("ignore")  # about invalid escapes in string literals
                 tree = ast.parse(path.read_bytes())
         except (OSError, SyntaxError, ValueError):
-            continue  # a template, or Python of another version: there are thousands of others
+            continue  # a template, or another Python version
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 text = ast.get_docstring(node)
@@ -139,7 +139,7 @@ def _docstrings(files: Iterable[Path]) -> Iterator[str]:
 
 
 def article_documents(directory: Path) -> Iterator[Document]:
-    """The articles that ``recipes/smollm2/prepare.py`` wrote into a directory, split as it split them."""
+    """The articles that ``recipes/smollm2/prepare.py`` wrote to a directory, with its split."""
     for file, held_out in (("wiki_train.jsonl", False), ("wiki_held_out.jsonl", True)):
         for number, row in enumerate(read_rows(directory / file)):
             name = f"{file.removesuffix('.jsonl')}[{number}]"
@@ -148,7 +148,7 @@ def article_documents(directory: Path) -> Iterator[Document]:
 
 
 def topic_documents() -> Iterator[Document]:
-    """Python's own language reference, as ``help()`` shows it: a small set that every Python has."""
+    """Python's language reference, as shown by ``help()``: a small dataset in every Python installation."""
     from pydoc_data.topics import topics
 
     for name, text in topics.items():
@@ -161,7 +161,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def write_split(found: Split, directory: Path, sources: dict[str, Any]) -> None:
-    """Write the three files and what they came from, whole or not at all."""
+    """Write the three files and their sources atomically."""
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -180,7 +180,7 @@ def write_split(found: Split, directory: Path, sources: dict[str, Any]) -> None:
 
 
 def _licence(distribution: Distribution) -> str:
-    """What a package says of its licence, in one line."""
+    """A package's declared licence, in one line."""
     metadata = distribution.metadata
     classifiers = [line.rpartition(" :: ")[2] for line in metadata.get_all("Classifier") or [] if "License ::" in line]
     said = metadata.get("License-Expression") or ", ".join(classifiers) or (metadata.get("License") or "not stated")
@@ -200,10 +200,10 @@ def _sources(found: Split) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, default=Path("runs/gpu/data"))
-    parser.add_argument("--articles", type=Path, default=Path("runs/smollm2/data"), help="what prepare.py wrote")
+    parser.add_argument("--articles", type=Path, default=Path("runs/smollm2/data"), help="folder written by prepare.py")
     options = parser.parse_args(arguments)
     if options.directory.exists():
-        print(f"Nothing to do: {options.directory} is there.")
+        print(f"Nothing to do: {options.directory} exists.")
         return
     if not options.articles.is_dir():
         parser.exit(1, f"Error: {options.articles} is missing; run python recipes/smollm2/prepare.py first\n")
@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_split(found, options.directory, _sources(found))
     for name, rows in (("train", found.train), ("validation", found.validation), ("test", found.test)):
         print(f"{name}: {len(rows)} rows, {sum(len(row['text']) for row in rows) / 1e6:.2f} M characters")
-    print(f"{found.dropped} passages shared {NGRAM} words in a row with a held-out one and were dropped")
+    print(f"{found.dropped} passages shared {NGRAM} consecutive words with a held-out one and were dropped")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@ import json
 
 import pytest
 from bench import REPOSITORY, main
+from bench_tables import OURS, Device, Run, bench_table, copy_rate, estimated_seconds, ratios, short_table, spread
 from checkpoints import differing_tensors, hidden_for, make_base, num_bytes, result_bytes
 from copy_methods import METHODS, copy, make_source
 from drawing import _apart
-from figures import OURS, Device, Run, bench_table, copy_rate, estimated_seconds, ratios, short_table, spread
 from processes import Usage
 from startup import LIBRARIES, measure_plan, plan_table
 
