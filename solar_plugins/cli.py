@@ -364,9 +364,9 @@ def mix(mixture: Path, processes: int | None, as_json_text: bool) -> None:
 @click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
 def h6(results: tuple[Path, ...], as_json_text: bool) -> None:
     """Show lm_eval RESULTS (files or directories) as the paper's H6 table, alongside the published scores."""
-    from solar_plugins.evaluation.h6_table import as_json as table_as_json
-    from solar_plugins.evaluation.h6_table import as_text as table_as_text
-    from solar_plugins.evaluation.lm_eval_results import read_scores, result_files
+    from solar_plugins.evaluation.h6 import as_json as table_as_json
+    from solar_plugins.evaluation.h6 import as_text as table_as_text
+    from solar_plugins.evaluation.h6 import read_scores, result_files
 
     models = read_scores(result_files(results))
     click.echo(json.dumps(table_as_json(models), indent=2) if as_json_text else table_as_text(models))

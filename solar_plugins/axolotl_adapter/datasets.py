@@ -19,12 +19,18 @@ from solar_plugins.axolotl_adapter.recipe_checks import SFT_ENTRY_KEYS, Formatte
 from solar_plugins.data.encoder import Encoder, make_encoder
 from solar_plugins.data.formatters import preference_formatters, sft_formatters, unpaired_formatters
 from solar_plugins.data.formatters.base import Formatter, Messages
-from solar_plugins.data.prepared_datasets import PreparedSet, prepared_set, read_set
+from solar_plugins.data.prepared_datasets import (
+    TALLY_COLUMNS,
+    PreparedSet,
+    TrainingRecords,
+    count_rows,
+    prepared_set,
+    read_set,
+)
 from solar_plugins.data.row_encoder import DEFAULT_SEED, RowEncoder
-from solar_plugins.data.row_tables import columns_of
+from solar_plugins.data.row_files import columns_of
 from solar_plugins.data.row_tally import RowTally
 from solar_plugins.data.template import renders_as_solar, template_text
-from solar_plugins.data.training_records import TALLY_COLUMNS, TrainingRecords, count_rows
 from solar_plugins.errors import DataError, SolarError
 from solar_plugins.logs import logger
 from solar_plugins.recipe import TEMPLATE_NAME, TYPE_PREFIX, Recipe, concerns_us, parse_recipe
@@ -214,7 +220,7 @@ def judged(recipe: Recipe, tally: RowTally, rows: RowEncoder) -> str:
     Raises:
         DataError: The recipe does not allow that many bad or long rows.
     """
-    line = tally.words(rows.max_length)
+    line = tally.summary(rows.max_length)
     _log(line, LOG.warning if tally.rows_kept < tally.rows_read else LOG.info)
     rules = _rules(recipe)
     tally.judge(rules.bad_rows, rules.max_bad_share, rows.max_length)
@@ -258,7 +264,7 @@ def load_rows(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> Any:
         encoder: Used to try other formatters if columns are missing.
 
     Returns:
-        A `datasets.Dataset`; `row_tables.numbered_rows` gives its rows, which have the columns that are needed.
+        A `datasets.Dataset`; `row_files.numbered_rows` gives its rows, which have the columns that are needed.
 
     Raises:
         DataError: There are none, a column is missing, or the dataset has several splits and the recipe names none.

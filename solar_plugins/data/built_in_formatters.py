@@ -1,6 +1,6 @@
-"""The built-in formatters, through the hooks that other packages use too.
+"""Registers the built-in formatters, through the same hooks that other packages use.
 
-Their modules are imported when somebody asks for formatters: `solar plan` does not.
+The modules are imported inside the hooks, so that `solar plan` does not load them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_sft_formatters() -> list[SFTFormatter]:
-    """Those of instruction datasets."""
+    """For instruction datasets."""
     from solar_plugins.data.formatters.sft import built_in_sft_formatters
 
     return built_in_sft_formatters()
@@ -23,7 +23,7 @@ def register_sft_formatters() -> list[SFTFormatter]:
 
 @hookimpl
 def register_preference_formatters() -> list[PreferenceFormatter]:
-    """Those of preference datasets."""
+    """For preference datasets."""
     from solar_plugins.data.formatters.preference import built_in_preference_formatters
 
     return built_in_preference_formatters()
@@ -31,7 +31,7 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
 
 @hookimpl
 def register_unpaired_formatters() -> list[UnpairedFormatter]:
-    """Those of single labelled answers."""
+    """For single labelled answers (KTO)."""
     from solar_plugins.data.formatters.preference import built_in_unpaired_formatters
 
     return built_in_unpaired_formatters()

@@ -1,4 +1,4 @@
-"""From an example to token ids and labels."""
+"""Tokenizes examples and builds their labels."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from solar_plugins.data.formatters.base import Message, Messages, RowError
-from solar_plugins.data.template import Example, is_learnt, render
+from solar_plugins.data.template import Example, is_in_loss, render
 from solar_plugins.errors import DataError
 from solar_plugins.text import half_character
 
 IGNORED_LABEL = -100
-"""What torch's cross-entropy leaves out."""
-
+"""``ignore_index`` of torch's cross-entropy."""
 
 ANY_LETTER = "a"
-"""What no tokenizer joins with white space after it."""
+"""No tokenizer merges it with white space that follows."""
 
 
 class Encoded(NamedTuple):
-    """Token ids, and the same with `IGNORED_LABEL` where nothing is learnt."""
+    """Token ids, and the labels: the same ids, with `IGNORED_LABEL` where the loss is masked."""
 
     input_ids: list[int]
     labels: list[int]
@@ -27,13 +26,13 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer, and what has to be known about it.
+    """A tokenizer and the facts about it that encoding needs.
 
     Args:
         tokenizer: A fast tokenizer of transformers.
-        start_ids: What it puts before every text: ``<s>``, or nothing.
-        added_end_ids: What it puts after every text, usually nothing. `encode` leaves it out.
-        special_tokens: Texts that it would take for a token of control.
+        start_ids: Tokens that it adds before every text: ``<s>``, or none.
+        added_end_ids: Tokens that it adds after every text, usually none. `encode` leaves them out.
+        special_tokens: Strings that it would read as special tokens.
     """
 
     tokenizer: Any
@@ -43,59 +42,61 @@ class Encoder:
 
     @property
     def end_token(self) -> str:
-        """The text of the token that ends every answer: ``</s>`` in SOLAR."""
+        """The EOS token as text: ``</s>`` in SOLAR."""
         return str(self.tokenizer.eos_token)
 
     def encode(self, example: Example) -> Encoded:
-        """The ids of prompt, answer and end; the labels of answer and end.
+        """The ids of prompt, answer and EOS; the labels cover the answer and EOS.
 
-        The ids of the prompt are those of the prompt alone, as at inference. Most tokenizers split at the line break
-        that ends a prompt; some join it with white space that follows, and then the answer is encoded by itself.
+        The prompt has the same ids as when it is tokenized by itself, as at inference. Most tokenizers split at the
+        line break that ends a prompt; some merge it with white space that follows. Then the answer is tokenized by
+        itself.
 
         Raises:
-            RowError: The answer cannot be told from what stands before it.
+            RowError: The tokens of prompt and answer cannot be separated.
         """
         ids, start = self._joined(example)
         if start is None:
             prompt = self._ids(example.prompt)
             ids, start = [*prompt, *self._continuation(example.answer)], len(prompt)
-        return self._with_ends(ids, [(start, len(ids))], learn_end=True)
+        return self._with_ends(ids, [(start, len(ids))], end_in_loss=True)
 
     def encode_for_trl(self, example: Example) -> Encoded:
         """The same, as TRL tokenizes the two texts.
 
         Raises:
-            RowError: This tokenizer joins the start of the answer with the prompt, so that TRL would drop it.
+            RowError: This tokenizer merges the start of the answer with the prompt, so TRL would drop it.
         """
         ids, start = self._joined(example)
         if start is None:
             raise RowError(
-                "an answer", "starts with white space that this tokenizer joins with the prompt's last line break"
+                "an answer",
+                "starts with white space that this tokenizer merges with the line break that ends the prompt",
             )
-        return self._with_ends(ids, [(start, len(ids))], learn_end=True)
+        return self._with_ends(ids, [(start, len(ids))], end_in_loss=True)
 
     def encode_conversation(self, messages: Messages) -> Encoded:
-        """A whole conversation as one example, with the ids that ``apply_chat_template`` gives.
+        """A conversation as one example, with the ids of ``apply_chat_template``.
 
-        The labels are those of its answers; the end token is learnt after the last answer, the only place where the
-        template leaves room for it.
+        The labels cover its answers, and EOS after the last one only, because the template puts none between turns.
         """
         ids = self._ids(render(messages))
         spans = [
             (
-                _common(ids, self._ids(render(messages[:place], add_generation_prompt=True))),
-                _common(ids, self._ids(render(messages[: place + 1]))),
+                _common(ids, self._ids(render(messages[:index], add_generation_prompt=True))),
+                _common(ids, self._ids(render(messages[: index + 1]))),
             )
-            for place, message in enumerate(messages)
-            if is_learnt(message)
+            for index, message in enumerate(messages)
+            if is_in_loss(message)
         ]
-        return self._with_ends(ids, spans, learn_end=is_learnt(messages[-1]))
+        return self._with_ends(ids, spans, end_in_loss=is_in_loss(messages[-1]))
 
     def _joined(self, example: Example) -> tuple[list[int], int | None]:
-        """The ids of prompt and answer as one text, and where the answer starts; None if a token holds parts of both.
+        """The ids of prompt + answer, and the index at which the answer starts; None if a token holds parts of both.
 
-        The characters of the tokens tell, in half the time that it takes to encode the prompt alone too; but not before
-        white space, which some tokenizers leave out of a token's characters, and not where they have lost count.
+        The offset mapping gives that index in half the time that a second pass over the prompt takes. It is not used
+        where the answer starts with white space, which some tokenizers leave out of the offsets, or where the offsets
+        do not reach the end of the text.
         """
         text = example.prompt + example.answer
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -111,31 +112,31 @@ class Encoder:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _continuation(self, answer: str) -> list[int]:
-        """The ids of an answer that follows something: what a tokenizer puts before a text has no place there."""
+        """The ids of an answer inside a text, without the prefix that some tokenizers add at the start of a text."""
         before, ids = self._ids(ANY_LETTER), self._ids(ANY_LETTER + answer)
         if ids[: len(before)] != before:
-            raise RowError("an answer", "starts with characters that this tokenizer joins with the prompt's last ones")
+            raise RowError("an answer", "starts with characters that this tokenizer merges with the end of the prompt")
         return ids[len(before) :]
 
-    def _with_ends(self, ids: list[int], spans: list[tuple[int, int]], learn_end: bool) -> Encoded:
+    def _with_ends(self, ids: list[int], spans: list[tuple[int, int]], end_in_loss: bool) -> Encoded:
         labels = [IGNORED_LABEL] * len(ids)
         for start, end in spans:
             labels[start:end] = ids[start:end]
         end_id = self.tokenizer.eos_token_id
         return Encoded(
             [*self.start_ids, *ids, end_id],
-            [*[IGNORED_LABEL] * len(self.start_ids), *labels, end_id if learn_end else IGNORED_LABEL],
+            [*[IGNORED_LABEL] * len(self.start_ids), *labels, end_id if end_in_loss else IGNORED_LABEL],
         )
 
     def count(self, text: str) -> int:
-        """How many tokens a text has, without start and end."""
+        """The number of tokens of a text, without BOS and EOS."""
         return len(self._ids(text))
 
     def check_messages(self, messages: Messages) -> None:
-        """Refuse texts in which a token of control is spelt out, which the model would read, and halves of characters.
+        """Reject literal special tokens, which would be tokenized as such, and unpaired UTF-16 surrogates.
 
         Raises:
-            RowError: There is one.
+            RowError: A message contains one.
         """
         for message in messages:
             self._check_message(message)
@@ -143,47 +144,47 @@ class Encoder:
     def _check_message(self, message: Message) -> None:
         for token in self.special_tokens:
             if token in message["content"]:
-                raise RowError(f"the {message['role']}'s text", f"holds the special token {token!r}")
+                raise RowError(f"the {message['role']} message", f"contains the special token {token!r}")
         if half := half_character(message["content"]):
-            raise RowError(f"the {message['role']}'s text", f"holds {half}")
+            raise RowError(f"the {message['role']} message", f"contains {half}")
 
 
 def _common(ids: list[int], other: list[int]) -> int:
-    """How many tokens both start with."""
+    """The length of the common prefix."""
     return next(
-        (place for place, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), min(map(len, (ids, other)))
+        (index for index, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), min(map(len, (ids, other)))
     )
 
 
 def make_encoder(tokenizer: Any, name: str) -> Encoder:
-    """Look at a tokenizer.
+    """Inspect a tokenizer and wrap it.
 
     Args:
         tokenizer: As Axolotl loaded it.
-        name: What to call it in an error.
+        name: Its name in error messages.
 
     Raises:
-        DataError: It cannot end an answer, or cannot tell which characters a token stands for.
+        DataError: It has no usable EOS token, or is not a fast tokenizer.
     """
     end = tokenizer.eos_token
     if not end:
         raise DataError(
-            f"tokenizer_config: the tokenizer of {name} has no end-of-sequence token; an answer has to end with one "
-            "(SOLAR's is '</s>'), or a trained model never stops. Name one that is in its vocabulary:\n"
+            f"tokenizer_config: the tokenizer of {name} has no EOS token; every answer must end with one (SOLAR uses "
+            "'</s>'), or the trained model never stops. Set one that is in the vocabulary:\n"
             "  special_tokens: {eos_token: </s>}"
         )
     end_ids = tokenizer(end, add_special_tokens=False)["input_ids"]
     if list(end_ids) != [tokenizer.eos_token_id]:
         raise DataError(
-            f"tokenizer_config: the tokenizer of {name} reads its own end-of-sequence token {end!r} as {end_ids}, "
-            f"expected the one id {tokenizer.eos_token_id}; repair its special tokens"
+            f"tokenizer_config: the tokenizer of {name} tokenizes its EOS token {end!r} as {end_ids}, "
+            f"expected the single id {tokenizer.eos_token_id}; fix its special tokens"
         )
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(
-            f"tokenizer_config: the tokenizer of {name} is no fast tokenizer, so it cannot say where an answer starts; "
+            f"tokenizer_config: the tokenizer of {name} is not a fast tokenizer, so it has no offset mapping; "
             "remove tokenizer_use_fast or tokenizer_use_mistral_common, or convert it to a tokenizer.json"
         )
     with_added, plain = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
-    place = next(i for i in range(len(with_added)) if with_added[i : i + len(plain)] == plain)
+    index = next(i for i in range(len(with_added)) if with_added[i : i + len(plain)] == plain)
     special = tuple(str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return Encoder(tokenizer, tuple(with_added[:place]), tuple(with_added[place + len(plain) :]), special)
+    return Encoder(tokenizer, tuple(with_added[:index]), tuple(with_added[index + len(plain) :]), special)

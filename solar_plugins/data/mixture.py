@@ -1,16 +1,28 @@
-"""Making a mixture: every set is judged, then capped, then written; the folder appears when all of it is whole."""
+"""Builds a data mixture: filters every dataset, caps it with a seed, and writes it. The folder appears when complete.
+
+How rows are sampled: every row draws a random number from a generator that starts at the seed, in file order, whether
+or not the row is kept. Of the rows that passed the filters, the N with the smallest numbers stay, in file order.
+Reservoir sampling would need only one pass, but its choice depends on how many rows came before. Here a row's number
+depends only on the seed and its position, so that
+
+* chunks, worker processes and the order in which they finish do not matter;
+* a filter that drops k more rows replaces only those that were sampled, and leaves the others as they are;
+* a smaller N samples a subset of a larger N, and two mixtures with the same seed sample the same rows.
+"""
 
 from __future__ import annotations
 
+import heapq
 import json
+import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from solar_plugins.data.benchmarks import benchmark_index, rows_by_search
 from solar_plugins.data.formatters.columns import PROMPT_COLUMNS
 from solar_plugins.data.mixture_args import MixtureArgs, SetArgs, read_mixture
 from solar_plugins.data.mixture_report import (
@@ -24,53 +36,102 @@ from solar_plugins.data.mixture_report import (
     read_report,
     write_report,
 )
-from solar_plugins.data.row_checks import BlockVerdict, Dropped, Reason, RowRules
+from solar_plugins.data.row_checks import (
+    BlockResult,
+    Dropped,
+    Reason,
+    RowRules,
+    Scanner,
+    benchmark_index,
+    default_processes,
+    rows_by_search,
+)
 from solar_plugins.data.row_files import Block, left_out_columns, read_blocks, require_readable
-from solar_plugins.data.sampling import choose_rows, rows_with_shares
-from solar_plugins.data.scan import Scanner, default_processes
 from solar_plugins.errors import DataError
 from solar_plugins.logs import logger
 from solar_plugins.storage.atomic import remove_left_overs, sole_writer, write_directory, write_errors_explained
 from solar_plugins.storage.content import FileStamp, content_hashes, stamps
 
+
+def choose_rows(kept: bytes | bytearray, rows: int | None, seed: int) -> bytearray:
+    """Sample rows of a dataset.
+
+    Args:
+        kept: A byte for each row, not 0 if the row passed the filters.
+        rows: The maximum number of rows; None for all.
+        seed: Random seed.
+
+    Returns:
+        A byte for each row: 1 if it is sampled.
+
+    Example:
+        >>> sum(choose_rows(bytes([1, 1, 0, 1]), 2, seed=1))
+        2
+    """
+    candidates = len(kept) - kept.count(0)
+    if rows is None or rows >= candidates:
+        return bytearray(1 if keep else 0 for keep in kept)
+    draw = random.Random(seed).getrandbits
+    numbers = ((draw(64), row) for row in range(len(kept)))
+    chosen = bytearray(len(kept))
+    for _, row in heapq.nsmallest(rows, (pair for pair in numbers if kept[pair[1]])):
+        chosen[row] = 1
+    return chosen
+
+
+def rows_with_shares(wanted: Mapping[str, int], available: Mapping[str, int]) -> dict[str, int]:
+    """The largest numbers of rows that are available and keep the proportions of ``wanted``, rounded down.
+
+    Args:
+        wanted: Rows of each dataset by name.
+        available: Rows of each dataset that passed the filters.
+
+    Example:
+        >>> rows_with_shares({"a": 100, "b": 50}, {"a": 80, "b": 200})
+        {'a': 80, 'b': 40}
+    """
+    scale = min(Fraction(min(available[name], rows), rows) for name, rows in wanted.items())
+    return {name: int(rows * scale) for name, rows in wanted.items()}
+
+
 LOG = logger("mixture")
 
 
-class Judged(NamedTuple):
-    """What the first reading of a set found."""
+class Filtered(NamedTuple):
+    """The result of the first pass over a dataset."""
 
     kept: bytearray
-    """For each line of the set's files, one after another: 1 if it may stay."""
+    """For each line of the dataset's files, in order: 1 if the row passed."""
     rows: int
     dropped: Counter[Reason]
     matches: Counter[str]
-    """Rows dropped for sharing words, by benchmark file."""
+    """Rows dropped for overlap, by benchmark file."""
     rows_with_task: int
     first_unreadable: Dropped | None
 
 
 def make_mixture(mixture: Path, processes: int | None = None) -> tuple[MixtureReport, bool]:
-    """Make the folder that a mixture file describes, or find it unchanged.
+    """Build the folder that a mixture file describes, unless it is up to date.
 
     Args:
-        mixture: The file.
-        processes: How many judge rows; None for as many as suit the files and the machine. The result is the same.
+        mixture: The mixture file.
+        processes: Worker processes; None chooses by file size and CPUs. The output does not depend on it.
 
     Returns:
-        The report, and whether anything was made.
+        The report, and whether the folder was built now.
 
     Raises:
-        DataError: The mixture or its data cannot be used. The folder is then as it was before.
+        DataError: The mixture or its data cannot be used. The folder is left unchanged.
     """
     args = read_mixture(mixture)
     try:
         before, state = _input_stamps(args), _input_state(args)
     except OSError as error:
         raise DataError(
-            f"{error.filename or mixture}: an input cannot be read ({error.strerror or error}); nothing was written. "
-            "Check the disk and the permissions, and run again"
+            f"{error.filename or mixture}: the input cannot be read ({error.strerror or error}); nothing was written. "
+            "Check the disk and the permissions, and run the command again"
         ) from None
-    named, output = Path(args.output), Path(args.output).resolve()  # a link to a folder stays a link
+    named, output = Path(args.output), Path(args.output).resolve()  # A symlink to a folder is kept.
     if (found := finished_report(output, args, state)) is not None:
         remove_left_overs(output)
         return found, False
@@ -80,14 +141,14 @@ def make_mixture(mixture: Path, processes: int | None = None) -> tuple[MixtureRe
     def fill(folder: Path) -> None:
         report = _make(folder, args, state, processes)
         if _input_stamps(args) != before:
-            raise DataError(f"{mixture}: an input changed while it was read; nothing was written. Run again")
+            raise DataError(f"{mixture}: an input changed while being read; nothing was written. Run the command again")
         write_report(folder / REPORT, report)
 
     def is_finished(folder: Path) -> bool:
         return finished_report(folder, args, state) is not None
 
-    with write_errors_explained(named, "mixture", "name another folder as output", DataError), sole_writer(output):
-        _refuse_foreign(named, state)
+    with write_errors_explained(named, "mixture", "set output to another folder", DataError), sole_writer(output):
+        _check_output(named, state)
         made = not is_finished(output) and write_directory(output, fill, is_finished, replace=True)
         report = read_report(output)
     return report, made
@@ -112,13 +173,13 @@ def _input_state(args: MixtureArgs) -> InputState:
 def _make(partial: Path, args: MixtureArgs, state: InputState, processes: int) -> MixtureReport:
     began = time.monotonic()
     index = benchmark_index(args.decontaminate) if args.decontaminate else None
-    judged: dict[str, Judged] = {}
+    filtered: dict[str, Filtered] = {}
     with (partial / DROPPED).open("w", encoding="utf-8") as log, Scanner(index, processes) as scanner:
         for name, one in args.sets.items():
-            judged[name] = _judge_set(name, one, state, scanner, log)
-    rows = _rows_of_sets(args, judged)
+            filtered[name] = _filter_set(name, one, state, scanner, log)
+    rows = _rows_of_sets(args, filtered)
     for name, one in args.sets.items():
-        chosen = choose_rows(judged[name].kept, rows[name], one.seed)
+        chosen = choose_rows(filtered[name].kept, rows[name], one.seed)
         _write_set(partial / f"{name}.jsonl", name, one, state, chosen)
     sets = {
         name: SetReport(
@@ -131,7 +192,7 @@ def _make(partial: Path, args: MixtureArgs, state: InputState, processes: int) -
             benchmark_matches=dict(found.matches),
             file_bytes=(partial / f"{name}.jsonl").stat().st_size,
         )
-        for name, found in judged.items()
+        for name, found in filtered.items()
     }
     return MixtureReport(
         mixture=args.model_dump(mode="json"),
@@ -143,49 +204,49 @@ def _make(partial: Path, args: MixtureArgs, state: InputState, processes: int) -
     )
 
 
-def _judge_set(name: str, args: SetArgs, state: InputState, scanner: Scanner, log: IO[str]) -> Judged:
+def _filter_set(name: str, args: SetArgs, state: InputState, scanner: Scanner, log: IO[str]) -> Filtered:
     rules = RowRules(tuple(args.text_columns), args.task_column, frozenset(args.exclude_tasks or ()))
     kept, rows, rows_with_task = bytearray(), 0, 0
     dropped, matches, columns = Counter[Reason](), Counter[str](), tuple[str, ...]()
     unreadable: Dropped | None = None
-    with _progress(f"{name}: judging", args, state) as advance:
+    with _progress(f"{name}: filtering", args, state) as advance:
         blocks = (block for path in args.path for block in read_blocks(path, wanted=_wanted(args)))
-        for block, verdict in scanner.verdicts(blocks, rules):
-            kept += verdict.kept
-            rows += verdict.rows
-            rows_with_task += verdict.rows_with_task
-            columns = columns or verdict.columns
-            dropped.update(one.reason for one in verdict.dropped)
-            matches.update(one.match.benchmark.file for one in verdict.dropped if one.match)
-            unreadable = unreadable or next((one for one in verdict.dropped if one.reason is Reason.UNREADABLE), None)
-            log.writelines(_as_line(name, one) for one in verdict.dropped)
-            advance(block, verdict)
-    found = Judged(kept, rows, dropped, matches, rows_with_task, unreadable)
+        for block, result in scanner.results(blocks, rules):
+            kept += result.kept
+            rows += result.rows
+            rows_with_task += result.rows_with_task
+            columns = columns or result.columns
+            dropped.update(one.reason for one in result.dropped)
+            matches.update(one.match.benchmark.file for one in result.dropped if one.match)
+            unreadable = unreadable or next((one for one in result.dropped if one.reason is Reason.UNREADABLE), None)
+            log.writelines(_as_line(name, one) for one in result.dropped)
+            advance(block, result)
+    found = Filtered(kept, rows, dropped, matches, rows_with_task, unreadable)
     _require_usable(name, args, found, columns)
     return found
 
 
 def _wanted(args: SetArgs) -> list[str]:
-    """What is compared, and what training refuses to ignore: a row with a picture shall not become one without."""
+    """Columns that are compared, and those that training must not ignore: a row must not lose its image silently."""
     return [*args.text_columns, *([args.task_column] if args.task_column else []), *PROMPT_COLUMNS]
 
 
-def _require_usable(name: str, args: SetArgs, found: Judged, columns: tuple[str, ...]) -> None:
+def _require_usable(name: str, args: SetArgs, found: Filtered, columns: tuple[str, ...]) -> None:
     where = f"sets.{name}: {', '.join(args.path)}"
     if not found.rows:
-        raise DataError(f"{where}: holds no rows; expected an object for each row. Fetch the file again")
+        raise DataError(f"{where}: no rows; expected a JSON object for each row. Download the file again")
     if (first := found.first_unreadable) and found.dropped[Reason.UNREADABLE] == found.rows:
         raise DataError(
             f"{where}: none of {found.rows:,} rows can be read; {first.path} row {first.row}: {first.value}. Expected "
-            'an object for each row, such as {"instruction": "...", "output": "..."}. Fix the file, or fetch it again'
+            'an object for each row, such as {"instruction": "...", "output": "..."}. Fix or download the file again'
         )
     if args.task_column is not None and not found.rows_with_task:
         raise DataError(
-            f"{where}: none of {found.rows:,} rows names a task in the column {args.task_column!r} (task_column); the "
-            f"columns of the first row are {', '.join(columns)}. Name the right one, or remove task_column and "
-            "exclude_tasks: then only the n-grams keep benchmarks out"
+            f"{where}: none of {found.rows:,} rows has a task in the column {args.task_column!r} (task_column); the "
+            f"columns of the first row are {', '.join(columns)}. Set task_column to the right one, or remove it and "
+            "exclude_tasks: then only the n-gram check removes benchmark data"
         )
-    # A set that stands in a benchmark as a whole is a finding, which the summary and `DROPPED` show.
+    # A dataset that is entirely benchmark data is a result, not an error: the summary and `DROPPED` show it.
     if not any(found.kept) and not found.dropped[Reason.BENCHMARK_OVERLAP]:
         why = ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.items())
         raise DataError(
@@ -194,8 +255,8 @@ def _require_usable(name: str, args: SetArgs, found: Judged, columns: tuple[str,
         )
 
 
-def _rows_of_sets(args: MixtureArgs, judged: dict[str, Judged]) -> dict[str, int]:
-    available = {name: sum(found.kept) for name, found in judged.items()}
+def _rows_of_sets(args: MixtureArgs, filtered: dict[str, Filtered]) -> dict[str, int]:
+    available = {name: sum(found.kept) for name, found in filtered.items()}
     wanted = {name: one.rows or available[name] for name, one in args.sets.items()}
     if not args.keep_shares:
         return {name: min(wanted[name], available[name]) for name in wanted}
@@ -203,9 +264,9 @@ def _rows_of_sets(args: MixtureArgs, judged: dict[str, Judged]) -> dict[str, int
     empty = [name for name, count in rows.items() if not count]
     if empty:
         raise DataError(
-            f"keep_shares: {', '.join(empty)} would have no row, because another set has so few of those it should "
-            f"have ({', '.join(f'{name} {available[name]:,} of {wanted[name]:,}' for name in wanted)}). Lower the rows "
-            "of that set, or set keep_shares: false"
+            f"keep_shares: {', '.join(empty)} would have no rows, because another dataset has too few "
+            f"({', '.join(f'{name} {available[name]:,} of {wanted[name]:,}' for name in wanted)}). Lower rows: of that "
+            "dataset, or set keep_shares: false"
         )
     return rows
 
@@ -216,7 +277,9 @@ def _write_set(target: Path, name: str, args: SetArgs, state: InputState, chosen
         for path in args.path:
             if left_out := left_out_columns(path, _wanted(args)):
                 LOG.info(
-                    "%s: the columns %s hold bytes, for which JSON has no form; left out", path, ", ".join(left_out)
+                    "%s: left out the columns %s, which hold bytes that JSON cannot represent",
+                    path,
+                    ", ".join(left_out),
                 )
             for block in read_blocks(path, wanted=_wanted(args)):
                 stay = chosen[at : at + len(block.lines)]
@@ -240,16 +303,16 @@ def _as_line(name: str, dropped: Dropped) -> str:
 
 
 @contextmanager
-def _progress(title: str, args: SetArgs, state: InputState) -> Iterator[Callable[[Block, BlockVerdict | None], None]]:
-    """A bar over the bytes of the set's files, with the number of rows beside it."""
+def _progress(title: str, args: SetArgs, state: InputState) -> Iterator[Callable[[Block, BlockResult | None], None]]:
+    """A progress bar over the bytes of the dataset's files, with the number of rows."""
     from tqdm import tqdm
 
     total, rows, began = sum(state[path][0] for path in args.path), 0, time.monotonic()
     with tqdm(total=total, desc=title, unit="B", unit_scale=True, unit_divisor=1000, mininterval=0.5) as bar:
 
-        def advance(block: Block, verdict: BlockVerdict | None) -> None:
+        def advance(block: Block, result: BlockResult | None) -> None:
             nonlocal rows
-            rows += len(block.lines) if verdict is None else verdict.rows
+            rows += len(block.lines) if result is None else result.rows
             rate = rows / max(time.monotonic() - began, 1e-3)
             bar.set_postfix_str(f"{rows:,} rows, {rate:,.0f} rows/s", refresh=False)
             bar.update(block.read_bytes)
@@ -257,14 +320,14 @@ def _progress(title: str, args: SetArgs, state: InputState) -> Iterator[Callable
         yield advance
 
 
-def _refuse_foreign(output: Path, inputs: Iterable[str]) -> None:
-    """Only what we made ourselves is ever replaced."""
+def _check_output(output: Path, inputs: Iterable[str]) -> None:
+    """Only replace folders that `solar mix` wrote itself."""
     for path in inputs:
         if Path(path).resolve().is_relative_to(output.resolve()):
-            raise DataError(f"output: {output} holds the input {path}, which would be lost; name another folder")
+            raise DataError(f"output: {output} contains the input {path}, which would be deleted; use another folder")
     others = foreign_files(output)
     if others:
         raise DataError(
-            f"output: {output} is there and holds what no mixture of ours wrote ({', '.join(others[:3])}); expected a "
-            "new folder or one that `solar mix` made. Move it away, or name another"
+            f"output: {output} exists and contains files that `solar mix` did not write ({', '.join(others[:3])}); "
+            "expected a new folder, or one written by `solar mix`. Move it away, or use another folder"
         )

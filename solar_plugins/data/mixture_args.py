@@ -1,4 +1,4 @@
-"""The file of a mixture: its schema, and the lists of tasks that it can name."""
+"""The schema of a mixture file, and the task lists that it can name."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ TASK_LISTS = {
         "winogrande:1.1.0",
     )
 }
-"""Lists that ``exclude_tasks`` can name. ``solar_flan``: the ten that SOLAR's authors left out (arXiv:2312.15166,
-appendix), because they hold ARC, HellaSwag, GSM8K, DROP or Winogrande."""
+"""Lists that ``exclude_tasks`` can name. ``solar_flan``: the ten tasks that SOLAR's authors excluded (arXiv:2312.15166,
+appendix), because they contain ARC, HellaSwag, GSM8K, DROP or Winogrande."""
 
 
 def _as_list(value: Any) -> Any:
@@ -58,14 +58,14 @@ class SetArgs(_Block):
     def _named_list(cls, value: Any) -> Any:
         if isinstance(value, str):
             if value not in TASK_LISTS:
-                raise ValueError(f"no list of tasks has this name; known: {', '.join(TASK_LISTS)}, or give the names")
+                raise ValueError(f"unknown task list; known: {', '.join(TASK_LISTS)}. Or list the task names")
             return list(TASK_LISTS[value])
         return value
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
         if (self.task_column is None) != (self.exclude_tasks is None):
-            raise ValueError("task_column and exclude_tasks need each other; give both or none")
+            raise ValueError("task_column and exclude_tasks must be set together; set both or neither")
         return self
 
 
@@ -79,16 +79,16 @@ class BenchmarkArgs(_Block):
     def _columns_of_rows(self) -> Self:
         if (self.columns is None) != self.path.endswith(".txt"):
             raise ValueError(
-                "columns: name the columns with the questions, say [question]; without a choice answers such as A or "
-                "yes would be compared too"
+                "columns: missing; expected the columns with the questions, such as [question]. Otherwise answers such "
+                "as A or yes would be compared too"
                 if self.columns is None
-                else "columns: a .txt file has none; remove the key"
+                else "columns: a .txt file has no columns; remove the key"
             )
         return self
 
 
 class DecontaminateArgs(_Block):
-    """What rows are compared with."""
+    """What the rows are compared with."""
 
     against: list[BenchmarkArgs] = Field(min_length=1)
     ngram: int = Field(
@@ -109,7 +109,7 @@ class MixtureArgs(_Block):
     @model_validator(mode="after")
     def _shares_of_caps(self) -> Self:
         if self.keep_shares and any(one.rows is None for one in self.sets.values()):
-            raise ValueError("keep_shares needs rows in every set; they say which shares are meant")
+            raise ValueError("keep_shares needs rows: in every dataset, to define the shares")
         return self
 
     @field_validator("sets")
@@ -117,7 +117,7 @@ class MixtureArgs(_Block):
     def _names_differ(cls, sets: dict[str, SetArgs]) -> dict[str, SetArgs]:
         for name in sets:
             if name.lower() in RESERVED_NAMES:
-                raise ValueError(f"{name}: this name is taken by our own file {name}.jsonl; choose another")
+                raise ValueError(f"{name}: reserved for the file {name}.jsonl that solar mix writes; use another name")
         return sets
 
 
@@ -125,10 +125,10 @@ RESERVED_NAMES = {"dropped"}
 
 
 def read_mixture(path: Path) -> MixtureArgs:
-    """The checked content of a mixture file.
+    """Read and validate a mixture file.
 
     Raises:
-        DataError: The file cannot be read or is no YAML map, a key is unknown or missing, or a value is impossible.
+        DataError: The file cannot be read or is not a YAML map, a key is unknown or missing, or a value is invalid.
     """
     try:
         content = read_yaml(path)

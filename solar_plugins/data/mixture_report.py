@@ -1,4 +1,4 @@
-"""What became of every row of a mixture: as text, and as JSON in its folder, which it marks as whole."""
+"""What happened to every row of a mixture: as text, and as the JSON file that marks its folder as complete."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from solar_plugins.text import printable
 REPORT = "report.json"
 DROPPED = "dropped.jsonl"
 FORMAT_VERSION = 2
-"""Raise it when the same mixture file and inputs would give other rows: folders made before are then made again."""
+"""Raise it when the same mixture file and inputs would give different rows, so that existing folders are rebuilt."""
 HEADINGS = {
     Reason.UNREADABLE: "unreadable",
     Reason.MISSING_TEXT: "no text",
@@ -32,40 +32,40 @@ HEADINGS = {
 NUM_EXAMPLES = 3
 
 type InputState = dict[str, tuple[int, str]]
-"""Size and SHA-256 of every file that was read. Sizes and times alone do not tell two contents apart."""
+"""Size and SHA-256 of every input. Size and time alone do not identify the content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetReport:
-    """The rows of one set. ``rows_read`` is the sum of ``dropped``, ``not_drawn`` and ``rows_kept``."""
+    """The rows of one dataset. ``rows_read`` is the sum of ``dropped``, ``not_drawn`` and ``rows_kept``."""
 
     rows_read: int
     dropped: dict[str, int]
     not_drawn: int
-    """Rows that passed and that the cap or the shares left out."""
+    """Rows that passed the filters but were not sampled."""
     rows_kept: int
     rows_asked: int | None
     rows_without_task: int | None
-    """Rows that name no task and so could not be excluded by it; None where no column for it is named."""
+    """Rows without a task, which therefore could not be excluded; None if there is no task_column."""
     benchmark_matches: dict[str, int]
     file_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class MixtureReport:
-    """What went into a mixture and what came out."""
+    """The inputs and the output of a mixture."""
 
     mixture: dict[str, Any]
     inputs: InputState
     sets: dict[str, SetReport]
     num_ngrams: int
     benchmark_rows: dict[str, dict[str, int]]
-    """For each benchmark file how many of its rows are searched in which way: the names of `Searched` in lower case."""
+    """For each benchmark file, the number of rows by the lower-case name of `Searched`."""
     seconds: float
 
 
 def write_report(path: Path, report: MixtureReport) -> None:
-    """Write the report, which marks a folder as whole."""
+    """Write the report, which marks the folder as complete."""
     content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(report)}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -77,7 +77,7 @@ def read_report(output: Path) -> MixtureReport:
         DataError: It is damaged, or another version of this package wrote it.
         OSError: It cannot be read.
     """
-    path, fix = output / REPORT, "make the mixture again"
+    path, fix = output / REPORT, "delete the file and run solar mix again"
     found = read_json_object(path, error=DataError, fix=fix)
     version = found.pop("format_version", None)
     if version != FORMAT_VERSION:
@@ -91,18 +91,18 @@ def read_report(output: Path) -> MixtureReport:
 
 
 def finished_report(output: Path, args: MixtureArgs, inputs: InputState) -> MixtureReport | None:
-    """The report of a folder that was made from the same options and files and is whole, else None."""
+    """The report of a complete folder that was built from the same options and inputs, else None."""
     try:
         report = read_report(output)
-        whole = all((output / f"{name}.jsonl").stat().st_size == one.file_bytes for name, one in report.sets.items())
+        complete = all((output / f"{name}.jsonl").stat().st_size == one.file_bytes for name, one in report.sets.items())
     except (OSError, DataError):
         return None
     same = report.mixture == args.model_dump(mode="json") and report.inputs == inputs
-    return report if same and whole and (output / DROPPED).is_file() else None
+    return report if same and complete and (output / DROPPED).is_file() else None
 
 
 def foreign_files(output: Path) -> list[str]:
-    """Names in a folder that are not those of a mixture that we made there; the folder's own if it is none."""
+    """Names in a folder that `solar mix` did not write; its own name if it is not a folder."""
     if not output.exists():
         return []
     if not output.is_dir():
@@ -115,30 +115,28 @@ def foreign_files(output: Path) -> list[str]:
 
 
 def as_text(report: MixtureReport, output: Path, *, made: bool) -> str:
-    """The summary for a terminal: rows read, dropped and why, and kept, of each set."""
+    """The summary for a terminal: for each dataset the rows read, dropped (with reasons) and kept."""
     rows = sum(one.rows_read for one in report.sets.values())
     kept = sum(one.rows_kept for one in report.sets.values())
     rate = f"{rows:,} rows in {report.seconds:,.1f} s, {rows / max(report.seconds, 1e-3):,.0f} rows/s"
-    text = [f"{output}: {f'made from {rate}' if made else 'is there already, made from the same files and options'}"]
+    text = [f"{output}: {f'built from {rate}' if made else 'up to date (same inputs and options)'}"]
     text += ["", *_table(report, kept), ""]
     for name, one in report.sets.items():
         if not one.rows_kept:
-            text.append(f"{name}: NO ROW IS LEFT, {name}.jsonl is empty")
+            text.append(f"{name}: NO ROWS LEFT, {name}.jsonl is empty")
         elif one.rows_asked is not None and one.rows_kept < one.rows_asked:
-            why = "keep_shares lowers it" if one.not_drawn else "no more are left"
-            text.append(f"{name}: {one.rows_kept:,} rows, {one.rows_asked:,} were asked for ({why})")
+            why = "lowered by keep_shares" if one.not_drawn else "no more are left"
+            text.append(f"{name}: {one.rows_kept:,} of the requested {one.rows_asked:,} rows ({why})")
         if one.rows_without_task:
-            text.append(
-                f"{name}: {one.rows_without_task:,} rows name no task; they were kept if nothing else spoke against it"
-            )
+            text.append(f"{name}: {one.rows_without_task:,} rows have no task, so exclude_tasks did not apply to them")
     text += _benchmarks(report, output)
     dropped = sum(sum(one.dropped.values()) for one in report.sets.values())
-    text.append(f"every dropped row with its reason: {output / DROPPED} ({dropped:,} rows)")
+    text.append(f"all dropped rows with reasons: {output / DROPPED} ({dropped:,} rows)")
     return "\n".join(text)
 
 
 def _table(report: MixtureReport, kept: int) -> list[str]:
-    headings, rows = ["set", "read", *HEADINGS.values(), "not drawn", "kept", "share"], []
+    headings, rows = ["dataset", "read", *HEADINGS.values(), "not sampled", "kept", "share"], []
     for name, one in report.sets.items():
         counts = [one.rows_read, *(one.dropped[reason] for reason in HEADINGS), one.not_drawn, one.rows_kept]
         rows.append([name, *(f"{count:,}" for count in counts), f"{one.rows_kept / max(kept, 1):.1%}"])
@@ -148,25 +146,25 @@ def _table(report: MixtureReport, kept: int) -> list[str]:
 def _benchmarks(report: MixtureReport, output: Path) -> list[str]:
     decontaminate = report.mixture["decontaminate"]
     if decontaminate is None:
-        return ["not compared with any benchmark (no decontaminate in the mixture)"]
+        return ["not decontaminated: no decontaminate: in the mixture file"]
     matches = sum((Counter(one.benchmark_matches) for one in report.sets.values()), Counter[str]())
     ngram = decontaminate["ngram"]
-    text = [f"compared with {report.num_ngrams:,} n-grams of {ngram} words; rows that share one, or hold a short text:"]
+    text = [f"compared with {report.num_ngrams:,} n-grams of {ngram} words; rows dropped by benchmark file:"]
     text += [f"  {matches[one['path']]:,}  {one['path']}" for one in decontaminate["against"]]
     text += [f"  e.g. {example}" for example in _examples(output / DROPPED)]
     return text + [line for path, rows in report.benchmark_rows.items() for line in _short_rows(path, rows, ngram)]
 
 
 def _short_rows(path: str, rows: Mapping[str, int], ngram: int) -> Iterator[str]:
-    """What has to be known of benchmark rows that have no n-gram."""
+    """Notes on benchmark rows that are too short for an n-gram."""
     inside, equal = rows["inside"], rows["equal"]
     if inside or equal:
         total, shortest = sum(rows.values()), min(ngram, SHORTEST)
         yield f"{path}: {inside + equal:,} of {total:,} rows are shorter than {ngram} words and have no n-gram:"
     if inside:
-        yield f"  {inside:,} of {shortest} words or more: found wherever a text holds the whole row"
+        yield f"  {inside:,} with {shortest} words or more: match every text that contains the entire row"
     if equal:
-        yield f"  {equal:,} of fewer than {shortest}: found only where a text is the whole row, and not inside others"
+        yield f"  {equal:,} with fewer than {shortest} words: match only texts that equal the row"
 
 
 def _examples(path: Path) -> list[str]:

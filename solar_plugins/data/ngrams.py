@@ -1,7 +1,7 @@
-"""Which n-grams of words a text shares with benchmark texts. Pure: strings in, matches out.
+"""Finds n-grams of words that a text shares with benchmark texts. Pure: strings in, matches out.
 
-The idea is that of GPT-3 (Brown et al. 2020, arXiv:2005.14165, app. C): a training text that shares 13 words in a row
-with a test set, case and punctuation aside, probably holds a part of that set.
+The idea is from GPT-3 (Brown et al. 2020, arXiv:2005.14165, app. C): a training text that shares 13 consecutive words
+with a test set, ignoring case and punctuation, is probably contaminated.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from typing import NamedTuple
 
 DEFAULT_NGRAM = 13
 SHORTEST = 8
-"""Benchmark texts of fewer words are not searched inside others. GPT-2 (Radford et al. 2019, section 4) and PaLM
-(Chowdhery et al. 2022, arXiv:2204.02311, section 8) took 8 words in a row for a sign of contamination."""
+"""Shorter benchmark texts are not searched for inside other texts. GPT-2 (Radford et al. 2019, section 4) and PaLM
+(Chowdhery et al. 2022, arXiv:2204.02311, section 8) treated 8 consecutive words as a sign of contamination."""
 
 
 class Searched(IntEnum):
-    """How a benchmark text is looked for, the best way first."""
+    """How a benchmark text is searched for, the most sensitive way first."""
 
     NGRAMS = 0
-    """Any n words of it in a row."""
+    """Any n consecutive words of it."""
     INSIDE = 1
-    """All of it, inside any text: it has fewer than n words."""
+    """All of it, anywhere in a text, because it has fewer than n words."""
     EQUAL = 2
-    """All of it, and only in a text that has no other words: it has fewer than `SHORTEST`."""
+    """All of it, and only as an entire text, because it has fewer than `SHORTEST` words."""
 
 
 class Place(NamedTuple):
-    """Where a benchmark text stands."""
+    """The location of a benchmark text."""
 
     file: str
     row: int
-    """Counted from 1."""
+    """From 1."""
 
 
 class Match(NamedTuple):
-    """Words that a text and a benchmark share: the first that the text has, and the first place that holds them."""
+    """Words that a text shares with a benchmark: the first ones in the text, and their first location."""
 
     ngram: str
     benchmark: Place
@@ -51,16 +51,16 @@ UNSPACED_SCRIPTS = (
     *("CJK UNIFIED", "CJK COMPATIBILITY", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "BOPOMOFO", "YI SYLLABLE"),
     *("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "NEW TAI LUE", "TAI LE", "TAI THAM", "JAVANESE", "BALINESE"),
 )
-"""How Unicode's names of characters begin in scripts that put no space between words."""
+"""Prefixes of Unicode character names of scripts without spaces between words."""
 UNSPOKEN_MARKS = ("COMBINING", "ARABIC", "HEBREW", "SYRIAC")
-"""How names of marks begin that a text may have or leave out: strokes through a text, vowels in scripts that are mostly
-written without."""
+"""Prefixes of the names of optional marks: strike-throughs, and vowel points in scripts that are usually written
+without them."""
 IGNORED_NAMES = ("TATWEEL", "VARIATION SELECTOR", "FILLER", "GRAPHEME JOINER")
-"""How names of invisible characters end that Unicode counts as letters or marks; a number may follow."""
+"""Suffixes of the names of invisible characters that Unicode classifies as letters or marks; a number may follow."""
 
 
 class _KeptCharacters(dict[int, int | str | None]):
-    """A table for `str.translate`; it learns what becomes of a character when the character first comes."""
+    """A table for `str.translate` that is filled in when a character first occurs."""
 
     def __missing__(self, code: int) -> int | str | None:
         self[code] = kept = _kept(chr(code))
@@ -68,14 +68,14 @@ class _KeptCharacters(dict[int, int | str | None]):
 
 
 def _kept(character: str) -> int | str | None:
-    """Nothing for what no reader sees or reads as a word; a character with spaces around it where it is one."""
+    """None for invisible characters and punctuation; spaces around a character that is a word of its own."""
     category, name = unicodedata.category(character), unicodedata.name(character, "")
     if category[0] in "PS" or (category in ("Cc", "Cf", "Cs") and not character.isspace()):
         return None
     if (category[0] == "M" and name.startswith(UNSPOKEN_MARKS)) or name.rstrip("-0123456789").endswith(IGNORED_NAMES):
         return None
     if name.startswith(UNSPACED_SCRIPTS):
-        # A vowel or a tone on a letter stays with it: what a reader calls a character is one unit.
+        # A vowel or tone mark stays with its letter: the two are one character to a reader.
         return ord(character) if category[0] == "M" else f" {character} " if name[0] in "CHIKBY" else f" {character}"
     return ord(character)
 
@@ -86,17 +86,17 @@ _LINE_END_HYPHENS = ("-\n", "-\r\n", "\u00ad\n", "\u2010\n")
 _DIVIDED_WORD = re.compile(r"(?<=\w)[-\u00ad\u2010]\r?\n(?=\w)")
 _LOWER = bytes(range(256)).lower()
 _DROPPED = bytes(code for code in range(128) if _kept(chr(code)) is None)
-"""The same for ASCII, as tables of bytes: half the time of `str.translate`."""
+"""The same for ASCII, as byte tables: twice as fast as `str.translate`."""
 
 
 def words_of(text: str) -> list[str]:
-    """The words that are compared: Unicode NFKC, case folded, punctuation and symbols dropped, split at white space.
+    """The normalized words: Unicode NFKC, case folded, without punctuation and symbols, split at white space.
 
-    Symbols (Unicode categories S*) go with punctuation (P*), because the two are one thing to a reader of ``2 + 2 = 4``
-    and because ``$``, ``+`` and ``=`` differ most between copies of one mathematical text. Invisible characters go too:
-    zero-width spaces and joiners, soft hyphens, variation selectors, control characters, half characters; and vowel
-    points of Arabic and Hebrew, with which a text is seldom written. HTML's ``&nbsp;`` is a space, ``&#39;`` an
-    apostrophe. A word that a hyphen divides at the end of a line is one word.
+    Symbols (Unicode categories S*) are removed like punctuation (P*), because ``$``, ``+`` and ``=`` vary between
+    copies of the same mathematical text. Invisible characters are removed too: zero-width spaces and joiners, soft
+    hyphens, variation selectors, control characters, unpaired surrogates; and the rarely written vowel points of Arabic
+    and Hebrew. HTML entities are decoded: ``&nbsp;`` is a space, ``&#39;`` an apostrophe. A word that is hyphenated
+    at the end of a line is one word.
 
     In scripts without spaces between words, such as Chinese, Japanese, Thai and Khmer, every character is a word.
 
@@ -117,22 +117,22 @@ def words_of(text: str) -> list[str]:
 
 
 class NgramIndex:
-    """The n-grams of benchmark texts, made once and asked for every row.
+    """An index of the n-grams of benchmark texts, built once and queried for every row.
 
-    A text of n or more words matches if n of them in a row stand in one benchmark text. A benchmark text of fewer than
-    n words has no n-gram and is compared as a whole: with `SHORTEST` words or more it matches every text that holds
-    it, with fewer only a text that consists of the same words. To look for these inside others too would drop every
-    row that happens to contain "yes" or "the capital of France".
+    A text matches if n consecutive words of it occur in a benchmark text. A benchmark text of fewer than n words has no
+    n-gram and is compared as a whole: with at least `SHORTEST` words it matches every text that contains it, with fewer
+    only a text of exactly these words. Otherwise every row that contains "yes" or "the capital of France" would be
+    dropped.
 
-    Few look-ups find all matches: whatever has `SHORTEST` words or more holds, wherever it stands, a run of four of
-    them that starts at a multiple of five, so only every fifth run of a text is looked up, and an n-gram of 13 holds
-    two such runs in succession. Runs and n-grams are kept as 64-bit hashes, and a match is compared with the text
-    itself: it is never wrong. One could be missed if two different n-grams of the benchmarks had one hash (1 in 10
-    million for three million words).
+    Few lookups find all matches. Any `SHORTEST` consecutive words contain a run of four that starts at a multiple of
+    five, so only every fifth run of a text is looked up; an n-gram of 13 contains two such runs in succession. Runs and
+    n-grams are stored as 64-bit hashes, and matches are verified against the text, so there are no false positives. A
+    match can be missed only if two n-grams of the benchmarks have the same hash (1 in 10 million for three million
+    words).
 
     Args:
         n: Words in an n-gram.
-        texts: Benchmark texts and their places. Where several hold an n-gram, the first is reported.
+        texts: Benchmark texts and their locations. If several contain an n-gram, the first is reported.
     """
 
     def __init__(self, n: int, texts: Iterable[tuple[str, Place]]) -> None:
@@ -141,11 +141,11 @@ class NgramIndex:
         self._run = (shortest + 1) // 2
         self._stride = shortest + 1 - self._run
         self._runs_in_ngram = (n - self._run + 1) // self._stride
-        """At least so many runs at multiples of the stride lie in an n-gram."""
+        """The minimum number of runs at multiples of the stride in an n-gram."""
         self._runs: set[int] = set()
         self._first: dict[int, int] = {}
         self._inside: dict[int, list[tuple[int, int]]] = {}
-        """Of a run's hash: where in a short text it stands, and which text that is."""
+        """By hash of a run: its offset in a short text, and the number of that text."""
         self._whole: dict[str, int] = {}
         self._texts: list[str] = []
         self._places: list[Place] = []
@@ -154,11 +154,11 @@ class NgramIndex:
             self._add(words_of(text), place)
 
     def __len__(self) -> int:
-        """Number of different n-grams."""
+        """The number of distinct n-grams."""
         return len(self._first)
 
     def rows(self, file: str) -> Counter[Searched]:
-        """How many rows of a benchmark file are searched in which way, each by its longest text."""
+        """The number of rows of a benchmark file per `Searched`, each row by its longest text."""
         return Counter(how for place, how in self._searched.items() if place.file == file)
 
     def _add(self, words: list[str], place: Place) -> None:
@@ -181,7 +181,7 @@ class NgramIndex:
                 self._runs.add(hash(run))
 
     def match(self, text: str) -> Match | None:
-        """The first n-gram of ``text`` that a benchmark text holds, or else a short one that it holds, or None.
+        """The first n-gram of ``text`` that is in a benchmark text, else a short benchmark text inside it, else None.
 
         Example:
             >>> index = NgramIndex(3, [("One two, three four.", Place("b.jsonl", 1)), ("Yes!", Place("b.jsonl", 2))])
@@ -193,7 +193,7 @@ class NgramIndex:
         words = words_of(text)
         if len(words) < self.n and (number := self._whole.get(" ".join(words))) is not None:
             return Match(" ".join(words), self._places[number])
-        # Made and looked up without a step of Python for each run; nearly all texts end here.
+        # Built and looked up without Python code per run; nearly all texts return here.
         keys = list(map(hash, zip(*(words[at :: self._stride] for at in range(self._run)), strict=False)))
         if self._runs.isdisjoint(keys):
             return None
@@ -207,7 +207,7 @@ class NgramIndex:
         return short
 
     def _ngram_around(self, words: list[str], at: int) -> Match | None:
-        """The first n-gram whose last run is at ``at``."""
+        """The first matching n-gram whose last run is at ``at``."""
         last = min(at - (self._runs_in_ngram - 1) * self._stride, len(words) - self.n)
         for start in range(max(0, at + self._run - self.n), last + 1):
             ngram = " ".join(words[start : start + self.n])
@@ -217,7 +217,7 @@ class NgramIndex:
         return None
 
     def _short_around(self, words: list[str], at: int, key: int) -> Match | None:
-        """The first short benchmark text of which the run at ``at`` is a part."""
+        """The first short benchmark text that contains the run at ``at``."""
         for offset, number in self._inside[key]:
             text, start = self._texts[number], at - offset
             if start >= 0 and f" {' '.join(words[start : start + text.count(' ') - 1])} " == text:

@@ -1,9 +1,14 @@
-"""Datasets that are ready for Axolotl, kept in directories that are whole or absent.
+"""Prepared datasets: rows encoded into the columns that Axolotl trains on, cached in directories.
 
-Axolotl's own cache knows neither the formatter nor the content of a file, and that of `datasets` knows a file by path
-and time, so a changed file trains on yesterday's rows. Here the directory's name is a hash of all that the result
-depends on, the content of local files included, and Axolotl's cache, which hashes the path, follows. Code enters that
-hash as version numbers, so that a comment or a refactoring keeps all caches.
+The columns are token ids and labels for SFT, texts for pairs, single texts for KTO. Rows are encoded in batches, by as
+many processes as the recipe says. What happened to each row is kept in extra columns and counted afterwards, so the
+counts do not depend on the number of processes.
+
+Axolotl's own cache key includes neither the formatter nor the content of a file, and `datasets` identifies a file by
+path and time, so a changed file could train on old rows. Here the name of the directory is a hash of everything that
+the result depends on, including the content of local files; Axolotl's cache key, which hashes the path, follows. Code
+enters the hash as version numbers, so comments and refactorings do not invalidate caches. A directory is written
+completely or not at all.
 """
 
 from __future__ import annotations
@@ -11,44 +16,194 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from solar_plugins.data.formatters.base import PreferenceFormatter, SFTFormatter
-from solar_plugins.data.row_selection import Examples
-from solar_plugins.data.row_tables import row_place
-from solar_plugins.data.row_tally import RowTally
-from solar_plugins.data.template import template_text
-from solar_plugins.data.training_records import (
-    BOOKKEEPING_COLUMNS,
-    OPENING_COLUMN,
-    PROBLEM_COLUMN,
-    ROW_COLUMN,
-    SFT_COLUMNS,
-    TALLY_COLUMNS,
-    TrainingRecords,
-    count_rows,
+from solar_plugins.data.formatters.base import (
+    NothingToLearn,
+    PreferenceFormatter,
+    Row,
+    RowError,
+    SFTFormatter,
+    UnpairedFormatter,
 )
+from solar_plugins.data.row_encoder import EncodedAnswer, RowEncoder
+from solar_plugins.data.row_files import row_place, rows_of_batch
+from solar_plugins.data.row_selection import Examples
+from solar_plugins.data.row_tally import TOO_LONG, RowTally
+from solar_plugins.data.template import template_text
 from solar_plugins.errors import DataError
 from solar_plugins.storage.atomic import ensure_directory, write_errors_explained
 from solar_plugins.storage.untrusted import read_json_object
 
+ROW_COLUMN = "solar_row"
+"""The index in the dataset of the row that a record comes from."""
+PROBLEM_COLUMN = "solar_problem"
+"""Why a record cannot be trained on: what is wrong with the row, or `TOO_LONG`; null if it can."""
+CUT_COLUMN = "solar_cut"
+"""Whether the record's example was truncated."""
+SOUND_COLUMN = "solar_sound"
+"""Whether a row with a problem is not bad but has nothing to train on (`NothingToLearn`)."""
+TOKENS_COLUMN = "solar_tokens"
+"""The number of tokens of a conversation's example; 0 for other kinds."""
+NOTES_COLUMN = "solar_notes"
+"""What was left out of the row, one note per line; null if nothing was."""
+OPENING_COLUMN = "solar_opening"
+"""A hash of the first user message, by which rows are grouped; 0 if the record cannot be trained on."""
+TALLY_COLUMNS = {
+    ROW_COLUMN: "int64",
+    PROBLEM_COLUMN: "string",
+    SOUND_COLUMN: "bool",
+    CUT_COLUMN: "bool",
+    TOKENS_COLUMN: "int32",
+    NOTES_COLUMN: "string",
+}
+BOOKKEEPING_COLUMNS = TALLY_COLUMNS | {OPENING_COLUMN: "int64"}
+NO_BOOKKEEPING = {CUT_COLUMN: False, SOUND_COLUMN: False, TOKENS_COLUMN: 0, OPENING_COLUMN: 0}
+
+SFT_COLUMNS = {"input_ids": "int32", "attention_mask": "int8", "labels": "int64"}
+"""The types that Axolotl's own strategies produce, so that both kinds of datasets can be concatenated."""
+PAIR_COLUMNS = {"prompt": "string", "chosen": "string", "rejected": "string"}
+KTO_COLUMNS = {"prompt": "string", "completion": "string", "label": "bool"}
+
+type Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingRecords:
+    """Turns rows into records.
+
+    Args:
+        rows: Encodes a row.
+        unpaired: Make a labelled record of each answer of a pair, as KTO needs.
+    """
+
+    rows: RowEncoder
+    unpaired: bool = False
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns to train on, and their types."""
+        if isinstance(self.rows.formatter, SFTFormatter):
+            return SFT_COLUMNS
+        return KTO_COLUMNS if self.unpaired or isinstance(self.rows.formatter, UnpairedFormatter) else PAIR_COLUMNS
+
+    def read_batch(self, batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        """The records of a batch of rows, by column, bookkeeping included. Every row has at least one record."""
+        columns = [*self.columns, *BOOKKEEPING_COLUMNS]
+        result: dict[str, list[Any]] = {column: [] for column in columns}
+        for place, numbered in zip(indices, rows_of_batch(batch, indices), strict=True):
+            for record in self._records(numbered.row, numbered.row_index):
+                for column in columns:
+                    result[column].append(place if column == ROW_COLUMN else record.get(column))
+        return result
+
+    def _records(self, row: Row | RowError, index: int) -> Iterator[Record]:
+        try:
+            if isinstance(row, RowError):
+                raise row
+            for record in self._examples(row, index):
+                yield NO_BOOKKEEPING | record
+        except RowError as error:
+            yield NO_BOOKKEEPING | {PROBLEM_COLUMN: str(error), SOUND_COLUMN: isinstance(error, NothingToLearn)}
+
+    def _examples(self, row: Row, index: int) -> Iterator[Record]:
+        if isinstance(self.rows.formatter, SFTFormatter):
+            return self._conversation(row)
+        if isinstance(self.rows.formatter, UnpairedFormatter):
+            return self._answer(row)
+        return self._pair(row, index)
+
+    def _conversation(self, row: Row) -> Iterator[Record]:
+        for answer in self.rows.conversation(row):
+            ids, labels = answer.tokens
+            record = {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, TOKENS_COLUMN: len(ids)}
+            yield (
+                {PROBLEM_COLUMN: TOO_LONG, NOTES_COLUMN: _lines(answer.notes)}
+                if answer.too_long
+                else record | _bookkeeping(answer, answer.cut)
+            )
+
+    def _answer(self, row: Row) -> Iterator[Record]:
+        answer, label = self.rows.labelled(row)
+        yield {PROBLEM_COLUMN: TOO_LONG} if answer.too_long else _labelled(answer, label)
+
+    def _pair(self, row: Row, index: int) -> Iterator[Record]:
+        pair = self.rows.pair(row, index)
+        chosen, rejected = pair.chosen, pair.rejected
+        if pair.too_long:
+            yield {PROBLEM_COLUMN: TOO_LONG}
+        elif self.unpaired:
+            yield _labelled(chosen, True)
+            yield _labelled(rejected, False)
+        else:
+            answers = {"chosen": chosen.completion, "rejected": rejected.completion}
+            yield {"prompt": chosen.prompt, **answers, **_bookkeeping(chosen, pair.cut)}
+
+
+def _labelled(answer: EncodedAnswer, label: bool) -> Record:
+    texts = {"prompt": answer.prompt, "completion": answer.completion}
+    return {**texts, "label": label, **_bookkeeping(answer, answer.cut)}
+
+
+def _bookkeeping(answer: EncodedAnswer, cut: bool) -> Record:
+    opening = hashlib.blake2b(answer.opening.encode(errors="surrogatepass"), digest_size=8).digest()
+    return {CUT_COLUMN: cut, NOTES_COLUMN: _lines(answer.notes), OPENING_COLUMN: int.from_bytes(opening, signed=True)}
+
+
+def _lines(notes: tuple[str, ...]) -> str | None:
+    return "\n".join(notes) or None
+
+
+class _Counted(NamedTuple):
+    """A record's `TALLY_COLUMNS`: what `RowTally` needs of an example, and its row."""
+
+    row: int
+    problem: str | None
+    sound: bool
+    cut: bool
+    num_tokens: int
+    lines: str | None
+
+    @property
+    def too_long(self) -> bool:
+        return self.problem == TOO_LONG
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self.lines.split("\n")) if self.lines else ()
+
+
+def count_rows(tally: RowTally, *columns: Iterable[Any]) -> RowTally:
+    """Add rows to a tally, given their `TALLY_COLUMNS` in the order of `TrainingRecords.read_batch`."""
+    for index, records in groupby(map(_Counted._make, zip(*columns, strict=True)), key=lambda record: record.row):
+        of_row = list(records)
+        problem = of_row[0].problem
+        if problem and problem != TOO_LONG:
+            tally.add_bad(index, problem, of_row[0].sound)
+        else:
+            tally.add(index, of_row)
+    return tally
+
+
 FORMAT_VERSION = 2
-"""Version of what this package's own code makes of a row. Raise it when a change to the encoder, the rendering, the
-records or a helper of `formatters.base` gives another result for some row; a formatter has a version of its own."""
+"""Raise it when a change to the encoder, the rendering, the records or a helper of `formatters.base` changes the result
+for any row. Formatters have a version of their own."""
 
 TALLY_FILE = "solar_rows.json"
 EXAMPLES_FILE = "solar_examples.parquet"
-"""From which row each example comes, and how its conversation begins."""
-WHAT, OTHERWISE = "prepared dataset", "choose another place with dataset_prepared_path"
-REPAIR = "remove the folder, and it is made again"
+"""The row and the opening of each example."""
+WHAT, OTHERWISE = "prepared dataset", "set dataset_prepared_path to another folder"
+REPAIR = "delete the folder; the next run prepares the dataset again"
 SMALL_SET = 2_000
-"""Rows below which one process is faster than several."""
+"""Below this number of rows, one process is faster than several."""
 
 
 class PreparedSet(NamedTuple):
-    """Where a set lies, and what became of its rows."""
+    """The directory of a dataset, and the tally of its rows."""
 
     path: Path
     tally: RowTally
@@ -57,14 +212,14 @@ class PreparedSet(NamedTuple):
 def prepared_set(
     dataset: Any, records: TrainingRecords, where: str, directory: Path, num_proc: int | None
 ) -> PreparedSet:
-    """The ready form of a dataset, from ``directory`` or made now. Other processes wait until it is made.
+    """The prepared dataset, from the cache or prepared now. Other processes wait until it is finished.
 
     Args:
         dataset: A `datasets.Dataset`.
         records: How to read it.
-        where: What to call it in words.
-        directory: Where ready sets lie.
-        num_proc: Processes that may work.
+        where: Its name in messages.
+        directory: The cache.
+        num_proc: Number of worker processes.
 
     Raises:
         DataError: It cannot be written.
@@ -86,7 +241,7 @@ def prepared_set(
 
 
 def examples_of(prepared: PreparedSet) -> Examples:
-    """Where the examples of a prepared dataset come from.
+    """The rows and openings of the examples of a prepared dataset.
 
     Raises:
         DataError: It is damaged.
@@ -101,13 +256,13 @@ def examples_of(prepared: PreparedSet) -> Examples:
     return Examples(table.column(ROW_COLUMN).to_pylist(), table.column(OPENING_COLUMN).to_pylist())
 
 
-def selected_set(prepared: PreparedSet, places: Sequence[int], why: str) -> PreparedSet:
-    """The examples of a prepared dataset at some places, beside it in a directory of their own.
+def selected_set(prepared: PreparedSet, indices: Sequence[int], why: str) -> PreparedSet:
+    """A subset of a prepared dataset, in a directory of its own in the same cache.
 
     Args:
         prepared: All examples.
-        places: Which are taken, counted from 0.
-        why: What chose them; with the same dataset it determines the places.
+        indices: The examples to select.
+        why: How they were chosen; together with the dataset it determines ``indices``.
 
     Raises:
         DataError: It cannot be written.
@@ -119,9 +274,9 @@ def selected_set(prepared: PreparedSet, places: Sequence[int], why: str) -> Prep
         import pyarrow.parquet
         from datasets import load_from_disk
 
-        load_from_disk(str(prepared.path)).select(places).save_to_disk(str(folder))
+        load_from_disk(str(prepared.path)).select(indices).save_to_disk(str(folder))
         of_all = pyarrow.parquet.read_table(prepared.path / EXAMPLES_FILE)
-        pyarrow.parquet.write_table(of_all.take(pyarrow.array(places, pyarrow.int64())), folder / EXAMPLES_FILE)
+        pyarrow.parquet.write_table(of_all.take(pyarrow.array(indices, pyarrow.int64())), folder / EXAMPLES_FILE)
         (folder / TALLY_FILE).write_text(prepared.tally.to_json(), encoding="utf-8")
 
     with write_errors_explained(path, WHAT, OTHERWISE, DataError):
@@ -130,10 +285,10 @@ def selected_set(prepared: PreparedSet, places: Sequence[int], why: str) -> Prep
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a ready set is there: its tally is written last.
+    """Whether the directory holds a complete prepared dataset; the tally is written last.
 
     Raises:
-        OSError: It cannot be read, which says nothing about it.
+        OSError: It cannot be read, so this is unknown.
     """
     try:
         read_tally(path, "")
@@ -143,7 +298,7 @@ def is_finished(path: Path) -> bool:
 
 
 def read_tally(path: Path, where: str) -> RowTally:
-    """The tally of a ready set that this recipe calls ``where``.
+    """The tally of a prepared dataset, which this recipe calls ``where``.
 
     Raises:
         DataError: It is damaged.
@@ -154,20 +309,20 @@ def read_tally(path: Path, where: str) -> RowTally:
     try:
         return RowTally.from_dict(fields, where)
     except TypeError as error:
-        raise DataError(f"{file}: holds other fields than the tally of a dataset ({error}); {REPAIR}") from None
+        raise DataError(f"{file}: not the tally of a prepared dataset ({error}); {REPAIR}") from None
 
 
 def read_set(
     dataset: Any, records: TrainingRecords, where: str, num_proc: int | None, scratch: Path | None = None
 ) -> tuple[Any, RowTally]:
-    """The ready rows of a dataset, and what became of all of them. Bad rows are left out and reported.
+    """The prepared rows of a dataset, and their tally. Bad rows are dropped and counted.
 
     Args:
         dataset: A `datasets.Dataset`.
         records: How to read it.
-        where: What to call it in words.
-        num_proc: Processes that may work.
-        scratch: A directory for intermediate files; without one the result is kept in memory.
+        where: Its name in messages.
+        num_proc: Number of worker processes.
+        scratch: A directory for intermediate files; without it everything is kept in memory.
     """
     read, tally = _read(dataset, records, where, num_proc, scratch)
     return _ready(read), tally
@@ -176,7 +331,7 @@ def read_set(
 def _read(
     dataset: Any, records: TrainingRecords, where: str, num_proc: int | None, scratch: Path | None
 ) -> tuple[Any, RowTally]:
-    """The records with something to train on, bookkeeping included, and what became of all rows."""
+    """The records that can be trained on, bookkeeping included, and the tally of all rows."""
     from datasets import Dataset, Features, List, Value
 
     features: dict[str, Any] = {
@@ -196,13 +351,13 @@ def _read(
         new_fingerprint=fingerprint(dataset, records),
         desc=f"Reading {where}",
     )
-    if not len(dataset):  # Then `map` leaves the columns as they were.
+    if not len(dataset):  # `map` keeps the old columns of an empty dataset.
         read = Dataset.from_dict({name: [] for name in features}, Features(features))
     columns = (read.data.column(name).to_pylist() for name in TALLY_COLUMNS)
     tally = count_rows(RowTally(where, records.rows.formatter.name), *columns)
     tally = tally.name_rows(lambda index: row_place(dataset, index))
     problems: list[str | None] = read.data.column(PROBLEM_COLUMN).to_pylist()
-    return read.select([place for place, problem in enumerate(problems) if problem is None]), tally
+    return read.select([index for index, problem in enumerate(problems) if problem is None]), tally
 
 
 def _ready(read: Any) -> Any:
@@ -210,7 +365,7 @@ def _ready(read: Any) -> Any:
 
 
 def fingerprint(dataset: Any, records: TrainingRecords) -> str:
-    """A hash of all that a ready dataset depends on: rows, formatter, template, tokenizer, settings, versions."""
+    """A hash of everything that the result depends on: rows, formatter, template, tokenizer, settings, versions."""
     rows = records.rows
     encoder, formatter = rows.encoder, rows.formatter
     function: object = (

@@ -1,20 +1,33 @@
-"""Why a row is dropped: unreadable, without a text, of an excluded task, or with words of a benchmark. Pure."""
+"""Checks the rows of a mixture, in several processes.
+
+A row is dropped if it is unreadable, has no text, belongs to an excluded task, or overlaps with a benchmark.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from enum import StrEnum
-from typing import Any, NamedTuple
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 from solar_plugins.data.formatters.base import RowError
 from solar_plugins.data.formatters.conversations import joined_parts
-from solar_plugins.data.ngrams import Match, NgramIndex
-from solar_plugins.data.row_files import Block, parse_row
+from solar_plugins.data.mixture_args import BenchmarkArgs, DecontaminateArgs
+from solar_plugins.data.ngrams import Match, NgramIndex, Place, Searched
+from solar_plugins.data.row_files import Block, parse_row, read_blocks
+from solar_plugins.errors import DataError
 from solar_plugins.text import half_character
 
 
 class Reason(StrEnum):
-    """Why a row is dropped, in the order in which it is asked."""
+    """Why a row is dropped, in the order of the checks."""
 
     UNREADABLE = "unreadable"
     MISSING_TEXT = "missing_text"
@@ -23,7 +36,7 @@ class Reason(StrEnum):
 
 
 class RowRules(NamedTuple):
-    """What is asked of the rows of a set."""
+    """The rules for the rows of a dataset."""
 
     text_columns: tuple[str, ...]
     task_column: str | None = None
@@ -31,34 +44,34 @@ class RowRules(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A row that is left out."""
+    """A dropped row."""
 
     path: str
     row: int
     """Counted from 1."""
     reason: Reason
     column: str
-    """Where the reason was found; empty if the row has no columns that could be read."""
+    """The column with the problem; empty if the row cannot be read."""
     value: str
-    """The excluded task, the n-gram, what stands in place of a text, or what is wrong with the row."""
+    """The excluded task, the n-gram, the value that is not text, or what is wrong with the row."""
     match: Match | None = None
 
 
-class BlockVerdict(NamedTuple):
-    """What became of the rows of a block."""
+class BlockResult(NamedTuple):
+    """The result for the rows of a block."""
 
     kept: bytes
-    """For each line: 1 if the row passed, else 0."""
+    """For each line: 1 if the row is kept, else 0."""
     rows: int
     """Lines that are not blank."""
     dropped: list[Dropped]
     rows_with_task: int
     columns: tuple[str, ...]
-    """Of the block's first row, for messages."""
+    """The columns of the first row, for messages."""
 
 
-def check_block(block: Block, rules: RowRules, index: NgramIndex | None) -> BlockVerdict:
-    """Judge each row of a block."""
+def check_block(block: Block, rules: RowRules, index: NgramIndex | None) -> BlockResult:
+    """Check each row of a block."""
     kept, dropped, columns = bytearray(len(block.lines)), list[Dropped](), tuple[str, ...]()
     rows = rows_with_task = 0
     for at, line in enumerate(block.lines):
@@ -79,13 +92,13 @@ def check_block(block: Block, rules: RowRules, index: NgramIndex | None) -> Bloc
         else:
             reason, column, value, match = why
             dropped.append(Dropped(block.path, number, reason, column, value, match))
-    return BlockVerdict(bytes(kept), rows, dropped, rows_with_task, columns)
+    return BlockResult(bytes(kept), rows, dropped, rows_with_task, columns)
 
 
 def check_row(
     row: Mapping[str, Any], rules: RowRules, index: NgramIndex | None
 ) -> tuple[Reason, str, str, Match | None] | None:
-    """The reason to drop a row, its column, what stands there, and the match with a benchmark; None if it may stay.
+    """The reason to drop a row, the column, its value, and the match with a benchmark; None if the row is kept.
 
     Example:
         >>> rules = RowRules(("question", "response"), "task", frozenset({"cot_gsm8k"}))
@@ -94,7 +107,7 @@ def check_row(
     """
     for column in rules.text_columns:
         if half := next(filter(None, map(half_character, texts_in(row.get(column)))), None):
-            return Reason.UNREADABLE, column, f"holds {half}", None
+            return Reason.UNREADABLE, column, f"contains {half}", None
     for column in rules.text_columns:
         if next(texts_in(row.get(column)), None) is None:
             return Reason.MISSING_TEXT, column, _described(row, column), None
@@ -111,9 +124,9 @@ def check_row(
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """The text of a column, or every text in its lists and maps, so that lists of messages are texts too.
+    """The string in a column, or all strings in its lists and maps, such as lists of messages.
 
-    Parts of one message's content are one text, as training reads them.
+    The content parts of a message are joined, as in training.
 
     Example:
         >>> list(texts_in([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": ""}]))
@@ -139,4 +152,141 @@ def _task_of(row: Mapping[str, Any], rules: RowRules) -> str | None:
 
 
 def _described(row: Mapping[str, Any], column: str) -> str:
-    return f"{row[column]!r:.80}" if column in row else "no such column"
+    return f"{row[column]!r:.80}" if column in row else "the column is missing"
+
+
+def benchmark_index(args: DecontaminateArgs) -> NgramIndex:
+    """The n-grams of all benchmark files.
+
+    Raises:
+        DataError: A file or row cannot be read, a row lacks a column, or a file has no text. Nothing is skipped,
+            because a partly read benchmark would silently let contaminated rows through.
+    """
+    return NgramIndex(args.ngram, (found for one in args.against for found in _texts_of(one)))
+
+
+def rows_by_search(args: DecontaminateArgs, index: NgramIndex) -> dict[str, dict[str, int]]:
+    """For each benchmark file, the number of rows per `Searched`."""
+    found = {one.path: index.rows(one.path) for one in args.against}
+    return {path: {how.name.lower(): rows[how] for how in Searched} for path, rows in found.items()}
+
+
+def _texts_of(args: BenchmarkArgs) -> Iterator[tuple[str, Place]]:
+    found = False
+    for number, text in _lines(args.path) if args.columns is None else _columns(args.path, args.columns):
+        found = found or bool(text.strip())
+        yield text, Place(args.path, number)
+    if not found:
+        raise DataError(f"{args.path}: no text found; name the file of the benchmark and its text columns")
+
+
+def _lines(path: str) -> Iterator[tuple[int, str]]:
+    try:
+        with Path(path).open(encoding="utf-8-sig") as file:
+            yield from enumerate(file, start=1)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason}); convert the file to UTF-8") from None
+
+
+def _columns(path: str, columns: list[str]) -> Iterator[tuple[int, str]]:
+    for block in read_blocks(path, wanted=columns):
+        for number, line in enumerate(block.lines, start=block.first_row):
+            if line.strip():
+                yield from ((number, text) for text in _row_texts(line, path, number, columns))
+
+
+def _row_texts(line: bytes, path: str, number: int, columns: list[str]) -> Iterator[str]:
+    try:
+        row = parse_row(line)
+    except RowError as error:
+        raise DataError(f"{path}: row {number}: {error}. It starts with {line[:80]!r}. Fix or remove the row") from None
+    for column in columns:
+        texts = list(texts_in(row.get(column)))
+        if not texts:
+            raise DataError(
+                f"{path}: row {number} has no text in the column {column!r}; its columns are {', '.join(row)}. Fix "
+                "columns: of this file under decontaminate.against"
+            )
+        yield from texts
+
+
+MAX_PROCESSES = 8
+"""One process reads the files for all workers; with more of them it becomes the bottleneck."""
+SMALL_BYTES = 32_000_000
+"""Smaller files are finished before worker processes would have started."""
+
+_index: NgramIndex | None = None
+"""In a worker process: the index, inherited at the fork, so that it is not sent with every block."""
+
+
+class Scanner:
+    """Checks blocks of rows, in worker processes if there are several; a context manager.
+
+    The workers are forked, so that they share the index in memory, and before any progress bar starts a thread.
+
+    Args:
+        index: The benchmarks' n-grams, or None.
+        processes: Number of worker processes; 1 means this process.
+    """
+
+    def __init__(self, index: NgramIndex | None, processes: int) -> None:
+        self._index, self._processes = index, processes
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        """Start the workers."""
+        if self._processes > 1:
+            self._pool = ProcessPoolExecutor(
+                self._processes,
+                mp_context=multiprocessing.get_context("fork"),
+                initializer=_start_worker,
+                initargs=(self._index,),
+            )
+            self._pool.submit(os.getpid).result()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the workers."""
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def results(self, blocks: Iterable[Block], rules: RowRules) -> Iterator[tuple[Block, BlockResult]]:
+        """Each block with its result, in order, with few blocks in memory at a time.
+
+        Raises:
+            DataError: A block cannot be read or checked, or a worker was killed.
+        """
+        if self._pool is None:
+            yield from ((block, check_block(block, rules, self._index)) for block in blocks)
+            return
+        waiting: deque[tuple[Block, Future[BlockResult]]] = deque()
+        try:
+            for block in blocks:
+                waiting.append((block, self._pool.submit(_check, block, rules)))
+                if len(waiting) > 2 * self._processes:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            for block, future in waiting:
+                yield block, future.result()
+        except BrokenProcessPool:
+            raise DataError(
+                "--processes: a worker process was killed, probably because memory ran out; free memory, or use "
+                "--processes 1"
+            ) from None
+
+
+def default_processes(total_bytes: int) -> int:
+    """The number of workers for files of this size on this machine."""
+    return 1 if total_bytes < SMALL_BYTES else min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
+
+
+def _start_worker(index: NgramIndex | None) -> None:
+    global _index
+    _index = index
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the pool.
+
+
+def _check(block: Block, rules: RowRules) -> BlockResult:
+    return check_block(block, rules, _index)

@@ -1,7 +1,9 @@
-"""Rows of JSON lines, JSON and Parquet files, read a few megabytes at a time.
+"""Rows of JSON Lines, JSON and Parquet files, read a few megabytes at a time, and as a `datasets.Dataset` on disk.
 
-The one reader of local files for training, ``solar mix``, ``solar sdpo-order`` and ``solar report``. Rows travel as
-JSON text, one a line, so that no type is guessed for a column: dates stay texts, and a column may begin at any row.
+Training, ``solar mix``, ``solar sdpo-order``, ``solar report`` and ``solar preview`` all read local files with it. Rows
+are passed around as lines of JSON, so no column types are guessed. `datasets`' own loader infers one type per column
+from the first megabytes: a string that looks like a date becomes a timestamp, and a column that starts with nulls, or a
+single damaged line, makes the file fail.
 """
 
 from __future__ import annotations
@@ -9,26 +11,31 @@ from __future__ import annotations
 import bz2
 import codecs
 import gzip
+import hashlib
 import json
 import lzma
+import os
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
+from solar_plugins.data.formatters.base import Row as AnyRow
 from solar_plugins.data.formatters.base import RowError
 from solar_plugins.errors import DataError
 from solar_plugins.extras import require
+from solar_plugins.storage.atomic import ensure_directory, write_errors_explained
+from solar_plugins.storage.content import content_hashes, stamps
 
 BLOCK_BYTES = 2_000_000
-"""Read at once, and sent to a process at once."""
+"""Read at a time, and sent to a worker process at a time."""
 MAX_ROW_BYTES = 64_000_000
-"""A row this long is no row; the file is of another kind, or damaged."""
+"""A longer row is an error: the file has another format, or is damaged."""
 PARQUET_ROWS, PARQUET_BYTES = 2000, 50_000_000
-"""Read at once of a Parquet file, whichever is less."""
+"""Read at a time from a Parquet file, whichever is less."""
 SNIFF_BYTES = 1_000_000
-"""From so much of a file's start its layout is told."""
+"""How much of the start of a file is used to detect its layout."""
 
 JSON_NAMES = (".jsonl", ".json", ".ndjson")
 PARQUET_NAMES = (".parquet", ".geoparquet", ".gpq")
@@ -40,44 +47,45 @@ COMPRESSIONS = {
     ".zst": b"\x28\xb5\x2f\xfd",
     ".lz4": b"\x04\x22\x4d\x18",
 }
-"""By the ending of a name, how such a file begins. The content decides; a name only says that a file may be read."""
+"""Magic bytes by file name extension. The content decides the format; the name only that the file is accepted."""
 
 
 class Block(NamedTuple):
-    """Some rows of a file, one after another."""
+    """Consecutive rows of a file."""
 
     path: str
     first_row: int
-    """Number of the first, counted from 1: its line in JSON lines (blank lines count), its place in the others."""
+    """Number of the first row, from 1: the line number in JSON Lines (blank lines count), else its position."""
     lines: list[bytes]
-    """Each row as JSON on one line; `parse_row` reads it. Blank lines of a file are blank here, so that numbers stay
-    right."""
+    """Each row as one line of JSON, for `parse_row`. Blank lines are kept, so that line numbers stay right."""
     read_bytes: int
-    """How much of the file was read for it, as it lies on the disk."""
+    """How many bytes of the file on disk were read for it."""
 
 
 class Row(dict[str, Any]):
-    """A row of a file. What it lacks is None, because a row need not have every column of its dataset."""
+    """A row of a file. A missing column is None, because not every row has every column."""
 
     def __missing__(self, key: str) -> None:
         return None
 
 
 def parse_row(line: bytes) -> Row:
-    """The row on a line.
+    """Parse the row on a line.
 
     Raises:
-        RowError: It is not UTF-8, not JSON, or no object. The words are the same for all rows with the same fault.
+        RowError: It is not UTF-8, not JSON, or not an object. Rows with the same fault get the same message.
     """
     try:
         row = json.loads(line.decode())
     except UnicodeDecodeError:
-        raise RowError("the row", "is not UTF-8 (convert the file)") from None
+        raise RowError("the row", "is not UTF-8; convert the file") from None
     except (ValueError, RecursionError) as error:
-        why = str(getattr(error, "msg", error)).replace("Extra data", "something follows the object, such as a comma")
+        why = str(getattr(error, "msg", error)).replace(
+            "Extra data", "extra characters after the object, such as a comma"
+        )
         raise RowError("the row", f"is not JSON ({why})") from None
     if not isinstance(row, dict):
-        raise RowError("the row", f"is a {type(row).__name__}, expected an object")
+        raise RowError("the row", f"has type {type(row).__name__}, expected a JSON object")
     return Row(row)
 
 
@@ -86,14 +94,14 @@ def read_blocks(path: str, *, kind: str | None = None, wanted: Collection[str] |
 
     Args:
         path: The file.
-        kind: ``json`` or ``parquet``, for a file that has no name of a known kind. What it holds decides which it is.
-        wanted: Columns that are needed; None for all. Others of a Parquet file that hold bytes, such as pictures, are
-            not read.
+        kind: ``json`` or ``parquet``: accept a file name without a known extension. The content decides which it is.
+        wanted: Columns that are needed; None for all. Other binary columns of a Parquet file, such as images, are not
+            read.
 
     Raises:
-        DataError: The file is missing, damaged, or of a kind that is not known. A row that cannot be read is no error
-            here, unless nothing after it can be found.
-        SolarError: What reads such a file is not installed.
+        DataError: The file is missing, damaged, or has an unknown format. An unreadable row is an error only if the
+            rows after it cannot be found.
+        SolarError: The package that reads such a file is not installed.
     """
     if kind is None:
         _kind(path)
@@ -104,32 +112,32 @@ def read_blocks(path: str, *, kind: str | None = None, wanted: Collection[str] |
         else:
             yield from _json_blocks(path)
     except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{path}: damaged compressed file ({error}); fetch it again") from None
+        raise DataError(f"{path}: damaged compressed file ({error}); download it again") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not whole as {error.encoding} ({error.reason}); fetch it again") from None
+        raise DataError(f"{path}: truncated or damaged {error.encoding} ({error.reason}); download it again") from None
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror or error}); check the path (it is taken from the folder in which "
-            "the command runs), or fetch the file to this place"
+            f"{path}: cannot be read ({error.strerror or error}); check the path (relative to the folder in which the "
+            "command runs), or download the file"
         ) from None
 
 
 def require_readable(path: str) -> None:
-    """Nothing, if a file is there and of a known kind.
+    """Check that a file exists and has a known extension.
 
     Raises:
-        DataError: It is missing, or of no known kind.
-        SolarError: What reads such a file is not installed.
+        DataError: It does not.
+        SolarError: The package that reads such a file is not installed.
     """
     if not path.endswith(".txt"):
         _kind(path)
     try:
         if not Path(path).is_file():
-            raise FileNotFoundError(2, "it is no file" if Path(path).exists() else "no such file")
+            raise FileNotFoundError(2, "not a file" if Path(path).exists() else "no such file")
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}); expected a file of rows. Check the path (it is taken from the "
-            "folder in which the command runs), or fetch the file to this place"
+            f"{path}: cannot be read ({error.strerror}); expected a file with rows. Check the path (relative to the "
+            "folder in which the command runs), or download the file"
         ) from None
 
 
@@ -142,16 +150,16 @@ def _kind(path: str) -> str:
     if name.removesuffix(compression).endswith(JSON_NAMES):
         return "json"
     raise DataError(
-        f"{path}: unknown kind of file; expected a name that ends in {', '.join((*JSON_NAMES, *PARQUET_NAMES[:1]))}; "
+        f"{path}: unknown file format; expected the extension {', '.join((*JSON_NAMES, *PARQUET_NAMES[:1]))}; "
         f"the first {len(JSON_NAMES)} may be compressed ({', '.join(COMPRESSIONS)})"
     )
 
 
 def is_parquet(path: str) -> bool:
-    """Whether a file holds Parquet, whatever its name says.
+    """Whether the content of a file is Parquet, whatever its name.
 
     Raises:
-        DataError: Its name says so, and it holds neither Parquet nor text.
+        DataError: The name says Parquet, but the content is neither Parquet nor JSON.
         OSError: It cannot be read.
     """
     with Path(path).open("rb") as file:
@@ -159,7 +167,9 @@ def is_parquet(path: str) -> bool:
     if start.startswith(PARQUET_START):
         return True
     if path.lower().endswith(PARQUET_NAMES) and start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] not in (b"{", b"["):
-        raise DataError(f"{path}: not a whole Parquet file (it does not begin as one); fetch it again")
+        raise DataError(
+            f"{path}: not a Parquet file, or a damaged one (it does not start with PAR1); download it again"
+        )
     return False
 
 
@@ -168,7 +178,7 @@ class _Bytes(Protocol):
 
 
 class _Text:
-    """A stream of bytes as text."""
+    """Decodes a byte stream."""
 
     def __init__(self, stream: _Bytes, encoding: str, errors: str) -> None:
         self._stream = stream
@@ -183,7 +193,7 @@ class _Text:
 
 
 class _Utf8:
-    """A stream of UTF-16 or UTF-32 as UTF-8. Half a character stays what no decoder takes, so its row is a bad one."""
+    """Recodes UTF-16 or UTF-32 to UTF-8. Unpaired surrogates stay undecodable, so their row is a bad one."""
 
     def __init__(self, stream: _Bytes, encoding: str) -> None:
         self._text = _Text(stream, encoding, "surrogatepass")
@@ -195,7 +205,7 @@ class _Utf8:
 
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[_Bytes, IO[bytes]]]:
-    """The content of a JSON file as UTF-8 without a byte order mark; and the file itself, which knows its position."""
+    """The content of a JSON file as UTF-8 without a byte order mark, and the raw file, for its position."""
     with ExitStack() as stack:
         first = _decompressed(stack, path)[0].read(4)
         # json's own rule: by the mark at the start, or by where the first ASCII characters have zeros.
@@ -226,7 +236,7 @@ def _decompressed(stack: ExitStack, path: str) -> tuple[_Bytes, IO[bytes]]:
             return stack.enter_context(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), name)), raw
     if path.lower().endswith(tuple(COMPRESSIONS)):
         ending = Path(path).suffix
-        raise DataError(f"{path}: damaged compressed file (it does not begin as {ending} files do); fetch it again")
+        raise DataError(f"{path}: damaged compressed file (no {ending} header); download it again")
     return raw, raw
 
 
@@ -238,10 +248,10 @@ def _json_blocks(path: str) -> Iterator[Block]:
 
 
 def _holds_lines(stream: _Bytes) -> bool:
-    """Whether a file holds a value on each line, and not an array of rows, or values over several lines.
+    """Whether a file is JSON Lines, rather than an array of rows or values that span several lines.
 
-    Decided by the first value and not by the name: JSON lines are often named ``.json``, and arrays ``.jsonl``. A
-    first line that is damaged is a line all the same.
+    The first value decides, not the name: JSON Lines are often named ``.json``, and arrays ``.jsonl``. A damaged first
+    line still counts as a line.
     """
     start = b""
     while len(start) < SNIFF_BYTES and (chunk := stream.read(BLOCK_BYTES)):
@@ -253,7 +263,7 @@ def _holds_lines(stream: _Bytes) -> bool:
     except json.JSONDecodeError as error:
         if not line_end:
             return not text.startswith("[")
-        # A value that breaks off in its line; one over several lines breaks off later, at the latest where we stopped.
+        # The error is in the first line: a damaged line. A value that spans several lines fails later, or at our cut.
         return not text[len(first) : error.pos].strip()
     except (ValueError, RecursionError):
         return not text.startswith("[")
@@ -267,7 +277,7 @@ def _lines_blocks(path: str, stream: _Bytes, raw: IO[bytes]) -> Iterator[Block]:
     rest, row, done = b"", 1, 0
     while chunk := stream.read(BLOCK_BYTES):
         *lines, rest = (rest + chunk).split(b"\n")
-        if codecs.BOM_UTF8 in chunk:  # Files that were put one after another, each with its mark.
+        if codecs.BOM_UTF8 in chunk:  # Concatenated files, each with its byte order mark.
             lines = [line.removeprefix(codecs.BOM_UTF8) for line in lines]
         if len(rest) > MAX_ROW_BYTES:
             raise _too_long(path, row + len(lines))
@@ -280,15 +290,15 @@ def _lines_blocks(path: str, stream: _Bytes, raw: IO[bytes]) -> Iterator[Block]:
 
 def _too_long(path: str, row: int) -> DataError:
     return DataError(
-        f"{path}: row {row} is longer than {MAX_ROW_BYTES // 1_000_000} MB; expected a JSON object for each row. Is "
-        "the file of another kind than its name says, or damaged?"
+        f"{path}: row {row} is longer than {MAX_ROW_BYTES // 1_000_000} MB; expected a JSON object for each row. The "
+        "file may be damaged, or not have the format that its name says; download it again"
     )
 
 
 def _values_blocks(path: str, stream: _Bytes, raw: IO[bytes]) -> Iterator[Block]:
-    """Blocks of an array of rows, or of rows one after another."""
+    """Blocks from an array of rows, or from concatenated rows."""
     row, lines, size, done = 1, list[bytes](), 0, 0
-    # What is not UTF-8 comes out as it went in, so that its row is a bad one and the next can be read.
+    # Bytes that are not UTF-8 are passed through, so that their row is bad and the next can be read.
     for value in _JsonValues(path, _Text(stream, "utf-8", "surrogateescape")).values():
         lines.append(value.replace("\n", " ").replace("\r", " ").encode("utf-8", "surrogateescape"))
         size += len(lines[-1])
@@ -301,7 +311,7 @@ def _values_blocks(path: str, stream: _Bytes, raw: IO[bytes]) -> Iterator[Block]
 
 
 class _JsonValues:
-    """The texts of the values in a JSON array, or one after another, found while the file is read."""
+    """Splits a JSON array, or concatenated JSON values, into the texts of the values while the file is read."""
 
     def __init__(self, path: str, stream: _Text) -> None:
         self.path, self.stream = path, stream
@@ -314,13 +324,13 @@ class _JsonValues:
             yield self._value()
             self.row += 1
             if array and self._next_character() not in (",", "]"):
-                raise self._damaged("expected a comma or the end of the list after it", self.row - 1)
+                raise self._damaged("expected a comma or the end of the array after it", self.row - 1)
             self.at += array and self._next_character() == ","
         if array and not character:
-            raise self._damaged("the file ends inside the list")
+            raise self._damaged("the file ends inside the array")
         self.at += array
         if self._next_character():
-            raise self._damaged("something follows the end of the list")
+            raise self._damaged("extra characters after the end of the array")
 
     def _more(self) -> bool:
         chunk = self.stream.read(BLOCK_BYTES)
@@ -328,7 +338,7 @@ class _JsonValues:
         return bool(chunk)
 
     def _next_character(self) -> str:
-        """The next one that is no white space, not taken yet; empty at the end of the file."""
+        """Peek at the next character that is not white space; empty at the end of the file."""
         while True:
             while self.at < len(self.text):
                 if self.text[self.at] not in " \t\r\n":
@@ -348,7 +358,7 @@ class _JsonValues:
                 break
             if len(self.text) - self.at > MAX_ROW_BYTES:
                 raise _too_long(self.path, self.row)
-            # What ends where the text so far ends, or is not readable, may go on in the next chunk.
+            # A value that ends where the buffer ends, or is not readable yet, may continue in the next chunk.
             taken = self.at
             if not self._more():
                 if end is None:
@@ -360,8 +370,8 @@ class _JsonValues:
 
     def _damaged(self, problem: str, row: int | None = None) -> DataError:
         return DataError(
-            f"{self.path}: row {row or self.row} is not readable JSON ({problem}); expected an array of objects, or an "
-            "object on each line. Fix the row, or fetch the file again"
+            f"{self.path}: row {row or self.row} is not valid JSON ({problem}); expected an array of objects, or an "
+            "object on each line. Fix the row, or download the file again"
         )
 
 
@@ -374,7 +384,7 @@ def _parquet_blocks(path: str, wanted: Collection[str] | None) -> Iterator[Block
 
     size, row, done = Path(path).stat().st_size, 1, 0
     try:
-        # Defaults would hold the whole file in memory by its end, and start threads, after which a fork is not safe.
+        # The defaults would end up holding the entire file in memory, and start threads, which makes fork unsafe.
         with pyarrow.parquet.ParquetFile(path, buffer_size=BLOCK_BYTES, pre_buffer=False) as file:
             left_out = _left_out(file.schema_arrow, wanted)
             columns = [name for name in file.schema_arrow.names if name not in left_out]
@@ -390,20 +400,20 @@ def _parquet_blocks(path: str, wanted: Collection[str] | None) -> Iterator[Block
                     yield Block(path, row, lines or [b"{}"] * batch.num_rows, position - done)
                     row, done = row + batch.num_rows, position
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: not a whole Parquet file ({error}); fetch it again") from None
+        raise DataError(f"{path}: damaged Parquet file ({error}); download it again") from None
 
 
 def _rows_at_once(group: Any) -> int:
-    """As many rows as fit into `PARQUET_BYTES`: those with pictures are long."""
+    """As many rows as fit into `PARQUET_BYTES`; rows with images are large."""
     return max(1, min(PARQUET_ROWS, PARQUET_BYTES * int(group.num_rows) // max(int(group.total_byte_size), 1)))
 
 
 def left_out_columns(path: str, wanted: Collection[str] | None) -> list[str]:
-    """The columns of a file that `read_blocks` leaves out: nobody wants them and they hold bytes, such as pictures.
+    """The columns of a file that `read_blocks` skips: unwanted binary columns, such as images.
 
     Args:
-        path: A file that was found readable.
-        wanted: As for `read_blocks`.
+        path: A readable file.
+        wanted: As in `read_blocks`.
     """
     if not is_parquet(path):
         return []
@@ -433,7 +443,7 @@ def _column_values(column: Any) -> list[Any]:
     try:
         return list(column.to_pylist())
     except (ValueError, OverflowError):
-        # A text that is not UTF-8, or a time that Python's do not reach. Only its own row shall suffer.
+        # A string that is not UTF-8, or a time outside of Python's range: only that row should be affected.
         return [_scalar_value(scalar) for scalar in column]
 
 
@@ -441,7 +451,7 @@ def _scalar_value(scalar: Any) -> Any:
     try:
         return scalar.as_py()
     except UnicodeDecodeError:
-        return "\udcff"  # becomes a byte that no UTF-8 has
+        return "\udcff"  # becomes a byte that is invalid in UTF-8
     except (ValueError, OverflowError):
         return None
 
@@ -451,10 +461,167 @@ def _as_line(row: dict[str, Any]) -> bytes:
 
 
 def _as_json(value: Any) -> Any:
-    """What JSON has no form for: times, decimals, bytes. Those that are no text stay something that is no text."""
+    """Types that JSON lacks: times, decimals, bytes. Bytes that are not UTF-8 become an object, not a string."""
     if isinstance(value, bytes):
         try:
             return value.decode()
         except UnicodeDecodeError:
             return {"bytes": len(value)}
     return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
+
+
+FILE_COLUMN, NUMBER_COLUMN, LINE_COLUMN = "solar_file", "solar_number", "solar_line"
+"""The name of the file if a dataset has several, the row's number in it from 1, and the row as JSON."""
+TABLE_VERSION = 1
+"""Raise it when the same files would give a different table."""
+TABLE, DONE = "rows.arrow", "rows.json"
+
+
+class NumberedRow(NamedTuple):
+    """A row and its origin.
+
+    Args:
+        file: The name of its file if the dataset has several, else empty.
+        row_index: Its index in the file, or in a dataset without files.
+        row: The row, or what is wrong with it.
+    """
+
+    file: str
+    row_index: int
+    row: AnyRow | RowError
+
+
+def row_table(files: Sequence[str], kind: str, wanted: Collection[str] | None, directory: Path) -> Any:
+    """The rows of files as one `datasets.Dataset` with the columns above, from the cache or written now.
+
+    Args:
+        files: The files in order.
+        kind: ``json`` or ``parquet``.
+        wanted: As in `read_blocks`.
+        directory: The cache; each table is named by a hash of the content of its files.
+
+    Raises:
+        DataError: A file cannot be read or changes while it is read, or the table cannot be written.
+    """
+    from datasets import Dataset
+
+    names = _short_names(files)
+    try:
+        before = stamps(files)
+        hashes = content_hashes(files)
+        columns = sorted(wanted) if wanted is not None and any(map(is_parquet, files)) else None
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); expected the path of a file") from None
+    parts = {
+        "version": TABLE_VERSION,
+        "kind": kind,
+        "wanted": columns,
+        "files": [[name, hashes[file]] for name, file in zip(names, files, strict=True)],
+    }
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    path = directory / key
+
+    def fill(folder: Path) -> None:
+        num_rows = _write_table(folder / TABLE, files, names, kind, wanted)
+        if stamps(files) != before:
+            raise DataError(f"{', '.join(files)}: changed while being read; run the command again")
+        (folder / DONE).write_text(json.dumps({"rows": num_rows, "files": list(files)}), encoding="utf-8")
+
+    with write_errors_explained(path, "table of rows", "set HF_DATASETS_CACHE to another folder", DataError):
+        directory.mkdir(parents=True, exist_ok=True)
+        ensure_directory(path, fill, lambda folder: (folder / DONE).is_file(), what="table of rows")
+        table = Dataset.from_file(str(path / TABLE))
+    return Dataset(table.data, info=table.info, fingerprint=key)
+
+
+def _short_names(files: Sequence[str]) -> list[str]:
+    """Names for messages; empty for a single file, because the dataset's name already contains it."""
+    if len(files) == 1:
+        return [""]
+    folder = os.path.commonpath([os.path.dirname(file) for file in files])
+    return [os.path.relpath(file, folder) for file in files]
+
+
+def _write_table(
+    target: Path, files: Sequence[str], names: Sequence[str], kind: str, wanted: Collection[str] | None
+) -> int:
+    import pyarrow
+    from tqdm import tqdm
+
+    schema = pyarrow.schema(
+        {FILE_COLUMN: pyarrow.string(), NUMBER_COLUMN: pyarrow.int64(), LINE_COLUMN: pyarrow.large_binary()}
+    )
+    total, num_rows = sum(Path(file).stat().st_size for file in files), 0
+    with (
+        pyarrow.OSFile(str(target), "wb") as sink,
+        pyarrow.ipc.new_stream(sink, schema) as writer,
+        tqdm(total=total, desc="Reading files", unit="B", unit_scale=True, unit_divisor=1000, mininterval=0.5) as bar,
+    ):
+        for file, name in zip(files, names, strict=True):
+            for block in read_blocks(file, kind=kind, wanted=wanted):
+                rows = [row for row in enumerate(block.lines, start=block.first_row) if row[1].strip()]
+                numbers, lines = zip(*rows, strict=True) if rows else ((), ())
+                batch = pyarrow.record_batch([[name] * len(rows), numbers, lines], schema=schema)
+                writer.write_batch(batch)
+                num_rows += len(rows)
+                bar.update(block.read_bytes)
+    return num_rows
+
+
+def numbered_rows(dataset: Any) -> Iterator[NumberedRow]:
+    """All rows of a dataset, from local files or any other source."""
+    start = 0
+    for batch in dataset.iter(batch_size=1000):
+        size = len(next(iter(batch.values())))
+        yield from rows_of_batch(batch, range(start, start + size))
+        start += size
+
+
+def rows_of_batch(batch: Mapping[str, Sequence[Any]], indices: Sequence[int]) -> Iterator[NumberedRow]:
+    """The rows of a batch of columns, as `datasets` passes it.
+
+    Args:
+        batch: The columns.
+        indices: The rows' indices in the dataset, used for datasets that are not from local files.
+    """
+    if LINE_COLUMN not in batch:
+        for position, index in enumerate(indices):
+            yield NumberedRow("", index, {name: values[position] for name, values in batch.items()})
+        return
+    for file, number, line in zip(batch[FILE_COLUMN], batch[NUMBER_COLUMN], batch[LINE_COLUMN], strict=True):
+        try:
+            row: AnyRow | RowError = parse_row(line)
+        except RowError as error:
+            row = error
+        yield NumberedRow(file, number - 1, row)
+
+
+def row_place(dataset: Any, index: int) -> int | str:
+    """The name of a row in messages: its number from 1, with its file if there are several.
+
+    Args:
+        dataset: The dataset.
+        index: The row's index in it.
+    """
+    if LINE_COLUMN not in dataset.column_names:
+        return index + 1
+    row = dataset.select_columns([FILE_COLUMN, NUMBER_COLUMN])[index]
+    return f"{row[FILE_COLUMN]}:{row[NUMBER_COLUMN]}" if row[FILE_COLUMN] else int(row[NUMBER_COLUMN])
+
+
+def columns_of(dataset: Any, needed: Collection[str] | None = None) -> list[str]:
+    """The columns of a dataset; for local files, those that any row has. Empty if no row can be read.
+
+    Args:
+        dataset: The dataset.
+        needed: Stop once all of these have been seen.
+    """
+    if LINE_COLUMN not in dataset.column_names:
+        return list(dataset.column_names)
+    found: dict[str, None] = {}
+    for numbered in numbered_rows(dataset):
+        if not isinstance(numbered.row, RowError):
+            found |= dict.fromkeys(numbered.row)
+            if needed is not None and all(column in found for column in needed):
+                break
+    return list(found)

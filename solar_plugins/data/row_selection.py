@@ -1,8 +1,8 @@
-"""Which rows of prepared datasets are taken: a shard, a share, or those that are held out.
+"""Selects rows of prepared datasets: a shard, a random share, or the held-out rows.
 
-Several examples of a dataset may come from one conversation, and several conversations may begin alike: a dialogue and
-its continuation, two answers to one question, one row in two datasets. What is trained on and what is held out must not
-share them, so whole groups are taken: all examples whose conversation begins with the same text of the user.
+Several examples may come from one conversation, and several conversations may start the same: a dialogue and its
+continuation, two answers to one question, one row in two datasets. Training and held-out data must not share them, so
+examples are selected in groups: all examples whose conversations start with the same user message (the opening).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from solar_plugins.errors import DataError
 
 
 class Examples(NamedTuple):
-    """Where the examples of a dataset come from, in their order.
+    """The origin of the examples of a dataset, in order.
 
     Args:
         rows: The index of each example's row.
-        openings: A hash of how its conversation begins.
+        openings: A hash of the first user message of its conversation.
     """
 
     rows: Sequence[int]
@@ -29,7 +29,7 @@ class Examples(NamedTuple):
 
 
 def shard(examples: Examples, num_shards: int, index: int, seed: int) -> frozenset[int]:
-    """The openings of one of several shards, which together have each opening once.
+    """The openings of one of several shards. Each opening is in exactly one shard.
 
     >>> shards = [shard(Examples([0, 1, 2], [7, 8, 7]), 2, index, seed=1) for index in (0, 1)]
     >>> sorted(map(len, shards)), shards[0] | shards[1] == {7, 8}
@@ -39,10 +39,10 @@ def shard(examples: Examples, num_shards: int, index: int, seed: int) -> frozens
 
 
 def share(examples: Examples, weight: float, seed: int) -> frozenset[int]:
-    """The openings of a random share of the rows, at least one row as in Axolotl.
+    """The openings of a random share of the rows; at least one row, as in Axolotl.
 
     Args:
-        examples: Of one dataset.
+        examples: The examples of one dataset.
         weight: The share, between 0 and 1.
         seed: Random seed.
     """
@@ -51,10 +51,10 @@ def share(examples: Examples, weight: float, seed: int) -> frozenset[int]:
 
 
 def held_out(datasets: Sequence[Examples], val_set_size: float, seed: int) -> frozenset[int]:
-    """The openings of the rows that are held out from several datasets that are trained on together.
+    """The openings of the held-out rows of all datasets that are trained on together.
 
     Args:
-        datasets: All that the recipe trains on.
+        datasets: All training datasets of the recipe.
         val_set_size: A share of the rows up to 1, or a number of rows, as in Axolotl.
         seed: Random seed.
 
@@ -66,25 +66,25 @@ def held_out(datasets: Sequence[Examples], val_set_size: float, seed: int) -> fr
     if not 0 < wanted < total:
         raise DataError(
             f"val_set_size: {val_set_size:g} of {total} rows; expected a share between 0 and 1, or a number of rows "
-            "below all. Name held-out rows with test_datasets, or take a smaller value"
+            "smaller than that. Lower it, or list held-out rows under test_datasets"
         )
     found = _drawn(datasets, wanted, f"held out {seed}")
     if not found:
         raise DataError(
-            f"val_set_size: {val_set_size:g} of {total} rows cannot be held out: rows that begin with the same text of "
-            "the user stay together, and each group of them is larger. Name held-out rows with test_datasets"
+            f"val_set_size: {val_set_size:g} of {total} rows cannot be held out: rows that start with the same user "
+            "message stay together, and every such group is larger. List held-out rows under test_datasets"
         )
     return found
 
 
 def _drawn(datasets: Sequence[Examples], wanted: int, salt: str) -> frozenset[int]:
-    """Openings in random order, as long as they have no more rows than are wanted."""
-    places = {
+    """Openings in random order, skipping those that would exceed the wanted number of rows."""
+    distinct = {
         (number, row, opening)
         for number, dataset in enumerate(datasets)
         for row, opening in zip(dataset.rows, dataset.openings, strict=True)
     }
-    sizes = Counter(opening for _, _, opening in places)
+    sizes = Counter(opening for _, _, opening in distinct)
     taken = list[int]()
     for opening in _ranked(sizes, salt):
         if sizes[opening] <= wanted:
@@ -94,5 +94,5 @@ def _drawn(datasets: Sequence[Examples], wanted: int, salt: str) -> frozenset[in
 
 
 def _ranked(openings: Iterable[int], salt: str) -> list[int]:
-    """Each opening once, in an order that depends on the openings and the salt alone."""
+    """Each opening once, in an order that depends only on the openings and the salt."""
     return sorted(set(openings), key=lambda opening: hashlib.blake2b(f"{salt} {opening}".encode()).digest())

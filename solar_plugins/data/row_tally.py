@@ -1,4 +1,4 @@
-"""What became of the rows of a dataset: counted, named, and judged."""
+"""Counts what happened to the rows of a dataset, and checks the counts against the recipe's limits."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from solar_plugins.data.formatters.base import NothingToLearn, RowError
 from solar_plugins.errors import DataError
 
 NAMED_ROWS = 5
-"""How many rows of each kind are named; all are counted."""
-
+"""How many row numbers are given for each kind of problem."""
 NAMED_KINDS = 8
-"""How many kinds of problems are named, the most frequent first."""
-
-REPETITION_WORTH_SAYING = 1.5
-"""How many times the text of conversations the examples have before the summary says so."""
-
+"""How many kinds of problems are listed, the most frequent first."""
+NOTABLE_REPETITION = 1.5
+"""The summary mentions the repetition of tokens from this factor on."""
 TOO_LONG = "too long"
-"""The kind of rows that do not fit, beside the problems of bad rows."""
+"""The kind of rows that do not fit; other kinds are the problems of bad rows."""
+
+
+FORMATTER_FAILED = "failed with"
+"""How a problem goes on after the formatter's name if the formatter raised something other than `RowError`."""
 
 
 class Fit(Protocol):
-    """How an example fits into the length that is allowed."""
+    """How an example fits into the maximum length."""
 
     @property
     def too_long(self) -> bool:
@@ -32,11 +33,11 @@ class Fit(Protocol):
 
     @property
     def cut(self) -> bool:
-        """Whether it lost its end."""
+        """Whether it was truncated."""
 
     @property
     def num_tokens(self) -> int:
-        """How long it is, where the length of conversations is of interest, else 0."""
+        """Its length if it comes from a conversation, else 0."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -45,21 +46,21 @@ class Fit(Protocol):
 
 @dataclass
 class RowTally:
-    """The counts of one dataset. Rows are named by their number, counted from 1.
+    """The counts of one dataset. Rows are numbered from 1.
 
     Args:
         where: The dataset's name in messages: ``datasets[0] (train.jsonl)``.
         formatter: The formatter's name.
         rows_read: Rows that were counted.
-        examples: What they gave: a conversation with two answers gives two examples.
-        bad: Rows that could not be read, by their problem.
-        nothing_to_learn: Sound rows that give no example, by the reason.
-        too_long: Rows of which every example is too long.
-        examples_too_long: Examples that are too long, of rows that gave others.
-        cut: Examples that lost their end.
-        num_tokens: Of all examples.
-        num_tokens_once: Of the longest example of each row, which holds the others' text.
-        notes: What was left out of rows that were kept, with how often.
+        examples: Their examples; a conversation with two answers has two.
+        bad: Rows that could not be read, by problem.
+        nothing_to_learn: Valid rows without an example, by reason.
+        too_long: Rows whose examples are all too long.
+        examples_too_long: Examples that are too long, of rows with other examples.
+        cut: Truncated examples.
+        num_tokens: Tokens of all examples.
+        num_tokens_once: Tokens of the longest example of each row, which contains the text of the others.
+        notes: What was left out of kept rows, with counts.
         first_rows: The first rows of each kind: numbers, or file and number after `name_rows`.
     """
 
@@ -78,21 +79,21 @@ class RowTally:
     first_rows: dict[str, list[int | str]] = field(default_factory=dict)
 
     def add_error(self, index: int, error: RowError) -> None:
-        """Count a row that gives no example.
+        """Count a row without an example.
 
         Args:
-            index: The row's place, counted from 0.
+            index: The row's index.
             error: Why.
         """
         self.add_bad(index, str(error), sound=isinstance(error, NothingToLearn))
 
     def add_bad(self, index: int, problem: str, sound: bool = False) -> None:
-        """Count a row that gives no example.
+        """Count a row without an example.
 
         Args:
-            index: The row's place, counted from 0.
+            index: The row's index.
             problem: Why.
-            sound: The row is no fault; it only has nothing to learn.
+            sound: The row is valid and only has nothing to train on.
         """
         self.rows_read += 1
         counts = self.nothing_to_learn if sound else self.bad
@@ -103,8 +104,8 @@ class RowTally:
         """Count a row that was read.
 
         Args:
-            index: The row's place, counted from 0.
-            examples: What it gave, at least one example.
+            index: The row's index.
+            examples: Its examples, at least one.
         """
         self.rows_read += 1
         kept = [example for example in examples if not example.too_long]
@@ -127,10 +128,10 @@ class RowTally:
             rows.append(index + 1)
 
     def name_rows(self, place: Callable[[int], int | str]) -> Self:
-        """Call the first rows what their files call them.
+        """Replace the row numbers by those in their files.
 
         Args:
-            place: From a row's place in the dataset, counted from 0, to its number or its file and number.
+            place: Maps a row's index in the dataset to its number, or to its file and number.
         """
         self.first_rows = {
             kind: [place(row - 1) if isinstance(row, int) else row for row in rows]
@@ -145,12 +146,12 @@ class RowTally:
 
     @property
     def rows_kept(self) -> int:
-        """Rows that gave an example."""
+        """Rows with at least one example."""
         return self.rows_read - self.num_bad - sum(self.nothing_to_learn.values()) - self.too_long
 
     @property
     def repetition(self) -> float:
-        """How many times the text of the conversations is in the examples."""
+        """How many times the examples repeat the tokens of the conversations."""
         return self.num_tokens / self.num_tokens_once if self.num_tokens_once else 1.0
 
     @property
@@ -159,23 +160,22 @@ class RowTally:
         named = [(row, problem) for problem in self.bad for row in self.first_rows[problem]]
         return sorted(named, key=lambda one: (one[0] if isinstance(one[0], int) else 0, str(one)))[:NAMED_ROWS]
 
-    def words(self, sequence_len: int) -> str:
+    def summary(self, sequence_len: int) -> str:
         """One line for the log."""
-        gave = "" if self.examples == self.rows_kept else f" (giving {self.examples} examples)"
+        gave = "" if self.examples == self.rows_kept else f" ({self.examples} examples)"
         text = f"{self.where} as {self.formatter}: {self.rows_read} rows read, {self.rows_kept} kept{gave}, "
         reasons = self._reasons(sequence_len)
         text += f"{self.rows_read - self.rows_kept} dropped" + (f": {'; '.join(reasons)}" if reasons else "")
         if self.examples_too_long:
-            text += f". Of conversations that were kept, {self.examples_too_long} later answers are too long and were "
-            text += "left out"
+            text += f". {self.examples_too_long} later answers of kept conversations are too long and were left out"
         if self.cut:
-            text += f". {self.cut} of {self.examples} examples are cut at sequence_len {sequence_len}"
+            text += f". {self.cut} of {self.examples} examples are truncated at sequence_len {sequence_len}"
         for note, count in self.notes.items():
             text += f". {count} {note} ({_listed(self.first_rows[note], count)})"
-        if self.repetition >= REPETITION_WORTH_SAYING:
+        if self.repetition >= NOTABLE_REPETITION:
             text += (
-                f". The examples have {self.repetition:.1f} times the tokens of the conversations, because each "
-                "answer's prompt repeats the turns before it; long conversations weigh more. For one example for each "
+                f". The examples have {self.repetition:.1f} times the tokens of the conversations, because the prompt "
+                "of each answer repeats the turns before it; long conversations get more weight. For one example per "
                 "conversation, set solar: {data: {examples_per: conversation}}"
             )
         return text
@@ -188,17 +188,17 @@ class RowTally:
         return reasons
 
     def bad_reasons(self) -> list[str]:
-        """The problems of rows without an example, with counts and first rows, the most frequent first."""
+        """Why rows have no example, with counts and first rows, the most frequent first."""
         kinds = sorted((self.bad | self.nothing_to_learn).items(), key=lambda kind: (-kind[1], kind[0]))
         reasons = [
             f"{count} {problem} ({_listed(self.first_rows[problem], count)})" for problem, count in kinds[:NAMED_KINDS]
         ]
         if others := kinds[NAMED_KINDS:]:
-            reasons.append(f"{sum(count for _, count in others)} for {len(others)} more reasons")
+            reasons.append(f"{sum(count for _, count in others)} for {len(others)} other reasons")
         return reasons
 
     def judge(self, bad_rows: str, max_bad_share: float, sequence_len: int) -> None:
-        """Check whether training may use the dataset.
+        """Check the counts against the recipe's limits.
 
         Args:
             bad_rows: ``solar.data.bad_rows``.
@@ -206,40 +206,43 @@ class RowTally:
             sequence_len: The recipe's.
 
         Raises:
-            DataError: A row is bad and the recipe says stop, too many are bad, or nothing is left.
+            DataError: A row is bad and ``bad_rows`` is ``stop``, too many are bad, or none is left.
         """
         found = "\n  ".join(["", *self._reasons(sequence_len)])
         if not self.rows_read:
-            raise DataError(
-                f"{self.where}: has no rows; expected rows for {self.formatter}. Give another file or split"
-            )
+            raise DataError(f"{self.where}: no rows; expected rows for {self.formatter}. Use another file or split")
         if self.num_bad and bad_rows == "stop":
             raise DataError(
                 f"{self.where}: {self.num_bad} of {self.rows_read} rows cannot be read as {self.formatter}:{found}\n"
-                "Fix them, or drop them with solar: {data: {bad_rows: drop}}"
+                f"{self._broken_formatter() or 'Fix them, or drop them with solar: {data: {bad_rows: drop}}'}"
             )
         if self.num_bad > max_bad_share * self.rows_read:
             raise DataError(
                 f"{self.where}: {self.num_bad} of {self.rows_read} rows cannot be read as {self.formatter}, more than "
                 f"the share of {max_bad_share:g} that solar.data.max_bad_share allows:{found}\n"
-                "Check that the dataset fits the formatter; fix the rows, or allow a larger share"
+                f"{self._broken_formatter() or 'Fix the rows, use the formatter that fits them, or allow more'}"
             )
         if not self.rows_kept:
             raise DataError(
                 f"{self.where}: none of its {self.rows_read} rows is left to train on:{found}\n"
-                f"{'Raise sequence_len, or give' if self.too_long else 'Give'} another dataset"
+                f"{'Raise sequence_len, or use' if self.too_long else 'Use'} another dataset"
             )
 
+    def _broken_formatter(self) -> str:
+        """The fix if no row is at fault: the formatter raised errors other than `RowError`; empty otherwise."""
+        failed = all(problem.startswith(f"{self.formatter} {FORMATTER_FAILED}") for problem in self.bad)
+        return f"Fix the formatter {self.formatter}: it raised these errors (RowError rejects a row)" if failed else ""
+
     def to_json(self) -> str:
-        """The tally as a file holds it."""
+        """The tally as JSON."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], where: str) -> Self:
-        """The tally that a file holds, of a dataset that this recipe calls ``where``.
+        """A tally from its JSON fields, of a dataset that this recipe calls ``where``.
 
         Raises:
-            TypeError: The fields are not those of a tally.
+            TypeError: These are not the fields of a tally.
         """
         return cls(**{**fields, "where": where})
 

@@ -1,10 +1,9 @@
-"""SOLAR's chat template: the Jinja file that tokenizers carry, and the same text from plain string functions.
+"""SOLAR's chat template: the Jinja file that tokenizers carry, and plain string functions that render the same text.
 
-Training sees exactly what a model is asked later. The published template puts nothing after an answer, so a
-conversation of several turns gives one example for each of its answers: the prompt is what
-``apply_chat_template(messages_so_far, add_generation_prompt=True)`` gives, with earlier answers as they are; then come
-the answer and the end-of-sequence token, and these alone are learnt. Each answer is learnt once. The template trims
-nothing, so neither does anything here.
+Training prompts equal inference prompts. The published template puts nothing after an answer, so a multi-turn
+conversation becomes one example per answer: the prompt is
+``apply_chat_template(messages_so_far, add_generation_prompt=True)``, and the loss covers only the answer and the EOS
+token after it. So each answer is trained on once. The template trims nothing, and neither does this module.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ GENERATION_PROMPT = "### Assistant:\n"
 
 
 class Example(NamedTuple):
-    """A prompt, and the answer that is to be learnt; the end-of-sequence token follows it."""
+    """A prompt, and the answer that is trained on. The EOS token is added when it is encoded."""
 
     prompt: str
     answer: str
@@ -33,7 +32,7 @@ def template_text() -> str:
 
 
 def render(messages: Messages, add_generation_prompt: bool = False) -> str:
-    r"""What the Jinja template gives.
+    r"""The text that the Jinja template renders.
 
     >>> render([{"role": "user", "content": "Hi"}], add_generation_prompt=True)
     '### User:\nHi\n\n### Assistant:\n'
@@ -50,15 +49,15 @@ def _render_message(message: Message) -> str:
     return f"### User:\n{content}\n\n"
 
 
-def is_learnt(message: Message) -> bool:
-    """Whether a message is an answer that is trained on."""
+def is_in_loss(message: Message) -> bool:
+    """Whether the loss covers a message: it is an answer and not masked."""
     return message["role"] == "assistant" and message.get("learn", True)
 
 
 def examples(messages: Messages) -> Iterator[Example]:
-    """One example for each answer of a conversation that is trained on, first to last."""
+    """One example for each answer of a conversation that the loss covers, in order."""
     for number, message in enumerate(messages):
-        if is_learnt(message):
+        if is_in_loss(message):
             yield Example(render(messages[:number], add_generation_prompt=True), message["content"])
 
 
@@ -78,16 +77,16 @@ PROBES: tuple[Messages, ...] = (
         {"role": "user", "content": "v\n"},
     ],
 )
-"""White space included: a template that trims it gives other prompts than training."""
+"""Includes white space: a template that trims it would render prompts that differ from training."""
 
 
 def renders_as_solar(apply: Callable[[Messages], Any]) -> bool:
-    """Whether a chat template gives SOLAR's text, whatever it looks like.
+    """Whether a chat template renders the same text as SOLAR's, however it is written.
 
     Args:
-        apply: Gives the text of messages and of the generation prompt after them.
+        apply: Renders messages, with the generation prompt after them.
     """
     try:
         return all(apply(probe) == render(probe, add_generation_prompt=True) for probe in PROBES)
-    except Exception:  # A template may raise anything, on roles that it does not know for one.
+    except Exception:  # A template may raise anything, for example on unknown roles.
         return False

@@ -1,1 +1,1 @@
-"""The six tasks by which the paper compares models, and their table."""
+"""Evaluates models: loss and preferences on held-out data, H6 from lm_eval's results, the probe, the order of sDPO."""

@@ -1,4 +1,7 @@
-"""The held-out answers and pairs that later stages name, read as training reads them."""
+"""Held-out data: texts for the loss, prompts to continue, and the eval responses and pairs of later stages.
+
+Eval responses and pairs are encoded exactly as in training.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,109 @@ from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet, formatted_
 from solar_plugins.data.encoder import Encoded, make_encoder
 from solar_plugins.data.formatters.base import PreferenceFormatter, Row, RowError, SFTFormatter
 from solar_plugins.data.row_encoder import EncodedAnswer, EncodedPair, RowEncoder
-from solar_plugins.data.row_tables import numbered_rows, row_place
+from solar_plugins.data.row_files import numbered_rows, parse_row, read_blocks, row_place
 from solar_plugins.data.row_tally import Fit, RowTally
 from solar_plugins.data.template import render
-from solar_plugins.errors import CheckpointError, DataError, SolarError
+from solar_plugins.errors import ArgsError, CheckpointError, DataError, SolarError
 from solar_plugins.extras import require
+from solar_plugins.logs import logger
 from solar_plugins.recipe import Recipe
+from solar_plugins.solar_block import DataArgs
+from solar_plugins.text import half_character
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+LOG = logger("report")
+
+NUM_PROMPTS, PROMPT_WORDS = 3, 12
+
+
+def held_out_path(recipe: Recipe, option: Path | None) -> Path:
+    """The file of held-out texts: the option, else the first of the recipe's ``test_datasets``.
+
+    Raises:
+        ArgsError: Neither is a file.
+    """
+    if option is not None:
+        return option
+    entries = recipe.test_datasets
+    first = entries[0] if isinstance(entries, list) and entries else None
+    path = first.get("path") if isinstance(first, Mapping) else None
+    if not isinstance(path, str) or not Path(path).is_file():
+        raise ArgsError(
+            f"test_datasets{': missing' if first is None else f'[0].path: {path!r} is not a local file'}; "
+            'the report needs held-out text: use --held-out FILE.jsonl (a JSON object with a "text" in each line), or '
+            "set path of the first entry of test_datasets to such a file"
+        )
+    return Path(path)
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts in the column ``text`` of a file, in order.
+
+    Bad rows are dropped with a warning, as in training; more than `DataArgs.max_bad_share` of them are an error.
+
+    Args:
+        path: JSON Lines, JSON or Parquet.
+
+    Raises:
+        SolarError: The file cannot be read, is empty, or has too many rows without a text.
+    """
+    texts, bad = list[str](), list[str]()
+    for block in read_blocks(str(path), wanted=("text",)):
+        for number, line in enumerate(block.lines, start=block.first_row):
+            if not line.strip():
+                continue
+            try:
+                texts.append(_row_text(line))
+            except RowError as error:
+                bad.append(f"row {number}: {error}")
+    if not texts and not bad:
+        raise ArgsError(f'{path}: empty; expected held-out text, a JSON object with a "text" in each line')
+    if bad:
+        found = f"{path}: {len(bad)} of {len(texts) + len(bad)} rows cannot be used, the first is {bad[0]}"
+        if len(bad) > DataArgs().max_bad_share * (len(texts) + len(bad)):
+            raise ArgsError(
+                f'{found}; expected a JSON object with a "text" that is not blank, such as {{"text": "Once upon a '
+                'time"}. Fix or remove the rows'
+            )
+        LOG.warning("%s; they are dropped", found)
+    return texts
+
+
+def _row_text(line: bytes) -> str:
+    value = parse_row(line)["text"]
+    if not isinstance(value, str) or not value.strip():
+        raise RowError("text", f"is {value!r:.40}")
+    if half := half_character(value):
+        raise RowError("text", f"contains {half}")
+    return value
+
+
+def checked_prompts(prompts: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:
+    """The given prompts, or else the first words of the first held-out texts.
+
+    Raises:
+        ArgsError: A prompt is blank, or contains bytes that are not UTF-8.
+
+    Example:
+        >>> checked_prompts([], ["one two three four five six seven eight nine ten eleven twelve thirteen"])
+        ('one two three four five six seven eight nine ten eleven twelve',)
+    """
+    for number, prompt in enumerate(prompts, start=1):
+        if not prompt.strip():
+            raise ArgsError(f"prompt {number}: {prompt!r} is blank; expected the start of a text")
+        if (half := half_character(prompt)) is not None:
+            raise ArgsError(f"prompt {number}: contains {half}; expected valid UTF-8")
+    return tuple(prompts) or tuple(" ".join(text.split()[:PROMPT_WORDS]) for text in texts[:NUM_PROMPTS])
+
 
 NUM_QUESTIONS = 3
 
 
 class Stage(Protocol):
-    """A stage of training that may name held-out rows."""
+    """A stage of training that may have held-out rows."""
 
     @property
     def name(self) -> str:
@@ -35,7 +126,7 @@ class Stage(Protocol):
 
     @property
     def directory(self) -> Path:
-        """Its model and tokenizer."""
+        """The folder of its model and tokenizer."""
 
     @property
     def recipe(self) -> Recipe | None:
@@ -46,8 +137,8 @@ class Question(NamedTuple):
     """A prompt in SOLAR's chat format.
 
     Args:
-        shown: Its messages' texts.
-        prompt: What a model reads: the rendered messages with the generation prompt.
+        shown: The texts of its messages.
+        prompt: The rendered messages with the generation prompt.
     """
 
     shown: str
@@ -60,10 +151,10 @@ class HeldOutAnswers:
 
     Args:
         stage: Its name.
-        sets: For each set what became of its rows, in words.
-        answers: Prompt and answer, with labels on the answer and the end token.
-        questions: The first of them as questions.
-        tokenizer: The stage's, whose end token ends every answer.
+        sets: A summary of the rows of each dataset.
+        answers: Prompt and answer; the labels cover the answer and EOS.
+        questions: The first of them, as questions.
+        tokenizer: The stage's; its EOS token ends every answer.
     """
 
     stage: str
@@ -79,8 +170,8 @@ class HeldOutPairs:
 
     Args:
         stage: Its name.
-        sets: For each set what became of its rows, in words.
-        pairs: Two answers to a prompt each.
+        sets: A summary of the rows of each dataset.
+        pairs: The encoded pairs.
     """
 
     stage: str
@@ -93,7 +184,7 @@ type Tokenizers = Mapping[str, PreTrainedTokenizerBase]
 
 
 def held_out_answers(stages: Sequence[Stage], tokenizers: Tokenizers) -> HeldOutAnswers | None:
-    """Those of the first stage that names any, or None.
+    """Those of the first stage that has any, or None.
 
     Raises:
         SolarError: They cannot be read.
@@ -107,21 +198,21 @@ def held_out_answers(stages: Sequence[Stage], tokenizers: Tokenizers) -> HeldOut
 
 
 def held_out_pairs(stages: Sequence[Stage], tokenizers: Tokenizers) -> HeldOutPairs | None:
-    """Those of the first stage that names any, or None.
+    """Those of the first stage that has any, or None.
 
     Raises:
         SolarError: They cannot be read.
     """
     for stage in stages:
         if found := _test_sets(stage, PreferenceFormatter):
-            # Also for KTO, which trains on single answers: here they are compared.
+            # For KTO too: it trains on single answers, but they are compared here.
             pairs, lines = _read(stage, found, tokenizers, lambda encoder, row, index: [encoder.pair(row, index)])
             return HeldOutPairs(stage.name, lines, tuple(pairs))
     return None
 
 
 def ask(texts: Sequence[str]) -> tuple[Question, ...]:
-    r"""Questions of a user.
+    r"""User messages as questions.
 
     Example:
         >>> ask(["Why?"])
@@ -133,7 +224,7 @@ def ask(texts: Sequence[str]) -> tuple[Question, ...]:
 
 
 def require_known_tokens(stage: str, texts: Sequence[Encoded], reference: PreTrainedTokenizerBase) -> None:
-    """Nothing, if the base knows every token of a stage's held-out set.
+    """Check that the base knows every token of a stage's eval data.
 
     Raises:
         CheckpointError: A token was added after the base.
@@ -142,9 +233,9 @@ def require_known_tokens(stage: str, texts: Sequence[Encoded], reference: PreTra
     unknown = sorted({token for text in texts for token in text.input_ids} - known)
     if unknown:
         raise CheckpointError(
-            f"{stage}: its held-out set has the token {unknown[0]}, perhaps the end token, which the base's tokenizer "
-            "does not know; all models of a report are measured on the same token ids. Keep to an end token of the "
-            "base's (special_tokens), or leave out that stage and the later ones"
+            f"{stage}: its eval data contains the token {unknown[0]}, perhaps EOS, which is not in the base's "
+            "vocabulary; expected token ids that all models of a report share. Use an EOS token of the base "
+            "(special_tokens), or leave out this stage and the later ones"
         )
 
 
@@ -164,7 +255,7 @@ def _read[Example: Fit](
     tokenizers: Tokenizers,
     encode: Callable[[RowEncoder, Row, int], Sequence[Example]],
 ) -> tuple[list[Example], tuple[str, ...]]:
-    """What the rows of some sets give, without what is too long, and a line on each set."""
+    """The examples of some datasets, without those that are too long, and a summary of each dataset."""
     from tqdm import tqdm
 
     require("solar report on test_datasets of type solar_plugins.*")
@@ -179,8 +270,8 @@ def _read[Example: Fit](
         for source in (one for found in sets for one in expanded(found)):
             if source.entry.get("shards"):
                 raise DataError(
-                    f"{source.where}: shards: {source.entry['shards']}; the report reads all rows of a set, and "
-                    "training may have had the other shards. Give the held-out rows a file of their own"
+                    f"{source.where}: shards: {source.entry['shards']}; the report reads all rows of a dataset, "
+                    "and the other shards may have been trained on. Put the held-out rows into a file of their own"
                 )
             encoder = row_encoder(recipe, source, tokens)
             tally = RowTally(source.where, source.formatter.name)

@@ -1,4 +1,4 @@
-"""A loss with its parts, and the difference of two of the same texts. Pure."""
+"""A loss per window, and the paired difference of two losses. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Loss:
     """A next-token cross-entropy.
 
     Args:
-        window_nats: Its sum over the tokens of each window, or of each answer.
-        window_tokens: How many tokens of each were predicted.
+        window_nats: The sum over the tokens of each window, or of each answer, in nats.
+        window_tokens: The number of predicted tokens of each.
     """
 
     window_nats: tuple[float, ...]
@@ -21,7 +21,7 @@ class Loss:
 
     @property
     def tokens(self) -> int:
-        """How many tokens were predicted."""
+        """The number of predicted tokens."""
         return sum(self.window_tokens)
 
     @property
@@ -31,7 +31,7 @@ class Loss:
 
     @property
     def perplexity(self) -> float:
-        """``exp`` of the mean; infinite where that is too large for a number."""
+        """``exp`` of the mean; infinity if that overflows."""
         try:
             return math.exp(self.nats_per_token)
         except OverflowError:
@@ -39,22 +39,22 @@ class Loss:
 
 
 class Difference(NamedTuple):
-    """How much one loss is above another on the same windows, and the standard error of that (None for one window)."""
+    """A loss minus a reference loss on the same windows, with its standard error (None for a single window)."""
 
     nats_per_token: float
     standard_error: float | None
 
 
 def difference(loss: Loss, reference: Loss) -> Difference:
-    """How much ``loss`` is above ``reference``; both are of the same windows.
+    """``loss`` minus ``reference``, both on the same windows, in nats per token.
 
-    The standard error is that of a ratio estimate, windows taken as independent (Cochran, Sampling Techniques, 6.3).
+    The standard error is that of a ratio estimate with independent windows (Cochran, Sampling Techniques, 6.3).
 
     Example:
         >>> difference(Loss((30.0, 50.0), (10, 10)), Loss((20.0, 30.0), (10, 10)))
         Difference(nats_per_token=1.5, standard_error=0.5)
     """
-    excess = [nats - below for nats, below in zip(loss.window_nats, reference.window_nats, strict=True)]
+    excess = [nats - base for nats, base in zip(loss.window_nats, reference.window_nats, strict=True)]
     mean, windows = math.fsum(excess) / loss.tokens, len(excess)
     if windows < 2:
         return Difference(mean, None)

@@ -1,16 +1,18 @@
-"""What is measured of a model: its losses on held-out data, and how it goes on with a prompt. One model at a time."""
+"""Measures a model: losses on held-out data, log-probabilities of preference pairs, and sample continuations."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import batched
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from solar_plugins.data.encoder import Encoded
 from solar_plugins.data.row_encoder import EncodedPair
-from solar_plugins.evaluation.chat_measures import JudgedPairs, answers_loss, judged_pairs
+from solar_plugins.evaluation.log_probabilities import answer_scores, pair_scores
 from solar_plugins.evaluation.loss import Loss
 from solar_plugins.evaluation.models import load_model
 
@@ -20,17 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredModel:
-    """One model's figures.
+    """The metrics of one model.
 
     Args:
         name: ``base``, ``upscaled``, then ``trained`` or the names of the stages.
         num_layers: Its depth.
-        num_parameters: Shared (tied) ones counted once.
+        num_parameters: Tied parameters count once.
         loss: On the held-out windows.
-        continuations: Of the prompts, in their order.
-        seconds: Loading included.
-        answers: Its loss on held-out answers, where a stage names any.
-        pairs: How it judges held-out pairs, where a stage names any.
+        continuations: Of the prompts, in order.
+        seconds: Including loading.
+        answers: Its loss on the eval responses, if a stage has any.
+        pairs: Its log-probabilities of the eval pairs, if a stage has any.
     """
 
     name: str
@@ -40,7 +42,7 @@ class MeasuredModel:
     continuations: tuple[str, ...]
     seconds: float
     answers: Loss | None = None
-    pairs: JudgedPairs | None = None
+    pairs: PairLogProbs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,12 @@ class Task:
 
     Args:
         windows: `token_windows` of the held-out text.
-        prompts: What the models go on with.
-        tokenizer: For the prompts. Its end token ends what a model says.
-        max_new_tokens: The longest continuation.
-        answers: Held-out answers with their prompts.
-        pairs: Held-out pairs.
-        trust_remote_code: Whether code that comes with a checkpoint is run.
+        prompts: The prompts to continue.
+        tokenizer: For the prompts. Generation stops at its EOS token.
+        max_new_tokens: Maximum length of a continuation.
+        answers: Eval responses with their prompts.
+        pairs: Eval pairs.
+        trust_remote_code: Whether to run code that comes with a checkpoint.
     """
 
     windows: Sequence[Sequence[int]]
@@ -69,10 +71,10 @@ class Task:
 def token_windows(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], sequence_tokens: int, num_tokens: int
 ) -> list[list[int]]:
-    """Windows of whole texts, in order and without overlap, until ``num_tokens`` tokens are there to be predicted.
+    """Consecutive windows of the texts, without overlap, until they have ``num_tokens`` tokens to predict.
 
-    A text is cut every ``sequence_tokens`` tokens; no window holds parts of two texts, and none is padded. Where the
-    tokenizer begins a text with a beginning-of-sequence token, every window begins with it.
+    A text is split every ``sequence_tokens`` tokens; no window contains parts of two texts, and none is padded. If the
+    tokenizer adds BOS, every window starts with it.
     """
     start, windows, found = _start_tokens(tokenizer), list[list[int]](), 0
     step = sequence_tokens - len(start)
@@ -82,7 +84,7 @@ def token_windows(
             if found >= num_tokens:
                 return windows
             window = start + tokens[position : position + step]
-            if len(window) > 1:  # The first token has nothing that predicts it.
+            if len(window) > 1:  # The first token is not predicted.
                 windows.append(window)
                 found += len(window) - 1
     return windows
@@ -95,12 +97,12 @@ def _start_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def held_out_loss(model: PreTrainedModel, windows: Sequence[Sequence[int]], description: str = "held-out loss") -> Loss:
-    """The next-token cross-entropy of a model on `token_windows`, the first token of each not counted.
+    """The next-token cross-entropy on `token_windows`, without the first token of each.
 
     Args:
-        model: In evaluation mode.
+        model: In eval mode.
         windows: At least one; each of two tokens or more.
-        description: What the progress bar says.
+        description: For the progress bar.
     """
     import torch
     from tqdm import tqdm
@@ -126,7 +128,7 @@ def held_out_loss(model: PreTrainedModel, windows: Sequence[Sequence[int]], desc
 
 
 def continuation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int) -> str:
-    """How a model goes on with a prompt: always its likeliest token (greedy), without the prompt itself."""
+    """The greedy continuation of a prompt, without the prompt."""
     import torch
 
     tokens = _start_tokens(tokenizer) + tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -147,18 +149,18 @@ def continuation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pro
 
 
 def measure_model(name: str, directory: Path, task: Task) -> MeasuredModel:
-    """Load a checkpoint, measure it, and let go of it.
+    """Load a checkpoint, measure it, and free it.
 
     Raises:
-        CheckpointError: The checkpoint cannot be loaded whole.
+        CheckpointError: The checkpoint cannot be loaded completely.
     """
     from tqdm import tqdm
 
     start = time.monotonic()
     model = load_model(directory, trust_remote_code=task.trust_remote_code)
     loss = held_out_loss(model, task.windows, f"{name}: held-out loss")
-    answers = answers_loss(model, task.answers, f"{name}: held-out answers") if task.answers else None
-    pairs = judged_pairs(model, task.pairs, f"{name}: held-out pairs") if task.pairs else None
+    answers = answers_loss(model, task.answers, f"{name}: eval responses") if task.answers else None
+    pairs = pair_log_probs(model, task.pairs, f"{name}: eval pairs") if task.pairs else None
     bar = tqdm(task.prompts, desc=f"{name}: continuations", unit="prompt")
     continuations = tuple(continuation(model, task.tokenizer, prompt, task.max_new_tokens) for prompt in bar)
     return MeasuredModel(
@@ -171,3 +173,84 @@ def measure_model(name: str, directory: Path, task: Task) -> MeasuredModel:
         answers=answers,
         pairs=pairs,
     )
+
+
+AT_ONCE = 16
+"""Answers that are batched by length together, for each update of the progress bar."""
+BATCH_TOKENS = 2048
+"""Maximum tokens per batch. With a vocabulary of 128,000, the logits take 1 GB in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairLogProbs:
+    """The log-probabilities of preference pairs under a model.
+
+    Args:
+        chosen: Of each chosen answer given its prompt, EOS included, in nats.
+        rejected: The same of each rejected answer.
+    """
+
+    chosen: tuple[float, ...]
+    rejected: tuple[float, ...]
+
+    @property
+    def num_preferred(self) -> int:
+        """The number of pairs whose chosen answer has the higher log-probability."""
+        return sum(chosen > rejected for chosen, rejected in zip(self.chosen, self.rejected, strict=True))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all log-probabilities are finite."""
+        return all(map(math.isfinite, self.chosen + self.rejected))
+
+    def num_rewarded(self, reference: PairLogProbs) -> int:
+        """The number of pairs with a positive reward margin; divided by all pairs, DPO's reward accuracy.
+
+        Args:
+            reference: The log-probabilities of the same pairs under the reference model.
+        """
+        margins = [chosen - rejected for chosen, rejected in zip(self.chosen, self.rejected, strict=True)]
+        reference_margins = [
+            chosen - rejected for chosen, rejected in zip(reference.chosen, reference.rejected, strict=True)
+        ]
+        return sum(margin > base for margin, base in zip(margins, reference_margins, strict=True))
+
+
+def answers_loss(model: PreTrainedModel, answers: Sequence[Encoded], description: str = "eval responses") -> Loss:
+    """The cross-entropy of answers and EOS given the prompts: the loss of instruction tuning.
+
+    Args:
+        model: In eval mode.
+        answers: At least one; the loss covers tokens with a label of zero or more.
+        description: For the progress bar.
+    """
+    from tqdm import tqdm
+
+    scores = []
+    with tqdm(total=len(answers), desc=description, unit="answer", mininterval=0.5) as bar:
+        for chunk in batched(answers, AT_ONCE):
+            scores += answer_scores(model, chunk, BATCH_TOKENS)
+            bar.update(len(chunk))
+    return Loss(tuple(-score.total for score in scores), tuple(score.tokens for score in scores))
+
+
+def pair_log_probs(
+    model: PreTrainedModel, pairs: Sequence[EncodedPair], description: str = "eval pairs"
+) -> PairLogProbs:
+    """The log-probabilities of both answers of each pair.
+
+    Args:
+        model: In eval mode.
+        pairs: At least one.
+        description: For the progress bar.
+    """
+    from tqdm import tqdm
+
+    chosen, rejected = list[float](), list[float]()
+    with tqdm(total=len(pairs), desc=description, unit="pair", mininterval=0.5) as bar:
+        for chunk in batched(pairs, AT_ONCE):
+            for _, winner, loser in pair_scores(model, chunk, BATCH_TOKENS):
+                chosen.append(winner.total)
+                rejected.append(loser.total)
+            bar.update(len(chunk))
+    return PairLogProbs(tuple(chosen), tuple(rejected))

@@ -1,4 +1,4 @@
-"""Models and tokenizers as transformers loads them from a folder, ready to be measured."""
+"""Loads models and tokenizers from a folder with transformers, for evaluation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class Hardware(NamedTuple):
-    """Where and in which number format models are measured."""
+    """The device and dtype that models are evaluated with."""
 
     device: str
     dtype: str
 
 
 def hardware() -> Hardware:
-    """The GPU in bfloat16 where there is one, else float32: on a CPU, and on GPUs that only emulate bfloat16."""
+    """The GPU with bfloat16 if it supports it natively, else float32, also on a CPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -33,7 +33,7 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
     """The tokenizer of a checkpoint; ``trust_remote_code`` runs code that comes with it.
 
     Raises:
-        CheckpointError: It has none, or it cannot be read.
+        CheckpointError: It is missing or cannot be read.
     """
     from transformers import AutoTokenizer
 
@@ -44,24 +44,24 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{directory}: the tokenizer cannot be read ({' '.join(str(error).split())[:200]}); "
-            "download its files again, or copy those of the model that it was made from"
+            "download its files again, or copy them from the model that it is based on"
         ) from None
     return tokenizer
 
 
 def load_model(directory: Path, *, trust_remote_code: bool = False, dtype: str | None = None) -> PreTrainedModel:
-    """The model of a checkpoint, ready to be measured on this machine's `hardware`.
+    """The model of a checkpoint, in eval mode on this machine's `hardware`.
 
-    ``trust_remote_code`` runs code that comes with the checkpoint; ``dtype`` takes the place of the hardware's own.
+    ``trust_remote_code`` runs code that comes with the checkpoint; ``dtype`` overrides that of the hardware.
 
     Raises:
-        CheckpointError: Its files are damaged, or a tensor of the model is not in them; it would be random.
+        CheckpointError: Its files are damaged, or lack a tensor, which would be initialized randomly.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    gc.collect()  # The model before may hang in a reference cycle, and two may not fit.
+    gc.collect()  # The previous model may be in a reference cycle, and two may not fit.
     device, best = hardware()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -71,22 +71,22 @@ def load_model(directory: Path, *, trust_remote_code: bool = False, dtype: str |
             local_files_only=True,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # They are refused below, by name.
+            ignore_mismatched_sizes=True,  # Rejected below, by name.
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(
             f"{directory}: the model cannot be loaded ({' '.join(str(error).split())[:200]}); expected config.json and "
-            "whole model*.safetensors. Write the checkpoint again"
+            "complete model*.safetensors. Write the checkpoint again"
         ) from None
     model, info = loaded
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise CheckpointError(
-            f"{directory}: {len(wrong)} tensors of the model are missing or of another shape, such as {wrong[0]}; "
-            "the weights do not fit the config.json. Write the checkpoint again"
+            f"{directory}: {len(wrong)} tensors are missing or have the wrong shape, such as {wrong[0]}; the weights "
+            "do not match config.json. Write the checkpoint again"
         )
-    # Its own may ask for sampling or penalties; all models are to be treated alike.
-    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # transformers leaves it bare
+    # The checkpoint's own may ask for sampling or penalties; all models must be treated the same.
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # not typed in transformers
     ready: PreTrainedModel = model.eval()
     return ready

@@ -10,10 +10,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from solar_plugins.evaluation.chat_measures import JudgedPairs
 from solar_plugins.evaluation.log_probabilities import share_standard_error
 from solar_plugins.evaluation.loss import Loss, difference
-from solar_plugins.evaluation.measure import MeasuredModel
+from solar_plugins.evaluation.measure import MeasuredModel, PairLogProbs
 from solar_plugins.evaluation.models import Hardware
 from solar_plugins.recipe import DatasetKey
 from solar_plugins.report.stages import Stage
@@ -278,7 +277,7 @@ def share(count: int, pairs: int) -> str:
 def preferred(model: MeasuredModel) -> str:
     """The share of pairs whose chosen response has the higher log-probability."""
     assert model.pairs is not None
-    return share(model.pairs.preferred, len(model.pairs.chosen)) if model.pairs.is_finite else "not finite"
+    return share(model.pairs.num_preferred, len(model.pairs.chosen)) if model.pairs.is_finite else "not finite"
 
 
 def gained(report: Report, model: MeasuredModel) -> str:
@@ -290,7 +289,7 @@ def gained(report: Report, model: MeasuredModel) -> str:
     assert reference.pairs is not None
     if not (model.pairs.is_finite and reference.pairs.is_finite):
         return "not finite"
-    return share(model.pairs.gained_on(reference.pairs), len(model.pairs.chosen))
+    return share(model.pairs.num_rewarded(reference.pairs), len(model.pairs.chosen))
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -338,15 +337,15 @@ def _loss_json(loss: Loss, base: Loss) -> dict[str, Any]:
     }
 
 
-def _pair_json(pairs: JudgedPairs, reference: MeasuredModel) -> dict[str, Any]:
+def _pair_json(pairs: PairLogProbs, reference: MeasuredModel) -> dict[str, Any]:
     assert reference.pairs is not None
     finite = pairs.is_finite and reference.pairs.is_finite
     return {
         "pairs": len(pairs.chosen),
-        "preferred": pairs.preferred if pairs.is_finite else None,
-        "standard_error": share_standard_error(pairs.preferred, len(pairs.chosen)) if pairs.is_finite else None,
+        "preferred": pairs.num_preferred if pairs.is_finite else None,
+        "standard_error": share_standard_error(pairs.num_preferred, len(pairs.chosen)) if pairs.is_finite else None,
         "reference": reference.name,
-        "gained_on_reference": pairs.gained_on(reference.pairs) if finite else None,
+        "gained_on_reference": pairs.num_rewarded(reference.pairs) if finite else None,
         "chosen_log_probability": pairs.chosen,
         "rejected_log_probability": pairs.rejected,
     }

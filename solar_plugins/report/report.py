@@ -20,11 +20,13 @@ from solar_plugins.evaluation.held_out import (
     HeldOutAnswers,
     HeldOutPairs,
     ask,
+    checked_prompts,
     held_out_answers,
     held_out_pairs,
+    held_out_path,
+    read_texts,
     require_known_tokens,
 )
-from solar_plugins.evaluation.held_out_texts import checked_prompts, held_out_path, read_texts
 from solar_plugins.evaluation.measure import Task, measure_model, token_windows
 from solar_plugins.evaluation.models import hardware, load_tokenizer
 from solar_plugins.extras import require

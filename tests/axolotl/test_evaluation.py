@@ -10,7 +10,7 @@ import shutil
 import pytest
 import yaml
 
-from solar_plugins.evaluation.published import TASKS
+from solar_plugins.evaluation.h6 import TASKS
 from solar_plugins.plugins.recipe_packs import recipe_directory
 
 pytestmark = pytest.mark.slow

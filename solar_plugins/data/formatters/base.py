@@ -1,7 +1,7 @@
 """What a formatter is: a name, the columns it reads, and one pure function from a row to messages or to a pair.
 
-Texts stay as they are, white space included, because SOLAR's template trims nothing: the indentation of code is part of
-an answer, and a prompt is what ``apply_chat_template`` gives at inference.
+Texts are kept as they are, white space included, because SOLAR's template trims nothing: the indentation of code is
+part of an answer, and the prompt must equal what ``apply_chat_template`` gives at inference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ type Role = Literal["system", "user", "assistant"]
 class Message(TypedDict):
     """One turn, as `apply_chat_template` takes it.
 
-    ``learn: False`` marks an answer that is part of the context only; without it every answer is trained on.
+    ``learn: False`` masks an answer: it is context only. By default the loss covers every answer.
     """
 
     role: Role
@@ -39,13 +39,13 @@ class PreferencePair(NamedTuple):
 
 
 class NotedPair(PreferencePair):
-    """A pair that leaves out something of its row; the notes are counted in the dataset's summary."""
+    """A pair that leaves out part of its row. The dataset's summary counts the notes."""
 
     notes: tuple[str, ...] = ()
 
 
 class LabelledAnswer(NamedTuple):
-    """A prompt, one answer to it, and whether the answer is wanted: what KTO trains on."""
+    """A prompt, one answer to it, and whether the answer is desirable: what KTO trains on."""
 
     prompt: Messages
     completion: str
@@ -53,11 +53,11 @@ class LabelledAnswer(NamedTuple):
 
 
 class RowError(Exception):
-    """A row that cannot be used. It is counted and named in the report; alone it does not stop a run.
+    """A row that cannot be used. The report counts it and gives its number; a single one does not stop a run.
 
     Args:
-        field: The column, with the way into it: ``conversations[2].value``.
-        problem: What is wrong with it, to be read after the field: ``is empty``.
+        field: The column, with the path into it: ``conversations[2].value``.
+        problem: What is wrong with it; messages put it after the field: ``is empty``.
     """
 
     def __init__(self, field: str, problem: str) -> None:
@@ -67,9 +67,9 @@ class RowError(Exception):
 
 
 class NothingToLearn(RowError):
-    """A sound row that gives nothing to train on, such as a pair of equal scores.
+    """A valid row without anything to train on, such as a pair with equal scores.
 
-    It is counted and named, but it does not count as a bad row: ``solar.data.max_bad_share`` is about faults.
+    It is reported but is not a bad row, so it does not count towards ``solar.data.max_bad_share``.
     """
 
 
@@ -78,15 +78,15 @@ class SFTFormatter:
     """A way to read the rows of a dataset as conversations.
 
     Args:
-        name: What stands after ``type: solar_plugins.`` in a recipe.
-        columns: Columns without which no row can be read.
-        to_messages: From a row to a conversation that ends with an answer. Pure; raises `RowError`.
-        summary: One line for people.
-        version: Raise it when a change to the formatter gives another result for some row. Rows that were prepared with
-            another version are prepared again; a change that does not raise it leaves them in use.
-        optional_columns: Columns that are read where a row has them. With it, rows are refused if a column that is
-            known to change a row's meaning (`columns.PROMPT_COLUMNS`, `marks`) is filled but not read; None turns the
-            check off.
+        name: The part after ``type: solar_plugins.`` in a recipe.
+        columns: Required columns.
+        to_messages: Turns a row into a conversation that ends with an answer. Pure; raises `RowError`.
+        summary: One line for listings.
+        version: Raise it when a change to the formatter changes its output for any row. Prepared datasets are cached by
+            this version, so they are rebuilt only when it changes.
+        optional_columns: Columns that are read if a row has them. If this is set, rows are rejected where a column that
+            is known to change the meaning of a row (`columns.PROMPT_COLUMNS`, `marks`) is filled but not read. None
+            turns the check off.
     """
 
     name: str
@@ -102,13 +102,13 @@ class PreferenceFormatter:
     """A way to read the rows of a dataset as preference pairs.
 
     Args:
-        name: What stands after ``type: solar_plugins.`` in a recipe that has ``rl:``.
-        columns: Columns without which no row can be read.
-        to_pair: From a row, and a source of chance, to a pair. Pure; raises `RowError`. The chance is seeded by the
-            recipe's ``seed`` and the row's number, so that it does not depend on how many processes read the rows.
-        summary: One line for people.
-        version: As of `SFTFormatter`.
-        optional_columns: As of `SFTFormatter`.
+        name: The part after ``type: solar_plugins.`` in a recipe with ``rl:``.
+        columns: Required columns.
+        to_pair: Turns a row and a `random.Random` into a pair. Pure; raises `RowError`. The rng is seeded with the
+            recipe's ``seed`` and the row's number, so the result does not depend on the number of worker processes.
+        summary: One line for listings.
+        version: As in `SFTFormatter`.
+        optional_columns: As in `SFTFormatter`.
     """
 
     name: str
@@ -121,15 +121,15 @@ class PreferenceFormatter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnpairedFormatter:
-    """A way to read the rows of a dataset as single answers, each wanted or not, for ``rl: kto``.
+    """A way to read the rows of a dataset as single answers, each desirable or not, for ``rl: kto``.
 
     Args:
-        name: What stands after ``type: solar_plugins.`` in a recipe that has ``rl: kto``.
-        columns: Columns without which no row can be read.
-        to_answer: From a row to a labelled answer. Pure; raises `RowError`.
-        summary: One line for people.
-        version: As of `SFTFormatter`.
-        optional_columns: As of `SFTFormatter`.
+        name: The part after ``type: solar_plugins.`` in a recipe with ``rl: kto``.
+        columns: Required columns.
+        to_answer: Turns a row into a labelled answer. Pure; raises `RowError`.
+        summary: One line for listings.
+        version: As in `SFTFormatter`.
+        optional_columns: As in `SFTFormatter`.
     """
 
     name: str
@@ -144,37 +144,37 @@ type Formatter = SFTFormatter | PreferenceFormatter | UnpairedFormatter
 
 
 def text(value: Any, field: str) -> str:
-    """The text in a field, as it is.
+    """The string in a field, unchanged.
 
     Raises:
-        RowError: There is none, it is blank, or it is no text.
+        RowError: It is missing, blank, or not a string.
     """
     if value is None:
         raise RowError(field, "is missing")
     if not isinstance(value, str):
-        raise RowError(field, f"is a {type(value).__name__}, expected a text")
+        raise RowError(field, f"has type {type(value).__name__}, expected a string")
     if not value.strip():
         raise RowError(field, "is empty")
     return value
 
 
 def optional_text(value: Any, field: str) -> str:
-    """The text in a field that a row may leave out or empty; a blank text counts as empty, and so does NaN.
+    """The string in an optional field; empty if it is missing, blank or NaN.
 
     Raises:
-        RowError: It holds something else than a text.
+        RowError: It is not a string.
     """
     blank = not value.strip() if isinstance(value, str) else value is None or is_nan(value)
     return "" if blank else text(value, field)
 
 
 def is_nan(value: Any) -> bool:
-    """Whether a value is not a number, which pandas writes for what a row lacks."""
+    """Whether a value is NaN, which pandas writes for missing values."""
     return isinstance(value, float) and math.isnan(value)
 
 
 def number(value: Any) -> float | None:
-    """A finite number, also as text (``"4"``), or None.
+    """A finite number, also from a string (``"4"``), or None.
 
     >>> number("4"), number("N/A"), number(True), number(float("nan"))
     (4.0, None, None, None)
@@ -189,7 +189,7 @@ def number(value: Any) -> float | None:
 
 
 def stands_in(part: str, whole: str) -> bool:
-    """Whether a text occurs in another, and not only as a piece of a word or a number there, as 3 does in 13."""
+    """Whether a text occurs in another as whole words: 3 does not occur in 13."""
     at = whole.find(part)
     while at >= 0:
         end = at + len(part)
@@ -200,12 +200,12 @@ def stands_in(part: str, whole: str) -> bool:
 
 
 def _one_word(character: str, following: str) -> bool:
-    """Whether two characters belong together; of other scripts nobody knows without a dictionary."""
+    """Whether two characters belong to one word. ASCII only: other scripts would need a dictionary."""
     return character.isalnum() and following.isalnum() and (character + following).isascii()
 
 
 def single_turn(user: str, assistant: str, system: str = "") -> Messages:
-    """A question and its answer, after a system text unless that is empty.
+    """A question and its answer, with a system message first unless it is empty.
 
     >>> [message["role"] for message in single_turn("2 + 2?", "4")]
     ['user', 'assistant']
@@ -214,13 +214,13 @@ def single_turn(user: str, assistant: str, system: str = "") -> Messages:
 
 
 def question(user: str, system: str = "") -> Messages:
-    """A question, after a system text unless that is empty."""
+    """A question, with a system message first unless it is empty."""
     start: Messages = [{"role": "system", "content": system}] if system else []
     return [*start, {"role": "user", "content": user}]
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a field says nothing: None, NaN, False, a blank text, or a collection of such; also as JSON in a text.
+    """Whether a field is empty: None, NaN, False, a blank string, empty JSON, or a collection of these.
 
     >>> is_blank({"tools": "[]", "history": [["", None]]}), is_blank(0), is_blank("none")
     (True, False, False)

@@ -1,9 +1,9 @@
-"""Columns with texts of the prompt, and the rule that none of them is ignored.
+"""Columns that hold parts of the prompt, and the check that none of them is ignored.
 
-A dataset may have any columns. Most describe a row (id, source, category, score, model, ...) and are ignored. Those of
-`PROMPT_COLUMNS` are part of what a model reads in some published format; where one is filled, its texts have to occur
-in the messages that the formatter gives, or the row is bad. The same rule for all else that changes what a row teaches
-is in `marks`.
+A dataset may have any columns. Most are metadata (id, source, category, score, model, ...) and are ignored. Those of
+`PROMPT_COLUMNS` are part of the prompt in some published format. If one is filled, its texts must occur in the messages
+that the formatter returns; otherwise the row is bad. `marks` has the same rule for everything else that changes what a
+row trains.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from solar_plugins.data.formatters.conversations import read_messages
 from solar_plugins.data.formatters.marks import check_row
 
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
-"""Names of a column with the system text; every built-in formatter reads them."""
+"""Names of a column with the system message; every built-in formatter reads them."""
 QUESTION_COLUMNS = ("prompt", "instruction", "question", "query", "input")
-"""Names of a column with what the user says."""
+"""Names of a column with the user's message."""
 PROMPT_COLUMNS = (
     *SYSTEM_COLUMNS,
     *QUESTION_COLUMNS,
@@ -46,31 +46,31 @@ SCORE_COLUMNS = (
     ("chosen_avg_rating", "rejected_avg_rating"),
     ("rating_chosen", "rating_rejected"),  # argilla/distilabel-capybara-dpo-7k-binarized
 )
-"""Names of the scores of a pair's two answers."""
+"""Names of the columns with the scores of a pair's two answers."""
 PAIR_COLUMNS = (*SYSTEM_COLUMNS, *QUESTION_COLUMNS, "status", *(name for names in SCORE_COLUMNS for name in names))
-"""What the formatters of pairs read beside the answers, where a row has it."""
+"""What the formatters for pairs read in addition to the answers, if a row has it."""
 
 
 def wanted_columns(formatter: Formatter) -> frozenset[str] | None:
-    """The columns on which the result of a row depends; None for a formatter that does not say, so all of them."""
+    """The columns on which a formatter's output depends; None means all: the formatter does not declare them."""
     if formatter.optional_columns is None:
         return None
     return frozenset({*formatter.columns, *formatter.optional_columns, *PROMPT_COLUMNS})
 
 
 def check_nothing_is_ignored(row: Row, formatter: Formatter, messages: Messages) -> None:
-    """Refuse a row of which the formatter leaves out something that changes what it teaches.
+    """Reject a row if the formatter ignores something that changes what the row trains.
 
-    That is a filled column of `PROMPT_COLUMNS` whose texts are not among what was read, or one of `marks`.
+    That is a filled column of `PROMPT_COLUMNS` whose texts are not in the messages, or one of `marks`.
 
     Args:
         row: The row.
         formatter: Checked only if it declares its ``optional_columns``.
-        messages: What it gave, answers included.
+        messages: What it returned, answers included.
 
     Raises:
-        NothingToLearn: The row is marked not to be trained on.
-        RowError: There is such a column.
+        NothingToLearn: The row is marked as not to be trained on.
+        RowError: The row has such a column.
     """
     if formatter.optional_columns is None:
         return
@@ -80,11 +80,11 @@ def check_nothing_is_ignored(row: Row, formatter: Formatter, messages: Messages)
         value = row.get(column)
         if is_blank(value):
             continue
-        occurs = _is_text if column == "history" else stands_in  # Turns of a conversation are texts of their own.
+        occurs = _is_text if column == "history" else stands_in  # History turns become messages of their own.
         if not all(any(occurs(part, whole) for whole in read) for part in _texts(value)) and not (
             isinstance(value, str) and _is_written_out(row, formatter, value)
         ):
-            raise RowError(column, f"is filled, but {formatter.name} has no place for it")
+            raise RowError(column, f"is filled, but the formatter {formatter.name} does not use it")
 
 
 def _is_text(part: str, whole: str) -> bool:
@@ -98,9 +98,9 @@ _ALPACA_WORDS = re.compile(
 
 
 def _is_written_out(row: Row, formatter: Formatter, value: str) -> bool:
-    """Whether a column holds what the formatter reads in Alpaca's wording, and nothing else.
+    """Whether a column only repeats, in Alpaca's wording, what the formatter reads from other columns.
 
-    The ``prompt`` of python_code_instructions_18k_alpaca is such a column: it repeats instruction, input and output.
+    The ``prompt`` of python_code_instructions_18k_alpaca does: it repeats instruction, input and output.
     """
     rest, found = _ALPACA_WORDS.subn("", value)
     parts = [part for name in formatter.columns if isinstance(part := row.get(name), str)]
@@ -111,7 +111,7 @@ def _is_written_out(row: Row, formatter: Formatter, value: str) -> bool:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts in a column, without names of roles; what is no text is given as a text that occurs nowhere."""
+    """The strings in a column, without role names. Anything else becomes a string that occurs nowhere."""
     if isinstance(value, str):
         yield value.strip()
     elif isinstance(value, Mapping):
@@ -123,10 +123,10 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def system_text(row: Row) -> str:
-    """The system text in a column of its own, or nothing.
+    """The system message from a column of its own, or an empty string.
 
     Raises:
-        RowError: Two columns hold different ones, or one holds no text.
+        RowError: Two columns hold different ones, or one is not a string.
     """
     found = {column: text(row[column], column) for column in SYSTEM_COLUMNS if not is_blank(row.get(column))}
     if len({system.strip() for system in found.values()}) > 1:
@@ -135,10 +135,10 @@ def system_text(row: Row) -> str:
 
 
 def with_system(row: Row, messages: Messages) -> Messages:
-    """A conversation, started with the system text in a column of its own, if there is one.
+    """A conversation, with the system message from a column of its own added in front, if there is one.
 
     Raises:
-        RowError: The conversation starts with another system text.
+        RowError: The conversation starts with a different system message.
     """
     system = system_text(row)
     if not system:
@@ -151,12 +151,12 @@ def with_system(row: Row, messages: Messages) -> Messages:
 
 
 def prompt_column(row: Row) -> Messages:
-    """The prompt in a column of its own: messages that end with the user's, or a text; with the row's system text.
+    """The prompt from a column of its own: a string, or messages that end with the user's; plus the system message.
 
-    Instruction and input are one text, as in Alpaca.
+    Instruction and input are joined, as in Alpaca.
 
     Raises:
-        RowError: There is none, or it cannot be read.
+        RowError: It is missing or cannot be read.
     """
     name = next((name for name in QUESTION_COLUMNS if not is_blank(row.get(name))), "prompt")
     value = row.get(name)
@@ -172,34 +172,37 @@ _MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|from|content|value)["'
 
 
 def is_messages_as_text(value: str) -> bool:
-    """Whether a text begins as messages that were written as text do, as JSON or as Python prints them."""
+    """Whether a string looks like a list of messages that was serialized as JSON or with Python's ``str``."""
     return _MESSAGES_AS_TEXT.match(value) is not None
 
 
 def plain_text(value: Any, field: str) -> str:
-    """The text in a field that may hold messages instead; what a table made of messages is no text to learn.
+    """The string in a field; a serialized list of messages, as in CSV exports, is not text to train on.
 
     Raises:
-        RowError: There is none, or it is messages that were written as text, as in CSV exports.
+        RowError: It is missing, or is a serialized list of messages.
     """
     if is_messages_as_text(found := text(value, field)):
-        raise RowError(field, "holds messages written as one text, expected a list of them; parse it")
+        raise RowError(
+            field,
+            "holds messages serialized as a string, expected a list; parse it (json.loads or ast.literal_eval)",
+        )
     return found
 
 
 def with_input(instruction: str, extra: str) -> str:
-    """Alpaca's instruction and input as one text.
+    """Alpaca's instruction and input, joined.
 
-    The SOLAR paper calls its format "Alpaca-styled" and shows no row with an input; the blank line is ours.
+    The SOLAR paper calls its format "Alpaca-styled" but shows no row with an input; the blank line is our choice.
     """
     return f"{instruction}\n\n{extra}" if extra else instruction
 
 
 def checked_prompt(messages: Messages, field: str) -> Messages:
-    """Messages that end with the user's.
+    """The messages, if the last one is the user's.
 
     Raises:
-        RowError: They do not.
+        RowError: It is not.
     """
     if not messages or messages[-1]["role"] != "user":
         raise RowError(field, "does not end with the user's message")
@@ -207,18 +210,18 @@ def checked_prompt(messages: Messages, field: str) -> Messages:
 
 
 def check_preference(row: Row) -> None:
-    """Refuse a pair of which the row itself says that chosen is not the better answer.
+    """Reject a pair if the row itself says that the chosen answer is not the better one.
 
     Raises:
-        NothingToLearn: Its ``status`` is tie (argilla's Orca pairs), or its scores are equal or the other way round.
+        NothingToLearn: Its ``status`` is tie (argilla's Orca pairs), or the chosen score is not the higher one.
     """
     if row.get("status") == "tie":
-        raise NothingToLearn("status", "is tie: neither answer is preferred")
+        raise NothingToLearn("status", "is 'tie': neither answer is preferred")
     for names in SCORE_COLUMNS:
         chosen, rejected = (number(row.get(name)) for name in names)
         if chosen is None or rejected is None:
             continue
         if chosen == rejected:
-            raise NothingToLearn(names[0], f"is equal to {names[1]}: neither answer is preferred")
+            raise NothingToLearn(names[0], f"equals {names[1]}: neither answer is preferred")
         if chosen < rejected:
-            raise NothingToLearn(names[0], f"is below {names[1]}")
+            raise NothingToLearn(names[0], f"is lower than {names[1]}: the rejected answer has the better score")

@@ -1,4 +1,4 @@
-"""Messages of a row: the ShareGPT form and the usual one, read and checked."""
+"""Messages of a row, in the ShareGPT form (from, value) or the OpenAI form (role, content), read and checked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from solar_plugins.data.formatters.base import Message, Messages, Role, Row, RowError, optional_text, text
-from solar_plugins.data.formatters.marks import ROW_MARKS, are_flags, check_mark, check_message, check_part, is_learnt
+from solar_plugins.data.formatters.marks import ROW_MARKS, are_flags, check_mark, check_message, check_part, is_in_loss
 
 ROLES: Mapping[str, Role] = {
     "system": "system",
@@ -18,20 +18,20 @@ ROLES: Mapping[str, Role] = {
     "gpt": "assistant",
     "chatgpt": "assistant",
 }
-"""How datasets call the three roles; ``developer`` is OpenAI's newer name of the system text."""
+"""What datasets call the three roles; ``developer`` is OpenAI's newer name for the system role."""
 
 
 def read_message(value: Any, field: str) -> Message:
-    """A message of the ShareGPT form (from, value) or of the usual one (role, content).
+    """A message in the ShareGPT form (from, value) or the OpenAI form (role, content).
 
-    Content may be a list of parts that are all text, as OpenAI writes it. An answer that is marked not to be trained on
-    (`marks.LEARNING_MARKS`) has ``learn: False``.
+    Content may be a list of text parts, as OpenAI writes it. An answer that is marked as not to be trained on
+    (`marks.LEARNING_MARKS`) gets ``learn: False``.
 
     Raises:
-        RowError: It is neither, its role is not one of `ROLES`, or it says something that the template cannot.
+        RowError: It has neither form, its role is not in `ROLES`, or the template cannot express it.
     """
     if not isinstance(value, Mapping):
-        raise RowError(field, f"is a {type(value).__name__}, expected a message")
+        raise RowError(field, f"has type {type(value).__name__}, expected a message")
     role_key, content_key = _form(value)
     role_name = text(value.get(role_key), f"{field}.{role_key}")
     role = ROLES.get(role_name)
@@ -41,7 +41,7 @@ def read_message(value: Any, field: str) -> Message:
     check_message(value, content if isinstance(content, str) else "", role, field)
     read = optional_text if role == "system" else text
     message: Message = {"role": role, "content": read(content, f"{field}.{content_key}")}
-    if not is_learnt(value, role, field):
+    if not is_in_loss(value, role, field):
         message["learn"] = False
     return message
 
@@ -51,18 +51,18 @@ def _form(message: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _content(value: Any, role: Role, field: str) -> Any:
-    """The text of content parts, or the value itself, which `text` judges."""
+    """The joined text of content parts, or the value itself, which the caller checks."""
     joined = joined_parts(value)
     if joined is None:
         return value
-    for place, part in enumerate(value):
+    for index, part in enumerate(value):
         if role == "assistant":
-            check_part(part, f"{field}[{place}]")
+            check_part(part, f"{field}[{index}]")
     return joined
 
 
 def joined_parts(value: Any) -> str | None:
-    """The text of a message's content that is a list of parts; None if it is anything else than texts."""
+    """The joined text of a message's content parts; None if it is not a list of text parts."""
     if isinstance(value, list) and value and all(_is_text_part(part) for part in value):
         return "".join(part["text"] for part in value)
     return None
@@ -73,14 +73,14 @@ def _is_text_part(part: Any) -> bool:
 
 
 def read_messages(value: Any, field: str) -> Messages:
-    """A conversation: a system text or none, then user and assistant in turn, starting with the user.
+    """A conversation: an optional system message, then user and assistant in turn, the user first.
 
     Args:
-        value: A list of messages, or a text that holds one as JSON, as CSV exports do.
-        field: What messages call it.
+        value: A list of messages, or that list as JSON, as in CSV exports.
+        field: Its name in error messages.
 
     Raises:
-        RowError: The value is no list of messages, or their order is another one.
+        RowError: The value is not a list of messages, or their order is wrong.
     """
     values = message_list(value, field)
     messages = [read_message(message, f"{field}[{number}]") for number, message in enumerate(values)]
@@ -89,23 +89,23 @@ def read_messages(value: Any, field: str) -> Messages:
         expected = "assistant" if (number - first) % 2 else "user"
         if message["role"] != expected:
             name = values[number][_form(values[number])[0]]
-            rule = "; a system text stands first" if message["role"] == "system" else ""
-            raise RowError(f"{field}[{number}]", f"is the {name}'s, expected the {expected}'s{rule}")
+            rule = "; a system message must come first" if message["role"] == "system" else ""
+            raise RowError(f"{field}[{number}]", f"has the role {name}, expected {expected}{rule}")
     return [message for message in messages if message["content"]]
 
 
 def message_list(value: Any, field: str) -> list[Any]:
-    """The messages of a field that holds nothing else, not read yet.
+    """The raw messages of a field.
 
     Raises:
-        RowError: It is no list and no text with one as JSON, or the list is empty.
+        RowError: It is neither a list nor a list as JSON, or the list is empty.
     """
     if value is None:
         raise RowError(field, "is missing")
     if isinstance(value, str):
         value = _from_json(text(value, field), field)
     if not isinstance(value, list):
-        raise RowError(field, f"is a {type(value).__name__}, expected a list of messages")
+        raise RowError(field, f"has type {type(value).__name__}, expected a list of messages")
     if not value:
         raise RowError(field, "is empty")
     return value
@@ -120,35 +120,36 @@ def _from_json(written: str, field: str) -> Any:
         return found
     if written.lstrip().startswith("["):
         raise RowError(
-            field, "holds messages as a text that is no JSON, such as Python prints them; write them with json.dumps"
+            field,
+            "holds messages serialized as a string that is not JSON (str() of a Python list?); use json.dumps",
         )
-    raise RowError(field, "is a text, expected a list of messages, or one as JSON")
+    raise RowError(field, "is a string, expected a list of messages, or that list as JSON")
 
 
 def with_flags(row: Row, field: str) -> list[Any]:
-    """The messages in a column with the marks that the row has in lists: one for each message, or for each answer.
+    """The messages in a column, each with the flags that the row keeps in lists: one per message, or one per answer.
 
     Raises:
-        NothingToLearn: A mark says of the whole row that it is not to be trained on.
-        RowError: There are no messages, a list is of another length, or the row has a weight.
+        NothingToLearn: The row as a whole is marked as not to be trained on.
+        RowError: The messages are missing, a list has the wrong length, or the row has a weight.
     """
     messages = message_list(row.get(field), field)
     for column, key in ROW_MARKS.items():
         if not are_flags(flags := row.get(column)):
             check_mark(flags, column)
             continue
-        answers = [place for place, message in enumerate(messages) if _is_answer(message)]
-        places = range(len(messages)) if len(flags) == len(messages) else answers
-        if len(flags) != len(places):
+        answers = [index for index, message in enumerate(messages) if _is_answer(message)]
+        indices = range(len(messages)) if len(flags) == len(messages) else answers
+        if len(flags) != len(indices):
             raise RowError(
                 column,
-                f"has {len(flags)} flags for {len(messages)} messages with {len(answers)} answers; expected one for "
-                "each message or each answer",
+                f"has {len(flags)} flags for {len(messages)} messages with {len(answers)} answers; expected one per "
+                "message or one per answer",
             )
-        flag_of = dict(zip(places, flags, strict=True))
+        flag_of = dict(zip(indices, flags, strict=True))
         messages = [
-            {**message, key: flag_of[place]} if place in flag_of and isinstance(message, Mapping) else message
-            for place, message in enumerate(messages)
+            {**message, key: flag_of[index]} if index in flag_of and isinstance(message, Mapping) else message
+            for index, message in enumerate(messages)
         ]
     return messages
 
@@ -158,10 +159,10 @@ def _is_answer(message: Any) -> bool:
 
 
 def answer_of(messages: Messages, field: str) -> tuple[Messages, str]:
-    """A conversation's last answer, and all that stands before it.
+    """A conversation split into its prompt and its last answer.
 
     Raises:
-        RowError: It does not end with an answer to a question.
+        RowError: It does not end with an answer of the assistant.
     """
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
         raise RowError(field, "does not end with an answer of the assistant")

@@ -1,16 +1,16 @@
-"""Rows of the instruction sets that SOLAR was tuned on, read as conversations.
+"""Rows of instruction datasets, among them those that SOLAR was tuned on, read as conversations.
 
-| formatter | columns | sets of this shape |
+| formatter | columns | datasets of this form |
 |---|---|---|
 | `alpaca` | instruction, input, output; input and history may be empty | Alpaca-GPT4, LLaMA-Factory's Alpaca form |
 | `alpaca_prompt` | the same, in Alpaca's own prompt wording | Alpaca-GPT4 |
 | `openorca` | question, response | OpenOrca |
-| `metamath` | query, response | MetaMathQA, the paper's stand-in for Synth. Math-Instruct |
-| `messages` | messages: list of role, content | UltraChat, Tulu 3, OpenAI's format, most newer sets |
+| `metamath` | query, response | MetaMathQA, stands in for the paper's Synth. Math-Instruct |
+| `messages` | messages: list of role, content | UltraChat, Tulu 3, OpenAI's format, most newer datasets |
 | `sharegpt` | conversations: list of from, value | ShareGPT, SlimOrca, OpenHermes 2.5 and many relatives |
 
-Each also reads a system text in a column of its own (`columns.SYSTEM_COLUMNS`), and none ignores a column that is part
-of the prompt (`columns.PROMPT_COLUMNS`) or changes what a row teaches (`marks`).
+Each also reads a system message from a column of its own (`columns.SYSTEM_COLUMNS`), and rejects a row rather than
+ignore a column that is part of the prompt (`columns.PROMPT_COLUMNS`) or changes what the row trains (`marks`).
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ ALPACA_WITHOUT_INPUT = (
 
 
 def alpaca(row: Row) -> Messages:
-    r"""The instruction, a blank line and the input as the user's text; the output as the answer.
+    r"""The instruction, a blank line and the input as the user's message; the output as the answer.
 
-    Earlier turns in ``history`` come first, each a question and its answer, which is learnt too (LLaMA-Factory,
+    Earlier turns in ``history`` come first, each a question and its answer, which is trained on too (LLaMA-Factory,
     data/README.md).
 
     >>> alpaca({"instruction": "Add.", "input": "1, 2", "output": "3"})[0]["content"]
@@ -59,7 +59,7 @@ def alpaca(row: Row) -> Messages:
 
 
 def alpaca_prompt(row: Row) -> Messages:
-    """The same row in Alpaca's own wording, all of it as the user's text."""
+    """The same row in Alpaca's own prompt wording, all of it as the user's message."""
     instruction, extra = text(row.get("instruction"), "instruction"), optional_text(row.get("input"), "input")
     wording = ALPACA_WITH_INPUT if extra else ALPACA_WITHOUT_INPUT
     return _alpaca_turns(row, wording.format(instruction=instruction, input=extra))
@@ -74,7 +74,7 @@ def _history(row: Row) -> Iterator[Message]:
     if is_blank(history):
         return
     if not isinstance(history, list):
-        raise RowError("history", f"is a {type(history).__name__}, expected a list of questions with their answers")
+        raise RowError("history", f"has type {type(history).__name__}, expected a list of questions with their answers")
     for turn, pair in enumerate(history):
         field = f"history[{turn}]"
         if not isinstance(pair, list | tuple) or len(pair) != 2:
@@ -93,12 +93,12 @@ def metamath(row: Row) -> Messages:
 
 
 def messages(row: Row) -> Messages:
-    """The conversation in ``messages``. Every answer in it is learnt that is not marked otherwise."""
+    """The conversation in ``messages``. The loss covers every answer that is not masked (`marks`)."""
     return _conversation(row, "messages")
 
 
 def sharegpt(row: Row) -> Messages:
-    """The conversation in ``conversations``. Every answer in it is learnt that is not marked otherwise."""
+    """The conversation in ``conversations``. The loss covers every answer that is not masked (`marks`)."""
     return _conversation(row, "conversations")
 
 
@@ -106,7 +106,7 @@ def _conversation(row: Row, column: str) -> Messages:
     conversation = read_messages(with_flags(row, column), column)
     answer_of(conversation, column)
     if not any(message["role"] == "assistant" and message.get("learn", True) for message in conversation):
-        raise NothingToLearn(column, "has no answer to learn: all are marked (weight: 0)")
+        raise NothingToLearn(column, "has no answer to train on: all are masked (weight: 0)")
     return with_system(row, conversation)
 
 

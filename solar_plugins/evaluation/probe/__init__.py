@@ -1,1 +1,1 @@
-"""`solar probe`: what each layer plan costs before training, measured without writing a checkpoint."""
+"""`solar probe`: the loss of every layer plan before training, measured without writing a checkpoint."""

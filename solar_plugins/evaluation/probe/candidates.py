@@ -1,4 +1,4 @@
-"""The plans that a probe compares: every contiguous repeat of the base, or those of a file. Pure but for that file."""
+"""The plans that a probe compares: every contiguous repeat of the base, or those from a file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from solar_plugins.upscaling.strategies import plan_of
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A plan, and the ``solar.init`` that makes it.
+    """A plan and its ``solar.init``.
 
     Args:
         plan: The plan.
-        init: Strategy and arguments, as a recipe states them.
-        block: For a repeat of layers ``[start, end)`` these two, else None.
+        init: Strategy and arguments, as in a recipe.
+        block: ``(start, end)`` if the plan repeats layers ``[start, end)``, else None.
     """
 
     plan: LayerPlan
@@ -31,17 +31,17 @@ class Candidate:
 
     @property
     def added(self) -> int:
-        """How many layers the plan has more than the base."""
+        """The number of added layers."""
         return len(self.plan) - self.plan.base_layers
 
     @property
     def is_dus(self) -> bool:
-        """Whether it is depth up-scaling: as many layers dropped from the first copy as from the second."""
+        """Whether it is depth up-scaling: the two copies drop the same number of layers."""
         return self.block is not None and self.block[0] == self.plan.base_layers - self.block[1]
 
 
 def repeat(num_layers: int, start: int, end: int) -> Candidate:
-    """Layers ``[start, end)`` once more: the base up to ``end``, then the base from ``start``.
+    """Repeat layers ``[start, end)``: the base up to ``end``, then the base from ``start``.
 
     Example:
         >>> str(repeat(32, 8, 24).plan), repeat(32, 8, 24).is_dus
@@ -56,15 +56,15 @@ def repeat(num_layers: int, start: int, end: int) -> Candidate:
 
 
 def every_repeat(num_layers: int) -> list[Candidate]:
-    """Every contiguous block of the base once more: n (n + 1) / 2 plans, from one layer more to n more."""
+    """Every repeat of a contiguous block of the base: n (n + 1) / 2 plans, with 1 to n added layers."""
     return [repeat(num_layers, start, end) for start in range(num_layers) for end in range(start + 1, num_layers + 1)]
 
 
 def read_candidates(path: Path, num_layers: int) -> list[Candidate]:
-    """The plans of a YAML file: a list of ``solar.init`` blocks, strategies of other packages included.
+    """The plans of a YAML file: a list of ``solar.init`` blocks, also with strategies of other packages.
 
     Raises:
-        ArgsError: The file is no such list, or a plan is impossible for this base.
+        ArgsError: The file is not such a list, or a plan is impossible for this base.
         PluginError: A strategy is not registered.
     """
     content = parse_yaml(read_text(path), str(path))
@@ -78,8 +78,8 @@ def _candidate(path: Path, number: int, init: object, num_layers: int) -> Candid
         args = InitArgs.model_validate(init)
     except ValidationError:
         raise ArgsError(
-            f"{path}, plan {number}: {init!r:.200} is no plan; expected a map with a strategy and its arguments, such "
-            "as {strategy: dus, drop_layers: 8}"
+            f"{path}, plan {number}: {init!r:.200} is not a plan; expected a map with a strategy and its arguments, "
+            "such as {strategy: dus, drop_layers: 8}"
         ) from None
     try:
         plan = plan_of(args, num_layers, where="")
@@ -87,15 +87,15 @@ def _candidate(path: Path, number: int, init: object, num_layers: int) -> Candid
         raise type(error)(f"{path}, plan {number}: {error}") from None
     if plan.donors:
         raise ArgsError(
-            f"{path}, plan {number}: takes layers from {', '.join(donor.name for donor in plan.donors)}, and a probe "
-            "has the base's weights alone; make that model with solar upscale, and probe or evaluate it"
+            f"{path}, plan {number}: takes layers from {', '.join(donor.name for donor in plan.donors)}, but a probe "
+            "loads only the base; expected layers of the base. Build the model with solar upscale and evaluate that"
         )
     return Candidate(plan, args.model_dump(exclude_none=True), _block(plan))
 
 
 def _block(plan: LayerPlan) -> tuple[int, int] | None:
     sources = [layer.source for layer in plan.layers]
-    seams = [place for place in range(1, len(sources)) if sources[place] != sources[place - 1] + 1]
+    seams = [index for index in range(1, len(sources)) if sources[index] != sources[index - 1] + 1]
     if len(seams) != 1 or not plan.only_copies:
         return None
     start, end = sources[seams[0]], seams[0]

@@ -1,11 +1,17 @@
-"""The probe itself: documents, rounds, what was measured, and the file that lets an interrupted probe go on."""
+"""The probe: documents, rounds, results, and the record file from which an interrupted probe resumes.
+
+Documents are evaluated in rounds, and only plans that may still be the best of their size stay in. After each round a
+plan is dropped if it is worse than the best of its size by more than `STANDARD_ERRORS` of the paired difference. Of the
+rest, the best few of each size stay, fewer in each round (successive halving, Karnin et al. 2013), because plans whose
+blocks differ by one layer would never be separated.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import batched
@@ -15,59 +21,114 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from solar_plugins.errors import ArgsError
-from solar_plugins.evaluation.held_out_texts import read_texts
+from solar_plugins.evaluation.held_out import read_texts
 from solar_plugins.evaluation.loss import Difference, Loss, difference
 from solar_plugins.evaluation.models import hardware, load_model, load_tokenizer
 from solar_plugins.evaluation.probe.candidates import Candidate
-from solar_plugins.evaluation.probe.new_layers import NewWeights
-from solar_plugins.evaluation.probe.race import rounds, still_racing
-from solar_plugins.evaluation.probe.replay import SEGMENT_TOKENS, LayerReplay, angular_distances, block_influences
+from solar_plugins.evaluation.probe.replay import (
+    SEGMENT_TOKENS,
+    LayerReplay,
+    NewWeights,
+    angular_distances,
+    block_influences,
+)
 from solar_plugins.evaluation.probe.schedule import chunks, schedule
 from solar_plugins.logs import logger
 
 if TYPE_CHECKING:
     from solar_plugins.upscaling.base_model import BaseCheckpoint
 
+STANDARD_ERRORS = 3.0
+MIN_SEGMENTS = 8
+"""With fewer segments the standard error is too uncertain."""
+FIRST_CAP, LAST_CAP = 24, 2
+"""The maximum number of plans of a size after the first round, halved after each later round down to the last."""
+
+
+def rounds(num_documents: int, first: int = 1) -> list[range]:
+    """The documents of each round: each has as many as all rounds before it.
+
+    >>> rounds(16)
+    [range(0, 1), range(1, 2), range(2, 4), range(4, 8), range(8, 16)]
+    >>> rounds(3, first=2)
+    [range(0, 2), range(2, 3)]
+    """
+    found, start, end = list[range](), 0, first
+    while start < num_documents:
+        found.append(range(start, min(end, num_documents)))
+        start, end = end, 2 * end
+    return found
+
+
+def still_racing(
+    losses: Mapping[int, Loss], groups: Iterable[Sequence[int]], keep: frozenset[int], turn: int
+) -> set[int]:
+    """The plans that stay for the next round.
+
+    Args:
+        losses: Of each plan, on the same segments of text.
+        groups: Indices of the plans of each size.
+        keep: Plans that always stay.
+        turn: The index of the round that has just ended.
+
+    Example:
+        >>> near, far = Loss((10.0, 21.0) * 4, (9,) * 8), Loss((19.0, 31.0) * 4, (9,) * 8)
+        >>> sorted(still_racing({0: near, 1: near, 2: far}, [[0, 1, 2]], frozenset(), 0))
+        [0, 1]
+    """
+    staying, cap = set(keep), max(LAST_CAP, FIRST_CAP >> turn)
+    for group in groups:
+        ordered = sorted(group, key=lambda index: losses[index].nats_per_token)
+        leader = losses[ordered[0]]
+        staying.update(index for index in ordered[:cap] if not _significantly_worse(losses[index], leader))
+    return staying
+
+
+def _significantly_worse(loss: Loss, leader: Loss) -> bool:
+    excess, error = difference(loss, leader)
+    return len(loss.window_nats) >= MIN_SEGMENTS and error is not None and excess > STANDARD_ERRORS * error
+
+
 LOG = logger("probe")
 
 BASE = -1
-"""The base's place among the plans."""
+"""The index of the base among the plans."""
 MIN_DOCUMENTS = 3
 UNSEEN_SHARE = 1 / 3
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 MAX_LOGITS = 32_000_000
-"""More at once is slower on a CPU, and no faster on a GPU."""
+"""Larger batches are slower on a CPU and not faster on a GPU."""
 LOGIT_BYTES = 12
-"""In 16 bits, in fp32, and its log-softmax in fp32."""
+"""A logit in 16 bits, in fp32, and its log-softmax in fp32."""
 
 
 class Document(NamedTuple):
-    """A text as the base's tokenizer encodes it, cut."""
+    """A tokenized and truncated text."""
 
     text: int
-    """Which of the texts it belongs to."""
+    """The index of its text file."""
     ids: tuple[int, ...]
 
     @property
     def predicted(self) -> int:
-        """How many of its tokens are predicted."""
+        """The number of predicted tokens."""
         return len(self.ids) - 1
 
     @property
     def segments(self) -> list[int]:
-        """How many tokens are predicted in each segment."""
+        """The number of predicted tokens of each segment."""
         return [min(SEGMENT_TOKENS, self.predicted - start) for start in range(0, self.predicted, SEGMENT_TOKENS)]
 
 
 type Numbered = Sequence[tuple[int, Document]]
-"""Documents, each with its number."""
+"""Documents with their numbers."""
 
 
 class Documents(NamedTuple):
-    """What is measured on: documents of the race, and others that the race never sees."""
+    """The documents of the race, and documents that the race does not use."""
 
     names: tuple[str, ...]
-    """Of the texts."""
+    """The names of the text files."""
     race: tuple[Document, ...]
     unseen: tuple[Document, ...]
 
@@ -77,11 +138,11 @@ class Settings:
     """How a probe measures.
 
     Args:
-        sequence_len: Tokens at which a document is cut.
-        limit_tokens: Of each text at most so many tokens, or None.
+        sequence_len: Documents are truncated at this number of tokens.
+        limit_tokens: Maximum tokens per text file, or None.
         memory_bytes: For hidden states and logits.
-        dtype: float32 or bfloat16; None for what the hardware is best at.
-        race: Whether to spend later documents only on plans that may still be the best of their size.
+        dtype: float32 or bfloat16; None for the best one of the hardware.
+        race: Whether to evaluate later documents only with plans that may still be the best of their size.
     """
 
     sequence_len: int
@@ -93,31 +154,31 @@ class Settings:
 
 @dataclass(slots=True)
 class Measured:
-    """Negative log-likelihoods in nats, by plan, document and segment of it."""
+    """Negative log-likelihoods in nats, by plan, document and segment."""
 
     nats: dict[int, dict[int, list[float]]] = field(default_factory=dict)
 
-    def loss(self, place: int, documents: Numbered) -> Loss:
-        """The loss of a plan on some documents, all of which it was measured on."""
-        nats = self.nats[place]
+    def loss(self, plan: int, documents: Numbered) -> Loss:
+        """The loss of a plan on documents that it was evaluated on."""
+        nats = self.nats[plan]
         return Loss(tuple(fsum(nats[key]) for key, _ in documents), tuple(one.predicted for _, one in documents))
 
-    def segments(self, place: int, documents: Numbered) -> Loss:
+    def segments(self, plan: int, documents: Numbered) -> Loss:
         """The same by segment."""
-        nats = [one for key, _ in documents for one in self.nats[place][key]]
+        nats = [one for key, _ in documents for one in self.nats[plan][key]]
         return Loss(tuple(nats), tuple(length for _, one in documents for length in one.segments))
 
 
 @dataclass(frozen=True, slots=True)
 class PlanResult:
-    """What was measured of a plan.
+    """The results of a plan.
 
     Args:
         candidate: The plan.
-        loss: On the documents of the race that it was measured on.
-        delta: How much that is above the base on the same documents.
-        by_text: The same for each text; None where it has no document yet.
-        unseen: How much it is above the base on documents that the race never saw; None where not measured.
+        loss: On the documents of the race that it was evaluated on.
+        delta: That loss minus the base's on the same documents.
+        by_text: The same per text file; None if it was evaluated on none of its documents.
+        unseen: The same on documents that the race did not use; None if not evaluated.
     """
 
     candidate: Candidate
@@ -129,17 +190,17 @@ class PlanResult:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The best plan of a size and DUS of that size, on documents that the race never saw."""
+    """The best plan of a size and DUS of that size, on documents that the race did not use."""
 
     best: int
     dus: int | None
     difference: Difference | None
-    """How much the best is above DUS; None where there is no DUS of that size."""
+    """The loss of the best minus that of DUS; None if there is no DUS of that size."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """All that a probe found. ``plans`` has the candidates in their order."""
+    """The results of a probe. ``plans`` keeps the order of the candidates."""
 
     base_name: str
     num_layers: int
@@ -150,7 +211,7 @@ class ProbeResult:
     """By number of added layers."""
     influences: tuple[float, ...]
     angles: tuple[tuple[float, ...], ...]
-    """Mean angular distance between the inputs of two layers; the last row is the last layer's output."""
+    """Mean angular distance between the inputs of two layers; the last row is for the last layer's output."""
     device: str
     dtype: str
     layer_passes: int
@@ -159,7 +220,7 @@ class ProbeResult:
 
 
 def encode_texts(tokenizer: Any, paths: Sequence[Path], settings: Settings) -> Documents:
-    """The documents of some files.
+    """The tokenized documents of text files.
 
     Raises:
         ArgsError: A file has no texts, or too few that are long enough.
@@ -177,21 +238,21 @@ def encode_texts(tokenizer: Any, paths: Sequence[Path], settings: Settings) -> D
         if len(documents) < MIN_DOCUMENTS:
             raise ArgsError(
                 f"{path}: {len(documents)} texts of 2 tokens or more; expected at least {MIN_DOCUMENTS}, better 24: "
-                "the errors are estimated over documents"
+                "standard errors are estimated over documents. Add texts"
             )
         last = max(1, round(len(documents) * UNSEEN_SHARE))
         race.append(documents[:-last])
         unseen.append(documents[-last:])
-    return Documents(tuple(path.name for path in paths), _in_turn(race), _in_turn(unseen))
+    return Documents(tuple(path.name for path in paths), _interleaved(race), _interleaved(unseen))
 
 
-def _in_turn(lists: Sequence[Sequence[Document]]) -> tuple[Document, ...]:
+def _interleaved(lists: Sequence[Sequence[Document]]) -> tuple[Document, ...]:
     longest = max(map(len, lists))
-    return tuple(one[place] for place in range(longest) for one in lists if place < len(one))
+    return tuple(one[index] for index in range(longest) for one in lists if index < len(one))
 
 
 class Probe:
-    """A probe of one base. Make it, then `run`."""
+    """A probe of one base."""
 
     def __init__(
         self, base: BaseCheckpoint, candidates: Sequence[Candidate], texts: Sequence[Path], settings: Settings
@@ -208,12 +269,12 @@ class Probe:
         self.documents = encode_texts(tokenizer, texts, settings)
         self._keys = [*enumerate((*self.documents.race, *self.documents.unseen))]
         self._sizes: dict[int, list[int]] = {}
-        for place, candidate in enumerate(candidates):
-            self._sizes.setdefault(candidate.added, []).append(place)
+        for index, candidate in enumerate(candidates):
+            self._sizes.setdefault(candidate.added, []).append(index)
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that the figures depend on: an interrupted probe of the same goes on."""
+        """A hash of everything that the results depend on; a record with the same fingerprint is resumed."""
         plans = [candidate.plan.to_dict() for candidate in self.candidates]
         content = [self.base.identity, plans, [one.ids for _, one in self._keys], self._dtype, hardware().device]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -224,14 +285,14 @@ class Probe:
 
     @property
     def _share_of_memory(self) -> int:
-        """Bytes for hidden states, as many for logits, and as many for the weights of new layers if there are any."""
+        """Bytes for hidden states, the same for logits, and the same for weights of new layers if there are any."""
         return self.settings.memory_bytes // (2 if all(one.plan.only_copies for one in self.candidates) else 3)
 
     def run(self, record: Path) -> ProbeResult:
-        """Measure.
+        """Run the probe.
 
         Args:
-            record: The file of what was measured so far; it is read, and appended to.
+            record: The file with the results so far; it is read and appended to.
 
         Raises:
             CheckpointError: The model cannot be loaded, or its layers cannot be run in another order.
@@ -250,7 +311,7 @@ class Probe:
             influences, angles = self._race(replay, store, passes)
             sizes = self._compare(replay, store, passes)
         measured = store.measured
-        results = tuple(self._result(place, measured) for place in range(len(self.candidates)))
+        results = tuple(self._result(index, measured) for index in range(len(self.candidates)))
         race = self._keys[: len(self.documents.race)]
         return ProbeResult(
             base_name=self.base.public_name,
@@ -271,9 +332,9 @@ class Probe:
     def _race(
         self, replay: LayerReplay, store: _Record, passes: _Passes
     ) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
-        """Measure round by round, and average what the base's own runs show."""
+        """Evaluate round by round, and average the similarities of the base's layers."""
         alive = set(range(len(self.candidates)))
-        always = frozenset(place for place, one in enumerate(self.candidates) if one.is_dus)
+        always = frozenset(index for index, one in enumerate(self.candidates) if one.is_dus)
         numbers = range(len(self.documents.race))
         turns = rounds(len(numbers)) if self.settings.race else [numbers]
         for turn, documents in enumerate(turns, start=1):
@@ -282,23 +343,23 @@ class Probe:
                     self._measure(replay, store, passes, number, sorted(alive), advance)
             if turn < len(turns):
                 seen = self._keys[: documents.stop]
-                losses = {place: store.measured.segments(place, seen) for place in alive}
-                groups = [[place for place in group if place in alive] for group in self._sizes.values()]
+                losses = {index: store.measured.segments(index, seen) for index in alive}
+                groups = [[index for index in group if index in alive] for group in self._sizes.values()]
                 alive = still_racing(losses, groups, always, turn - 1)
         return store.averages(len(numbers))
 
     def _compare(self, replay: LayerReplay, store: _Record, passes: _Passes) -> dict[int, Comparison]:
-        """The best plan of each size and DUS, on documents that the race never saw."""
+        """Compare the best plan of each size with DUS, on documents that the race did not use."""
         race = self._keys[: len(self.documents.race)]
         unseen = self._keys[len(race) :]
         chosen = dict[int, tuple[int, int | None]]()
-        for size, places in sorted(self._sizes.items()):
-            whole = [place for place in places if len(store.measured.nats[place]) >= len(race)]
-            best = min(whole, key=lambda place: store.measured.loss(place, race).nats_per_token)
-            dus = next((place for place in places if self.candidates[place].is_dus), None)
+        for size, indices in sorted(self._sizes.items()):
+            finished = [index for index in indices if len(store.measured.nats[index]) >= len(race)]
+            best = min(finished, key=lambda index: store.measured.loss(index, race).nats_per_token)
+            dus = next((index for index in indices if self.candidates[index].is_dus), None)
             chosen[size] = best, dus
-        plans = {place for pair in chosen.values() for place in pair if place is not None}
-        with self._progress("the best, on unseen documents", plans, [number for number, _ in unseen]) as advance:
+        plans = {index for pair in chosen.values() for index in pair if index is not None}
+        with self._progress("best plans on unseen documents", plans, [number for number, _ in unseen]) as advance:
             for number, _ in unseen:
                 self._measure(replay, store, passes, number, sorted(plans), advance)
         return {
@@ -318,13 +379,13 @@ class Probe:
         store: _Record,
         passes: _Passes,
         number: int,
-        places: Sequence[int],
+        indices: Sequence[int],
         advance: Callable[[float], object],
     ) -> None:
-        """One document, on the base and the plans that were not measured on it yet."""
+        """Evaluate the base and the given plans on one document, unless that is done already."""
         known = store.measured.nats
-        missing = [place for place in places if number not in known.get(place, {})]
-        advance(len(places) - len(missing))
+        missing = [index for index in indices if number not in known.get(index, {})]
+        advance(len(indices) - len(missing))
         if not missing and number in known.get(BASE, {}):
             return
         document = self._keys[number][1]
@@ -332,7 +393,7 @@ class Probe:
         found = {BASE: replay.document_nats(recording, [recording.states[-1]])[0]}
         bytes_of_state = recording.states[0].nbytes
         states = max(4, self._share_of_memory // bytes_of_state - len(recording.states))
-        plans = [self.candidates[place].plan for place in missing]
+        plans = [self.candidates[index].plan for index in missing]
         groups = chunks(plans, states)
         orders = [schedule([plans[one] for one in group]) for group in groups]
         share = len(missing) / max(1, sum(order.layer_passes for order in orders))
@@ -341,7 +402,7 @@ class Probe:
             ends = replay.run(recording, order, lambda count: advance(count * share))
             for batch in batched(ends, replay.head_batch(recording)):
                 nats = replay.document_nats(recording, [state for _, state in batch])
-                found |= {missing[group[place]]: one for (place, _), one in zip(batch, nats, strict=True)}
+                found |= {missing[group[index]]: one for (index, _), one in zip(batch, nats, strict=True)}
         shown = None
         if number < len(self.documents.race):
             shown = {"influences": block_influences(recording), "angles": angular_distances(recording).tolist()}
@@ -349,18 +410,18 @@ class Probe:
 
     @contextmanager
     def _progress(
-        self, title: str, places: Collection[int], documents: Collection[int]
+        self, title: str, indices: Collection[int], documents: Collection[int]
     ) -> Iterator[Callable[[float], object]]:
         from tqdm import tqdm
 
-        total, done = len(places) * len(documents), 0.0
+        total, done = len(indices) * len(documents), 0.0
 
         def advance(plans: float) -> None:
             nonlocal done
             done += plans
             bar.update(min(round(done), total) - bar.n)
 
-        with tqdm(total=total, desc=f"{title}: {len(places)} plans", unit="plan", mininterval=0.5) as bar:
+        with tqdm(total=total, desc=f"{title}: {len(indices)} plans", unit="plan", mininterval=0.5) as bar:
             yield advance
 
     def _tensor(self, document: Document, device: Any) -> Any:
@@ -368,39 +429,39 @@ class Probe:
 
         return torch.tensor([document.ids], dtype=torch.long, device=device)
 
-    def _result(self, place: int, measured: Measured) -> PlanResult:
-        seen = [key for key in self._keys[: len(self.documents.race)] if key[0] in measured.nats[place]]
+    def _result(self, index: int, measured: Measured) -> PlanResult:
+        seen = [key for key in self._keys[: len(self.documents.race)] if key[0] in measured.nats[index]]
         unseen = self._keys[len(self.documents.race) :]
-        whole = all(number in measured.nats[place] for number, _ in unseen)
+        evaluated = all(number in measured.nats[index] for number, _ in unseen)
 
         def above(documents: Numbered) -> Difference:
-            return difference(measured.loss(place, documents), measured.loss(BASE, documents))
+            return difference(measured.loss(index, documents), measured.loss(BASE, documents))
 
         by_text = [[key for key in seen if key[1].text == text] for text in range(len(self.documents.names))]
         return PlanResult(
-            candidate=self.candidates[place],
-            loss=measured.loss(place, seen),
+            candidate=self.candidates[index],
+            loss=measured.loss(index, seen),
             delta=above(seen),
             by_text=tuple(above(one) if one else None for one in by_text),
-            unseen=above(unseen) if whole else None,
+            unseen=above(unseen) if evaluated else None,
         )
 
 
 class _Passes:
-    """How many layers were run."""
+    """Counts layer passes."""
 
     done = 0
 
 
 class _Record:
-    """The file of what was measured: a line for each document of each round, after a line that says of what."""
+    """The record file: a line with the fingerprint, then a line of results for each document of each round."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.measured, self._shown = Measured(), dict[int, dict[str, Any]]()
         self._path, self._fingerprint = path, fingerprint
 
     def __enter__(self) -> Self:
-        """Read what is there, and begin the file anew with it."""
+        """Read the existing results and rewrite the file with them."""
         lines = self._read()
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("w", encoding="utf-8")
@@ -409,7 +470,7 @@ class _Record:
             self._keep(line)
             self._write(line)
         if lines:
-            LOG.info("%s: goes on after %d lines of figures", self._path, len(lines))
+            LOG.info("%s: resuming after %d lines of results", self._path, len(lines))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -417,7 +478,7 @@ class _Record:
         self._file.close()
 
     def _read(self) -> list[dict[str, Any]]:
-        """The whole lines of an earlier run of the same probe; the last may be half a line."""
+        """The complete lines of an earlier run of the same probe; its last line may be truncated."""
         try:
             text = self._path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -433,14 +494,14 @@ class _Record:
         return lines[1:] if same else []
 
     def add(self, number: int, nats: Mapping[int, list[float]], shown: dict[str, Any] | None) -> None:
-        """Note a document's figures, and what its recording shows of the base."""
-        line = {"document": number, "nats": {str(place): one for place, one in nats.items()}, "shown": shown}
+        """Record a document's losses and the similarities of the base's layers."""
+        line = {"document": number, "nats": {str(index): one for index, one in nats.items()}, "shown": shown}
         self._keep(line)
         self._write(line)
 
     def _keep(self, line: Mapping[str, Any]) -> None:
-        for place, nats in line["nats"].items():
-            self.measured.nats.setdefault(int(place), {})[line["document"]] = nats
+        for index, nats in line["nats"].items():
+            self.measured.nats.setdefault(int(index), {})[line["document"]] = nats
         if line["shown"]:
             self._shown[line["document"]] = line["shown"]
 
@@ -449,7 +510,7 @@ class _Record:
         self._file.flush()
 
     def averages(self, documents: int) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
-        """Block influences and angular distances, the mean over documents."""
+        """Block influences and angular distances, averaged over documents."""
         shown = [self._shown[number] for number in range(documents)]
         influences = tuple(fmean(column) for column in zip(*(one["influences"] for one in shown), strict=True))
         rows = zip(*(one["angles"] for one in shown), strict=True)

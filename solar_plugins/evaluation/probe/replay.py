@@ -1,12 +1,14 @@
-"""A loaded model whose layers can be run in any order, on hidden states that are given.
+"""Runs the layers of a loaded model in any order, on given hidden states.
 
-The base's own run is recorded: every layer's input and the arguments that came with it (masks, positions). A layer is
-then called again with another hidden state and the same arguments. Final norm and head are those of the model: it is
-called once more with its layers bypassed. A model that passes state between layers in another way is refused.
+The base's own forward pass is recorded: every layer's input and other arguments (masks, positions). A layer is then
+called again with another hidden state and the same arguments. For the final norm and head, the model is called with its
+layers bypassed. Models that pass state between layers in another way are rejected. Layers that do not start as copies
+run with the weights that the upscaled checkpoint would have.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from solar_plugins.errors import CheckpointError
 from solar_plugins.evaluation.probe.schedule import NewLayer, Schedule
 from solar_plugins.logs import logger
+from solar_plugins.upscaling.base_model import BaseCheckpoint
+from solar_plugins.upscaling.initializers.computed import base_tensors, new_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 LOG = logger("probe")
 
 SEGMENT_TOKENS = 32
-"""Predicted tokens of a segment; what a race knows of its errors it knows from segments."""
+"""Predicted tokens per segment; the standard errors of a race are estimated over segments."""
 NO_TARGET = -100
 
 STACK_WORDS = ("vision", "audio", "visual")
@@ -32,24 +36,24 @@ STACK_WORDS = ("vision", "audio", "visual")
 
 @dataclass
 class Call:
-    """What a layer was given in the base's run beside the hidden state, and the shape of what it gave back."""
+    """The arguments of a layer in the base's forward pass except the hidden state, and the form of its output."""
 
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     hidden_by_keyword: bool
     rest: tuple[Any, ...] | None
-    """What its output holds after the hidden state; None where the output is the hidden state alone."""
+    """The rest of its output after the hidden state; None if the output is only the hidden state."""
 
 
 @dataclass
 class Recording:
-    """The base's run on one document.
+    """The base's forward pass on one document.
 
     Args:
         ids: Of shape (1, tokens).
         states: The input of each layer, then the output of the last; of shape (1, tokens, width) each, or (1, tokens,
             streams, width).
-        calls: For each layer.
+        calls: One per layer.
     """
 
     ids: Tensor
@@ -61,14 +65,14 @@ class LayerReplay:
     """The layers of a model, to be run in any order.
 
     Args:
-        model: In evaluation mode.
+        model: In eval mode.
         num_layers: Its depth.
-        batch_tokens: At most so many tokens are run at once, or one document.
-        logit_elements: At most so many logits are made at once, or those of one document.
-        new_weights: Gives, for a layer that is none of the base's, the parameters in which it differs from its source.
+        batch_tokens: Maximum tokens per batch, but at least one document.
+        logit_elements: Maximum logits per batch, but at least those of one document.
+        new_weights: Returns the parameters in which a new layer differs from its source layer.
 
     Raises:
-        CheckpointError: Which of its modules are the decoder's layers is not clear.
+        CheckpointError: It is not clear which modules are the decoder layers.
     """
 
     def __init__(
@@ -84,13 +88,13 @@ class LayerReplay:
         self._batches = True
 
     def record(self, ids: Tensor) -> Recording:
-        """Run the base.
+        """Run and record the base.
 
         Args:
             ids: Of shape (1, tokens).
 
         Raises:
-            CheckpointError: A layer was not called once and in order, or was given what another one made.
+            CheckpointError: Layers were not called once each and in order, or not with the output of the previous one.
         """
         recording, outputs = Recording(ids), list[Any]()
         order = list[int]()
@@ -126,43 +130,41 @@ class LayerReplay:
         finally:
             for handle in hooks:
                 handle.remove()
-        self._refuse_other_flow(recording, outputs, order)
+        self._check_flow(recording, outputs, order)
         recording.states.append(outputs[-1])
         return recording
 
-    def _refuse_other_flow(self, recording: Recording, outputs: Sequence[Any], order: Sequence[int]) -> None:
+    def _check_flow(self, recording: Recording, outputs: Sequence[Any], order: Sequence[int]) -> None:
         if list(order) != list(range(len(self.layers))):
             raise CheckpointError(
-                refusal(f"its layers run in the order {order[:40]}, not each once from first to last")
+                refusal(f"its layers run in the order {order[:40]}, not once each from first to last")
             )
         shape = tuple(recording.states[0].shape)
-        if (
-            shape[0] != 1
-        ):  # The second axis may be longer than the text: some models put a prompt of their own before it.
+        if shape[0] != 1:  # The second axis may be longer than the text: some models prepend a prompt of their own.
             raise CheckpointError(refusal(f"its hidden states have the shape {shape}, not (batch, tokens, width)"))
         for number, (state, made) in enumerate(zip(recording.states[1:], outputs, strict=False), start=1):
             if state.shape != made.shape or not state.equal(made):
-                raise CheckpointError(refusal(f"layer {number} is not given what layer {number - 1} made"))
+                raise CheckpointError(refusal(f"the input of layer {number} is not the output of layer {number - 1}"))
 
     def run(
         self, recording: Recording, schedule: Schedule, ran: Callable[[int], object]
     ) -> Iterator[tuple[int, Tensor]]:
-        """The last hidden state of every plan, as soon as it is known.
+        """The last hidden state of every plan, as soon as it is computed.
 
         Args:
-            recording: The base's run on the document.
-            schedule: Of the plans.
-            ran: Called with numbers of layer passes, as they are done.
+            recording: The base's forward pass on the document.
+            schedule: The schedule of the plans.
+            ran: Called with the number of layer passes after each batch.
 
         Yields:
-            A plan's place, and a state of shape (1, tokens, width).
+            A plan's index, and a state of shape (1, tokens, width).
         """
-        places = dict[int, list[int]]()
-        for place, node in enumerate(schedule.ends):
-            places.setdefault(node, []).append(place)
+        indices = dict[int, list[int]]()
+        for index, node in enumerate(schedule.ends):
+            indices.setdefault(node, []).append(index)
         states = {node: recording.states[depth] for node, depth in schedule.trunk.items()}
         for node in schedule.trunk:
-            yield from ((place, states[node]) for place in places.get(node, ()))
+            yield from ((index, states[node]) for index in indices.get(node, ()))
         waiting = schedule.children()
         size = max(1, self._batch_tokens // recording.ids.shape[1]) if self._batches else 1
         for layer, nodes, new in schedule.steps:
@@ -177,12 +179,12 @@ class LayerReplay:
                         states.pop(parent, None)
                     if waiting[node]:
                         states[node] = state
-                    yield from ((place, state) for place in places.get(node, ()))
+                    yield from ((index, state) for index in indices.get(node, ()))
 
     def apply(
         self, recording: Recording, layer: int, states: Sequence[Tensor], new: NewLayer | None = None
     ) -> list[Tensor]:
-        """What a layer, or a new one in its place, makes of several hidden states of one document."""
+        """The outputs of a layer, or of a new layer in its place, for several hidden states of one document."""
         import torch
 
         call, count = recording.calls[layer], len(states)
@@ -197,16 +199,16 @@ class LayerReplay:
         if new is None:
             output = module(*arguments, **keywords)
         else:
-            assert self._new_weights is not None, "a base alone was to be replayed"
+            assert self._new_weights is not None, "new layers need new_weights"
             weights = dict(self._new_weights(new, module))
             output = torch.func.functional_call(module, weights, tuple(arguments), keywords)
         return list(_hidden(output).split(1))
 
     def document_nats(self, recording: Recording, states: Sequence[Tensor]) -> list[list[float]]:
-        """What each last hidden state makes of the document: the negative log-likelihood of its tokens but the first.
+        """The negative log-likelihood of the document's tokens after the first, given each last hidden state.
 
         Returns:
-            For each state the sums over `SEGMENT_TOKENS` predicted tokens each, in nats.
+            For each state the sums over `SEGMENT_TOKENS` predicted tokens, in nats.
         """
         size, nats = self.head_batch(recording), list[list[float]]()
         for start in range(0, len(states), size):
@@ -214,7 +216,7 @@ class LayerReplay:
         return nats
 
     def head_batch(self, recording: Recording) -> int:
-        """How many last hidden states of the document the head is given at once."""
+        """How many last hidden states of the document are passed to the head per batch."""
         vocabulary = int(getattr(self.model.config.get_text_config(), "vocab_size", 50_000))
         return max(1, self._logit_elements // (recording.ids.shape[1] * vocabulary)) if self._batches else 1
 
@@ -224,7 +226,7 @@ class LayerReplay:
         ids = recording.ids.expand(len(states), -1)
         with self._bypassed(recording, torch.cat(list(states))):
             logits = self.model(input_ids=ids, use_cache=False).logits
-        # The last position predicts nothing; to leave it out would copy all the others.
+        # The last position predicts nothing; slicing it off would copy all other logits.
         targets = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=NO_TARGET).to(logits.device)
         loss = torch.nn.functional.cross_entropy(
             logits.view(-1, logits.shape[-1]).float(), targets.reshape(-1), ignore_index=NO_TARGET, reduction="none"
@@ -237,7 +239,7 @@ class LayerReplay:
 
     @contextmanager
     def _bypassed(self, recording: Recording, hidden: Tensor) -> Iterator[None]:
-        """The model without its layers: whatever it embeds, its last layer gives back ``hidden``."""
+        """The model with its layers bypassed: its last layer returns ``hidden``."""
         count, last = hidden.shape[0], len(self.layers) - 1
 
         def stand_in(number: int) -> Callable[..., Any]:
@@ -263,16 +265,16 @@ class LayerReplay:
                     layer.forward = forward
 
     def check(self, ids: Tensor) -> None:
-        """Find out whether the layers pass anything on beside the hidden state.
+        """Check that layers pass nothing but the hidden state to each other.
 
         Args:
-            ids: Of shape (1, tokens); some text.
+            ids: Any text, of shape (1, tokens).
 
         Raises:
-            CheckpointError: They do, or a layer that is called again gives another result.
+            CheckpointError: They do, or calling a layer again gives another result.
         """
         recording = self.record(ids)
-        self._refuse_objects(recording)
+        self._check_arguments(recording)
         disturbed = self._disturbed(ids)
         for number, (one, other) in enumerate(zip(recording.calls, disturbed.calls, strict=True)):
             for name in sorted(set(one.keywords) | set(other.keywords)):
@@ -280,17 +282,17 @@ class LayerReplay:
                     raise CheckpointError(refusal(f"layer {number}'s argument {name} depends on the layers before it"))
             if not _same(one.arguments, other.arguments):
                 raise CheckpointError(refusal(f"an argument of layer {number} depends on the layers before it"))
-        # The model has just run on other states: what a layer kept from there would show now.
+        # The model has just run on other states: anything that a layer kept from that would show up here.
         for number in reversed(range(len(self.layers))):
             (again,) = self.apply(recording, number, [recording.states[number]])
             if not _close(again, recording.states[number + 1]):
                 raise CheckpointError(refusal(f"layer {number} gives another result when it is called again"))
             if self._batches and not self._batch_is_right(recording, disturbed, number):
                 self._batches = False
-                LOG.warning("layer %d gives another result in a batch, so plans are run one by one", number)
+                LOG.warning("layer %d gives another result in a batch, so plans run one at a time", number)
 
     def _batch_is_right(self, one: Recording, other: Recording, number: int) -> bool:
-        """Bloom, for one, has arguments in which batch and heads are one axis."""
+        """False for Bloom, for example: some of its arguments have batch and heads in one axis."""
         try:
             made = self.apply(one, number, [one.states[number], other.states[number]])
         except (RuntimeError, ValueError, IndexError):
@@ -298,7 +300,7 @@ class LayerReplay:
         return _close(made[0], one.states[number + 1]) and _close(made[1], other.states[number + 1])
 
     def _disturbed(self, ids: Tensor) -> Recording:
-        """The run with another input of the first layer."""
+        """A forward pass with another input of the first layer."""
 
         def turn(_: Any, arguments: Any, keywords: Any) -> Any:
             if arguments:
@@ -311,20 +313,20 @@ class LayerReplay:
         finally:
             handle.remove()
 
-    def _refuse_objects(self, recording: Recording) -> None:
+    def _check_arguments(self, recording: Recording) -> None:
         for number, call in enumerate(recording.calls):
             for name, value in [("an argument", one) for one in call.arguments] + list(call.keywords.items()):
                 if not _is_plain(value):
                     raise CheckpointError(
-                        refusal(f"layer {number} is given {name}, a {type(value).__name__}, which layers may share")
+                        refusal(f"layer {number} takes {name}, a {type(value).__name__}, which layers may share")
                     )
 
 
 def decoder_layers(model: PreTrainedModel, num_layers: int) -> Sequence[Any]:
-    """The decoder's layers of a loaded model.
+    """The decoder layers of a loaded model.
 
     Raises:
-        CheckpointError: No list of modules, or more than one, could be them.
+        CheckpointError: No `ModuleList`, or more than one, could hold them.
     """
     from torch.nn import ModuleList
 
@@ -339,16 +341,16 @@ def decoder_layers(model: PreTrainedModel, num_layers: int) -> Sequence[Any]:
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if len(outer) != 1:
         raise CheckpointError(
-            refusal(f"{len(outer)} lists of {num_layers} modules could be its layers ({', '.join(outer) or 'none'})")
+            refusal(
+                f"{len(outer)} module lists of length {num_layers} could be its layers ({', '.join(outer) or 'none'})"
+            )
         )
     return list(lists[outer[0]])
 
 
 def refusal(why: str) -> str:
-    """Words for a model that cannot be probed."""
-    return (
-        f"solar probe cannot run this model's layers in another order: {why}. Upscale it and measure the result instead"
-    )
+    """The message for a model that cannot be probed."""
+    return f"solar probe cannot run the layers of this model in another order: {why}. Upscale it and evaluate that"
 
 
 def _hidden(output: Any) -> Any:
@@ -356,7 +358,7 @@ def _hidden(output: Any) -> Any:
 
 
 def _repeated(value: Any, count: int) -> Any:
-    """A recorded argument for a batch of ``count`` states: tensors of a batch of 1 are repeated."""
+    """A recorded argument, expanded from batch size 1 to ``count``."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -399,15 +401,15 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 def block_influences(recording: Recording) -> list[float]:
-    """For each layer 1 minus the mean cosine of its input and output (ShortGPT, arXiv:2403.03853, eq. 1)."""
+    """For each layer, 1 minus the mean cosine similarity of input and output (ShortGPT, arXiv:2403.03853, eq. 1)."""
     pairs = zip(recording.states[:-1], recording.states[1:], strict=True)
     return [1 - float(_cosines(low, high).mean()) for low, high in pairs]
 
 
 def angular_distances(recording: Recording) -> torch.Tensor:
-    """Between the inputs of any two layers and the last output: the mean over tokens of the angle divided by pi.
+    """The angle divided by pi between any two layer inputs (and the last output), averaged over tokens.
 
-    Source: Gromov et al. 2024, arXiv:2403.17887, eq. 6; there of the last token only.
+    Source: Gromov et al. 2024, arXiv:2403.17887, eq. 6, which uses the last token only.
 
     Returns:
         Of shape (layers + 1, layers + 1).
@@ -424,3 +426,62 @@ def _cosines(one: Tensor, other: Tensor) -> Tensor:
     import torch
 
     return torch.nn.functional.cosine_similarity(one.flatten(2).float(), other.flatten(2).float(), dim=-1)
+
+
+LOG = logger("probe")
+
+
+class NewWeights:
+    """Weights of layers that do not start as copies, computed from the base's files, in an LRU cache.
+
+    Args:
+        base: The base.
+        max_bytes: Size of the cache; it always holds at least one layer.
+    """
+
+    def __init__(self, base: BaseCheckpoint, max_bytes: int) -> None:
+        self._base, self._max_bytes = base, max_bytes
+        self._kept: OrderedDict[NewLayer, dict[str, Tensor]] = OrderedDict()
+        self._bytes = 0
+        self._warned = False
+
+    def __call__(self, new: NewLayer, source: torch.nn.Module) -> Mapping[str, Tensor]:
+        """The parameters in which a new layer differs from its source, as in the loaded upscaled model.
+
+        Args:
+            new: The layer.
+            source: The loaded base layer that it is based on.
+
+        Raises:
+            SolarError: They cannot be computed, or loading renames or changes them.
+        """
+        if new not in self._kept:
+            weights = self._computed(new, source)
+            self._bytes += _bytes(weights)
+            while self._kept and self._bytes > self._max_bytes:
+                self._bytes -= _bytes(self._kept.popitem(last=False)[1])
+                self._warn_once()
+            self._kept[new] = weights
+        self._kept.move_to_end(new)
+        return self._kept[new]
+
+    def _computed(self, new: NewLayer, source: torch.nn.Module) -> dict[str, Tensor]:
+        files, loaded = base_tensors(self._base), dict(source.named_parameters()) | dict(source.named_buffers())
+        weights = {}
+        for name, tensor in new_tensors(self._base, new.planned, new.position):
+            there = loaded.get(name)
+            if there is None or not there.equal(files.read(name, new.planned.source).to(there)):
+                raise CheckpointError(refusal(f"transformers renames or changes {name} of a layer when it loads it"))
+            weights[name] = tensor.to(there)
+        return weights
+
+    def _warn_once(self) -> None:
+        if not self._warned:
+            LOG.info(
+                "new layers do not fit into --memory and are recomputed for each document; raise --memory if possible"
+            )
+            self._warned = True
+
+
+def _bytes(weights: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in weights.values())

@@ -1,8 +1,8 @@
-"""The order in which layers run for many plans at once: what plans share runs once, what can be one batch is one. Pure.
+"""Schedules the layer passes of many plans: shared prefixes run once, and equal layers run as a batch. Pure.
 
-Plans are paths of a trie of layers. A node is the hidden state after the layers of its path, so plans with a
-common beginning share it. Nodes that meet the same layer with equally many layers to go are one step: for repeats of
-one base these are the plans that end alike.
+Plans are paths of a trie of layers. A node is the hidden state after the layers of its path, so plans with a common
+prefix share it. Nodes with the same next layer and the same number of layers left form one step; for repeats of one
+base, these are plans with the same ending.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 
 
 class NewLayer(NamedTuple):
-    """A layer that does not start as a copy: what it holds may depend on its position."""
+    """A layer that does not start as a copy; its weights may depend on its position."""
 
     planned: PlannedLayer
     position: int
@@ -28,7 +28,7 @@ class Node(NamedTuple):
     parent: int
     layer: int
     new: NewLayer | None = None
-    """None for a layer of the base as it is."""
+    """None for an unchanged layer of the base."""
 
 
 class Step(NamedTuple):
@@ -36,18 +36,18 @@ class Step(NamedTuple):
 
     layer: int
     nodes: tuple[int, ...]
-    """The nodes that this makes, each from its parent."""
+    """The resulting nodes, each computed from its parent."""
     new: NewLayer | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How to get the last hidden state of every plan.
+    """How to compute the last hidden state of every plan.
 
     Args:
-        nodes: Node 0 is the embeddings; every parent stands before its children.
-        ends: For each plan its last node.
-        trunk: Nodes that are a state of the base itself, and how many of its layers they have: nothing to run.
+        nodes: Node 0 is the embeddings; parents come before their children.
+        ends: The last node of each plan.
+        trunk: Nodes that are states of the base itself, with their number of layers; they need not be computed.
         steps: In order.
     """
 
@@ -58,11 +58,11 @@ class Schedule:
 
     @property
     def layer_passes(self) -> int:
-        """How often a layer is applied to a hidden state."""
+        """The number of layer applications."""
         return sum(len(step.nodes) for step in self.steps)
 
     def states_held(self) -> int:
-        """The most hidden states that are held at once, those of the base and of the batch at work not counted."""
+        """The peak number of stored hidden states, without those of the base and of the active batch."""
         children, ends = self.children(), set(self.ends)
         held = peak = 0
         for step in self.steps:
@@ -74,7 +74,7 @@ class Schedule:
         return peak
 
     def children(self) -> list[int]:
-        """For each node how many states are made from it by a step."""
+        """For each node, how many states are computed from it."""
         made = [0] * len(self.nodes)
         for step in self.steps:
             for node in step.nodes:
@@ -83,9 +83,9 @@ class Schedule:
 
 
 def schedule(plans: Sequence[LayerPlan]) -> Schedule:
-    """The schedule of some plans of one base.
+    """The schedule for plans of one base.
 
-    A layer that passes its input through is passed over.
+    Identity layers are skipped.
 
     Example:
         >>> plan = LayerPlan.from_sources(3, [0, 1, 0, 1, 2])
@@ -139,13 +139,13 @@ def _layers_left(nodes: Sequence[Node]) -> list[int]:
 
 
 def chunks(plans: Sequence[LayerPlan], max_states: int) -> list[list[int]]:
-    """Places of plans in groups, each holding at most ``max_states`` hidden states at once, or of a single plan."""
+    """Indices of plans in groups that store at most ``max_states`` hidden states, or consist of a single plan."""
     waiting, done = [list(range(len(plans)))], list[list[int]]()
     while waiting:
-        places = waiting.pop()
-        if len(places) == 1 or schedule([plans[place] for place in places]).states_held() <= max_states:
-            done.append(places)
+        indices = waiting.pop()
+        if len(indices) == 1 or schedule([plans[index] for index in indices]).states_held() <= max_states:
+            done.append(indices)
         else:
-            half = len(places) // 2
-            waiting += [places[half:], places[:half]]
+            half = len(indices) // 2
+            waiting += [indices[half:], indices[:half]]
     return done

@@ -724,7 +724,6 @@ class TestDatasets:
     files = relied_on_by(
         "axolotl_adapter/datasets.py",
         "data/prepared_datasets.py",
-        "data/training_records.py",
         "data/row_encoder.py",
         "data/encoder.py",
     )
@@ -750,7 +749,7 @@ class TestDatasets:
         from axolotl.utils.data.wrappers import get_dataset_wrapper
         from datasets import Features, List, Value
 
-        from solar_plugins.data.training_records import SFT_COLUMNS
+        from solar_plugins.data.prepared_datasets import SFT_COLUMNS
 
         cfg = DictDefault(datasets=[{"path": "p", "type": "completion"}], sequence_len=8)
         made, _ = get_dataset_wrapper(cfg.datasets[0], tokenizer, cfg, "completion", rows(text=["a b"]))
@@ -1173,7 +1172,7 @@ class TestMergedModel:
 
 
 class TestEvaluation:
-    files = relied_on_by("evaluation/preference_files.py", "evaluation/lm_eval_results.py")
+    files = relied_on_by("evaluation/sdpo_order.py", "evaluation/h6.py")
 
     def test_long_pairs_are_truncated_at_the_end(self):
         from axolotl.core.trainers.dpo.args import AxolotlDPOConfig
@@ -1183,7 +1182,7 @@ class TestEvaluation:
     def test_the_files_of_lm_eval(self, tmp_path):
         from lm_eval.loggers import EvaluationTracker
 
-        from solar_plugins.evaluation.lm_eval_results import RESULT_FILES
+        from solar_plugins.evaluation.h6 import RESULT_FILES
 
         tracker = EvaluationTracker(output_path=str(tmp_path))
         tracker.general_config_tracker.log_experiment_args("hf", "pretrained=m", "", "template", False)

@@ -195,7 +195,7 @@ def test_other_formatters_are_suggested_if_the_rows_fail(folder):
     turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
     write("rows.jsonl", [{"conversations": "u", "messages": turns, "chosen": "a", "rejected": "b"}] * 3)
     words = refused(recipe("rows.jsonl", "sharegpt"))
-    assert "3 conversations is a text, expected a list of messages, or one as JSON (rows 1, 2, 3)" in words
+    assert "3 conversations is a string, expected a list of messages" in words
     assert "solar_plugins.messages (without rl:) or solar_plugins.sharegpt_pairs (with rl: dpo)" in words
 
 
@@ -223,10 +223,10 @@ def test_files_that_cannot_be_loaded(folder):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "datasets[0] (rows.jsonl): has no rows; expected rows for alpaca"),
-        (b"\n \n", "datasets[0] (rows.jsonl): has no rows"),
+        (b"", "datasets[0] (rows.jsonl): no rows; expected rows for alpaca"),
+        (b"\n \n", "datasets[0] (rows.jsonl): no rows"),
         ("é\n".encode("latin-1") * 3, "3 of 3 rows cannot be read as alpaca"),
-        (b'[{"instruction": "u"}, {"instruction" "u"}]', "rows.jsonl: row 2 is not readable JSON"),
+        (b'[{"instruction": "u"}, {"instruction" "u"}]', "rows.jsonl: row 2 is not valid JSON"),
         (b"\x1f\x8b no gzip", "rows.jsonl: damaged compressed file"),
     ],
 )
@@ -291,7 +291,7 @@ def test_a_tokenizer_without_an_end_token(folder):
     config = json.loads((folder / "base" / "tokenizer_config.json").read_text())
     config["eos_token"] = None
     (folder / "base" / "tokenizer_config.json").write_text(json.dumps(config))
-    assert refused(recipe()).startswith("tokenizer_config: the tokenizer of base has no end-of-sequence token")
+    assert refused(recipe()).startswith("tokenizer_config: the tokenizer of base has no EOS token")
 
 
 def test_a_tokenizer_that_appends_eos_to_every_text(folder):

@@ -18,9 +18,8 @@ from pathlib import Path
 from faults import READING, WRITING, in_child, strike
 
 from solar_plugins.data.mixture import make_mixture
-from solar_plugins.data.prepared_datasets import TALLY_FILE, fingerprint, prepared_set
+from solar_plugins.data.prepared_datasets import TALLY_FILE, TrainingRecords, fingerprint, prepared_set
 from solar_plugins.data.row_encoder import RowEncoder
-from solar_plugins.data.training_records import TrainingRecords
 
 
 class Mixture:

@@ -140,9 +140,9 @@ def test_the_same_ids_come_out_of_generation(tokenizer):
 def test_a_text_that_spells_a_special_token(tokenizer):
     encoder = make_encoder(tokenizer, "test")
     encoder.check_messages(single_turn("a < b > c", "<S>"))
-    with pytest.raises(RowError, match=r"^the user's text holds the special token '</s>'$"):
+    with pytest.raises(RowError, match=r"^the user message .*'</s>'$"):
         encoder.check_messages(single_turn("a</s>b", "c"))
-    with pytest.raises(RowError, match=r"^the assistant's text holds the special token '<s>'$"):
+    with pytest.raises(RowError, match=r"^the assistant message .*'<s>'$"):
         encoder.check_messages(single_turn("a", "<s>struck out"))
 
 
@@ -154,7 +154,7 @@ def changed(tokenizer, **attributes):
 
 
 def test_a_tokenizer_without_an_end_token(tokenizer):
-    with pytest.raises(DataError, match="the tokenizer of base has no end-of-sequence token; an answer has to end"):
+    with pytest.raises(DataError, match=r"the tokenizer of base has no EOS token.*\n.*eos_token: </s>"):
         make_encoder(changed(tokenizer, eos_token=None), "base")
 
 
@@ -166,7 +166,7 @@ def test_a_tokenizer_that_does_not_know_its_own_end_token():
     inner.pre_tokenizer = pre_tokenizers.Punctuation()
     broken = PreTrainedTokenizerFast(tokenizer_object=inner)
     broken._special_tokens_map["eos_token"] = "<end>"
-    with pytest.raises(DataError, match=r"reads its own end-of-sequence token '<end>' as \[1, 2, 3\]"):
+    with pytest.raises(DataError, match=r"tokenizer of base .*'<end>' as \[1, 2, 3\]"):
         make_encoder(broken, "base")
 
 
@@ -177,5 +177,5 @@ def test_a_slow_tokenizer():
         def __call__(self, text, **_):
             return {"input_ids": [2]}
 
-    with pytest.raises(DataError, match="is no fast tokenizer, so it cannot say where an answer starts"):
+    with pytest.raises(DataError, match=r"tokenizer of base is not a fast tokenizer.*tokenizer\.json"):
         make_encoder(Slow(), "base")

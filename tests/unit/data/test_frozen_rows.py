@@ -1,7 +1,7 @@
-"""What the built-in formatters and the encoder make of fixed rows, so that no change to it keeps an old version.
+"""What the built-in formatters and the encoder produce for fixed rows, so that no change to that keeps an old version.
 
-Prepared datasets are found by these versions (`data/prepared_datasets.py`): rows that were prepared before a change
-would be trained on after it.
+Prepared datasets are cached by these versions (`data/prepared_datasets.py`): without a new version, rows that were
+prepared before a change would still be trained on.
 """
 
 import hashlib
@@ -10,14 +10,13 @@ from pathlib import Path
 
 from solar_plugins.data.encoder import make_encoder
 from solar_plugins.data.formatters import preference, sft
-from solar_plugins.data.prepared_datasets import FORMAT_VERSION
+from solar_plugins.data.prepared_datasets import FORMAT_VERSION, NOTES_COLUMN, PROBLEM_COLUMN, TrainingRecords
 from solar_plugins.data.row_encoder import RowEncoder
-from solar_plugins.data.training_records import PROBLEM_COLUMN, TrainingRecords
 
 FROZEN = Path(__file__).with_name("frozen_rows.txt")
 ADVICE = """
-Some rows are encoded otherwise than tests/unit/data/frozen_rows.txt says. Datasets that were prepared before must not
-be used any more:
+Some rows are encoded differently than in tests/unit/data/frozen_rows.txt. Datasets that were prepared before must not
+be reused:
 - if the formatter changed, raise its `version`;
 - if the encoder, the template, the records or formatters/base.py changed, raise `FORMAT_VERSION`;
 - if only the rows of this test changed, leave both.
@@ -109,7 +108,7 @@ ROWS = {
 
 
 def digest(formatter, tokenizer):
-    """Of the records and token ids that the rows give, and of which rows are bad; the wording of problems is free."""
+    """A hash of the records and token ids of the rows, and of which are bad; the wording of messages is free."""
     encoder = RowEncoder(formatter, make_encoder(tokenizer, "test"), 64)
     records = TrainingRecords(encoder)
     found = []
@@ -117,6 +116,7 @@ def digest(formatter, tokenizer):
         batch = records.read_batch({column: [value] for column, value in row.items()}, [index])
         problems = batch[PROBLEM_COLUMN]
         batch[PROBLEM_COLUMN] = [problem is not None for problem in problems]
+        batch[NOTES_COLUMN] = [notes and notes.count("\n") + 1 for notes in batch[NOTES_COLUMN]]
         found.append(batch)
         if "chosen" in batch and problems == [None]:
             found += [answer.tokens for answer in encoder.pair(row, index)[1:]]

@@ -97,7 +97,7 @@ def test_what_is_written(folder):
         "row": 5,
         "reason": "missing_text",
         "column": "r",
-        "value": "no such column",
+        "value": "the column is missing",
     }
     tasks = [(one["file"], one["row"]) for one in dropped if one["reason"] == "excluded_task"]
     assert tasks == [("orca1.jsonl" if i < 60 else "orca2.jsonl", i % 60 + 1) for i in range(100) if i % 10 in (7, 8)]
@@ -201,7 +201,7 @@ def test_a_share_without_a_row(folder):
     ("damage", "message"),
     [
         (lambda: save(with_set(path="gone.jsonl")), r"gone\.jsonl: cannot be read \(no such file\)"),
-        (lambda: save(with_set(path="x.csv")), r"x\.csv: unknown kind of file"),
+        (lambda: save(with_set(path="x.csv")), r"x\.csv: unknown .*\.jsonl"),
         (
             lambda: [Path(f"orca{i}.jsonl").write_bytes(b"\xff\n" * 3) for i in (1, 2)],
             r"none of 6 rows can be read; orca1\.jsonl row 1: the row is not UTF-8",
@@ -210,8 +210,11 @@ def test_a_share_without_a_row(folder):
             lambda: save(with_set(text_columns=["q", "response"])),
             r"sets\.orca: orca1.*no row is left of 100 \(100 missing_text\).*columns of the first row are q, r, task",
         ),
-        (lambda: save(with_set(task_column="tusk")), r"none of 100 rows names a task in the column 'tusk'"),
-        (lambda: [write_lines(f"orca{i}.jsonl", []) for i in (1, 2)], r"sets\.orca: .*holds no rows"),
+        (lambda: save(with_set(task_column="tusk")), r"none of 100 rows .*'tusk' \(task_column\).* q, r, task"),
+        (
+            lambda: [write_lines(f"orca{i}.jsonl", []) for i in (1, 2)],
+            r"sets\.orca: orca1\.jsonl, orca2\.jsonl: no rows",
+        ),
         (lambda: write_lines("bench.jsonl", [{"q": "x"}]), r"bench\.jsonl: row 1 has no text in the column 'question'"),
     ],
 )
@@ -234,7 +237,7 @@ def test_an_input_that_changes_meanwhile(folder, monkeypatch):
         return choose(*arguments)
 
     monkeypatch.setattr(mixture_module, "choose_rows", choose_and_change)
-    with pytest.raises(DataError, match=r"an input changed while it was read; nothing was written"):
+    with pytest.raises(DataError, match=r"mix\.yml: an input changed .*nothing was written"):
         make_mixture(folder / "mix.yml")
     assert list((folder / "made").iterdir()) == []
 
@@ -257,7 +260,7 @@ def test_a_full_disk(folder, monkeypatch):
 def test_a_folder_of_somebody_else_is_left_alone(folder):
     (folder / "made/mix").mkdir(parents=True)
     (folder / "made/mix/thesis.tex").write_text("years of work")
-    with pytest.raises(DataError, match=r"holds what no mixture of ours wrote \(thesis\.tex\)"):
+    with pytest.raises(DataError, match=r"output: made/mix .*\(thesis\.tex\)"):
         make_mixture(folder / "mix.yml")
     assert (folder / "made/mix/thesis.tex").read_text() == "years of work"
 
@@ -270,7 +273,7 @@ def test_a_note_in_our_folder_and_an_input_there_are_left_alone(folder):
         make_mixture(folder / "mix.yml")
     (folder / "made/mix/note.txt").unlink()
     save(with_set(path="made/mix/orca.jsonl"))
-    with pytest.raises(DataError, match=r"holds the input made/mix/orca\.jsonl"):
+    with pytest.raises(DataError, match=r"output: .*the input made/mix/orca\.jsonl"):
         make_mixture(folder / "mix.yml")
 
 
@@ -289,7 +292,7 @@ def test_a_link_to_the_folder_stays_a_link(folder):
 def test_output_that_is_a_file(folder):
     (folder / "file").write_text("")
     save(MIXTURE | {"output": "file"})
-    with pytest.raises(DataError, match="output: file is there"):
+    with pytest.raises(DataError, match=r"output: file .*\(file\)"):
         make_mixture(folder / "mix.yml")
 
 
@@ -301,7 +304,7 @@ def test_a_set_that_a_benchmark_empties_is_told_and_not_refused(folder):
     assert content(folder / "made/mix")["bad.jsonl"] == b""
     assert [one["benchmark_row"] for one in lines(folder / "made/mix/dropped.jsonl")] == [1, 1]
     assert report.benchmark_rows == {"bench.jsonl": {"ngrams": 2, "inside": 0, "equal": 0}}
-    assert "bad: NO ROW IS LEFT" in as_text(report, folder / "made/mix", made=True)
+    assert "bad: NO ROWS" in as_text(report, folder / "made/mix", made=True)
 
 
 def test_rows_that_cannot_be_read_are_dropped_and_named(folder):

@@ -9,9 +9,8 @@ from solar_plugins.data import prepared_datasets as prepared_sets
 from solar_plugins.data.encoder import make_encoder
 from solar_plugins.data.formatters import preference_formatters, sft_formatters
 from solar_plugins.data.formatters.base import single_turn
-from solar_plugins.data.prepared_datasets import fingerprint, prepared_set, read_set
+from solar_plugins.data.prepared_datasets import TrainingRecords, fingerprint, prepared_set, read_set
 from solar_plugins.data.row_encoder import RowEncoder
-from solar_plugins.data.training_records import TrainingRecords
 from solar_plugins.errors import DataError
 
 BAD = {3: {"output": ""}, 4: {"instruction": None}, 2105: {"output": "</s>"}, 2300: {"output": "word " * 99}}
@@ -47,7 +46,7 @@ def test_counts_do_not_depend_on_the_number_of_processes(dataset, records, proce
     from datasets import load_from_disk
 
     ready = prepared_set(dataset, records, "datasets[0] (rows.jsonl)", tmp_path / "ready", processes)
-    assert ready.tally.words(64) == (
+    assert ready.tally.summary(64) == (
         "datasets[0] (rows.jsonl) as alpaca: 2400 rows read, 2396 kept, 4 dropped: 1 instruction is missing (row 5); "
         "1 output is empty (row 4); 1 the assistant's text holds the special token '</s>' (row 2106); "
         "1 longer than sequence_len 64 (row 2301)"
@@ -91,7 +90,7 @@ def test_a_ready_set_is_found_again_and_says_the_same(dataset, records, tmp_path
     monkeypatch.setattr(prepared_sets, "read_set", lambda *_: pytest.fail("read again"))
     second = prepared_set(dataset, records, "second", tmp_path / "ready", None)
     assert second.path == first.path
-    assert second.tally.words(64) == first.tally.words(64).replace("first", "second")
+    assert second.tally.summary(64) == first.tally.summary(64).replace("first", "second")
 
 
 ALPACA_SOURCE = """

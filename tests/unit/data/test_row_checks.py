@@ -3,7 +3,7 @@ import json
 import pytest
 
 from solar_plugins.data.ngrams import Match, NgramIndex, Place
-from solar_plugins.data.row_checks import BlockVerdict, Dropped, Reason, RowRules, check_block, check_row, texts_in
+from solar_plugins.data.row_checks import BlockResult, Dropped, Reason, RowRules, check_block, check_row, texts_in
 from solar_plugins.data.row_files import Block
 
 INDEX = NgramIndex(3, [("one two three four", Place("gsm8k.jsonl", 7))])
@@ -15,7 +15,7 @@ def block(*rows, first_row=1):
 
 
 def test_a_block_with_one_of_each():
-    verdict = check_block(
+    result = check_block(
         block(
             {"q": "x", "a": "", "task": "other"},
             b" \r",
@@ -29,11 +29,11 @@ def test_a_block_with_one_of_each():
         RULES,
         INDEX,
     )
-    assert verdict == BlockVerdict(
+    assert result == BlockResult(
         kept=bytes([1, 0, 0, 0, 0, 0, 0]),
         rows=6,
         dropped=[
-            Dropped("f.jsonl", 13, Reason.MISSING_TEXT, "a", "no such column"),
+            Dropped("f.jsonl", 13, Reason.MISSING_TEXT, "a", "the column is missing"),
             Dropped("f.jsonl", 14, Reason.MISSING_TEXT, "a", "None"),
             Dropped("f.jsonl", 15, Reason.MISSING_TEXT, "a", "5"),
             Dropped("f.jsonl", 16, Reason.EXCLUDED_TASK, "task", "cot_gsm8k"),
@@ -83,25 +83,27 @@ def test_values_without_text(value):
     ("line", "problem"),
     [
         (b'{"q": ', "the row is not JSON (Expecting value)"),
-        (b'{"q": "", "a": ""},', "the row is not JSON (something follows the object, such as a comma)"),
-        (b"\xff", "the row is not UTF-8 (convert the file)"),
-        (b'{"q": "\xed\xa0\xbd"}', "the row is not UTF-8 (convert the file)"),  # half a character, as UTF-8 cannot be
+        (b'{"q": "", "a": ""},', "the row is not JSON (extra characters after the object"),
+        (b"\xff", "the row is not UTF-8"),
+        (b'{"q": "\xed\xa0\xbd"}', "the row is not UTF-8"),  # half a character, as UTF-8 cannot be
         (b"[" * 100_000, "the row is not JSON (maximum recursion depth exceeded"),
         (b"1" * 5000, "the row is not JSON (Exceeds the limit"),
-        (b'"text"', "the row is a str, expected an object"),
-        (b"[1]", "the row is a list, expected an object"),
-        (b"null", "the row is a NoneType, expected an object"),
+        (b'"text"', "the row has type str, expected"),
+        (b"[1]", "the row has type list, expected"),
+        (b"null", "the row has type NoneType, expected"),
     ],
 )
 def test_a_line_that_is_no_row_is_one_bad_row(line, problem):
-    verdict = check_block(block({"q": "", "a": ""}, b"", line, {"q": "", "a": ""}), RULES, INDEX)
-    assert (verdict.kept, verdict.rows) == (bytes([1, 0, 0, 1]), 3)
-    [dropped] = verdict.dropped
+    result = check_block(block({"q": "", "a": ""}, b"", line, {"q": "", "a": ""}), RULES, INDEX)
+    assert (result.kept, result.rows) == (bytes([1, 0, 0, 1]), 3)
+    [dropped] = result.dropped
     assert (dropped.row, dropped.reason, dropped.column) == (3, Reason.UNREADABLE, "")
     assert dropped.value.startswith(problem)
 
 
 def test_half_a_character_in_a_text_column_is_unreadable_and_elsewhere_is_not_read():
     row = {"q": "", "a": [{"content": "half \ud83d"}]}
-    assert check_row(row, RULES, INDEX)[:3] == (Reason.UNREADABLE, "a", "holds '\\ud83d', half of a UTF-16 pair")
+    reason, column, value, _ = check_row(row, RULES, INDEX)
+    assert (reason, column) == (Reason.UNREADABLE, "a")
+    assert "'\\ud83d'" in value
     assert check_row({"q": "", "a": "", "note": "\ud83d"}, RULES, INDEX) is None

@@ -30,7 +30,7 @@ def encoder(tokenizer):
     return make
 
 
-def learnt(tokenizer, answer):
+def in_loss(tokenizer, answer):
     return tokenizer.decode([label for label in answer.tokens.labels if label >= 0])
 
 
@@ -39,7 +39,7 @@ def test_a_row_of_instructions(encoder, tokenizer):
     assert answer.messages == question("u")
     assert (answer.prompt, answer.completion) == (PROMPT, "good</s>")
     assert answer.tokens.input_ids == tokenizer(PROMPT + "good</s>")["input_ids"]
-    assert learnt(tokenizer, answer) == "good</s>"
+    assert in_loss(tokenizer, answer) == "good</s>"
     assert answer.num_tokens == len(answer.tokens.input_ids) == len(answer.tokens.labels)
     assert not answer.cut
 
@@ -48,7 +48,7 @@ def test_a_conversation_gives_each_answer_with_the_turns_before_it(encoder, toke
     turns = [("user", "u"), ("assistant", "good"), ("user", "v"), ("assistant", "bye")]
     row = {"messages": [{"role": role, "content": content} for role, content in turns]}
     answers = encoder("messages").conversation(row)
-    assert [learnt(tokenizer, answer) for answer in answers] == ["good</s>", "bye</s>"]
+    assert [in_loss(tokenizer, answer) for answer in answers] == ["good</s>", "bye</s>"]
     assert [answer.messages for answer in answers] == [row["messages"][:1], row["messages"][:3]]
     assert tokenizer.decode(answers[1].tokens.input_ids).endswith("good### User:\nv\n\n### Assistant:\nbye</s>")
 
@@ -68,23 +68,23 @@ def test_a_conversation_as_one_example(encoder, tokenizer):
         *tokenizer.apply_chat_template(CHAT, chat_template=template_text(), tokenize=True, return_dict=False),
         tokenizer.eos_token_id,
     ], "what the template gives for the conversation, and the end"
-    assert learnt(tokenizer, answer) == "good bye\n</s>"
+    assert in_loss(tokenizer, answer) == "good bye\n</s>"
     assert (answer.messages, answer.completion) == (CHAT[:4], " bye\n</s>")
     labels = answer.tokens.labels
     runs = [label >= 0 and labels[place - 1] < 0 for place, label in enumerate(labels)]
     assert sum(runs) == 2, "two runs of labels: the turns between the answers are masked"
 
 
-def test_answers_that_are_marked_are_not_learnt_in_either_form(encoder, tokenizer):
+def test_masked_answers_are_not_trained_on_in_either_form(encoder, tokenizer):
     marked = [*CHAT[:2], CHAT[2] | {"weight": 0}, *CHAT[3:]]
     [answer] = encoder("messages").conversation({"messages": marked})
-    assert learnt(tokenizer, answer) == "bye\n</s>"
+    assert in_loss(tokenizer, answer) == "bye\n</s>"
     assert len(answer.notes) == 1
     [answer] = whole(encoder, marked)
-    assert learnt(tokenizer, answer) == "bye\n</s>"
+    assert in_loss(tokenizer, answer) == "bye\n</s>"
     [answer] = whole(encoder, [*CHAT[:4], CHAT[4] | {"weight": 0}])
-    assert learnt(tokenizer, answer) == "good</s>", "it ends with the last answer that is learnt"
-    with pytest.raises(NothingToLearn, match="has no answer to learn"):
+    assert in_loss(tokenizer, answer) == "good</s>", "it ends with the last answer that is trained on"
+    with pytest.raises(NothingToLearn, match="weight: 0"):
         whole(encoder, [CHAT[1], CHAT[2] | {"weight": 0}])
 
 
@@ -108,17 +108,17 @@ def test_a_pair(encoder, tokenizer):
     ]
     for answer in pair[1:]:
         assert answer.tokens.input_ids == tokenizer(PROMPT + answer.completion)["input_ids"]
-        assert learnt(tokenizer, answer) == answer.completion
+        assert in_loss(tokenizer, answer) == answer.completion
     assert (pair.too_long, pair.cut) == (False, False)
 
 
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        (PAIR | {"rejected": " good "}, "chosen is equal to rejected"),
+        (PAIR | {"rejected": " good "}, "chosen equals rejected"),
         (PAIR | {"chosen": ""}, "chosen is empty"),
-        (PAIR | {"chosen": "a</s>b"}, "the assistant's text holds the special token '</s>'"),
-        (PAIR | {"question": "a<s>b"}, "the user's text holds the special token '<s>'"),
+        (PAIR | {"chosen": "a</s>b"}, "the assistant message .*'</s>'"),
+        (PAIR | {"question": "a<s>b"}, "the user message .*'<s>'"),
     ],
 )
 def test_bad_pairs(encoder, row, problem):
@@ -175,18 +175,18 @@ def test_random_choices_depend_on_seed_and_row_alone(tokenizer):
     [
         (
             lambda row: text(row["x"], "x") / 2,
-            "quiz failed with TypeError: unsupported operand type(s) for /: 'str' and 'int'",
+            r"^quiz failed with TypeError: unsupported .* \(test_row_encoder\.py:\d+\)$",
         ),
-        (lambda row: None, "quiz failed with TypeError: 'NoneType' object is not iterable"),
-        (lambda row: question("u"), "quiz gave a conversation without an answer"),
-        (lambda row: text(None, "y"), "y is missing"),
+        (lambda row: None, "^quiz failed with TypeError: 'NoneType' object is not iterable$"),
+        (lambda row: question("u"), "^quiz .*without an answer"),
+        (lambda row: [{"role": "bot", "content": "Hi"}, *question("u")], "^quiz .*'bot', expected one of system, user"),
+        (lambda row: text(None, "y"), "^y is missing"),
     ],
 )
 def test_a_formatter_that_fails_makes_a_bad_row_under_its_name(tokenizer, to_messages, problem):
     formatter = SFTFormatter(name="quiz", columns=("x",), to_messages=to_messages, summary="")
-    with pytest.raises(RowError) as error:
+    with pytest.raises(RowError, match=problem):
         RowEncoder(formatter, make_encoder(tokenizer, "test"), 64).conversation({"x": "a"})
-    assert str(error.value) == problem
 
 
 def test_a_formatter_of_the_other_kind_is_no_bad_row(encoder):

@@ -106,22 +106,22 @@ def test_shapes_of_files(tmp_path, name, content, rows):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("r.json", b'[{"a": 1}, {"a": ]', r"r\.json: row 2 is not readable JSON \(Expecting value"),
+        ("r.json", b'[{"a": 1}, {"a": ]', r"r\.json: row 2 is not valid JSON \(Expecting value"),
         ("r.json", b'[{"a": 1}, {"a": 2}', r"row 2 .*expected a comma or the end"),
         ("r.json", b'[{"a": 1} {"a": 2}]', r"row 1 .*expected a comma"),
-        ("r.json", b'[{"a": 1},', r"row 2 .*the file ends inside the list"),
-        ("r.json", b'[{"a": 1}] x', r"something follows the end of the list"),
-        ("r.json", b"[" * 100_000, r"row 1 is not readable JSON .*recursion"),
+        ("r.json", b'[{"a": 1},', r"row 2 .*the file ends inside"),
+        ("r.json", b'[{"a": 1}] x', r"extra characters after the end"),
+        ("r.json", b"[" * 100_000, r"row 1 is not valid JSON .*recursion"),
         *((f"r.jsonl{ending}", b"none of these", r"damaged compressed file") for ending in row_files.COMPRESSIONS),
         ("r.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 100, mtime=0)[:-12], r"damaged compressed file"),
         ("r.jsonl.xz", lzma.compress(b'{"a": 1}\n' * 100)[:40], r"damaged compressed file"),
-        ("r.jsonl", '{"a": 1}\n'.encode("utf-16")[:-1], r"not whole as utf-16"),
-        ("r.parquet", b"PAR1 and no more", r"not a whole Parquet file"),
-        ("r.parquet", b"none of these", r"not a whole Parquet file \(it does not begin as one"),
+        ("r.jsonl", '{"a": 1}\n'.encode("utf-16")[:-1], r"truncated or damaged utf-16"),
+        ("r.parquet", b"PAR1 and no more", r"r\.parquet: damaged Parquet file"),
+        ("r.parquet", b"none of these", r"r\.parquet: not a Parquet file, .*PAR1"),
         (
             "r.csv",
             b"a,b",
-            r"unknown kind of file; expected a name that ends in \.jsonl, \.json, \.ndjson, \.parquet; the first 3",
+            r"unknown file format; expected .*\.jsonl, \.json, \.ndjson, \.parquet; the first 3",
         ),
     ],
 )
@@ -202,7 +202,7 @@ def test_a_damaged_line_is_one_bad_row(tmp_path, damage, place):
                     found[number] = parse_row(line)
                 except RowError as error:
                     found[number] = str(error)
-    assert str(found.pop(2 * place + 1)).startswith("the row is ")
+    assert str(found.pop(2 * place + 1)).startswith("the row ")
     assert found == {2 * n + 1: {"n": n} for n in range(8) if n != place}
 
 
@@ -325,11 +325,11 @@ def test_a_text_of_parquet_that_is_not_utf8_is_one_bad_row(tmp_path):
 
 @pytest.mark.parametrize("path", ["missing.jsonl", "."])
 def test_no_such_file(tmp_path, path):
-    with pytest.raises(DataError, match=r"missing\.jsonl: cannot be read \(no such file\)|unknown kind"):
+    with pytest.raises(DataError, match=r"missing\.jsonl: cannot be read \(no such file\)|unknown file format"):
         require_readable(str(tmp_path / path))
 
 
 def test_a_folder_is_not_called_missing(tmp_path):
     (tmp_path / "rows.jsonl").mkdir()
-    with pytest.raises(DataError, match=r"rows\.jsonl: cannot be read \(it is no file\)"):
+    with pytest.raises(DataError, match=r"rows\.jsonl: cannot be read \(not a file\)"):
         require_readable(str(tmp_path / "rows.jsonl"))

@@ -3,9 +3,9 @@ import os
 
 import pytest
 
-from solar_plugins.data import row_tables
+from solar_plugins.data import row_files
 from solar_plugins.data.formatters.base import RowError
-from solar_plugins.data.row_tables import columns_of, numbered_rows, row_place, row_table, rows_of_batch
+from solar_plugins.data.row_files import columns_of, numbered_rows, row_place, row_table, rows_of_batch
 from solar_plugins.errors import DataError
 
 
@@ -74,26 +74,26 @@ def test_a_table_is_made_once_and_an_unfinished_one_again(tmp_path, monkeypatch)
     (tmp_path / "r.jsonl").write_text('{"a": 1}')
     table(tmp_path, "r.jsonl")
     with monkeypatch.context() as patch:
-        patch.setattr(row_tables, "read_blocks", lambda *_, **__: pytest.fail("read again"))
+        patch.setattr(row_files, "read_blocks", lambda *_, **__: pytest.fail("read again"))
         table(tmp_path, "r.jsonl")
     [made] = (tmp_path / "tables").iterdir()
-    (made / row_tables.DONE).unlink()
-    (made / row_tables.TABLE).write_bytes(b"half")
+    (made / row_files.DONE).unlink()
+    (made / row_files.TABLE).write_bytes(b"half")
     assert numbered(table(tmp_path, "r.jsonl")) == [("", 0, {"a": 1})]
     assert list((tmp_path / "tables").iterdir()) == [made]
 
 
 def test_a_file_that_changes_meanwhile_is_no_table(tmp_path, monkeypatch):
     (tmp_path / "r.jsonl").write_text('{"a": 1}')
-    read = row_tables.read_blocks
+    read = row_files.read_blocks
 
     def read_and_change(path, **options):
         yield from read(path, **options)
         (tmp_path / "r.jsonl").write_text('{"a": 2}')
 
     with monkeypatch.context() as patch:
-        patch.setattr(row_tables, "read_blocks", read_and_change)
-        with pytest.raises(DataError, match=r"r\.jsonl: changed while it was read"):
+        patch.setattr(row_files, "read_blocks", read_and_change)
+        with pytest.raises(DataError, match=r"r\.jsonl: changed while"):
             table(tmp_path, "r.jsonl")
     assert numbered(table(tmp_path, "r.jsonl")) == [("", 0, {"a": 2})]
 

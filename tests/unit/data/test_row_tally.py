@@ -23,12 +23,12 @@ def tally(rows_read=100, bad=(), too_long=(), examples=(PLAIN,)):
 
 
 def test_all_rows_are_kept():
-    assert tally().words(512) == "datasets[0] (a.jsonl) as alpaca: 100 rows read, 100 kept, 0 dropped"
+    assert tally().summary(512) == "datasets[0] (a.jsonl) as alpaca: 100 rows read, 100 kept, 0 dropped"
 
 
 def test_each_kind_is_counted_and_its_first_rows_are_named_from_1():
     found = tally(bad=[(n, "output is empty") for n in range(0, 12, 2)] + [(1, "input is missing")], too_long=[98])
-    assert found.words(512) == (
+    assert found.summary(512) == (
         "datasets[0] (a.jsonl) as alpaca: 100 rows read, 92 kept, 8 dropped: "
         "6 output is empty (rows 1, 3, 5, 7, 9, ...); 1 input is missing (row 2); "
         "1 longer than sequence_len 512 (row 99)"
@@ -39,18 +39,18 @@ def test_each_kind_is_counted_and_its_first_rows_are_named_from_1():
 def test_conversations_of_several_turns():
     found = tally(3, examples=[Example(), Example(), LONG])
     assert (found.examples, found.examples_too_long, found.too_long) == (6, 3, 0)
-    assert found.words(8) == (
-        "datasets[0] (a.jsonl) as alpaca: 3 rows read, 3 kept (giving 6 examples), 0 dropped. "
-        "Of conversations that were kept, 3 later answers are too long and were left out"
+    assert found.summary(8) == (
+        "datasets[0] (a.jsonl) as alpaca: 3 rows read, 3 kept (6 examples), 0 dropped. "
+        "3 later answers of kept conversations are too long and were left out"
     )
 
 
 def test_repeated_turns_are_told():
     """Eight turns of one length: 1 + 2 + ... + 8 turns are in the examples, 4.5 times the conversation's 8."""
-    words = tally(2, examples=[Example(num_tokens=100 * turns) for turns in range(1, 9)]).words(8)
+    words = tally(2, examples=[Example(num_tokens=100 * turns) for turns in range(1, 9)]).summary(8)
     assert "The examples have 4.5 times the tokens of the conversations" in words
     assert "solar: {data: {examples_per: conversation}}" in words
-    assert "times the tokens" not in tally(2, examples=[Example(num_tokens=9)]).words(8)
+    assert "times the tokens" not in tally(2, examples=[Example(num_tokens=9)]).summary(8)
 
 
 def test_rows_with_nothing_to_learn_are_named_but_no_fault():
@@ -59,7 +59,7 @@ def test_rows_with_nothing_to_learn_are_named_but_no_fault():
         found.add_error(index, NothingToLearn("status", "is tie"))
     found.add_error(30, RowError("chosen", "is empty"))
     assert (found.num_bad, found.rows_kept, found.rows_read) == (1, 10, 31)
-    assert "21 dropped: 20 status is tie (rows 11, 12, 13, 14, 15, ...); 1 chosen is empty (row 31)" in found.words(8)
+    assert "21 dropped: 20 status is tie (rows 11, 12, 13, 14, 15, ...); 1 chosen is empty (row 31)" in found.summary(8)
     found.judge("drop", 0.04, 8)
     with pytest.raises(DataError, match="1 of 31 rows"):
         found.judge("stop", 1, 8)
@@ -68,7 +68,7 @@ def test_rows_with_nothing_to_learn_are_named_but_no_fault():
 def test_what_was_left_out_of_rows_is_counted():
     assert (
         tally(2, examples=[Example(notes=("answer set aside",) * 2)])
-        .words(8)
+        .summary(8)
         .endswith("0 dropped. 4 answer set aside (rows 1, 1, 2, 2)")
     )
 
@@ -81,8 +81,8 @@ def test_a_row_is_too_long_where_all_of_its_examples_are():
 def test_examples_that_are_cut_are_counted():
     assert (
         tally(2, examples=[CUT, Example()])
-        .words(8)
-        .endswith("2 kept (giving 4 examples), 0 dropped. 2 of 4 examples are cut at sequence_len 8")
+        .summary(8)
+        .endswith("2 kept (4 examples), 0 dropped. 2 of 4 examples are truncated at sequence_len 8")
     )
     assert tally(2, examples=[Example(too_long=True, cut=True), Example()]).cut == 0, "it was left out"
 
@@ -93,21 +93,21 @@ def test_the_first_bad_rows_come_in_the_order_of_the_dataset():
 
 
 def test_many_kinds_are_summed_up():
-    words = tally(bad=[(n, f"kind {n:02}") for n in range(10)]).words(8)
-    assert "kind 07 (row 8); 2 for 2 more reasons" in words
+    words = tally(bad=[(n, f"kind {n:02}") for n in range(10)]).summary(8)
+    assert "kind 07 (row 8); 2 for 2 other reasons" in words
     assert "kind 08" not in words
 
 
 def test_it_survives_its_file_and_takes_the_name_of_the_recipe_that_asks():
     found = tally(bad=[(3, "output is empty")], too_long=[4])
     again = RowTally.from_dict(json.loads(found.to_json()), "datasets[7] (b.jsonl)")
-    assert again.words(9) == found.words(9).replace("datasets[0] (a.jsonl)", "datasets[7] (b.jsonl)")
+    assert again.summary(9) == found.summary(9).replace("datasets[0] (a.jsonl)", "datasets[7] (b.jsonl)")
 
 
 @pytest.mark.parametrize(
     ("found", "rule", "words"),
     [
-        (tally(0), ("drop", 0.5), "datasets[0] (a.jsonl): has no rows; expected rows for alpaca. Give another file"),
+        (tally(0), ("drop", 0.5), "datasets[0] (a.jsonl): no rows; expected rows for alpaca"),
         (
             tally(bad=[(4, "output is empty")]),
             ("stop", 1),
@@ -117,7 +117,7 @@ def test_it_survives_its_file_and_takes_the_name_of_the_recipe_that_asks():
             tally(bad=[(n, "output is empty") for n in range(3)]),
             ("drop", 0.02),
             "3 of 100 rows cannot be read as alpaca, more than the share of 0.02 that solar.data.max_bad_share allows:"
-            "\n  3 output is empty (rows 1, 2, 3)\nCheck that",
+            "\n  3 output is empty (rows 1, 2, 3)\nFix the rows",
         ),
         (
             tally(3, too_long=range(3)),
@@ -130,6 +130,16 @@ def test_sets_that_stop_a_run(found, rule, words):
     with pytest.raises(DataError) as error:
         found.judge(*rule, 64)
     assert words in str(error.value)
+
+
+def test_a_broken_formatter_is_not_blamed_on_the_rows():
+    found = tally(2, bad=[(n, "alpaca failed with TypeError: x (mine.py:3)") for n in range(2)])
+    for rule in ("drop", "stop"):
+        with pytest.raises(DataError, match="Fix the formatter alpaca"):
+            found.judge(rule, 0.02, 64)
+    found.add_bad(2, "output is empty")
+    with pytest.raises(DataError, match="Fix the rows"):
+        found.judge("drop", 0.02, 64)
 
 
 def test_sets_that_do_not():

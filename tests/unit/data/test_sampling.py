@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solar_plugins.data.sampling import choose_rows, rows_with_shares
+from solar_plugins.data.mixture import choose_rows, rows_with_shares
 
 kept_rows = st.lists(st.integers(0, 1), max_size=60).map(bytes)
 

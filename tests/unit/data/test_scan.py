@@ -4,11 +4,10 @@ import signal
 
 import pytest
 
-from solar_plugins.data import scan
+from solar_plugins.data import row_checks
 from solar_plugins.data.ngrams import NgramIndex, Place
-from solar_plugins.data.row_checks import Reason, RowRules
+from solar_plugins.data.row_checks import Reason, RowRules, Scanner, default_processes
 from solar_plugins.data.row_files import Block
-from solar_plugins.data.scan import Scanner, default_processes
 from solar_plugins.errors import DataError
 
 INDEX = NgramIndex(2, [("bad words", Place("b", 1))])
@@ -21,13 +20,13 @@ def blocks():
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_verdicts_come_in_order_whatever_judges(processes):
+def test_results_come_in_order_from_any_number_of_processes(processes):
     with Scanner(INDEX, processes) as scanner:
-        found = list(scanner.verdicts(blocks(), RowRules(("text",))))
+        found = list(scanner.results(blocks(), RowRules(("text",))))
     assert [block for block, _ in found] == list(blocks())
-    for block, verdict in found:
-        assert verdict.kept == bytes([1, 0]) * (len(block.lines) // 2)
-        assert {one.reason for one in verdict.dropped} == {Reason.BENCHMARK_OVERLAP}
+    for block, result in found:
+        assert result.kept == bytes([1, 0]) * (len(block.lines) // 2)
+        assert {one.reason for one in result.dropped} == {Reason.BENCHMARK_OVERLAP}
 
 
 def test_few_blocks_are_read_ahead():
@@ -39,7 +38,7 @@ def test_few_blocks_are_read_ahead():
             yield block
 
     with Scanner(None, 2) as scanner:
-        next(scanner.verdicts(counted(), RowRules(("text",))))
+        next(scanner.results(counted(), RowRules(("text",))))
     assert len(read) == 5
 
 
@@ -47,16 +46,16 @@ def test_few_blocks_are_read_ahead():
 def test_a_line_that_is_no_row_is_dropped_and_the_reading_goes_on(processes):
     damaged = Block("f", 7, [b'{"text": "x"}', b"{"], 1)
     with Scanner(None, processes) as scanner:
-        verdicts = list(scanner.verdicts([damaged, *blocks()], RowRules(("text",))))
-    assert len(verdicts) == 1 + len(list(blocks()))
-    [dropped] = verdicts[0][1].dropped
+        results = list(scanner.results([damaged, *blocks()], RowRules(("text",))))
+    assert len(results) == 1 + len(list(blocks()))
+    [dropped] = results[0][1].dropped
     assert (dropped.row, dropped.reason) == (8, Reason.UNREADABLE)
 
 
 def test_a_killed_process_is_an_error_and_no_endless_wait(monkeypatch):
-    monkeypatch.setattr(scan, "_judge", _killed)
+    monkeypatch.setattr(row_checks, "_check", _killed)
     with Scanner(None, 2) as scanner, pytest.raises(DataError, match="was killed"):
-        list(scanner.verdicts(blocks(), RowRules(("text",))))
+        list(scanner.results(blocks(), RowRules(("text",))))
 
 
 def _killed(block, rules):

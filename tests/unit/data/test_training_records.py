@@ -2,9 +2,9 @@ import pytest
 
 from solar_plugins.data.encoder import make_encoder
 from solar_plugins.data.formatters import preference_formatters, sft_formatters
+from solar_plugins.data.prepared_datasets import TrainingRecords, count_rows
 from solar_plugins.data.row_encoder import RowEncoder
 from solar_plugins.data.row_tally import RowTally
-from solar_plugins.data.training_records import TrainingRecords, count_rows
 
 PAIR = {"question": "u", "chosen": "good", "rejected": "bad and longer"}
 PROMPT = "### User:\nu\n\n### Assistant:\n"

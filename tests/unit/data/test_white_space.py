@@ -89,10 +89,10 @@ def test_prompts_are_those_of_inference_and_answers_stay_whole(kind, made_tokeni
                 start = [*rows.encoder.start_ids] if prompt[:1] != [*rows.encoder.start_ids] else []
                 masked = [token for token, label in zip(ids, labels, strict=True) if label == IGNORED_LABEL]
                 assert masked == start + prompt
-                learnt = [label for label in labels if label != IGNORED_LABEL]
-                assert ids == masked + learnt
+                trained_on = [label for label in labels if label != IGNORED_LABEL]
+                assert ids == masked + trained_on
                 before = tokenizer("a", add_special_tokens=False)["input_ids"]
-                assert tokenizer.decode(before + learnt) == f"a{answer}</s>"
+                assert tokenizer.decode(before + trained_on) == f"a{answer}</s>"
 
 
 @pytest.mark.parametrize("kind", ["mistral", *KINDS])
@@ -104,14 +104,13 @@ def test_a_pair_is_what_trl_makes_of_its_texts_or_it_is_refused(kind, made_token
         try:
             pair = rows.pair({"prompt": "u", "chosen": answer, "rejected": "other"}, 0)
         except RowError as error:
-            refused.add((answer[0].isspace(), error.problem))
+            refused.add((answer[0].isspace(), "white space" in error.problem))
             continue
         ids, labels = pair.chosen.tokens
         prompt = tokenizer(pair.chosen.prompt)["input_ids"]
         assert ids == tokenizer(pair.chosen.prompt + pair.chosen.completion)["input_ids"]
         assert labels == [IGNORED_LABEL] * len(prompt) + ids[len(prompt) :]
-    joined = "starts with white space that this tokenizer joins with the prompt's last line break"
-    assert refused == (set() if kind == "mistral" else {(True, joined)}), "the others join line breaks and white space"
+    assert refused == (set() if kind == "mistral" else {(True, True)}), "the others merge line breaks and white space"
 
 
 def test_code_stays_valid(tokenizer):
@@ -119,5 +118,7 @@ def test_code_stays_valid(tokenizer):
     body = "    if a:\n        return 1\n    return 2"
     [answer] = rows.conversation({"instruction": "Complete:\ndef f(a):\n", "output": body})
     assert answer.prompt == "### User:\nComplete:\ndef f(a):\n\n\n### Assistant:\n"
-    learnt = tokenizer.decode(tokenizer("\n")["input_ids"] + [label for label in answer.tokens.labels if label >= 0])
-    compile("def f(a):\n" + learnt.partition("\n")[2].removesuffix("</s>"), "learnt", "exec")
+    trained_on = tokenizer.decode(
+        tokenizer("\n")["input_ids"] + [label for label in answer.tokens.labels if label >= 0]
+    )
+    compile("def f(a):\n" + trained_on.partition("\n")[2].removesuffix("</s>"), "trained_on", "exec")

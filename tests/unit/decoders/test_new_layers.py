@@ -13,8 +13,7 @@ from tiny_models import compare, load, logits, make_base
 from transformers import logging
 
 from solar_plugins.errors import CheckpointError
-from solar_plugins.evaluation.probe.new_layers import NewWeights
-from solar_plugins.evaluation.probe.replay import LayerReplay
+from solar_plugins.evaluation.probe.replay import LayerReplay, NewWeights
 from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.checkpoint import write_checkpoint

@@ -5,7 +5,7 @@ import torch
 
 from solar_plugins.data.encoder import IGNORED_LABEL, Encoded
 from solar_plugins.data.row_encoder import EncodedAnswer, EncodedPair
-from solar_plugins.evaluation.chat_measures import JudgedPairs, answers_loss, judged_pairs
+from solar_plugins.evaluation.measure import PairLogProbs, answers_loss, pair_log_probs
 
 
 def encoded(prompt, answer):
@@ -44,28 +44,28 @@ def test_pairs_are_judged_by_the_sums_of_both_answers(llama):
     answers = [EncodedAnswer([], "", "", tokens, len(tokens.input_ids), too_long=False) for tokens in ANSWERS]
     pairs = [EncodedPair(n, answers[n], answers[19 - n]) for n in range(20)]
 
-    judged = judged_pairs(llama, pairs)
+    judged = pair_log_probs(llama, pairs)
 
     sums = [log_probability(llama, answer) for answer in ANSWERS]
     assert judged.chosen == pytest.approx(sums, rel=1e-4)
     assert judged.rejected == pytest.approx(sums[::-1], rel=1e-4)
-    assert judged.preferred == sum(one > other for one, other in zip(sums, sums[::-1], strict=True)) == 10
+    assert judged.num_preferred == sum(one > other for one, other in zip(sums, sums[::-1], strict=True)) == 10
 
 
 def test_ties_are_not_preferred():
-    assert JudgedPairs((-1.0, -2.0, -3.0), (-2.0, -2.0, -4.0)).preferred == 2
+    assert PairLogProbs((-1.0, -2.0, -3.0), (-2.0, -2.0, -4.0)).num_preferred == 2
 
 
-def test_a_chosen_answer_gains_where_its_distance_from_the_rejected_one_grows():
-    reference = JudgedPairs((-5.0, -5.0, -5.0, -5.0), (-3.0, -3.0, -3.0, -3.0))
+def test_a_pair_is_rewarded_if_its_margin_grows():
+    reference = PairLogProbs((-5.0, -5.0, -5.0, -5.0), (-3.0, -3.0, -3.0, -3.0))
     # Both answers likelier, both unlikelier, the chosen one unlikelier, and nothing changed.
-    model = JudgedPairs((-4.0, -6.0, -6.0, -5.0), (-2.5, -5.0, -3.0, -3.0))
+    model = PairLogProbs((-4.0, -6.0, -6.0, -5.0), (-2.5, -5.0, -3.0, -3.0))
 
-    assert model.preferred == 0
-    assert model.gained_on(reference) == 2
+    assert model.num_preferred == 0
+    assert model.num_rewarded(reference) == 2
 
 
 @pytest.mark.parametrize("broken", [math.nan, -math.inf])
-def test_a_model_with_broken_weights_is_known_by_its_judgement(broken):
-    assert JudgedPairs((-1.0,), (-2.0,)).is_finite
-    assert not JudgedPairs((-1.0, broken), (-2.0, -2.0)).is_finite
+def test_a_model_with_broken_weights_has_log_probabilities_that_are_not_finite(broken):
+    assert PairLogProbs((-1.0,), (-2.0,)).is_finite
+    assert not PairLogProbs((-1.0, broken), (-2.0, -2.0)).is_finite

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +8,7 @@ from click.testing import CliRunner
 from made_results import SHOTS, lm_eval_results, write_results
 
 from solar_plugins.cli import solar
-from solar_plugins.evaluation.h6_table import as_json, as_text, h6, h6_standard_error
-from solar_plugins.evaluation.lm_eval_results import read_scores
-from solar_plugins.evaluation.published import TASKS
+from solar_plugins.evaluation.h6 import TASKS, as_json, as_text, h6, h6_standard_error, read_scores
 
 SOLAR = Path(sys.executable).parent / "solar"
 INSTRUCT = (0.7108, 0.8816, 0.6621, 0.7143, 0.8358, 0.6475)
@@ -28,7 +27,10 @@ def test_the_paper_s_scores_give_the_paper_s_mean(tmp_path):
     [model] = models(tmp_path, instruct())
     assert round(h6(model), 2) == 74.20
     assert h6_standard_error(model) == pytest.approx(1 / 6**0.5), "six errors of one percent: sqrt(6) / 6"
-    assert as_text([model]) == TABLE
+    text = as_text([model])
+    assert text.startswith(TABLE)
+    assert "arXiv:2312.15166" in text
+    assert "SFT v3 70.03, SFT v4 70.88" in text
 
 
 TABLE = """\
@@ -42,10 +44,7 @@ Mixtral 8x7B-Instruct  72.62  70.22      87.63  71.16       64.58       81.37  6
 ------------------------------------------------------------------------------------
 outputs/mine           74.20  71.08      88.16  66.21       71.43       83.58  64.75
   standard error       ±0.41  ±1.00      ±1.00  ±1.00       ±1.00       ±1.00  ±1.00
-
-rows above the last line: Kim et al. 2023, arXiv:2312.15166; percent
-its stages by H6: SFT v3 70.03, SFT v4 70.88, average of SFT v3 and v4 71.11, \
-DPO v3, from that 73.58, average of two DPO candidates 74.00. One model has two scores there that lie 0.2 apart"""
+"""
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -59,7 +58,7 @@ def test_a_missing_task_is_shown_as_missing_and_no_mean_is_made(tmp_path, task):
     assert row[1] == "-"
     assert row[2 + TASKS.index(task)] == "-"
     assert row.count("-") == 2
-    assert f"- outputs/mine: not run: {task.name}; so there is no H6" in text
+    assert re.search(rf"^- outputs/mine: no H6, .*not run: {task.name}$", text, re.MULTILINE)
 
 
 def test_a_part_of_a_test_set_is_marked_and_no_mean_is_made(tmp_path):
@@ -71,10 +70,7 @@ def test_a_part_of_a_test_set_is_marked_and_no_mean_is_made(tmp_path):
     assert h6(model) is None
     assert "*64.75" in text
     assert "*66.21" in text
-    assert (
-        "* outputs/mine: MMLU on 14,007 examples (the test set has 14,042); GSM8K on 10 examples (the test set has "
-        "1,319); not comparable, so there is no H6"
-    ) in text
+    assert re.search(r"^\* outputs/mine: no H6, .*MMLU .*14,007 of 14,042 .*GSM8K .*10 of 1,319", text, re.MULTILINE)
 
 
 def test_without_standard_errors_there_is_no_line_of_them(tmp_path):
@@ -87,8 +83,10 @@ def test_two_models_a_chat_template_and_a_name_that_would_move_the_cursor(tmp_pa
     both = models(tmp_path, instruct(), instruct(model="evil\x1b[2J\nname") | {"chat_template": "x"})
     text = as_text(both)
     assert "\nevil�[2J name  " in text
-    assert "evil�[2J name: asked through a chat template: ARC, HellaSwag, MMLU, TruthfulQA, Winogrande, GSM8K" in text
-    assert "outputs/mine: asked" not in text
+    assert re.search(
+        r"^evil�\[2J name: .*chat template.*: ARC, HellaSwag, MMLU, TruthfulQA, Winogrande, GSM8K$", text, re.M
+    )
+    assert not re.search("outputs/mine: .*chat template", text)
 
 
 def test_json_has_the_same_and_null_where_nothing_is_known(tmp_path):
@@ -126,7 +124,7 @@ def test_the_command_prints_the_table_and_starts_without_torch(tmp_path):
     write_results(tmp_path / "results_1.json", instruct())
     command = [sys.executable, "-X", "importtime", str(SOLAR), "h6", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stdout == TABLE + "\n"
+    assert result.stdout.startswith(TABLE)
     modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in result.stderr.splitlines()}
     assert "click" in modules
     assert not modules & {"torch", "axolotl", "transformers", "numpy", "lm_eval"}
@@ -135,5 +133,6 @@ def test_the_command_prints_the_table_and_starts_without_torch(tmp_path):
 def test_an_unusable_file_is_one_paragraph_and_exit_status_1(tmp_path):
     result = CliRunner().invoke(solar, ["h6", str(tmp_path)])
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"Error: {tmp_path}: no file results_*.json lies in this folder or below it; give")
+    assert result.stderr.startswith(f"Error: {tmp_path}: no results_*.json in this folder")
+    assert "--output_path" in result.stderr
     assert result.stdout == ""

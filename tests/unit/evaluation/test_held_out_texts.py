@@ -1,7 +1,7 @@
 import pytest
 
 from solar_plugins.errors import ArgsError, SolarError
-from solar_plugins.evaluation.held_out_texts import checked_prompts, held_out_path, read_texts
+from solar_plugins.evaluation.held_out import checked_prompts, held_out_path, read_texts
 from solar_plugins.recipe import parse_recipe
 
 
@@ -18,8 +18,8 @@ def test_the_option_goes_before_the_recipe(tmp_path):
     [
         ({}, "test_datasets: missing"),
         ({"test_datasets": []}, "test_datasets: missing"),
-        ({"test_datasets": [{"path": "lab/hub-data"}]}, "its first path, 'lab/hub-data', is no file here"),
-        ({"test_datasets": ["x"]}, "its first path, None, is no file here"),
+        ({"test_datasets": [{"path": "lab/hub-data"}]}, "'lab/hub-data' is not a local file"),
+        ({"test_datasets": ["x"]}, "None is not a local file"),
     ],
 )
 def test_a_recipe_without_a_file_of_held_out_text_is_told_how_to_give_one(recipe, found):
@@ -38,11 +38,11 @@ def test_texts_are_read_in_order_and_blank_lines_passed_over(tmp_path):
     ("row", "message"),
     [
         ("{", "row 2: the row is not JSON"),
-        ('"text"', 'row 2: the row is a str, expected an object; expected a JSON object with a "text"'),
+        ('"text"', 'row 2: the row has type str, .*"text"'),
         ('{"content": "x"}', "row 2: text is None; expected a JSON object"),
         ('{"text": 3}', "row 2: text is 3"),
         ('{"text": " "}', "row 2: text is ' '; expected a JSON object with a \"text\" that is not blank"),
-        ('{"text": "a \\ud83d b"}', r"row 2: text holds '\\ud83d', half of a UTF-16 pair"),
+        ('{"text": "a \\ud83d b"}', r"row 2: text .*'\\ud83d'"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, row, message):
@@ -63,7 +63,7 @@ def test_a_bad_row_is_named(tmp_path, row, message):
             b'{"text": "\xff"}',
             "a.jsonl: 1 of 1 rows cannot be used, the first is row 1: the row is not UTF-8",
         ),
-        ("a.txt", b"text", "a.txt: unknown kind of file; expected a name that ends in .jsonl"),
+        ("a.txt", b"text", r"a\.txt: unknown file format; expected .*\.jsonl"),
         ("a.jsonl", None, r"a.jsonl: cannot be read \(No such file"),
     ],
 )
@@ -96,5 +96,5 @@ def test_a_blank_prompt_is_refused():
 
 
 def test_a_prompt_that_was_no_utf_8_is_refused():
-    with pytest.raises(ArgsError, match=r"prompt 1: holds '\\udcff', half of"):
+    with pytest.raises(ArgsError, match=r"prompt 1: .*'\\udcff'.*UTF-8"):
         checked_prompts([b"caf\xff".decode("utf-8", "surrogateescape")], [])

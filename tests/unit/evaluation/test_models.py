@@ -37,7 +37,7 @@ def test_a_tensor_of_another_shape_is_named(base_directory, tmp_path, llama):
     tensors["model.layers.2.mlp.down_proj.weight"] = torch.zeros(16, 8)
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
 
-    with pytest.raises(CheckpointError, match=r"1 tensors .* another shape, such as .*model.layers.2.mlp.down_proj"):
+    with pytest.raises(CheckpointError, match=r"1 tensors .* shape, such as .*model.layers.2.mlp.down_proj"):
         load_model(tmp_path)
 
 
@@ -64,7 +64,7 @@ def test_a_damaged_tokenizer_is_refused(base_directory, tmp_path, name):
         (tmp_path / file).write_bytes((base_directory / file).read_bytes())
     (tmp_path / name).write_text("[]")
 
-    with pytest.raises(CheckpointError, match=r"the tokenizer cannot be read .* copy those of the model"):
+    with pytest.raises(CheckpointError, match=r"the tokenizer cannot be read .* copy them"):
         load_tokenizer(tmp_path)
 
 

@@ -8,7 +8,7 @@ from solar_plugins.data.formatters.preference import preference
 from solar_plugins.data.row_encoder import RowEncoder
 from solar_plugins.data.row_tally import RowTally
 from solar_plugins.errors import DataError
-from solar_plugins.evaluation.preference_files import drawn_rows, encoded_pairs, find_file
+from solar_plugins.evaluation.sdpo_order import encoded_pairs, find_file, sampled_rows
 
 USER = {"role": "user", "content": "Why?"}
 ROW = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
@@ -40,10 +40,10 @@ def test_texts_and_messages_give_one_pair(row):
     ("change", "message"),
     [
         ({"prompt": None}, "prompt is missing"),
-        ({"prompt": 3}, "prompt is a int, expected a text"),
+        ({"prompt": 3}, "prompt .*int, expected a string"),
         ({"prompt": [USER, assistant("x")]}, "prompt does not end with the user's message"),
         ({"chosen": " "}, "chosen is empty"),
-        ({"rejected": ["x"]}, r"rejected\[0\] is a str, expected a message"),
+        ({"rejected": ["x"]}, r"rejected\[0\] .*str, expected a message"),
     ],
 )
 def test_rows_that_are_no_pair(change, message):
@@ -78,9 +78,7 @@ def test_a_named_formatter_is_taken(tmp_path):
     path = write(tmp_path / "set.jsonl", ROW)
     assert find_file(path, "ultrafeedback_binarized").formatter.name == "ultrafeedback_binarized"
     assert find_file(path, "prompt_and_answers").formatter.name == "preference"
-    with pytest.raises(
-        DataError, match=r"--type: 'orca' is no preference formatter; known: hh_rlhf, math_pairs, orca_dpo_pairs"
-    ):
+    with pytest.raises(DataError, match=r"--type: 'orca' .* known: hh_rlhf, math_pairs, orca_dpo_pairs"):
         find_file(path, "orca")
 
 
@@ -97,10 +95,10 @@ def test_columns_are_not_judged_by_one_row(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has no rows; expected preference pairs"),
-        ("\n\n", "has no rows"),
-        ("{oops\n", "no row can be read; of the first, the row is not JSON"),
-        ("[1]\n", "no row can be read; of the first, the row is a int, expected an object"),
+        ("", "no rows; expected preference pairs"),
+        ("\n\n", "no rows"),
+        ("{oops\n", "no row can be read (row 1: the row is not JSON"),
+        ("[1]\n", "no row can be read (row 1: the row has type int"),
         (
             '{"instruction": "i", "output": "o"}\n',
             "the first rows have the columns instruction, output; expected those of a",
@@ -131,12 +129,9 @@ def test_rows_become_ids_and_bad_ones_are_counted_and_named(tmp_path, encoder):
     read = list(encoded_pairs(file, frozenset(range(7)), rows, tally))
     assert [pair.row if pair else None for pair in read] == [1, None, None, None, None, None, 7]
     assert (tally.rows_read, tally.examples, tally.num_bad, tally.too_long, tally.cut) == (7, 2, 4, 1, 1)
-    assert tally.first_bad == [
-        (2, "chosen is empty"),
-        (3, "the row is not JSON (Expecting property name enclosed in double quotes)"),
-        (4, "chosen is equal to rejected"),
-        (5, "the assistant's text holds the special token '</s>'"),
-    ]
+    assert [number for number, _ in tally.first_bad] == [2, 3, 4, 5]
+    facts = ["chosen is empty", "the row is not JSON", "chosen equals rejected", "'</s>'"]
+    assert all(fact in problem for fact, (_, problem) in zip(facts, tally.first_bad, strict=True))
     decode = encoder.tokenizer.decode
     assert decode(read[0].chosen.tokens.input_ids) == "<s> ### User:\nWhy?\n\n### Assistant:\nBecause.</s>"
     assert decode([label for label in read[0].rejected.tokens.labels if label >= 0]) == "No.</s>"
@@ -147,14 +142,14 @@ def test_rows_become_ids_and_bad_ones_are_counted_and_named(tmp_path, encoder):
 
 
 def test_a_drawing_is_of_that_size_and_repeats_with_its_seed():
-    assert drawn_rows(5, None, 1) == drawn_rows(5, 9, 1) == {0, 1, 2, 3, 4}
-    drawn = drawn_rows(1000, 50, 1)
+    assert sampled_rows(5, None, 1) == sampled_rows(5, 9, 1) == {0, 1, 2, 3, 4}
+    drawn = sampled_rows(1000, 50, 1)
     assert len(drawn) == 50
-    assert drawn == drawn_rows(1000, 50, 1) != drawn_rows(1000, 50, 2)
+    assert drawn == sampled_rows(1000, 50, 1) != sampled_rows(1000, 50, 2)
     assert drawn <= set(range(1000))
 
 
-def test_only_the_drawn_rows_are_read(tmp_path, encoder):
+def test_only_the_sampled_rows_are_read(tmp_path, encoder):
     file = find_file(write(tmp_path / "set.jsonl", *(ROW | {"prompt": str(i)} for i in range(9))), None)
     tally = RowTally("set.jsonl", "preference")
     read = encoded_pairs(file, frozenset({1, 4, 8}), RowEncoder(file.formatter, encoder, 64, truncate=True), tally)

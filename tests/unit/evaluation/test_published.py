@@ -9,7 +9,7 @@ import lm_eval
 import pytest
 import yaml
 
-from solar_plugins.evaluation.published import PUBLISHED_MODELS, PUBLISHED_STAGES, TASKS
+from solar_plugins.evaluation.h6 import PUBLISHED_MODELS, PUBLISHED_STAGES, TASKS
 from solar_plugins.plugins.recipe_packs import recipe_directory
 from solar_plugins.recipe import read_yaml
 

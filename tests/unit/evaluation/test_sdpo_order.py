@@ -11,8 +11,7 @@ from solar_plugins.data.template import Example
 from solar_plugins.errors import CheckpointError, DataError
 from solar_plugins.evaluation.log_probabilities import AnswerScore, answer_scores
 from solar_plugins.evaluation.models import load_model
-from solar_plugins.evaluation.preference_files import PreferenceFile
-from solar_plugins.evaluation.sdpo_order import SetShare, order_sets
+from solar_plugins.evaluation.sdpo_order import PreferenceFile, SetShare, order_sets
 
 pytestmark = pytest.mark.slow  # Each loads models and measures them.
 
@@ -123,8 +122,8 @@ def test_the_command_says_what_it_found(tiny_chat_model, ranked, tmp_path):
     assert lines[3].startswith(f"2. {hard}  ")
     assert "50.0 % ± 12.5" in lines[3]
     assert f"{hard}: read as preference, 13 of 13 rows" in lines
-    assert "  left out as bad: 1 chosen is empty (row 13)" in lines
-    assert "carries another one or none" in shown.stdout
+    assert "  bad rows: 1 chosen is empty (row 13)" in lines
+    assert "tokenizer has another one" in shown.stdout
     assert "differ by less than" not in shown.stdout
 
     content = json.loads(CliRunner().invoke(solar, [*command, "--max-bad-share", "0.1", "--json"]).stdout)
@@ -135,12 +134,12 @@ def test_the_command_says_what_it_found(tiny_chat_model, ranked, tmp_path):
 def test_shares_that_do_not_differ_are_said_to(tiny_chat_model, ranked, tmp_path):
     a, b = (made_set(tmp_path / f"{n}.jsonl", ranked, n) for n in (6, 7))
     shown = CliRunner().invoke(solar, ["sdpo-order", str(tiny_chat_model), str(a), str(b), "--max-length", "128"])
-    assert f"{b} and {a} differ by less than two standard errors: either may be easier" in shown.stdout
+    assert f"{b} and {a} differ by less than two standard errors" in shown.stdout
 
 
 def test_what_cannot_be_used(tiny_chat_model, ranked, tmp_path):
     path = made_set(tmp_path / "set.jsonl", ranked, 6)
-    with pytest.raises(CheckpointError, match=r"nowhere: no config.json is in it; expected the folder"):
+    with pytest.raises(CheckpointError, match=r"nowhere: .*no config.json; expected the folder"):
         order_sets(tmp_path / "nowhere", [path])
     with pytest.raises(CheckpointError, match=r"--max-length: 1024; .* has 256 positions"):
         order_sets(tiny_chat_model, [path])
@@ -162,5 +161,5 @@ def test_a_model_with_broken_weights_is_named(tiny_chat_model, ranked, tmp_path)
     tensors = load_file(broken / "model.safetensors")
     tensors["model.norm.weight"] = torch.full_like(tensors["model.norm.weight"], math.nan)
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"set.jsonl: row \d+: the model's log-probability is not a number"):
+    with pytest.raises(CheckpointError, match=r"set.jsonl: row \d+: the log-probability is not finite"):
         order_sets(broken, [made_set(tmp_path / "set.jsonl", ranked, 6)], **LIMITS)

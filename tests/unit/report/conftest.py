@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from trained_models import *  # noqa: F403  fixtures
 
-from solar_plugins.evaluation.chat_measures import JudgedPairs
 from solar_plugins.evaluation.loss import Loss
-from solar_plugins.evaluation.measure import MeasuredModel
+from solar_plugins.evaluation.measure import MeasuredModel, PairLogProbs
 from solar_plugins.evaluation.models import Hardware
 from solar_plugins.recipe import parse_recipe
 from solar_plugins.report.content import Conditions, MeasuredSet, Report
@@ -75,7 +74,7 @@ def chain_report(report):
         losses = [
             Loss(tuple(100 * (nats + wobble) for wobble in (-0.1, 0, 0.1)), (100,) * 3) for nats in (text, answers)
         ]
-        pairs = JudgedPairs((-9.0,) * 6, (-10.0,) * preferred + (-8.0,) * (6 - preferred))
+        pairs = PairLogProbs((-9.0,) * 6, (-10.0,) * preferred + (-8.0,) * (6 - preferred))
         said = (f"{name} says & <i>so</i>", "")
         return MeasuredModel(name, 12 if name == "base" else 16, 16_000_000, losses[0], said, 2.0, losses[1], pairs)
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from solar_plugins.evaluation.chat_measures import JudgedPairs
 from solar_plugins.evaluation.loss import Loss
+from solar_plugins.evaluation.measure import PairLogProbs
 from solar_plugins.recipe import parse_recipe
 from solar_plugins.report.content import above_base, gained, parameters, preferred, share, to_json
 
@@ -61,7 +61,7 @@ def test_a_share_of_pairs_has_its_error():
 
 def test_pairs_that_are_not_finite_have_no_share(chain_report):
     *others, last = chain_report.models
-    broken = replace(last, pairs=JudgedPairs((math.nan,) * 6, (-1.0,) * 6))
+    broken = replace(last, pairs=PairLogProbs((math.nan,) * 6, (-1.0,) * 6))
 
     assert preferred(broken) == gained(replace(chain_report, models=(*others, broken)), broken) == "not finite"
 

@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from solar_plugins.evaluation.chat_measures import JudgedPairs
 from solar_plugins.evaluation.loss import Loss
+from solar_plugins.evaluation.measure import PairLogProbs
 from solar_plugins.recipe import parse_recipe
 from solar_plugins.report.page import dot_places, render_page
 
@@ -160,7 +160,7 @@ def test_a_broken_model_still_gives_a_page(report, place):
 
 def test_a_broken_model_in_a_chain_still_gives_a_page(chain_report):
     *others, last = chain_report.models
-    broken = replace(last, answers=Loss((math.nan,) * 3, (100,) * 3), pairs=JudgedPairs((math.nan,) * 6, (-1.0,) * 6))
+    broken = replace(last, answers=Loss((math.nan,) * 3, (100,) * 3), pairs=PairLogProbs((math.nan,) * 6, (-1.0,) * 6))
 
     text = text_of(render_page(replace(chain_report, models=(*others, broken))))
 

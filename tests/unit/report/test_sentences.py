@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from solar_plugins.evaluation.chat_measures import JudgedPairs
 from solar_plugins.evaluation.loss import Loss
+from solar_plugins.evaluation.measure import PairLogProbs
 from solar_plugins.recipe import parse_recipe
 from solar_plugins.report.page import template
 from solar_plugins.report.training_log import NO_SERIES, LogPoint, Series, TrainingLog
@@ -80,7 +80,7 @@ def test_the_headline_knows_noise(report, trained, within):
 
 def test_the_headline_names_the_models_that_are_not_finite(report, chain_report):
     base, *others = chain_report.models
-    pairs = replace(base, pairs=JudgedPairs((-math.inf,) * 6, (-1.0,) * 6))
+    pairs = replace(base, pairs=PairLogProbs((-math.inf,) * 6, (-1.0,) * 6))
     answers = replace(others[-1], answers=Loss((math.nan,), (10,)))
 
     found = headline(with_losses(report, math.nan, math.inf, math.nan))

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from solar_plugins.evaluation.chat_measures import JudgedPairs
 from solar_plugins.evaluation.loss import Loss
+from solar_plugins.evaluation.measure import PairLogProbs
 from solar_plugins.report.terminal import show_report
 
 
@@ -99,7 +99,7 @@ def test_a_narrow_terminal_wraps_prose_and_keeps_tables_whole(report):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_broken_model_still_has_a_row(chain_report, value):
     *others, last = chain_report.models
-    broken = replace(last, answers=Loss((value,) * 3, (100,) * 3), pairs=JudgedPairs((math.nan,) * 6, (-1.0,) * 6))
+    broken = replace(last, answers=Loss((value,) * 3, (100,) * 3), pairs=PairLogProbs((math.nan,) * 6, (-1.0,) * 6))
 
     text = " ".join(shown(replace(chain_report, models=(*others, broken))).split())
 

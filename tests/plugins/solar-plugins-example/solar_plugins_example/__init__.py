@@ -47,7 +47,7 @@ def read_quiz(row: Row) -> Messages:
     return single_turn(text(row.get("riddle"), "riddle"), text(row.get("solution"), "solution"), "Solve the riddle.")
 
 
-def read_duel(row: Row, chance: random.Random) -> PreferencePair:
+def read_duel(row: Row, rng: random.Random) -> PreferencePair:
     """A riddle and two solutions."""
     prompt = question(text(row.get("riddle"), "riddle"), "Solve the riddle.")
     return PreferencePair(prompt, text(row.get("winner"), "winner"), text(row.get("loser"), "loser"))

@@ -3,8 +3,8 @@ from formatter_rows import formatters
 
 from solar_plugins.data.encoder import make_encoder
 from solar_plugins.data.formatters.base import NothingToLearn, RowError
+from solar_plugins.data.prepared_datasets import PROBLEM_COLUMN, SOUND_COLUMN, TrainingRecords
 from solar_plugins.data.row_encoder import RowEncoder
-from solar_plugins.data.training_records import PROBLEM_COLUMN, SOUND_COLUMN, TrainingRecords
 
 
 @pytest.fixture

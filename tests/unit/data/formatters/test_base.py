@@ -27,8 +27,8 @@ def test_a_text_stays_as_it_is():
         (None, "output is missing"),
         (" \n", "output is empty"),
         ("", "output is empty"),
-        (3, "output is a int, expected a text"),
-        (["a"], "output is a list, expected a text"),
+        (3, "output has type int, expected a string"),
+        (["a"], "output has type list, expected a string"),
     ],
 )
 def test_what_is_no_text(value, words):
@@ -37,7 +37,7 @@ def test_what_is_no_text(value, words):
 
 def test_a_text_that_may_be_missing():
     assert [optional_text(value, "system") for value in (None, "", " \n", " s ")] == ["", "", "", " s "]
-    assert problem(optional_text, 0, "system") == "system is a int, expected a text"
+    assert problem(optional_text, 0, "system") == "system has type int, expected a string"
 
 
 def test_an_empty_system_text_gives_no_message():

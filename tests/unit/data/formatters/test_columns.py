@@ -59,8 +59,8 @@ def test_a_prompt_that_stands_in_the_conversation_too_changes_nothing(records):
         ({"query": "Hi there", "response": "ok"}, {"history": [["Hi", "ok"]]}),
     ],
 )
-def test_a_short_text_that_is_a_piece_of_another_by_chance_is_not_taken_for_read(records, row, column):
-    with pytest.raises(RowError, match=f"{next(iter(column))} is filled, but metamath has no place for it"):
+def test_a_short_text_that_happens_to_be_part_of_a_word_does_not_count_as_read(records, row, column):
+    with pytest.raises(RowError, match=f"{next(iter(column))} is filled, but .*metamath"):
         records("metamath", row | column)
 
 
@@ -81,7 +81,7 @@ def test_what_pandas_writes_for_a_missing_value_is_none(records):
     assert records("alpaca", ROWS["alpaca"] | {"input": float("nan"), "system": float("nan")}) == records(
         "alpaca", ROWS["alpaca"]
     )
-    with pytest.raises(RowError, match="output is a float"):
+    with pytest.raises(RowError, match=r"output .*float, expected a string"):
         records("alpaca", ROWS["alpaca"] | {"output": float("nan")})
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from formatter_rows import ANSWER, LISTS, USER
@@ -29,18 +30,18 @@ def test_both_forms_of_a_message():
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("hello", "m is a str, expected a message"),
-        ({}, "m.role is missing"),
-        ({"role": "user"}, "m.content is missing"),
-        ({"from": "human", "value": ""}, "m.value is empty"),
+        ("hello", "^m .*str, expected a message"),
+        ({}, r"^m\.role is missing"),
+        ({"role": "user"}, r"^m\.content is missing"),
+        ({"from": "human", "value": ""}, r"^m\.value is empty"),
         (
             {"from": "observation", "value": "{}"},
-            "m.from is 'observation', expected one of system, developer, user, human, assistant, gpt, chatgpt",
+            r"^m\.from is 'observation', expected one of system, developer, user, human, assistant, gpt, chatgpt",
         ),
     ],
 )
 def test_what_is_no_message(value, words):
-    assert problem(read_message, value, "m") == words
+    assert re.search(words, problem(read_message, value, "m"))
 
 
 def test_a_conversation():
@@ -51,21 +52,21 @@ def test_a_conversation():
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (None, "m is missing"),
-        (7, "m is a int, expected a list of messages"),
-        ([], "m is empty"),
-        ([ANSWER, USER], "m[0] is the assistant's, expected the user's"),
-        ([USER, USER], "m[1] is the user's, expected the assistant's"),
+        (None, "^m is missing"),
+        (7, "^m .*int, expected a list of messages"),
+        ([], "^m is empty"),
+        ([ANSWER, USER], r"^m\[0\] .*assistant, expected user"),
+        ([USER, USER], r"^m\[1\] .*user, expected assistant"),
         (
             [USER, {"role": "system", "content": "s"}],
-            "m[1] is the system's, expected the assistant's; a system text stands first",
+            r"^m\[1\] .*system, expected assistant; .*first",
         ),
-        ([{"role": "system", "content": "s"}, ANSWER], "m[1] is the assistant's, expected the user's"),
-        ([USER, {"role": "assistant", "content": " "}], "m[1].content is empty"),
+        ([{"role": "system", "content": "s"}, ANSWER], r"^m\[1\] .*assistant, expected user"),
+        ([USER, {"role": "assistant", "content": " "}], r"^m\[1\]\.content is empty"),
     ],
 )
 def test_what_is_no_conversation(value, words):
-    assert problem(read_messages, value, "m") == words
+    assert re.search(words, problem(read_messages, value, "m"))
 
 
 def test_the_last_answer():
@@ -84,7 +85,7 @@ def test_a_developers_message_is_the_system_text():
     """OpenAI's name of it since o1."""
     assert read_messages([DEVELOPER, USER, ANSWER], "m") == [SYSTEM, USER, ANSWER]
     for place, messages in ((1, [SYSTEM, DEVELOPER, USER, ANSWER]), (2, [USER, ANSWER, DEVELOPER, USER, ANSWER])):
-        with pytest.raises(RowError, match=rf"^m\[{place}\] is the developer's, .*; a system text stands first"):
+        with pytest.raises(RowError, match=rf"^m\[{place}\] .*developer, .*first"):
             read_messages(messages, "m")
 
 
@@ -103,15 +104,15 @@ def test_messages_that_a_table_holds_as_json():
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        (repr([USER, ANSWER]), "holds messages as a text that is no JSON, such as Python prints them; write them with"),
-        ('[{"role": "user",', "holds messages as a text that is no JSON"),
-        ("Hi", "is a text, expected a list of messages, or one as JSON"),
-        ('{"role": "user"}', "is a text, expected a list"),
+        (repr([USER, ANSWER]), "holds messages serialized as a string that is not JSON .*json.dumps"),
+        ('[{"role": "user",', "holds messages serialized as a string that is not JSON"),
+        ("Hi", "is a string, expected a list of messages"),
+        ('{"role": "user"}', "is a string, expected a list"),
         ("[]", "is empty"),
         ("  ", "is empty"),
-        ("[" * 100_000, "holds messages as a text that is no JSON"),
-        ("[1]", r"\[0\] is a int, expected a message"),
-        (7, "is a int, expected a list of messages"),
+        ("[" * 100_000, "holds messages serialized as a string that is not JSON"),
+        ("[1]", r"\[0\] .*int, expected a message"),
+        (7, ".*int, expected a list of messages"),
     ],
     ids=lambda value: str(value)[:20],
 )

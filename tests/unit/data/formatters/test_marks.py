@@ -1,4 +1,4 @@
-"""No built-in formatter ignores a mark that changes what a message or a row teaches."""
+"""No built-in formatter ignores a mark that changes what a message or a row trains."""
 
 from dataclasses import replace
 
@@ -39,7 +39,7 @@ def test_reasoning_in_a_column_of_its_own_is_not_left_out(records, name):
     """A reasoning model writes it before its answer: without it, the model learns to answer unprepared."""
     for column in ROW_REASONING:
         for value in ("First, it stands to reason.", ["First, step"], {"text": "First, step"}):
-            with pytest.raises(RowError, match=f"^row {column} is reasoning that the answer's text lacks"):
+            with pytest.raises(RowError, match=f"^row {column} is reasoning"):
                 records(name, ROWS[name] | {column: value})
     with pytest.raises(RowError, match="is reasoning"):
         records(name, ROWS[name] | {"reasoning": "REASONING"})
@@ -94,27 +94,27 @@ def test_a_mark_of_a_row_is_read_or_makes_it_bad(records, name, column):
     for value in (None, float("nan"), "heavy", learnt[1], *([] if column == "loss" else [learnt[0], str(learnt[0])])):
         assert records(name, ROWS[name] | {column: value}) == plain
     for value in left_out[1:] if column == "loss" else (*left_out, float(left_out[0]), str(left_out[1])):
-        with pytest.raises(NothingToLearn, match=f"{column} is .*: the row is marked not to be trained on"):
+        with pytest.raises(NothingToLearn, match=f"{column} is .*not to be trained on"):
             records(name, ROWS[name] | {column: value})
     if column == "loss":
         assert records(name, ROWS[name] | {column: 2.25}) == plain, "the loss that some model had"
         return
     for value in (0.5, 2, -1, "0.5"):
-        with pytest.raises(RowError, match=rf"{column} is '?{value}'?, a weight of the row in the loss.*Drop the col"):
+        with pytest.raises(RowError, match=rf"{column} is '?{value}'?, .*weight.*Remove the column"):
             records(name, ROWS[name] | {column: value})
 
 
 @pytest.mark.parametrize("name", sorted(ROWS.keys() - {"messages", "sharegpt"}))
 @pytest.mark.parametrize("column", [*ROW_MARKS, *TOKEN_COLUMNS])
 def test_flags_that_a_formatter_cannot_read_make_the_row_bad(records, name, column):
-    with pytest.raises(RowError, match=f"{column} (has a flag for each message or token|marks tokens of another)"):
+    with pytest.raises(RowError, match=f"{column} (has a flag for each message|.* tokens of another template)"):
         records(name, ROWS[name] | {column: [0, 1], "input_ids": [3, 4]})
 
 
 @pytest.mark.parametrize("column", TOKEN_COLUMNS)
 def test_marks_of_tokens(records, column):
     for name in ("messages", "sharegpt", "preference"):
-        with pytest.raises(RowError, match=f"{column} marks tokens of another template"):
+        with pytest.raises(RowError, match=f"{column} .* tokens of another template"):
             records(name, ROWS[name] | {column: [-100, 3], "input_ids": [3, 4]})
         assert records(name, ROWS[name] | {column: ["math", "easy"]}) == records(name, ROWS[name])
     assert records("messages", ROWS["messages"] | {"labels": [3, 5]}) == records("messages", ROWS["messages"]), (
@@ -133,7 +133,7 @@ def test_flags_for_messages_and_for_answers(column):
     for flags in ([yes], [no, yes, no], [users] * 400):
         with pytest.raises(RowError, match=f"^{column} has {len(flags)} flags for 4 messages with 2 answers; expected"):
             SFT["messages"].to_messages(row | {column: flags})
-    with pytest.raises(NothingToLearn, match="has no answer to learn"):
+    with pytest.raises(NothingToLearn, match=r"messages .*weight: 0"):
         SFT["messages"].to_messages(row | {column: [no, no]})
     with pytest.raises(RowError, match=r"messages\[1\]\.\w+ is 0.5, expected"):
         SFT["messages"].to_messages(row | {column: [0.5, yes]})
@@ -141,16 +141,16 @@ def test_flags_for_messages_and_for_answers(column):
 
 def test_flags_that_ask_to_train_on_the_user():
     row = {"conversations": [HUMAN, GPT]}
-    with pytest.raises(RowError, match=r"conversations\[0\]\.loss_mask asks to train on the user's text"):
+    with pytest.raises(RowError, match=r"conversations\[0\]\.loss_mask .*train on the user's message"):
         SFT["sharegpt"].to_messages(row | {"loss_mask": [1, 1]})
-    with pytest.raises(RowError, match=r"^conversations\[0\] is a str, expected a message"):
+    with pytest.raises(RowError, match=r"^conversations\[0\] .*str, expected a message"):
         SFT["sharegpt"].to_messages({"conversations": ["u", "a"], "loss_mask": [0, 1]})
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_masks_that_may_mean_either(records, name):
     for value in (0, 1, True, False, "1", [0, 1], "Assistant"):
-        with pytest.raises(RowError, match=r"mask is .*, which some trainers take for text that is learnt and others"):
+        with pytest.raises(RowError, match=r"mask is .*ambiguous"):
             records(name, ROWS[name] | {"mask": value})
     plain = records(name, ROWS[name])
     for value in ("User", "human", None, "[MASK]", "mask-7.png"):  # NeMo: the role that is not learnt
@@ -197,7 +197,7 @@ def test_a_message_that_says_what_the_template_cannot_is_refused(key):
 @pytest.mark.parametrize("key", [*ROW_REASONING, "rationale", "analysis"])
 def test_reasoning_of_a_message(key):
     for value in ("Let me see.", [{"type": "text", "text": "Let me see."}]):
-        with pytest.raises(RowError, match=rf"^m\.{key} is reasoning that the answer's text lacks, .*<think>"):
+        with pytest.raises(RowError, match=rf"^m\.{key} is reasoning .*<think>"):
             read_message(ANSWER | {key: value}, "m")
     for nothing in (None, "", [], {}, "[]", False, True, "off"):
         assert read_message(ANSWER | {key: nothing}, "m") == ANSWER
@@ -216,7 +216,7 @@ def test_the_start_of_an_answer_is_refused(key):
 @pytest.mark.parametrize("key", END_MARKS)
 def test_an_answer_without_an_end_is_refused(key):
     for value in (False, 0, ""):
-        with pytest.raises(RowError, match=rf"^m\.{key} is .*: no end token follows"):
+        with pytest.raises(RowError, match=rf"^m\.{key} is .*EOS"):
             read_message(ANSWER | {key: value}, "m")
         assert read_message(USER | {key: value}, "m") == USER
     for value in (True, 1, None, "</s>"):
@@ -225,7 +225,7 @@ def test_an_answer_without_an_end_is_refused(key):
 
 def test_a_message_on_another_channel_is_no_answer():
     for channel in ("analysis", "commentary"):
-        with pytest.raises(RowError, match=rf"^m\.channel is '{channel}': no answer"):
+        with pytest.raises(RowError, match=rf"^m\.channel is '{channel}'"):
             read_message(ANSWER | {"channel": channel}, "m")
     for channel in ("final", None, "slack"):
         assert read_message(ANSWER | {"channel": channel}, "m") == ANSWER
@@ -234,7 +234,7 @@ def test_a_message_on_another_channel_is_no_answer():
 @pytest.mark.parametrize("key", UNCLEAR_MARKS)
 def test_a_mark_that_may_mean_either_is_refused(key):
     for value in (1, True, "yes", *((0, False) if key == "mask" else ())):
-        with pytest.raises(RowError, match=rf"^m\.{key} is .*, which some .* rename it: weight \(0: .*masked \(1: "):
+        with pytest.raises(RowError, match=rf"^m\.{key} is .*ambiguous.* weight \(0: .*masked \(1: "):
             read_message(ANSWER | {key: value}, "m")
     assert read_message(ANSWER | {key: None}, "m") == ANSWER
     assert read_message(ANSWER | {"ignore": False}, "m") == ANSWER
@@ -244,7 +244,7 @@ def test_content_parts():
     parts = [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?"}]
     assert read_message({"role": "user", "content": parts}, "m") == {"role": "user", "content": "2 + 2?"}
     for other in ({"type": "image_url", "image_url": {}}, {"type": "text"}, {"type": "thinking"}, "text"):
-        with pytest.raises(RowError, match=r"^m\.content is a list, expected a text"):
+        with pytest.raises(RowError, match=r"^m\.content .*list, expected a string"):
             read_message({"role": "user", "content": [*parts, other]}, "m")
 
 
@@ -268,7 +268,7 @@ def test_marks_of_answers_that_are_not_learnt(key):
     for yes in (1, 1.0, True, None):
         assert read_message(ANSWER | {key: yes}, "m") == ANSWER
     for value in (0.5, "0", 2, []):
-        with pytest.raises(RowError, match=rf"^m\.{key} is .*, expected 0 \(not trained on\) or 1; .* no other"):
+        with pytest.raises(RowError, match=rf"^m\.{key} is .*, expected 0 \(not trained on\) or 1"):
             read_message(ANSWER | {key: value}, "m")
 
 
@@ -284,7 +284,7 @@ def test_a_mask_is_the_opposite_of_these_marks():
 def test_marks_of_other_messages():
     assert read_message(USER | {"weight": 1}, "m") == USER, "OpenAI defines it for answers alone"
     for key in ("train", "training", "loss"):
-        with pytest.raises(RowError, match="asks to train on the user's text"):
+        with pytest.raises(RowError, match=rf"m\.{key} .*train on the user's message"):
             read_message(USER | {key: True}, "m")
 
 

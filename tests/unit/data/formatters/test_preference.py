@@ -125,14 +125,14 @@ CASES = {
 
 
 class LastChoice(random.Random):
-    """A chance that always takes the last."""
+    """An rng that always takes the last."""
 
     def choice(self, sequence):
         return sequence[-1]
 
 
-def pair(name, row, chance=None):
-    return preference_formatters()[name].to_pair(row, chance or LastChoice())
+def pair(name, row, rng=None):
+    return preference_formatters()[name].to_pair(row, rng or LastChoice())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -147,8 +147,8 @@ def test_every_built_in_formatter_has_a_case():
 
 
 def test_the_best_score_is_chosen_and_each_worse_one_is_rejected_as_often():
-    chance = random.Random(0)
-    pairs = [pair("ultrafeedback_scores", SCORED, chance) for _ in range(2000)]
+    rng = random.Random(0)
+    pairs = [pair("ultrafeedback_scores", SCORED, rng) for _ in range(2000)]
     assert {found.chosen for found in pairs} == {"4"}, "of two equal scores the first"
     rejected = Counter(found.rejected for found in pairs)
     assert rejected.keys() == {"3", "four"}, "one of the same score is not worse"
@@ -164,10 +164,7 @@ def scored(*scores):
     return {"instruction": "i", "completions": completions}
 
 
-EMPTY, UNSCORED, CONTRADICTS = (
-    f"completion set aside: {why}"
-    for why in ("it is empty", "it has no overall_score", "its overall_score contradicts the fine-grained score")
-)
+EMPTY, UNSCORED, CONTRADICTS = "empty", "without overall_score", "contradicts the fine-grained score"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +187,8 @@ def test_scores_of_ultrafeedback(row, chosen, rejected, notes):
     pairs = [pair("ultrafeedback_scores", row, random.Random(seed)) for seed in range(20)]
     assert {found.chosen for found in pairs} == {chosen}
     assert {found.rejected for found in pairs} == rejected
-    assert {getattr(found, "notes", ()) for found in pairs} == {notes}
+    for found in pairs:
+        assert all(note in shown for note, shown in zip(notes, getattr(found, "notes", ()), strict=True))
 
 
 @pytest.mark.parametrize("nothing", ["", " \n", None])
@@ -198,7 +196,8 @@ def test_an_empty_completion_does_not_lose_the_row(nothing):
     row = scored((9, None), (1, None), (7, None))
     row["completions"][1]["response"] = nothing
     found = pair("ultrafeedback_scores", row)
-    assert (found.chosen, found.rejected, found.notes) == ("0", "2", (EMPTY,))
+    assert (found.chosen, found.rejected) == ("0", "2")
+    assert EMPTY in found.notes[0]
 
 
 def test_the_ratings_of_older_copies_stand_for_the_fine_grained_score():
@@ -207,23 +206,20 @@ def test_the_ratings_of_older_copies_stand_for_the_fine_grained_score():
         aspect: {"Rating": rating} for aspect, rating in [("honesty", "1"), ("truthfulness", "2"), ("helpful", "N/A")]
     }
     found = pair("ultrafeedback_scores", row)
-    assert (found.chosen, found.rejected, found.notes) == ("0", "2", (CONTRADICTS,))
+    assert (found.chosen, found.rejected) == ("0", "2")
+    assert CONTRADICTS in found.notes[0]
 
 
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        (scored((7, 4), (7, 4), (7, 4)), "completions hold no preference: all have the same overall_score"),
-        (
-            scored((8, 3.5), (7, 4)),
-            "completions hold no preference: the fine-grained scores contradict the overall scores",
-        ),
+        (scored((7, 4), (7, 4), (7, 4)), "^completions .*same overall_score"),
+        (scored((8, 3.5), (7, 4)), "^completions .*fine-grained scores contradict"),
     ],
 )
 def test_scores_without_a_preference_are_no_bad_rows(row, problem):
-    with pytest.raises(NothingToLearn) as error:
+    with pytest.raises(NothingToLearn, match=problem):
         pair("ultrafeedback_scores", row)
-    assert str(error.value) == problem
 
 
 TEXTS = {"prompt": "u", "question": "u", "rephrased_question": "u", "conversations": "u"}
@@ -244,7 +240,7 @@ OF_PAIRS = {
 @pytest.mark.parametrize(
     ("marks", "problem"),
     [
-        ({"status": "tie"}, "status is tie: neither answer is preferred"),
+        ({"status": "tie"}, "^status is .*tie.*neither"),
         ({"status": "swapped", "score_chosen": 8, "score_rejected": 7.5}, None),
         *(
             pytest.param({better: x, worse: y}, problem, id=f"{better} {x}")
@@ -252,8 +248,8 @@ OF_PAIRS = {
             for x, y, problem in [
                 (8, 7.5, None),
                 (8, "N/A", None),
-                (8, 8.0, f"{better} is equal to {worse}: neither answer is preferred"),
-                (6, 8, f"{better} is below {worse}"),
+                (8, 8.0, f"^{better} equals {worse}.*neither"),
+                (6, 8, f"^{better} is lower than {worse}"),
             ]
         ),
     ],
@@ -262,9 +258,8 @@ def test_a_pair_that_calls_itself_a_tie_is_left_out(name, marks, problem):
     if problem is None:
         assert pair(name, OF_PAIRS[name] | marks)
         return
-    with pytest.raises(NothingToLearn) as error:
+    with pytest.raises(NothingToLearn, match=problem):
         pair(name, OF_PAIRS[name] | marks)
-    assert str(error.value) == problem
 
 
 def test_every_formatter_of_two_answers_is_walked():
@@ -280,7 +275,7 @@ def test_an_answer_that_is_marked_not_to_be_learnt_makes_no_pair():
         ("ultrafeedback_binarized", {"chosen": [turn("user", "u"), marked], "rejected": [turn("user", "u"), other]}),
         ("sharegpt_pairs", {"conversations": "u", "chosen": marked, "rejected": other}),
     ]:
-        with pytest.raises(NothingToLearn, match=r"is marked not to be trained on"):
+        with pytest.raises(NothingToLearn, match="not to be trained on"):
             pair(name, row)
     earlier = [turn("user", "u"), marked, turn("user", "v")]
     assert pair("preference", {"prompt": earlier, "chosen": "4", "rejected": "5"}).chosen == "4", "it is context"
@@ -290,7 +285,7 @@ def test_an_answer_that_is_marked_not_to_be_learnt_makes_no_pair():
 def test_messages_that_a_table_made_a_text_of_are_no_answer(dump):
     row = {"prompt": "u", "chosen": [turn("assistant", "4")], "rejected": [turn("assistant", "5")]}
     for column in row:
-        with pytest.raises(RowError, match=f"^{column} holds messages written as one text"):
+        with pytest.raises(RowError, match=f"^{column} holds messages serialized as a string"):
             pair("preference", row | {column: dump([turn("user", "u"), turn("assistant", "4")])})
 
 
@@ -311,8 +306,8 @@ def test_labelled_answers():
 @pytest.mark.parametrize(
     ("name", "row", "problem"),
     [
-        ("orca_dpo_pairs", {"question": "q", "chosen": "a"}, "rejected is missing"),
-        ("orca_dpo_pairs", {"question": "q", "chosen": "a", "rejected": {}}, "rejected is a dict, expected a text"),
+        ("orca_dpo_pairs", {"question": "q", "chosen": "a"}, "^rejected is missing"),
+        ("orca_dpo_pairs", {"question": "q", "chosen": "a", "rejected": {}}, "^rejected .*dict, expected a string"),
         ("math_pairs", {"rephrased_question": "q", "rephrased_answer": " "}, "rephrased_answer is empty"),
         (
             "ultrafeedback_binarized",
@@ -320,37 +315,37 @@ def test_labelled_answers():
                 "chosen": [turn("user", "u"), turn("assistant", "a")],
                 "rejected": [turn("user", "v"), turn("assistant", "b")],
             },
-            "rejected answers another prompt than chosen does",
+            "^rejected answers a different prompt",
         ),
         (
             "ultrafeedback_binarized",
             {"chosen": [turn("user", "u"), turn("assistant", "a")], "rejected": "b"},
-            "rejected is a text, expected a list of messages, or one as JSON",
+            "^rejected is a string, expected a list of messages",
         ),
         ("ultrafeedback_binarized", {"chosen": [turn("assistant", "a")], "rejected": []}, "prompt is missing"),
         (
             "ultrafeedback_binarized",
             {"chosen": [turn("user", "u"), turn("assistant", "")], "rejected": []},
-            "chosen[1].content is empty",
+            r"^chosen\[1\]\.content is empty",
         ),
         (
             "ultrafeedback_scores",
             {"instruction": "i", "completions": [{"response": "a", "overall_score": 1}]},
-            "completions is [{'response': 'a', 'overall_score': 1}], expected a list of two completions or more",
+            "^completions is .*overall_score.*expected a list of at least two",
         ),
         (
             "ultrafeedback_scores",
             {"instruction": "i", "completions": [SCORED["completions"][0], {"response": "b", "overall_score": "N/A"}]},
-            "completions has 1 usable of 2 (1 completion set aside: it has no overall_score)",
+            r"^completions has 1 usable of 2, .*\(1 .*without overall_score",
         ),
         ("preference", {"chosen": "a", "rejected": "b"}, "prompt is missing"),
         (
             "preference",
             {"prompt": [turn("assistant", "u")], "chosen": "a", "rejected": "b"},
-            "prompt[0] is the assistant's, expected the user's",
+            r"^prompt\[0\] .*assistant, expected user",
         ),
-        ("hh_rlhf", {"chosen": "Human: u", "rejected": "x"}, "chosen does not begin with 'Human:' after a blank line"),
-        ("hh_rlhf", {"chosen": "\n\nHuman: u\n\nHuman: v"}, "chosen[1] is the user's, expected the assistant's"),
+        ("hh_rlhf", {"chosen": "Human: u", "rejected": "x"}, "^chosen does not start with .*'Human:'"),
+        ("hh_rlhf", {"chosen": "\n\nHuman: u\n\nHuman: v"}, r"^chosen\[1\] .*user, expected assistant"),
         (
             "sharegpt_pairs",
             {"conversations": [turn("user", "u"), turn("assistant", "a")], "chosen": "b", "rejected": "c"},
@@ -364,11 +359,10 @@ def test_labelled_answers():
         (
             "sharegpt_pairs",
             {"conversations": [turn("user", "u")], "chosen": turn("user", "b"), "rejected": "c"},
-            "chosen is the user's, expected the assistant's",
+            "^chosen .*user, expected assistant",
         ),
     ],
 )
 def test_bad_rows(name, row, problem):
-    with pytest.raises(RowError) as error:
+    with pytest.raises(RowError, match=problem):
         pair(name, row)
-    assert str(error.value) == problem

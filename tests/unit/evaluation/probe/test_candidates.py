@@ -47,8 +47,8 @@ def test_a_plan_whose_duplicates_start_otherwise(tmp_path):
         ("", ArgsError, "expected a list of plans"),
         ("strategy: dus", ArgsError, "expected a list of plans"),
         ("- [", ArgsError, "not valid YAML"),
-        ("- dus", ArgsError, "plan 1: 'dus' is no plan; expected a map with a strategy"),
-        ("- {drop_layers: 2}", ArgsError, "is no plan"),
+        ("- dus", ArgsError, "plan 1: 'dus' is not a plan; expected a map with a strategy"),
+        ("- {drop_layers: 2}", ArgsError, "plan 1: {'drop_layers': 2} is not a plan"),
         ("- {strategy: dus, drop_layers: 9}", ArgsError, "plan 1: drop_layers: 9 is impossible for a base of 8 layers"),
         (
             "- {strategy: slices, slices: [{model: o/b, layers: [0, 9]}]}",

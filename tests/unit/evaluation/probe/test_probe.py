@@ -85,7 +85,7 @@ def test_what_was_measured_is_not_measured_again(folder, monkeypatch):
     assert measured == []
     assert partly > 0
     run(folder, "--json", "--sequence-len", "20", out="again")
-    assert measured, "another question is asked anew"
+    assert measured, "other settings are measured again"
 
 
 def counted(function, calls):
@@ -97,7 +97,7 @@ def counted(function, calls):
 
 
 @pytest.mark.slow
-def test_memory_changes_no_figure(folder):
+def test_memory_does_not_change_the_losses(folder):
     wide = json.loads(run(folder, "--json", out="wide").stdout)
     narrow = json.loads(run(folder, "--json", "--memory", "0.01", out="narrow").stdout)
     assert [plan["loss"] for plan in narrow["plans"]] == pytest.approx(

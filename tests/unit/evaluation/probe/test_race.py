@@ -3,7 +3,7 @@ import random
 import pytest
 
 from solar_plugins.evaluation.loss import Loss
-from solar_plugins.evaluation.probe.race import FIRST_CAP, LAST_CAP, still_racing
+from solar_plugins.evaluation.probe.probe import FIRST_CAP, LAST_CAP, still_racing
 
 
 def noisy(rng, excess, noise, windows=40, text=2.0):
