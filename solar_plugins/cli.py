@@ -360,6 +360,18 @@ def mix(mixture: Path, processes: int | None, as_json_text: bool) -> None:
 
 
 @solar.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--rows", default=3, show_default=True, type=click.IntRange(1), help="Rows per dataset.")
+@click.option("--tokenizer", help="Directory or hub id.  [default: the recipe's tokenizer_config or base_model]")
+def preview(recipe: Path, rows: int, tokenizer: str | None) -> None:
+    """Print the first rows of a RECIPE's datasets as training sees them: text, loss mask, or why they are dropped."""
+    from solar_plugins.evaluation.preview import preview as preview_rows
+
+    for text in preview_rows(recipe, rows, tokenizer):
+        click.echo(text)
+
+
+@solar.command()
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
 def h6(results: tuple[Path, ...], as_json_text: bool) -> None:

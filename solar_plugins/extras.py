@@ -12,6 +12,7 @@ EXTRA_OF: Mapping[str, str] = {
     "solar probe": "probe",
     "solar report": "report",
     "solar report on test_datasets of type solar_plugins.*": "axolotl",
+    "solar preview": "torch",
     "solar sdpo-order": "torch",
     "a layer with computed weights": "torch",
     "reading a Parquet, .zst or .lz4 file": "parquet",

@@ -568,6 +568,21 @@ def _write_table(
     return num_rows
 
 
+def parsed_rows(path: str) -> Iterator[NumberedRow]:
+    """The rows of a file, read while they are asked for."""
+    for block in read_blocks(path):
+        for index, line in enumerate(block.lines, start=block.first_row - 1):
+            if line.strip():
+                yield NumberedRow("", index, _parsed(line))
+
+
+def _parsed(line: bytes) -> Row | RowError:
+    try:
+        return parse_row(line)
+    except RowError as error:
+        return error
+
+
 def numbered_rows(dataset: Any) -> Iterator[NumberedRow]:
     """All rows of a dataset, from local files or any other source."""
     start = 0
@@ -589,11 +604,7 @@ def rows_of_batch(batch: Mapping[str, Sequence[Any]], indices: Sequence[int]) ->
             yield NumberedRow("", index, {name: values[position] for name, values in batch.items()})
         return
     for file, number, line in zip(batch[FILE_COLUMN], batch[NUMBER_COLUMN], batch[LINE_COLUMN], strict=True):
-        try:
-            row: AnyRow | RowError = parse_row(line)
-        except RowError as error:
-            row = error
-        yield NumberedRow(file, number - 1, row)
+        yield NumberedRow(file, number - 1, _parsed(line))
 
 
 def row_place(dataset: Any, index: int) -> int | str:

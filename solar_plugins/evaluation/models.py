@@ -29,8 +29,10 @@ def hardware() -> Hardware:
     return Hardware(f"cuda ({torch.cuda.get_device_name()})", "bfloat16" if native else "float32")
 
 
-def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint; ``trust_remote_code`` runs code that comes with it.
+def load_tokenizer(
+    directory: Path | str, *, trust_remote_code: bool = False, local_files_only: bool = True
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, or of a hub id; ``trust_remote_code`` runs code that comes with it.
 
     Raises:
         CheckpointError: It is missing or cannot be read.
@@ -39,7 +41,7 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
 
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=trust_remote_code
+            directory, local_files_only=local_files_only, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

@@ -30,6 +30,7 @@ ARGUMENTS = {
     "solar report on test_datasets of type solar_plugins.*": [
         *("report", "{folder}/recipe.yml", "{folder}/solar_sft.yml", "--output", "{folder}/report.html")
     ],
+    "solar preview": ["preview", "{folder}/preview.yml"],
     "solar sdpo-order": ["sdpo-order", "{folder}/base", "{folder}/pairs.jsonl", "--max-length", "64"],
     "a layer with computed weights": [
         *("upscale", "{folder}/base", "{folder}/out", "--drop-layers", "1", "--duplicates", "scaled")
@@ -107,6 +108,9 @@ def folder(tmp_path, base_directory):
     (tmp_path / "base").symlink_to(base_directory)
     pair = {"prompt": "Who came by?", "chosen": "The wolf.", "rejected": "Nobody."}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    entry = {"path": str(tmp_path / "pairs.jsonl"), "type": "solar_plugins.preference"}
+    recipe = {"base_model": str(tmp_path / "base"), "rl": "dpo", "datasets": [entry]}
+    (tmp_path / "preview.yml").write_text(yaml.safe_dump(recipe))
     texts = [json.dumps({"text": f"the wolf came by {number} times"}) for number in range(4)]
     (tmp_path / "texts.jsonl").write_text("\n".join(texts) + "\n")
     (tmp_path / "grow.yml").write_text(
@@ -211,7 +215,7 @@ def test_an_extra_suffices(folder, command):
     arguments = [argument.format(folder=folder) for argument in ARGUMENTS[command]]
     result = run_with(project_requirements(EXTRA_OF[command]), arguments)
     assert result.returncode == 0, result.stderr
-    assert re.search("layers|judged|kept|prefers chosen", result.stdout)
+    assert re.search("layers|judged|kept|prefers chosen|in the loss", result.stdout)
 
 
 @pytest.mark.slow
