@@ -43,8 +43,8 @@ $(INSTALLED): pyproject.toml
 
 demo: $(INSTALLED)  ## upscale a real 135M model from 30 to 48 layers, train it, write a report: about 7 minutes on two cores
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
-	@$(BIN)/solar run $(PIPELINE) --only dus
-	@$(BIN)/solar report $(RECIPE) --output $(DEMO)/report.html
+	@$(BIN)/solar run $(PIPELINE) --only dus --only probe_plan
+	@$(BIN)/solar report $(RECIPE) recipes/smollm2/solar_probe_plan.yml --output $(DEMO)/report.html
 
 pipeline: $(INSTALLED)  ## every stage on that model, up to DPO and merging, and a report: about 30 minutes on two cores; resumes
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)

@@ -517,10 +517,10 @@ def report(
 @solar.command()
 @click.argument("pipeline", type=click.Path(path_type=Path))
 @click.option("--from", "start", metavar="STAGE", help="Start with this stage; those before it are taken as they are.")
-@click.option("--only", metavar="STAGE", help="Run this stage alone.")
+@click.option("--only", multiple=True, metavar="STAGE", help="Run this stage alone; may be given several times.")
 @click.option("--rerun", multiple=True, metavar="STAGE", help="Run this stage again; its output is moved aside first.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, and why.")
-def run(pipeline: Path, start: str | None, only: str | None, rerun: tuple[str, ...], dry_run: bool) -> None:
+def run(pipeline: Path, start: str | None, only: tuple[str, ...], rerun: tuple[str, ...], dry_run: bool) -> None:
     """Run the stages of a PIPELINE file, each in its own process; stages that are done are skipped.
 
     A stage is done while its file and its inputs are unchanged. An interrupted training stage resumes from its newest

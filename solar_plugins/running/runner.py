@@ -42,14 +42,19 @@ class Situation(NamedTuple):
 
 
 def run_pipeline(
-    path: Path, *, start: str | None = None, only: str | None = None, rerun: Collection[str] = (), dry_run: bool = False
+    path: Path,
+    *,
+    start: str | None = None,
+    only: Collection[str] = (),
+    rerun: Collection[str] = (),
+    dry_run: bool = False,
 ) -> None:
     """Run the stages of a pipeline that are not done.
 
     Args:
         path: The pipeline file.
         start: The first stage to look at; those before it are taken as they are.
-        only: The only stage to look at.
+        only: The only stages to look at; empty: all.
         rerun: Stages that are run again; what they wrote is moved aside.
         dry_run: Only say what would be done.
 
@@ -80,14 +85,14 @@ def run_pipeline(
                 _carry_out(pipeline, situation, label, again=stage.name in rerun)
 
 
-def _chosen(pipeline: Pipeline, start: str | None, only: str | None, rerun: Collection[str]) -> set[str]:
+def _chosen(pipeline: Pipeline, start: str | None, only: Collection[str], rerun: Collection[str]) -> set[str]:
     names = [stage.name for stage in pipeline.stages]
-    for name in filter(None, (start, only, *rerun)):
+    for name in filter(None, (start, *only, *rerun)):
         if name not in names:
             raise ArgsError(f"{pipeline.path}: no stage is called {name!r}; its stages: {', '.join(names)}")
-    if only is not None and start is not None:
-        raise ArgsError("--from and --only exclude each other")
-    return {only} if only is not None else set(names[names.index(start) if start else 0 :])
+    if only and start is not None:
+        raise ArgsError("--from and --only exclude each other; give one of them")
+    return set(only) or set(names[names.index(start) if start else 0 :])
 
 
 def situation_of(pipeline: Pipeline, stage: Stage) -> Situation:

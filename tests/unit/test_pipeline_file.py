@@ -89,10 +89,10 @@ def test_the_folder_of_records_is_asked_for(folder):
 def test_stages_of_our_own_pipelines_begin_with_what_an_earlier_one_wrote(name):
     found = read_pipeline(recipe_directory() / name)
     assert is_pipeline(found.path)
-    written = set()
-    for number, stage in enumerate(found.stages):
+    written = {found.stages[0].content["base_model"]}
+    for stage in found.stages:
         models = [stage.content.get("base_model"), *(one["model"] for one in stage.content.get("models", []))]
-        if number and stage.kind in ("recipe", "merge"):
+        if stage.kind in ("recipe", "merge"):
             assert {model for model in models if model} <= written, stage.name
         written |= set(stage.outputs)
 
@@ -100,7 +100,7 @@ def test_stages_of_our_own_pipelines_begin_with_what_an_earlier_one_wrote(name):
 def test_what_a_report_takes():
     """The recipes of training stages, and the folders of what is merged or has overrides."""
     small, large = (recipe_directory() / name for name in ("smollm2/pipeline.yml", "solar_pipeline.yml"))
-    recipes = [small.parent / f"solar_{name}.yml" for name in ("dus", "sft", "dpo", "sdpo_1", "sdpo_2")]
+    recipes = [small.parent / f"solar_{name}.yml" for name in ("dus", "probe_plan", "sft", "dpo", "sdpo_1", "sdpo_2")]
     assert report_stages(read_pipeline(small)) == (*recipes, Path("runs/smollm2/average"))
     assert report_stages(read_pipeline(large))[-2:] == (Path("outputs/solar_dpo_2"), Path("outputs/solar_average"))
 
