@@ -53,7 +53,11 @@ def test_a_recipe_of_two_models(folder, run_warm):
 
 
 @pytest.mark.parametrize(
-    "slices", ["[[0, 6], {model: ./donor, layers: [3, 6]}]", '[[0,6],{"model":"donor","layers":[3,6]}]']
+    "slices",
+    [
+        "[[0, 6], {model: ./donor, layers: [3, 6]}]",
+        pytest.param('[[0,6],{"model":"donor","layers":[3,6]}]', marks=pytest.mark.nightly),
+    ],
 )
 def test_slices_of_two_models_on_the_command_line(folder, run_warm, slices):
     result = run_warm(

@@ -73,9 +73,9 @@ def test_sft_after_upscaling_and_from_prepared_rows(train, training_folder):
     ("method", "needs", "first_loss"),
     [
         ("dpo", "", math.log(2)),
-        ("ipo", "", None),
+        pytest.param("ipo", "", None, marks=pytest.mark.nightly),
         ("orpo", "", None),
-        ("simpo", "simpo_gamma: 0.5\n", None),
+        pytest.param("simpo", "simpo_gamma: 0.5\n", None, marks=pytest.mark.nightly),
         ("kto", "remove_unused_columns: false\n", 0.5),  # 1 - sigmoid(0), while policy and reference are equal
     ],
 )

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -101,18 +100,6 @@ def logged(directory):
 
 def tensors(directory, load_file):
     return {name: tensor for path in directory.glob("*.safetensors") for name, tensor in load_file(path).items()}
-
-
-@pytest.mark.parametrize(
-    ("recipe", "start"),
-    [("sft", "dus"), ("dpo", "sft"), ("sdpo_1", "sft"), ("sdpo_2", "sdpo_1")],
-)
-def test_a_stage_starts_from_the_one_before_also_in_the_makefile(recipe, start):
-    content = read_yaml(SMALL / f"solar_{recipe}.yml")
-    assert content["base_model"] == read_yaml(SMALL / f"solar_{start}.yml")["output_dir"]
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
-    assert f"$(DEMO)/{recipe}/.trained: $(DEMO)/{start}/.trained" in makefile
-    assert content["output_dir"] == f"runs/smollm2/{recipe}", "the pattern rule of the Makefile needs it"
 
 
 def test_dpo_and_stepwise_dpo_use_the_same_pairs():

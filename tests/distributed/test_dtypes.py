@@ -29,7 +29,7 @@ def keys_of(sharding):
     return keys
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp2", "zero3"])
+@pytest.mark.parametrize("sharding", [pytest.param("ddp", marks=pytest.mark.nightly), "fsdp2", "zero3"])
 def test_bf16(sharding, make_training_folder, monkeypatch):
     folder = make_training_folder(TEXTS, keys_of(sharding))
     status, said = train(folder, sharding, RANKS)

@@ -48,11 +48,11 @@ KINDS = {
     ),
 }
 CASES = [
-    *(("sft", sharding, 2) for sharding in SHARDING),
-    ("dpo", "ddp", 4),
-    ("dpo", "zero3", 2),
+    *(("sft", sharding, 2) for sharding in SHARDING if sharding != "zero2"),
+    *(("dpo", sharding, 2) for sharding in ("ddp", "zero3")),
+    pytest.param("sft", "zero2", 2, marks=pytest.mark.nightly),
     *(pytest.param("dpo", sharding, 2, marks=pytest.mark.nightly) for sharding in ("fsdp2", "zero2")),
-    *(pytest.param("dpo", sharding, 4, marks=pytest.mark.nightly) for sharding in SHARDING if sharding != "ddp"),
+    *(pytest.param("dpo", sharding, 4, marks=pytest.mark.nightly) for sharding in SHARDING),
 ]
 
 

@@ -35,7 +35,9 @@ def tensors_of(directory):
     return {name: tensor for path in directory.glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 
-@pytest.mark.parametrize(("sharding", "ranks"), [(None, 1), ("ddp", 2), ("fsdp2", 2), ("zero3", 2)])
+@pytest.mark.parametrize(
+    ("sharding", "ranks"), [(None, 1), pytest.param("ddp", 2, marks=pytest.mark.nightly), ("fsdp2", 2), ("zero3", 2)]
+)
 def test_exactly_the_chosen_parameters_are_trained_with_their_rates(sharding, ranks, make_training_folder):
     folder = make_training_folder(ROWS, SEAM | SHARDING.get(sharding, {}))
     status, said = train(folder, sharding, ranks, LEARNING="1")
