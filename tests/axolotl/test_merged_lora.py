@@ -86,7 +86,7 @@ def test_the_commands_in_the_head_comments(folder, run, run_warm):
     assert_valid(folder / then / "merged", folder / then)
 
 
-@pytest.mark.parametrize("method", ["memory_efficient", "legacy"])
+@pytest.mark.parametrize("method", ["memory_efficient", pytest.param("legacy", marks=pytest.mark.nightly)])
 def test_a_new_eos_token(folder, run_warm, method):
     from datasets import load_from_disk
     from transformers import AutoModelForCausalLM, GenerationConfig
