@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce, wraps
 from inspect import signature
 from pathlib import Path
@@ -219,9 +219,17 @@ def _memory_text(
     from solar_plugins.memory.memory_report import as_json as memory_as_json
     from solar_plugins.memory.memory_report import as_text as memory_as_text
     from solar_plugins.memory.memory_report import memory_of_recipe
+    from solar_plugins.pipeline import is_pipeline, read_pipeline
 
-    report = memory_of_recipe(recipe, base, gpus, gpu_gigabytes)
-    return json.dumps(memory_as_json(report), indent=2) if as_json_text else memory_as_text(report)
+    trained: list[tuple[Path, Mapping[str, Any]]] = [(recipe, {})]
+    if is_pipeline(recipe):
+        stages = read_pipeline(recipe).stages
+        trained = [(stage.file, stage.overrides) for stage in stages if stage.kind == "recipe" and stage.file]
+    reports = [memory_of_recipe(path, base, gpus, gpu_gigabytes, overrides) for path, overrides in trained]
+    if not as_json_text:
+        return "\n\n".join(map(memory_as_text, reports))
+    content = [memory_as_json(report) for report in reports]
+    return json.dumps(content if is_pipeline(recipe) else content[0], indent=2)
 
 
 @solar.command(cls=StrategyCommand)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -106,7 +106,7 @@ class Stage:
         command: What is run, word by word.
         inputs: Files and folders that a command declares; those of other kinds are found in their content.
         outputs: Files and folders that it writes, relative to the working directory.
-        overridden: Whether it has keys of its recipe with other values.
+        overrides: Keys of its recipe with other values.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Stage:
     command: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    overridden: bool = False
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ def report_stages(pipeline: Pipeline) -> tuple[Path, ...]:
             f"{pipeline.path}: the first model of a report comes from a recipe with solar.init, but {found} without it"
         )
     return tuple(
-        stage.file if stage.kind == "recipe" and stage.file and not stage.overridden else Path(stage.outputs[0])
+        stage.file if stage.kind == "recipe" and stage.file and not stage.overrides else Path(stage.outputs[0])
         for stage in models
     )
 
@@ -201,4 +201,4 @@ def _read_stage(args: StageArgs, pipeline: Path, launch: str) -> Stage:
         if not isinstance(content.get("output"), str):
             raise ArgsError(f"{file}: output: {content.get('output')!r}; expected the folder that a mixture writes")
         command, outputs = (*words, "solar", "mix", str(file)), (content["output"],)
-    return Stage(args.name, args.kind, file, content, command, (), outputs, bool(args.overrides))
+    return Stage(args.name, args.kind, file, content, command, (), outputs, args.overrides)

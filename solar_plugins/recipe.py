@@ -9,6 +9,7 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -276,15 +277,19 @@ def _named_settings(name: str) -> DPOConfig:
         raise PluginError(f"solar.dpo: {error}") from None
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path, overrides: Mapping[str, Any] = MappingProxyType({})) -> Recipe:
     """Read and parse a recipe file.
+
+    Args:
+        path: The file.
+        overrides: Keys with other values than in the file.
 
     Raises:
         ArgsError: The file is missing, not YAML, or not a map; or as `parse_recipe`.
         PluginError: As `parse_recipe`.
     """
     text = read_text(path)
-    return parse_recipe(_mapping(path, text), path, text)
+    return parse_recipe({**_mapping(path, text), **overrides}, path, text)
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:

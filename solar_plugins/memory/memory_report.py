@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
+from types import MappingProxyType
 from typing import Any
 
 from solar_plugins.memory.estimate import PHASES, Change, Part, memory_parts, peaks, smaller_setups
@@ -78,7 +79,13 @@ class MemoryReport:
         return found
 
 
-def memory_of_recipe(path: Path, base: str | None, gpus: int | None, gpu_gigabytes: float | None) -> MemoryReport:
+def memory_of_recipe(
+    path: Path,
+    base: str | None,
+    gpus: int | None,
+    gpu_gigabytes: float | None,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+) -> MemoryReport:
     """The memory that each GPU needs for a recipe's training.
 
     Args:
@@ -86,11 +93,12 @@ def memory_of_recipe(path: Path, base: str | None, gpus: int | None, gpu_gigabyt
         base: Replaces the ``base_model`` at the start of its chain of stages.
         gpus: GPUs of all nodes; None: from ``WORLD_SIZE`` or the recipe's head comment.
         gpu_gigabytes: Memory of each GPU; None: from the recipe's head comment.
+        overrides: Keys of the recipe with other values.
 
     Raises:
         SolarError: The recipe or its base cannot be used, or the memory of its training is not estimated.
     """
-    recipe = read_recipe(path)
+    recipe = read_recipe(path, overrides)
     found = model_of(recipe, base)
     if recipe.solar is not None and recipe.solar.train is not None:
         recipe = recipe.model_copy(update=training_keys(recipe, recipe.solar.train, found.decoder, found.plan))

@@ -122,7 +122,8 @@ class Report:
     @property
     def roles(self) -> tuple[str, ...]:
         """What each model is: base, upscaled or trained. It decides the color."""
-        return ("base", "upscaled") + ("trained",) * len(self.models[2:])
+        untrained = {stage.untrained for stage in self.stages}
+        return "base", "upscaled", *("upscaled" if m.name in untrained else "trained" for m in self.models[2:])
 
     @property
     def pair_reference(self) -> MeasuredModel | None:
@@ -184,8 +185,8 @@ class Report:
     @property
     def before_chat(self) -> list[str]:
         """The models before the first stage that trains on a chat format; empty if no stage does."""
-        before = list(takewhile(lambda stage: not stage.uses_chat_format, self.stages))
-        return [model.name for model in self.models[: 2 + len(before)]] if len(before) < len(self.stages) else []
+        first = next((stage.name for stage in self.stages if stage.uses_chat_format), None)
+        return [model.name for model in takewhile(lambda model: model.name != first, self.models)] if first else []
 
     @property
     def trained_on(self) -> dict[str, list[str]]:
@@ -364,6 +365,7 @@ def _stage_json(stage: Stage) -> dict[str, Any]:
             "accuracies": log.accuracies._asdict() if log.accuracies.points else None,
         },
         "recipe": stage.recipe and {"path": str(stage.recipe.path), "text": stage.recipe.text},
+        **({"plan": stage.plan.to_dict()} if stage.plan else {}),
     }
 
 

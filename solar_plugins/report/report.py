@@ -72,8 +72,8 @@ def write_report(
     require("solar report")
     _check_output(output)
     recipe = read_recipe(recipe_path)
-    base, plan, cache = _base_and_plan(recipe)
-    stages = find_stages(recipe, plan, later)
+    base, plan = _base_and_plan(recipe)
+    stages = find_stages(recipe, plan, later, lambda other: _base_and_plan(other)[1])
     text_path, sequence_tokens = held_out_path(recipe, held_out), recipe.sequence_tokens
     texts = read_texts(text_path)
     asked = checked_prompts(prompts, texts)
@@ -96,8 +96,11 @@ def write_report(
         asked = tuple(question.shown for question in questions)
         rendered = tuple(question.prompt for question in questions)
         task = replace(task, prompts=rendered, tokenizer=answers.tokenizer, answers=answers.answers)
-    upscaled = ensure_checkpoint(base, plan, cache)
-    directories = {"base": base.fetched, "upscaled": upscaled} | {stage.name: stage.directory for stage in stages}
+    directories = {"base": base.fetched, "upscaled": _upscaled(recipe)}
+    for stage in stages:
+        if stage.untrained and stage.recipe:
+            directories[stage.untrained] = _upscaled(stage.recipe)
+        directories[stage.name] = stage.directory
     report = Report(
         base_name=base.public_name,
         plan=plan,
@@ -134,8 +137,14 @@ def _check_output(output: Path) -> None:
         raise ArgsError(f"output: {output} cannot be written; give a file in a folder that you may write to")
 
 
-def _base_and_plan(recipe: Recipe) -> tuple[BaseCheckpoint, LayerPlan, str | None]:
-    """The base, the plan, and ``solar.cache_dir``."""
+def _upscaled(recipe: Recipe) -> Path:
+    """The upscaled checkpoint of a recipe; it is written if it is not in the cache."""
+    assert recipe.solar is not None
+    return ensure_checkpoint(*_base_and_plan(recipe), recipe.solar.cache_dir)
+
+
+def _base_and_plan(recipe: Recipe) -> tuple[BaseCheckpoint, LayerPlan]:
+    """The base that a recipe upscales, with the donors of its plan, and the plan."""
     if recipe.solar is None or not recipe.upscales:
         raise ArgsError(
             f"{recipe.path}: has no solar: block with init, so there is no base to compare with; give the recipe that "
@@ -148,7 +157,7 @@ def _base_and_plan(recipe: Recipe) -> tuple[BaseCheckpoint, LayerPlan, str | Non
             "name that base"
         )
     init = recipe.solar.init
-    return *base.with_donors(plan_of(init, base.num_layers), init), recipe.solar.cache_dir
+    return base.with_donors(plan_of(init, base.num_layers), init)
 
 
 def _chat_sets(

@@ -34,6 +34,7 @@ class Stage:
         recipe: The Axolotl recipe; None for a merged model, which is named by its folder.
         log: What the Trainer logged, if the run kept it.
         began_with: The earlier stage that its ``base_model`` is, if that stage is in the report.
+        plan: Its own layer plan, if it is a later stage that upscales the same base by another plan.
     """
 
     name: str
@@ -41,6 +42,12 @@ class Stage:
     recipe: Recipe | None = None
     log: TrainingLog | None = None
     began_with: str | None = None
+    plan: LayerPlan | None = None
+
+    @property
+    def untrained(self) -> str | None:
+        """The name of its upscaled model before training, if it has a plan of its own."""
+        return f"{self.name}, {NAMES[1]}" if self.plan else None
 
     @property
     def method(self) -> str | None:
@@ -74,16 +81,20 @@ class Stage:
         return any(kind.startswith((TYPE_PREFIX, "chat_template")) for kind in kinds) or bool(self.recipe.chat_template)
 
 
-def find_stages(recipe: Recipe, plan: LayerPlan, later: Sequence[Path]) -> tuple[Stage, ...]:
+def find_stages(
+    recipe: Recipe, plan: LayerPlan, later: Sequence[Path], plan_of_recipe: Callable[[Recipe], LayerPlan]
+) -> tuple[Stage, ...]:
     """The stages of a report, in order.
 
     Args:
         recipe: The recipe that upscales, read from a file.
         plan: Its layer plan.
-        later: For each later stage the Axolotl recipe, or the folder of a merged model.
+        later: For each later stage the Axolotl recipe, or the folder of a merged model. A recipe that upscales the same
+            base by another plan is measured next to the first.
+        plan_of_recipe: The layer plan of such a recipe.
 
     Raises:
-        SolarError: A stage was not trained, comes from another plan, or has the name or folder of another one.
+        SolarError: A stage was not trained, comes from another plan or base, or has the name or folder of another one.
     """
     assert recipe.path is not None
     first = _trained_stage(_stage_name(recipe.path) if later else NAMES[2], recipe)
@@ -97,16 +108,30 @@ def find_stages(recipe: Recipe, plan: LayerPlan, later: Sequence[Path]) -> tuple
     stages = [first]
     for argument in later:
         stage = _later_stage(argument)
+        if stage.recipe and stage.recipe.upscales:
+            stage = _with_other_plan(stage, recipe, plan_of_recipe(stage.recipe))
         require_plan(
             stage.directory,
-            plan,
+            stage.plan or plan,
             f"{argument}: output_dir: {stage.directory}" if stage.recipe else str(argument),
-            f"but {recipe.path}, the first stage, makes {plan}; all stages of a report come from one upscaled model. "
-            "Give the stages that were trained from it",
+            "but this recipe's plan is another one; train it again"
+            if stage.plan
+            else f"but {recipe.path}, the first stage, makes {plan}; later stages come from that upscaled model. Give "
+            "the stages that were trained from it, or also the recipe that upscales by the other plan",
         )
         stages.append(stage)
     _require_different(stages)
     return tuple(replace(stage, began_with=_began_with(stage, stages[:place])) for place, stage in enumerate(stages))
+
+
+def _with_other_plan(stage: Stage, first: Recipe, plan: LayerPlan) -> Stage:
+    assert stage.recipe is not None
+    if stage.recipe.base != first.base:
+        raise ArgsError(
+            f"{stage.recipe.path}: upscales base_model: {stage.recipe.base.name}, but {first.path} upscales "
+            f"{first.base.name}; a report compares plans of one base. Give each base a report of its own"
+        )
+    return replace(stage, plan=plan)
 
 
 def _began_with(stage: Stage, earlier: Sequence[Stage]) -> str | None:

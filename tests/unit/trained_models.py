@@ -191,3 +191,22 @@ def trained_chain(trained_recipe, tmp_path, tokenizer):
         recipe = {"base_model": "before", "output_dir": str(tmp_path / name), "datasets": keys["test_datasets"]} | keys
         (tmp_path / f"solar_{name}.yml").write_text(yaml.safe_dump(recipe))
     return [trained_recipe, tmp_path / "solar_sft.yml", tmp_path / "solar_dpo.yml", tmp_path / "mean"]
+
+
+@pytest.fixture
+def other_plan(trained_chain, tmp_path, base_directory, tokenizer):
+    """A recipe that upscales the base of `trained_recipe` by another plan, and its finished run."""
+    from transformers import AutoModelForCausalLM
+
+    from solar_plugins.upscaling.base_model import find_base
+    from solar_plugins.upscaling.checkpoint import ensure_checkpoint
+
+    plan = LayerPlan.from_sources(4, [0, 1, 0, 1, 2, 3])
+    upscaled = ensure_checkpoint(find_base(str(base_directory)), plan, tmp_path / "cache")
+    AutoModelForCausalLM.from_pretrained(upscaled).save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    recipe = yaml.safe_load(trained_chain[0].read_text())
+    recipe["solar"]["init"] = {"strategy": "slices", "slices": [[0, 2], [0, 4]]}
+    path = tmp_path / "solar_other.yml"
+    path.write_text(yaml.safe_dump(recipe | {"output_dir": str(tmp_path / "other")}))
+    return path

@@ -154,7 +154,7 @@ def test_an_output_that_cannot_be_written_is_found_at_once(trained_recipe, tmp_p
 def test_a_missing_package_is_found_at_once(trained_recipe, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
 
-    with pytest.raises(SolarError, match=f"solar report needs {package}, not installed"):
+    with pytest.raises(SolarError, match=f"solar report needs {package} "):
         write_report(trained_recipe, held_out=None, prompts=[], output=tmp_path / "r.html")
 
 
@@ -224,6 +224,23 @@ def test_the_report_of_a_chain(trained_chain, tmp_path, tokenizer, few_new_token
     assert list(figures["models"]) == names
     assert figures["later_stages"][1]["loss_curve"]["accuracies"]["held_out"] == [[2, 0.5]]
     assert "Who came by?" in (tmp_path / "r.html").read_text()
+
+
+def test_two_plans_of_one_base(trained_chain, other_plan, tmp_path, few_new_tokens):
+    """The other plan's model is measured before its training too, and the chain after it starts where it did."""
+    recipe, *later = trained_chain
+    report = write_report(recipe, [other_plan, *later], held_out=None, prompts=[], output=tmp_path / "r.html")
+
+    names = ["base", "upscaled", "recipe", "other, upscaled", "other", "sft", "dpo", "mean"]
+    assert [model.name for model in report.models] == names
+    assert report.roles == ("base", "upscaled", "trained", "upscaled", *["trained"] * 4)
+    assert report.before_chat == names[:5]
+    untrained, trained = (report.model(name).loss for name in names[3:5])
+    assert untrained == trained, "the run of this test changed nothing"
+    assert untrained != report.model("upscaled").loss
+    page, metrics = (tmp_path / "r.html").read_text(), json.loads((tmp_path / "r.json").read_text())
+    assert "By another plan (other: 4 -&gt; 6 layers: [0..1] + [0..3])" in page
+    assert metrics["later_stages"][0]["plan"] != metrics["plan"]
 
 
 def report_texts(folder):

@@ -14,11 +14,12 @@ from solar_plugins.report.training_log import LogPoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
 PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
+OTHER_PLAN = LayerPlan.from_sources(4, [0, 1, 0, 1, 2, 3])
 
 
 def found(chain, plan=PLAN):
     recipe, *later = chain
-    return find_stages(read_recipe(recipe), plan, later)
+    return find_stages(read_recipe(recipe), plan, later, lambda _: OTHER_PLAN)
 
 
 def parsed(recipe):
@@ -301,3 +302,23 @@ def test_damaged_weights_are_found_before_anything_is_measured(tmp_path):
 
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         require_plan(tmp_path, PLAN, "x", EXPECTED)
+
+
+def test_a_recipe_that_upscales_the_same_base_has_its_own_plan(trained_chain, other_plan):
+    stages = found([trained_chain[0], other_plan, *trained_chain[1:]])
+    assert [stage.plan for stage in stages] == [None, OTHER_PLAN, None, None, None]
+    assert stages[1].untrained == "other, upscaled"
+
+
+def test_another_plan_of_another_base_is_refused(trained_chain, other_plan):
+    change(other_plan, base_model="elsewhere")
+    with pytest.raises(ArgsError) as error:
+        found([trained_chain[0], other_plan])
+    for fact in (str(other_plan), "elsewhere", str(trained_chain[0])):
+        assert fact in str(error.value)
+
+
+def test_another_plan_must_be_the_one_that_was_trained(trained_chain, other_plan, tmp_path):
+    change(other_plan, output_dir=str(tmp_path / "trained"))
+    with pytest.raises(CheckpointError, match=r"solar_other\.yml"):
+        found([trained_chain[0], other_plan])
