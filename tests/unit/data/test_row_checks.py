@@ -1,10 +1,30 @@
+"""None"""
+
+from __future__ import annotations
+
 import json
+import os
+import signal
 
 import pytest
 
+from solar_plugins.data import row_checks
+from solar_plugins.data.mixture_args import DecontaminateArgs
 from solar_plugins.data.ngrams import Match, NgramIndex, Place
-from solar_plugins.data.row_checks import BlockResult, Dropped, Reason, RowRules, check_block, check_row, texts_in
+from solar_plugins.data.row_checks import (
+    BlockResult,
+    Dropped,
+    Reason,
+    RowRules,
+    Scanner,
+    benchmark_index,
+    check_block,
+    check_row,
+    default_processes,
+    texts_in,
+)
 from solar_plugins.data.row_files import Block
+from solar_plugins.errors import DataError
 
 INDEX = NgramIndex(3, [("one two three four", Place("gsm8k.jsonl", 7))])
 RULES = RowRules(("q", "a"), "task", frozenset({"cot_gsm8k"}))
@@ -107,3 +127,107 @@ def test_half_a_character_in_a_text_column_is_unreadable_and_elsewhere_is_not_re
     assert (reason, column) == (Reason.UNREADABLE, "a")
     assert "'\\ud83d'" in value
     assert check_row({"q": "", "a": "", "note": "\ud83d"}, RULES, INDEX) is None
+
+
+def index_of(*against, ngram=3):
+    return benchmark_index(DecontaminateArgs.model_validate({"against": against, "ngram": ngram}))
+
+
+def test_rows_and_lines(tmp_path):
+    rows = [{"question": "a b c d", "choices": {"text": ["e f g", "yes"]}, "answer": "h i j"}]
+    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "b.txt").write_text("k l m\n\nn o p\n")
+    found = index_of(
+        {"path": str(tmp_path / "b.jsonl"), "columns": ["question", "choices"]}, {"path": str(tmp_path / "b.txt")}
+    )
+    assert found.match("b c d").benchmark == Place(str(tmp_path / "b.jsonl"), 1)
+    assert found.match("e f g").benchmark == Place(str(tmp_path / "b.jsonl"), 1)
+    assert found.match("n o p").benchmark == Place(str(tmp_path / "b.txt"), 3)
+    assert found.match("h i j") is None, "this column is not named"
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "b.jsonl",
+            '{"question": "a"}\n{"q": "b"}\n',
+            r"row 2 has no text in the column 'question'; its columns are q",
+        ),
+        ("b.jsonl", '{"question": 5}', r"row 1 has no text in the column 'question'"),
+        ("b.jsonl", "[5]", r"row 1: .*int, expected a JSON object"),
+        ("b.jsonl", '{"question": "a"}\n{', r"row 2: the row is not JSON \(Expecting property name.*b'{'"),
+        ("b.jsonl", "", r"b\.(jsonl|txt): no text"),
+        ("b.jsonl", '{"question": " "}', r"b\.(jsonl|txt): no text"),
+        ("b.txt", " \n", r"b\.(jsonl|txt): no text"),
+    ],
+)
+def test_benchmarks_that_would_let_rows_pass(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    columns = {} if name.endswith(".txt") else {"columns": "question"}
+    with pytest.raises(DataError, match=message):
+        index_of({"path": str(tmp_path / name), **columns})
+
+
+def test_a_text_file_in_another_encoding(tmp_path):
+    (tmp_path / "b.txt").write_bytes("é".encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        index_of({"path": str(tmp_path / "b.txt")})
+
+
+BAD_WORDS = NgramIndex(2, [("bad words", Place("b", 1))])
+
+
+def blocks():
+    for at in range(40):
+        texts = ["fine", "bad words"] * (40 - at)  # the first take longest, and come first all the same
+        yield Block("f", at, [json.dumps({"text": text}).encode() for text in texts], 1)
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_results_come_in_order_from_any_number_of_processes(processes):
+    with Scanner(BAD_WORDS, processes) as scanner:
+        found = list(scanner.results(blocks(), RowRules(("text",))))
+    assert [block for block, _ in found] == list(blocks())
+    for block, result in found:
+        assert result.kept == bytes([1, 0]) * (len(block.lines) // 2)
+        assert {one.reason for one in result.dropped} == {Reason.BENCHMARK_OVERLAP}
+
+
+def test_few_blocks_are_read_ahead():
+    read = []
+
+    def counted():
+        for block in blocks():
+            read.append(block)
+            yield block
+
+    with Scanner(None, 2) as scanner:
+        next(scanner.results(counted(), RowRules(("text",))))
+    assert len(read) == 5
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_line_that_is_no_row_is_dropped_and_the_reading_goes_on(processes):
+    damaged = Block("f", 7, [b'{"text": "x"}', b"{"], 1)
+    with Scanner(None, processes) as scanner:
+        results = list(scanner.results([damaged, *blocks()], RowRules(("text",))))
+    assert len(results) == 1 + len(list(blocks()))
+    [dropped] = results[0][1].dropped
+    assert (dropped.row, dropped.reason) == (8, Reason.UNREADABLE)
+
+
+def test_a_killed_process_is_an_error_and_no_endless_wait(monkeypatch):
+    monkeypatch.setattr(row_checks, "_check", _killed)
+    with Scanner(None, 2) as scanner, pytest.raises(DataError, match="was killed"):
+        list(scanner.results(blocks(), RowRules(("text",))))
+
+
+def _killed(block, rules):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_small_files_need_no_processes():
+    assert default_processes(1000) == 1
+    assert default_processes(10**10) == min(len(os.sched_getaffinity(0)), 8)

@@ -1,10 +1,7 @@
 import json
-import random
 
 import pytest
 
-from solar_plugins.data.formatters.base import RowError
-from solar_plugins.data.formatters.preference import preference
 from solar_plugins.data.row_encoder import RowEncoder
 from solar_plugins.data.row_tally import RowTally
 from solar_plugins.errors import DataError
@@ -21,34 +18,6 @@ def write(path, *rows):
 
 def assistant(text):
     return {"role": "assistant", "content": text}
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        ROW,
-        ROW | {"prompt": [USER]},
-        ROW | {"chosen": [assistant("Because.")], "rejected": [assistant("No.")]},
-        ROW | {"chosen": [USER, assistant("Because.")], "rejected": [USER, assistant("No.")]},
-    ],
-)
-def test_texts_and_messages_give_one_pair(row):
-    assert preference(row, random.Random(0)) == ([USER], "Because.", "No.")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"prompt": None}, "prompt is missing"),
-        ({"prompt": 3}, "prompt .*int, expected a string"),
-        ({"prompt": [USER, assistant("x")]}, "prompt does not end with the user's message"),
-        ({"chosen": " "}, "chosen is empty"),
-        ({"rejected": ["x"]}, r"rejected\[0\] .*str, expected a message"),
-    ],
-)
-def test_rows_that_are_no_pair(change, message):
-    with pytest.raises(RowError, match=message):
-        preference(ROW | change, random.Random(0))
 
 
 @pytest.mark.parametrize(

@@ -339,6 +339,8 @@ def test_labelled_answers():
             r"^completions has 1 usable of 2, .*\(1 .*without overall_score",
         ),
         ("preference", {"chosen": "a", "rejected": "b"}, "prompt is missing"),
+        ("preference", {"prompt": 3, "chosen": "a", "rejected": "b"}, "^prompt .*int, expected a string"),
+        ("preference", {"prompt": "u", "chosen": "a", "rejected": ["x"]}, r"^rejected\[0\] .*str, expected a message"),
         (
             "preference",
             {"prompt": [turn("assistant", "u")], "chosen": "a", "rejected": "b"},
