@@ -122,6 +122,11 @@ class MixtureArgs(_Block):
 
 
 RESERVED_NAMES = {"dropped"}
+OTHER_FILES = {
+    "merge_method": ("a mergekit file", "mergekit-yaml"),
+    "base_model": ("an Axolotl recipe", "axolotl train"),
+}
+"""By a key that tells: what a YAML file is if it is not a mixture, and the command for it."""
 
 
 def read_mixture(path: Path) -> MixtureArgs:
@@ -137,6 +142,11 @@ def read_mixture(path: Path) -> MixtureArgs:
     try:
         return MixtureArgs.model_validate(content)
     except ValidationError as error:
+        for key, (kind, command) in OTHER_FILES.items():
+            if key in content:
+                raise DataError(
+                    f"{path}: {key}: this is {kind}; expected a mixture file (output, sets). Use {command} for it"
+                ) from None
         in_decontaminate = {*DecontaminateArgs.model_fields, *BenchmarkArgs.model_fields}
         parts = {"sets": SetArgs.model_fields, "decontaminate": in_decontaminate}
         raise DataError(invalid(error, f"{path}: ", MixtureArgs.model_fields, parts)) from None

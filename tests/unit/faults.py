@@ -1,7 +1,7 @@
-"""Strikes a process at its k-th operation on a file, and runs such a process.
+"""Injects a fault at the k-th file operation of a process, and runs such a process.
 
-Operations are seen through Python's profile hook, at each call of a C function, so it does not matter by which of them
-a writer moves its bytes. What a C library does by itself is not seen.
+Operations are observed with Python's profile hook, at each call of a C function, so it does not matter which of them a
+writer uses. What a C library does internally is not observed.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ WRITING = {
 
 
 def content(directory):
-    """Name and hash of every file of a directory."""
+    """Name and hash of every file in a directory."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(directory.iterdir())}
 
 

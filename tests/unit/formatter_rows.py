@@ -1,4 +1,4 @@
-"""A row that each built-in formatter reads."""
+"""A valid row for each built-in formatter."""
 
 from solar_plugins.data.formatters import preference_formatters, sft_formatters, unpaired_formatters
 

@@ -1,7 +1,7 @@
-"""Makes a mixture or a prepared dataset many times in forked processes, each with one fault; prints JSON.
+"""Builds a mixture or a prepared dataset many times in forked processes, each with one fault; prints JSON.
 
 A program of its own, so that it forks fast: ``python fault_runner.py WHAT FAULT FOLDER``. Faults strike at the k-th
-operation on a file, for every k (`faults.py`). Each attempt begins with what stood there before: the mixture of other
+operation on a file, for every k (`faults.py`). Each attempt starts from an existing folder: the mixture of other
 options, or a prepared dataset that lost its report.
 """
 
@@ -23,7 +23,7 @@ from solar_plugins.data.row_encoder import RowEncoder
 
 
 class Mixture:
-    """Two sets; before it, one with another seed stands at its place."""
+    """Two datasets; the existing folder has another seed."""
 
     ignored = frozenset()
 
@@ -44,13 +44,13 @@ class Mixture:
         make_mixture(Path("mix.yml"), 1)
 
     def content(self):
-        """Every file; of the report all but the time it took."""
+        """Every file; the report without its duration."""
         files = {path.name: path.read_text() for path in sorted(self.target.iterdir())}
         return files | {"report.json": json.loads(files["report.json"]) | {"seconds": 0}}
 
 
 class Prepared:
-    """A dataset of which one row is bad; before it, one without its report stands at its place."""
+    """A dataset with one bad row; the existing folder lacks its report."""
 
     ignored = frozenset({"write"})  # Nearly all of them are pickle's and json's, into memory.
 
@@ -83,7 +83,7 @@ class Prepared:
 
 
 def tokenizer():
-    """One token for each character."""
+    """One token per character."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
     characters = [chr(code) for code in range(32, 127)] + ["\n"]
@@ -94,7 +94,7 @@ def tokenizer():
 
 
 class Trial:
-    """What stands there before, what a run without faults makes of it, and what became of the attempts."""
+    """The folder before, the folder after a run without faults, and the outcomes of the attempts."""
 
     def __init__(self, subject, folder):
         self.subject, self.target, self.struck = subject, subject.target, folder / "struck"

@@ -38,7 +38,7 @@ def axolotl_strategy(tokenizer, **options):
 
 
 def axolotls(tokenizer, messages):
-    """What Axolotl gives for a conversation of which the last answer is learnt."""
+    """What Axolotl returns for a conversation if only the last answer is trained on."""
     marked = [message | {"training": number == len(messages) - 1} for number, message in enumerate(messages)]
     result = axolotl_strategy(tokenizer, message_field_training="training").tokenize_prompt({"messages": marked})
     return result["input_ids"], result["labels"]
@@ -78,13 +78,13 @@ def test_ids_and_labels_piece_by_piece(tokenizer):
     assert tokenizer.decode(learnt) == "Hello.\n### Ok</s>"
 
 
-def test_a_tokenizer_that_adds_no_start_gets_none(plain_tokenizer):
+def test_a_tokenizer_without_bos_gets_none(plain_tokenizer):
     ids, labels = make_encoder(plain_tokenizer, "test").encode(Example("### User:\nHi\n\n### Assistant:\n", "Yo"))
     assert ids[0] == 774
     assert plain_tokenizer.decode([token for token in labels if token != IGNORED_LABEL]) == "Yo</s>"
 
 
-def test_an_end_that_the_tokenizer_adds_is_known_and_not_doubled(tokenizer):
+def test_an_eos_that_the_tokenizer_adds_is_not_doubled(tokenizer):
     from tokenizers.processors import TemplateProcessing
 
     ending = copy.deepcopy(tokenizer)
@@ -99,7 +99,7 @@ def test_an_end_that_the_tokenizer_adds_is_known_and_not_doubled(tokenizer):
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "plain_tokenizer"])
-def test_axolotls_own_path_gives_the_same_for_tricky_texts(name, request):
+def test_axolotls_own_path_agrees_on_tricky_texts(name, request):
     conversations = [single_turn(user.strip(), answer) for user, answer in TRICKY]
     conversations += [single_turn(user.strip(), answer, "Be kind.") for user, answer in TRICKY]
     several = [message for user, answer in TRICKY for message in single_turn(user.strip(), answer)]
@@ -108,7 +108,7 @@ def test_axolotls_own_path_gives_the_same_for_tricky_texts(name, request):
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_axolotls_own_path_gives_the_same_for_real_rows(tokenizer, real_rows):
+def test_axolotls_own_path_agrees_on_real_rows(tokenizer, real_rows):
     rows = real_rows("alpaca_en_demo.json")
     conversations = [sft_formatters()[name].to_messages(row) for row in rows for name in ("alpaca", "alpaca_prompt")]
     assert compare(tokenizer, conversations) == 2 * 999
@@ -126,8 +126,8 @@ def test_the_comparison_can_fail(tokenizer, monkeypatch):
         compare(tokenizer, [single_turn("a", "b")])
 
 
-def test_the_same_ids_come_out_of_generation(tokenizer):
-    """What `tokenizer(prompt)` gives at inference is how training began."""
+def test_training_prompts_equal_inference_prompts(tokenizer):
+    """The training ids start with `tokenizer(prompt)`, as at inference."""
     messages = single_turn("Who?", "Me.", "Be kind.")
     prompt = tokenizer.apply_chat_template(
         messages[:-1], chat_template=template_text(), tokenize=False, add_generation_prompt=True
@@ -137,7 +137,7 @@ def test_the_same_ids_come_out_of_generation(tokenizer):
     assert make_encoder(tokenizer, "test").encode(example).input_ids[: len(asked)] == asked
 
 
-def test_a_text_that_spells_a_special_token(tokenizer):
+def test_literal_special_tokens_are_rejected(tokenizer):
     encoder = make_encoder(tokenizer, "test")
     encoder.check_messages(single_turn("a < b > c", "<S>"))
     with pytest.raises(RowError, match=r"^the user message .*'</s>'$"):
@@ -153,12 +153,12 @@ def changed(tokenizer, **attributes):
     return copy
 
 
-def test_a_tokenizer_without_an_end_token(tokenizer):
+def test_a_tokenizer_without_eos(tokenizer):
     with pytest.raises(DataError, match=r"the tokenizer of base has no EOS token.*\n.*eos_token: </s>"):
         make_encoder(changed(tokenizer, eos_token=None), "base")
 
 
-def test_a_tokenizer_that_does_not_know_its_own_end_token():
+def test_a_tokenizer_that_splits_its_own_eos():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

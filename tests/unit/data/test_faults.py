@@ -42,7 +42,7 @@ def test_a_mixture_that_meets_an_error_leaves_the_old_or_the_new_one(report):
 
 
 @pytest.mark.parametrize("report", [("prepared", "kill"), ("prepared", "fail")], indirect=True)
-def test_half_of_a_prepared_dataset_is_never_used(report):
+def test_partial_prepared_datasets_are_never_used(report):
     assert report["problems"] == []
     assert report["points"] > 50
     assert report["outcomes"].keys() == {"old", "none", "new"}

@@ -124,7 +124,7 @@ def digest(formatter, tokenizer):
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
-def test_a_row_gives_what_it_gave_in_this_version(tokenizer):
+def test_rows_are_encoded_as_in_this_version(tokenizer):
     formatters = [
         *sft.built_in_sft_formatters(),
         *preference.built_in_preference_formatters(),

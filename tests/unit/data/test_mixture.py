@@ -1,7 +1,3 @@
-"""None"""
-
-from __future__ import annotations
-
 import datetime
 import decimal
 import json
@@ -124,7 +120,7 @@ def test_what_is_written(folder):
 
 @pytest.mark.parametrize("block_bytes", [1, 77, 2_000_000])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_chunks_and_processes_change_nothing(folder, monkeypatch, block_bytes, processes):
+def test_block_size_and_processes_do_not_change_the_output(folder, monkeypatch, block_bytes, processes):
     make_mixture(folder / "mix.yml")
     expected = content(folder / "made" / "mix")
     monkeypatch.setattr(row_files, "BLOCK_BYTES", block_bytes)
@@ -141,7 +137,7 @@ def test_one_file_and_two_give_the_same_rows(folder):
     assert (folder / "other/orca.jsonl").read_bytes() == (folder / "made/mix/orca.jsonl").read_bytes()
 
 
-def test_an_unchanged_mixture_is_found_again(folder):
+def test_an_unchanged_mixture_is_reused(folder):
     first, _ = make_mixture(folder / "mix.yml")
     before = (folder / "made/mix").stat().st_ino
     again, made = make_mixture(folder / "mix.yml")
@@ -161,7 +157,7 @@ def test_an_unchanged_mixture_is_found_again(folder):
         lambda: Path("made/mix/dropped.jsonl").unlink(),
     ],
 )
-def test_a_changed_one_is_made_again(folder, change):
+def test_a_changed_mixture_is_rebuilt(folder, change):
     make_mixture(folder / "mix.yml")
     change()
     report, made = make_mixture(folder / "mix.yml")
@@ -170,7 +166,7 @@ def test_a_changed_one_is_made_again(folder, change):
     assert [path.name for path in (folder / "made").iterdir()] == ["mix"], "nothing is left beside it"
 
 
-def test_of_two_at_once_one_does_the_work(folder):
+def test_two_concurrent_runs_build_once(folder):
     results = []
     threads = [threading.Thread(target=lambda: results.append(make_mixture(folder / "mix.yml", 1))) for _ in range(2)]
     for thread in threads:
@@ -183,7 +179,7 @@ def test_of_two_at_once_one_does_the_work(folder):
     assert [path.name for path in (folder / "made").iterdir()] == ["mix"]
 
 
-def test_shares_are_kept_when_a_set_has_too_few(folder):
+def test_keep_shares_when_a_dataset_has_too_few_rows(folder):
     sets = {"orca": MIXTURE["sets"]["orca"] | {"rows": 40}, "math": MIXTURE["sets"]["math"] | {"rows": 60}}
     save(MIXTURE | {"sets": sets})
     plain, _ = make_mixture(folder / "mix.yml")
@@ -225,7 +221,7 @@ def test_a_share_without_a_row(folder):
         (lambda: write_lines("bench.jsonl", [{"q": "x"}]), r"bench\.jsonl: row 1 has no text in the column 'question'"),
     ],
 )
-def test_mistakes_leave_the_folder_as_it_was(folder, damage, message):
+def test_errors_leave_the_folder_unchanged(folder, damage, message):
     make_mixture(folder / "mix.yml")
     before = content(folder / "made/mix")
     damage()
@@ -235,7 +231,7 @@ def test_mistakes_leave_the_folder_as_it_was(folder, damage, message):
     assert [path.name for path in (folder / "made").iterdir()] == ["mix"]
 
 
-def test_an_input_that_changes_meanwhile(folder, monkeypatch):
+def test_an_input_that_changes_while_it_is_read(folder, monkeypatch):
     choose = mixture_module.choose_rows
 
     def choose_and_change(*arguments):
@@ -264,7 +260,7 @@ def test_a_full_disk(folder, monkeypatch):
     assert [path.name for path in (folder / "made").iterdir()] == ["mix"]
 
 
-def test_a_folder_of_somebody_else_is_left_alone(folder):
+def test_a_folder_with_foreign_files_is_not_touched(folder):
     (folder / "made/mix").mkdir(parents=True)
     (folder / "made/mix/thesis.tex").write_text("years of work")
     with pytest.raises(DataError, match=r"output: made/mix .*\(thesis\.tex\)"):
@@ -272,7 +268,7 @@ def test_a_folder_of_somebody_else_is_left_alone(folder):
     assert (folder / "made/mix/thesis.tex").read_text() == "years of work"
 
 
-def test_a_note_in_our_folder_and_an_input_there_are_left_alone(folder):
+def test_foreign_files_and_inputs_in_our_folder_are_not_touched(folder):
     make_mixture(folder / "mix.yml")
     (folder / "made/mix/note.txt").write_text("mine")
     save(with_set(seed=8))
@@ -303,7 +299,7 @@ def test_output_that_is_a_file(folder):
         make_mixture(folder / "mix.yml")
 
 
-def test_a_set_that_a_benchmark_empties_is_told_and_not_refused(folder):
+def test_a_dataset_that_is_all_benchmark_data_is_reported_not_rejected(folder):
     save(MIXTURE | {"sets": {"bad": {"path": "bad.jsonl", "text_columns": "q"}, "math": MIXTURE["sets"]["math"]}})
     write_lines("bad.jsonl", [{"q": "it is nothing of it here"}] * 2)
     report, _ = make_mixture(folder / "mix.yml")
@@ -329,7 +325,7 @@ def test_rows_that_cannot_be_read_are_dropped_and_named(folder):
     assert content(folder / "made/mix")["math.jsonl"] == (sound + b"\n") * 2
 
 
-def test_other_content_of_the_same_size_and_time_is_read_again(folder):
+def test_changed_content_with_the_same_size_and_time_is_detected(folder):
     make_mixture(folder / "mix.yml")
     state, text = os.stat("orca1.jsonl"), Path("orca1.jsonl").read_text()
     Path("orca1.jsonl").write_text(text.replace("reply", "REPLY"))
@@ -340,13 +336,13 @@ def test_other_content_of_the_same_size_and_time_is_read_again(folder):
     assert any("REPLY" in row["r"] for row in lines(folder / "made/mix/orca.jsonl"))
 
 
-def test_the_same_content_under_another_time_is_found_again(folder):
+def test_the_same_content_with_another_time_is_reused(folder):
     make_mixture(folder / "mix.yml")
     os.utime("orca1.jsonl", (1, 1))
     assert not make_mixture(folder / "mix.yml")[1]
 
 
-def test_a_mixture_of_an_older_format_is_made_again(folder):
+def test_a_mixture_of_an_older_format_is_rebuilt(folder):
     make_mixture(folder / "mix.yml")
     path = folder / "made/mix/report.json"
     old = json.loads(path.read_text())
@@ -357,7 +353,7 @@ def test_a_mixture_of_an_older_format_is_made_again(folder):
     assert make_mixture(folder / "mix.yml")[1]
 
 
-def test_columns_that_json_has_no_form_for(folder):
+def test_types_that_json_lacks(folder):
     import pyarrow
     import pyarrow.parquet
 
@@ -393,7 +389,7 @@ def test_the_choice_is_pinned():
 
 
 @given(kept_rows, st.integers(1, 60), st.integers(0, 3))
-def test_as_many_as_asked_for_all_of_them_kept_rows(kept, rows, seed):
+def test_the_requested_number_of_kept_rows_is_sampled(kept, rows, seed):
     found = chosen(kept, rows, seed)
     assert len(found) == min(rows, sum(kept))
     assert all(kept[row] for row in found)
@@ -401,7 +397,7 @@ def test_as_many_as_asked_for_all_of_them_kept_rows(kept, rows, seed):
 
 
 @given(kept_rows, st.integers(1, 60), st.integers(1, 60))
-def test_a_smaller_cap_chooses_a_part(kept, rows, others):
+def test_a_smaller_cap_samples_a_subset(kept, rows, others):
     assert set(chosen(kept, min(rows, others), 1)) <= set(chosen(kept, max(rows, others), 1))
 
 

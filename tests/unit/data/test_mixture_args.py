@@ -84,10 +84,15 @@ def test_the_ten_tasks_by_name_of_their_list(tmp_path):
             r"columns: a \.txt file has no columns",
         ),
         (MIXTURE | {"decontaminate": {"against": [{"path": "b.txt"}], "ngram": 0}}, r"decontaminate\.ngram: 0 is not"),
+        (
+            {"slices": [], "merge_method": "passthrough"},
+            r"m\.yml: merge_method: .*mergekit file; expected .*mergekit-yaml",
+        ),
+        ({"base_model": "b", "datasets": []}, r"m\.yml: base_model: .*Axolotl recipe; expected"),
         ([1], r"m\.yml: holds a list"),
     ],
 )
-def test_mistakes(tmp_path, mixture, message):
+def test_invalid_mixtures(tmp_path, mixture, message):
     with pytest.raises(DataError, match=message):
         read(tmp_path, mixture)
 

@@ -47,7 +47,7 @@ def test_it_finds_what_a_naive_search_finds(n, benchmarks, text):
 
 
 @given(st.integers(1, 14), texts, texts, texts, st.data())
-def test_a_piece_of_a_benchmark_is_found_wherever_it_stands(n, benchmark, before, after, data):
+def test_part_of_a_benchmark_is_found_anywhere(n, benchmark, before, after, data):
     words = benchmark.split()
     if len(words) < n:
         return
@@ -66,7 +66,7 @@ def test_n_words_are_enough_and_one_less_is_not(n):
         assert index.match(" ".join(["x"] * n + benchmark[at : at + n - 1] + ["z"] * n)) is None
 
 
-def test_an_ngram_does_not_reach_over_two_texts():
+def test_an_ngram_does_not_span_texts():
     index = index_of(4, ["a b c d", "e f g h"])
     assert index.match("c d e f") is None
     assert index.match("e f g h").benchmark.row == 2
@@ -79,7 +79,7 @@ def test_the_first_place_is_named():
 
 @pytest.mark.parametrize("length", range(8, 13))
 @pytest.mark.parametrize("before", range(8))
-def test_a_short_text_is_found_wherever_it_stands(length, before):
+def test_a_short_text_is_found_anywhere(length, before):
     words = [f"w{i}" for i in range(length)]
     index = index_of(13, ["some other text of a benchmark", " ".join(words)])
     others = ["x"] * before
@@ -115,7 +115,7 @@ def test_rows_are_counted_by_how_they_are_searched():
     assert len(index) == 1
 
 
-def test_short_texts_are_compared_whole():
+def test_very_short_texts_match_only_as_a_whole():
     index = index_of(13, ["The capital of France?", "Yes.", "..."])
     assert index.match("the CAPITAL of france") == Match("the capital of france", Place("b", 1))
     assert index.match("yes") == Match("yes", Place("b", 2))
@@ -164,7 +164,7 @@ def test_words_of(text, words):
 
 
 @given(st.text())
-def test_words_do_not_change_when_taken_again(text):
+def test_normalization_is_idempotent(text):
     words = words_of(text)
     assert words_of(" ".join(words)) == words
 

@@ -1,7 +1,3 @@
-"""None"""
-
-from __future__ import annotations
-
 import importlib.util
 import json
 import threading
@@ -64,7 +60,7 @@ def test_counts_do_not_depend_on_the_number_of_processes(dataset, records, proce
     assert learnt == [f"a{n}</s>" for n in range(2400) if n not in BAD]
 
 
-def test_the_result_looks_like_what_axolotls_own_strategies_give(dataset, records):
+def test_the_result_has_the_form_of_axolotls_own_strategies(dataset, records):
     from datasets import List, Value
 
     rows, tally = read_set(dataset, records, "here", None)
@@ -90,7 +86,7 @@ def test_the_rows_that_are_too_long_of_conversations_in_part(tokenizer, tmp_path
     assert (tally.rows_kept, tally.examples, tally.examples_too_long, tally.too_long) == (2, 2, 2, 1)
 
 
-def test_a_ready_set_is_found_again_and_says_the_same(dataset, records, tmp_path, monkeypatch):
+def test_a_prepared_dataset_is_reused_with_its_tally(dataset, records, tmp_path, monkeypatch):
     first = prepared_set(dataset, records, "first", tmp_path / "ready", None)
     monkeypatch.setattr(prepared_sets, "read_set", lambda *_: pytest.fail("read again"))
     second = prepared_set(dataset, records, "second", tmp_path / "ready", None)
@@ -128,7 +124,7 @@ def test_comments_and_docstrings_of_a_formatter_keep_the_fingerprint(dataset, to
     assert len({fingerprint(dataset, records_of(formatter, tokenizer)) for formatter in formatters}) == 1
 
 
-def test_everything_that_matters_changes_the_fingerprint(dataset, records, tokenizer, tmp_path, monkeypatch):
+def test_all_settings_change_the_fingerprint(dataset, records, tokenizer, tmp_path, monkeypatch):
     other_tokenizer = type(tokenizer).from_pretrained(tokenizer.name_or_path)
     other_tokenizer.add_tokens(["zzz"])
     rows, alpaca = records.rows, records.rows.formatter
@@ -155,7 +151,7 @@ def test_everything_that_matters_changes_the_fingerprint(dataset, records, token
     assert len(set(keys)) == len(keys) == 14
 
 
-def test_a_new_version_of_a_formatter_is_read_again(dataset, records, tmp_path):
+def test_a_new_formatter_version_prepares_again(dataset, records, tmp_path):
     def marked(row):
         return single_turn(row["instruction"] or "none", "new")
 
@@ -172,7 +168,7 @@ def test_a_file_that_changed_is_read_again(records, tmp_path):
     assert fingerprint(write_and_load(tmp_path / "rows.jsonl", [row] * 3), records) != before
 
 
-def test_nothing_is_left_of_a_set_whose_making_failed(dataset, records, tmp_path, monkeypatch):
+def test_a_failed_preparation_leaves_nothing_behind(dataset, records, tmp_path, monkeypatch):
     def full_disk(self):
         raise OSError(28, "No space left on device")
 
@@ -185,14 +181,14 @@ def test_nothing_is_left_of_a_set_whose_making_failed(dataset, records, tmp_path
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{}", '{"formatter": "alpaca", "rows": 3}'])
-def test_a_ready_set_whose_tally_is_damaged_is_made_again(dataset, records, tmp_path, damage):
+def test_a_prepared_dataset_with_a_damaged_tally_is_rebuilt(dataset, records, tmp_path, damage):
     first = prepared_set(dataset, records, "here", tmp_path / "ready", None)
     (first.path / prepared_sets.TALLY_FILE).write_text(damage)
     assert prepared_set(dataset, records, "here", tmp_path / "ready", None) == first
     assert list((tmp_path / "ready").iterdir()) == [first.path]
 
 
-def test_of_many_at_once_one_does_the_work(dataset, records, tmp_path, monkeypatch):
+def test_concurrent_processes_prepare_once(dataset, records, tmp_path, monkeypatch):
     calls, results = [], []
     read = prepared_sets._read
     monkeypatch.setattr(prepared_sets, "_read", lambda *a, **k: (calls.append(1), read(*a, **k))[1])
@@ -232,7 +228,7 @@ def read(tokenizer):
     return read_rows
 
 
-def test_a_conversation_gives_a_record_for_each_answer(read, tokenizer):
+def test_a_conversation_has_a_record_for_each_answer(read, tokenizer):
     turns = [("user", "u"), ("assistant", "good"), ("user", "v"), ("assistant", "bye")]
     row = {"messages": [{"role": role, "content": content} for role, content in turns]}
     records = read("messages", row, row)
@@ -263,7 +259,7 @@ def test_rows_without_an_example_are_records_too(read):
     assert long == {"solar_row": 12, "solar_cut": False, "solar_problem": "too long"}
 
 
-def test_what_is_cut_is_marked(read, tokenizer):
+def test_truncated_examples_are_marked(read, tokenizer):
     room = len(tokenizer(PROMPT + "bad and")["input_ids"])
     assert [record["solar_cut"] for record in read("orca_dpo_pairs", PAIR, max_length=room, truncate=True)] == [True]
     kto = read("orca_dpo_pairs", PAIR, max_length=room, truncate=True, unpaired=True)

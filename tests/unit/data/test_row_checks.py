@@ -1,7 +1,3 @@
-"""None"""
-
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -67,25 +63,25 @@ def test_a_block_with_one_of_each():
     )  # fmt: skip
 
 
-def test_a_task_is_excluded_by_its_whole_name():
+def test_a_task_is_excluded_by_its_full_name():
     row = {"q": "", "a": "", "task": "cot_gsm8k_ii"}
     assert check_row(row, RULES, INDEX) is None
     assert check_row(row | {"task": "cot_gsm8k"}, RULES, INDEX)[0] is Reason.EXCLUDED_TASK
     assert check_row(row | {"task": "cot_gsm8k"}, RowRules(("q", "a")), INDEX) is None, "no column is named"
 
 
-def test_messages_are_texts_and_columns_that_are_not_named_are_not_compared():
+def test_messages_are_compared_and_other_columns_are_not():
     row = {"q": [{"role": "user", "content": "one two three"}], "a": "", "other": "two three four"}
     assert check_row(row, RULES, INDEX)[1:3] == ("q", "one two three")
     assert check_row(row, RowRules(("a",)), INDEX) is None
     assert check_row(row, RULES, None) is None
 
 
-def test_an_ngram_does_not_reach_from_one_column_into_the_next():
+def test_an_ngram_does_not_span_columns():
     assert check_row({"q": "one two", "a": "three four"}, RULES, INDEX) is None
 
 
-def test_parts_of_one_content_are_one_text_as_training_reads_them():
+def test_content_parts_are_joined_as_in_training():
     parts = [{"type": "text", "text": text} for text in ("So: one two", " three", " and")]
     rules = RowRules(("messages",))
     row = {"messages": [{"role": "user", "content": parts}]}
@@ -113,7 +109,7 @@ def test_values_without_text(value):
         (b"null", "the row has type NoneType, expected"),
     ],
 )
-def test_a_line_that_is_no_row_is_one_bad_row(line, problem):
+def test_an_unreadable_line_is_one_bad_row(line, problem):
     result = check_block(block({"q": "", "a": ""}, b"", line, {"q": "", "a": ""}), RULES, INDEX)
     assert (result.kept, result.rows) == (bytes([1, 0, 0, 1]), 3)
     [dropped] = result.dropped
@@ -121,7 +117,7 @@ def test_a_line_that_is_no_row_is_one_bad_row(line, problem):
     assert dropped.value.startswith(problem)
 
 
-def test_half_a_character_in_a_text_column_is_unreadable_and_elsewhere_is_not_read():
+def test_unpaired_surrogates_matter_in_text_columns_only():
     row = {"q": "", "a": [{"content": "half \ud83d"}]}
     reason, column, value, _ = check_row(row, RULES, INDEX)
     assert (reason, column) == (Reason.UNREADABLE, "a")
@@ -163,7 +159,7 @@ def test_rows_and_lines(tmp_path):
         ("b.txt", " \n", r"b\.(jsonl|txt): no text"),
     ],
 )
-def test_benchmarks_that_would_let_rows_pass(tmp_path, name, content, message):
+def test_unusable_benchmarks_are_rejected(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     columns = {} if name.endswith(".txt") else {"columns": "question"}
     with pytest.raises(DataError, match=message):
@@ -209,7 +205,7 @@ def test_few_blocks_are_read_ahead():
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_line_that_is_no_row_is_dropped_and_the_reading_goes_on(processes):
+def test_an_unreadable_line_is_dropped_and_reading_continues(processes):
     damaged = Block("f", 7, [b'{"text": "x"}', b"{"], 1)
     with Scanner(None, processes) as scanner:
         results = list(scanner.results([damaged, *blocks()], RowRules(("text",))))
@@ -218,7 +214,7 @@ def test_a_line_that_is_no_row_is_dropped_and_the_reading_goes_on(processes):
     assert (dropped.row, dropped.reason) == (8, Reason.UNREADABLE)
 
 
-def test_a_killed_process_is_an_error_and_no_endless_wait(monkeypatch):
+def test_a_killed_worker_is_an_error_not_a_hang(monkeypatch):
     monkeypatch.setattr(row_checks, "_check", _killed)
     with Scanner(None, 2) as scanner, pytest.raises(DataError, match="was killed"):
         list(scanner.results(blocks(), RowRules(("text",))))

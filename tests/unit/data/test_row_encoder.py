@@ -44,7 +44,7 @@ def test_a_row_of_instructions(encoder, tokenizer):
     assert not answer.cut
 
 
-def test_a_conversation_gives_each_answer_with_the_turns_before_it(encoder, tokenizer):
+def test_each_answer_of_a_conversation_is_encoded_with_its_context(encoder, tokenizer):
     turns = [("user", "u"), ("assistant", "good"), ("user", "v"), ("assistant", "bye")]
     row = {"messages": [{"role": role, "content": content} for role, content in turns]}
     answers = encoder("messages").conversation(row)
@@ -126,7 +126,7 @@ def test_bad_pairs(encoder, row, problem):
         encoder("orca_dpo_pairs").pair(row, 0)
 
 
-def test_the_length_counts_start_prompt_answer_and_end(encoder, tokenizer):
+def test_the_length_counts_bos_prompt_answer_and_eos(encoder, tokenizer):
     length = len(tokenizer(PROMPT + "good</s>")["input_ids"])
     for room, too_long in ((length, False), (length - 1, True)):
         assert [answer.too_long for answer in encoder("alpaca", max_length=room).conversation(INSTRUCTION)] == [
@@ -140,7 +140,7 @@ def test_the_longer_answer_of_a_pair_counts(encoder, tokenizer):
         assert encoder("orca_dpo_pairs", max_length=room).pair(PAIR, 0).too_long == too_long
 
 
-def test_where_answers_are_cut_only_the_prompt_has_to_leave_room(encoder, tokenizer):
+def test_with_truncation_only_the_prompt_has_to_fit(encoder, tokenizer):
     length = len(tokenizer(PROMPT)["input_ids"])
     whole = tokenizer(PROMPT + "bad and longer</s>")["input_ids"]
     pair = encoder("orca_dpo_pairs", max_length=length + 2, truncate=True).pair(PAIR, 0)
@@ -189,7 +189,7 @@ def test_a_formatter_that_fails_makes_a_bad_row_under_its_name(tokenizer, to_mes
         RowEncoder(formatter, make_encoder(tokenizer, "test"), 64).conversation({"x": "a"})
 
 
-def test_a_formatter_of_the_other_kind_is_no_bad_row(encoder):
+def test_a_formatter_of_the_wrong_kind_is_a_type_error(encoder):
     with pytest.raises(TypeError, match="the formatter alpaca is a SFTFormatter"):
         encoder("alpaca").pair(INSTRUCTION, 0)
     with pytest.raises(TypeError, match="the formatter orca_dpo_pairs is a PreferenceFormatter"):

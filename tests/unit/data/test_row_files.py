@@ -1,7 +1,3 @@
-"""None"""
-
-from __future__ import annotations
-
 import bz2
 import datetime
 import decimal
@@ -58,7 +54,7 @@ def write(path, rows):
 
 @pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz", "r.json", "r.parquet", "r.ndjson"])
 @pytest.mark.parametrize("block_bytes", [1, 3, 100, 2_000_000])
-def test_every_kind_gives_the_same_rows_in_blocks_of_any_size(tmp_path, monkeypatch, name, block_bytes):
+def test_every_format_has_the_same_rows_in_blocks_of_any_size(tmp_path, monkeypatch, name, block_bytes):
     monkeypatch.setattr(row_files, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(row_files, "PARQUET_ROWS", min(block_bytes, 2000))
     path = write(tmp_path / name, ROWS)
@@ -168,7 +164,7 @@ def compressed(data, ending):
 @pytest.mark.parametrize("name", ["r.jsonl", "r.json"])
 @pytest.mark.parametrize("ending", row_files.COMPRESSIONS)
 @pytest.mark.parametrize("named", [True, False])
-def test_compressed_files_are_known_by_their_content(tmp_path, monkeypatch, name, ending, named):
+def test_compressed_files_are_detected_by_their_content(tmp_path, monkeypatch, name, ending, named):
     monkeypatch.setattr(row_files, "BLOCK_BYTES", 100)
     path = write(tmp_path / name, ROWS)
     path.write_bytes(compressed(path.read_bytes(), ending))
@@ -231,7 +227,7 @@ def test_an_element_of_an_array_that_is_not_utf8_is_one_bad_row(tmp_path, encodi
         parse_row(block.lines[1])
 
 
-def test_half_a_character_written_as_an_escape_or_in_utf16(tmp_path):
+def test_unpaired_surrogates_as_an_escape_or_in_utf16(tmp_path):
     (tmp_path / "r.jsonl").write_bytes(b'{"a": "\\ud83d"}\n')
     assert rows_in(tmp_path / "r.jsonl") == [(1, {"a": "\ud83d"})]
     (tmp_path / "r.jsonl").write_bytes('{"a": "\ud83d"}\n{"a": 2}'.encode("utf-16", "surrogatepass"))
@@ -241,7 +237,7 @@ def test_half_a_character_written_as_an_escape_or_in_utf16(tmp_path):
     assert parse_row(second) == {"a": 2}
 
 
-def test_a_row_gives_none_for_a_column_that_it_lacks():
+def test_missing_columns_are_none():
     row = parse_row(b'{"a": 1}')
     assert (row["a"], row["b"], row.get("b"), "b" in row) == (1, None, None, False)
 
@@ -281,7 +277,7 @@ def parquet_columns():
     return columns | {f"timestamp {unit}": pa.array([moment], pa.timestamp(unit)) for unit in ("s", "ms", "us")}
 
 
-def test_no_column_that_nobody_wants_makes_a_parquet_file_unreadable(tmp_path):
+def test_unwanted_columns_never_make_a_parquet_file_unreadable(tmp_path):
     import pyarrow
     import pyarrow.parquet
 
@@ -292,7 +288,7 @@ def test_no_column_that_nobody_wants_makes_a_parquet_file_unreadable(tmp_path):
         assert parse_row(block.lines[0])["text"] == "x", name
 
 
-def test_columns_that_are_wanted_are_read_and_what_is_no_text_stays_none(tmp_path):
+def test_wanted_columns_are_read_and_non_strings_do_not_become_strings(tmp_path):
     import pyarrow
     import pyarrow.parquet
 
@@ -316,7 +312,7 @@ def test_columns_that_are_wanted_are_read_and_what_is_no_text_stays_none(tmp_pat
 
 
 @pytest.mark.parametrize("name", ["r.jsonl", "R.PARQUET"])
-def test_parquet_is_known_by_its_content(tmp_path, name):
+def test_parquet_is_detected_by_its_content(tmp_path, name):
     import pyarrow
     import pyarrow.parquet
 
@@ -344,7 +340,7 @@ def test_no_such_file(tmp_path, path):
         require_readable(str(tmp_path / path))
 
 
-def test_a_folder_is_not_called_missing(tmp_path):
+def test_a_folder_is_reported_as_not_a_file(tmp_path):
     (tmp_path / "rows.jsonl").mkdir()
     with pytest.raises(DataError, match=r"rows\.jsonl: cannot be read \(not a file\)"):
         require_readable(str(tmp_path / "rows.jsonl"))
@@ -361,7 +357,7 @@ def numbered(dataset):
     ]
 
 
-def test_values_stay_what_they_are_and_rows_keep_their_line(tmp_path):
+def test_values_keep_their_types_and_rows_their_line_numbers(tmp_path):
     rows = [{"a": "2024-01-01"}, {"a": 5, "b": None}, {"b": {"c": [1.0, "x"]}}, {"a": "half \ud83d"}]
     (tmp_path / "r.jsonl").write_text("\n".join(["", *map(json.dumps, rows), "{cut", ""]))
     dataset = table(tmp_path, "r.jsonl")
@@ -382,7 +378,7 @@ def test_rows_of_several_files_are_named_with_their_file(tmp_path):
     assert [row_place(dataset.select([2, 0]), index) for index in (0, 1)] == ["y.jsonl:3", "a/x.jsonl:1"]
 
 
-def test_rows_of_other_origin_are_numbered_by_their_place():
+def test_rows_of_other_datasets_are_numbered_by_index():
     from datasets import Dataset
 
     dataset = Dataset.from_list([{"n": n} for n in range(3)])
@@ -401,7 +397,7 @@ def test_columns_are_those_of_all_rows_until_the_needed_ones_are_seen(tmp_path):
     assert columns_of(table(tmp_path, "bad.jsonl"), ["x"]) == []
 
 
-def test_other_content_of_the_same_name_size_and_time_is_another_table(tmp_path):
+def test_changed_content_gives_another_table(tmp_path):
     tables = []
     for word in ("old", "new", "old"):
         (tmp_path / "r.jsonl").write_text(json.dumps({"a": word}))
@@ -411,7 +407,7 @@ def test_other_content_of_the_same_name_size_and_time_is_another_table(tmp_path)
     assert tables[0]._fingerprint == tables[2]._fingerprint != tables[1]._fingerprint
 
 
-def test_a_table_is_made_once_and_an_unfinished_one_again(tmp_path, monkeypatch):
+def test_a_table_is_written_once_and_an_unfinished_one_is_rewritten(tmp_path, monkeypatch):
     (tmp_path / "r.jsonl").write_text('{"a": 1}')
     table(tmp_path, "r.jsonl")
     with monkeypatch.context() as patch:
@@ -424,7 +420,7 @@ def test_a_table_is_made_once_and_an_unfinished_one_again(tmp_path, monkeypatch)
     assert list((tmp_path / "tables").iterdir()) == [made]
 
 
-def test_a_file_that_changes_meanwhile_is_no_table(tmp_path, monkeypatch):
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "r.jsonl").write_text('{"a": 1}')
     read = row_files.read_blocks
 
@@ -446,7 +442,7 @@ def test_a_file_without_rows(tmp_path):
     assert numbered(dataset) == columns_of(dataset, ["a"]) == []
 
 
-def test_a_column_of_bytes_is_read_where_it_is_wanted(tmp_path):
+def test_binary_columns_are_read_only_if_wanted(tmp_path):
     import pyarrow
     import pyarrow.parquet
 

@@ -54,7 +54,7 @@ def test_several_datasets_are_split_together():
     assert found == held_out([second, first], 0.2, 1)
 
 
-def test_groups_that_are_too_large_stay_in_training():
+def test_large_groups_stay_in_training():
     assert held_out([one_row_each([7] * 30 + [*range(100, 110)])], 5, 1).isdisjoint({7})
 
 

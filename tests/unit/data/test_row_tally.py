@@ -45,7 +45,7 @@ def test_conversations_of_several_turns():
     )
 
 
-def test_repeated_turns_are_told():
+def test_repeated_turns_are_reported():
     """Eight turns of one length: 1 + 2 + ... + 8 turns are in the examples, 4.5 times the conversation's 8."""
     words = tally(2, examples=[Example(num_tokens=100 * turns) for turns in range(1, 9)]).summary(8)
     assert "The examples have 4.5 times the tokens of the conversations" in words
@@ -53,7 +53,7 @@ def test_repeated_turns_are_told():
     assert "times the tokens" not in tally(2, examples=[Example(num_tokens=9)]).summary(8)
 
 
-def test_rows_with_nothing_to_learn_are_named_but_no_fault():
+def test_valid_rows_without_an_example_are_reported_but_not_bad():
     found = tally(10)
     for index in range(10, 30):
         found.add_error(index, NothingToLearn("status", "is tie"))
@@ -73,12 +73,12 @@ def test_what_was_left_out_of_rows_is_counted():
     )
 
 
-def test_a_row_is_too_long_where_all_of_its_examples_are():
+def test_a_row_is_too_long_if_all_of_its_examples_are():
     found = tally(2, examples=[LONG, LONG])
     assert (found.too_long, found.examples_too_long, found.rows_kept) == (2, 0, 0)
 
 
-def test_examples_that_are_cut_are_counted():
+def test_truncated_examples_are_counted():
     assert (
         tally(2, examples=[CUT, Example()])
         .summary(8)
@@ -92,13 +92,13 @@ def test_the_first_bad_rows_come_in_the_order_of_the_dataset():
     assert found.first_bad == [(5, "a"), (8, "b"), (10, "b"), (51, "a"), (52, "c")]
 
 
-def test_many_kinds_are_summed_up():
+def test_many_kinds_are_summarized():
     words = tally(bad=[(n, f"kind {n:02}") for n in range(10)]).summary(8)
     assert "kind 07 (row 8); 2 for 2 other reasons" in words
     assert "kind 08" not in words
 
 
-def test_it_survives_its_file_and_takes_the_name_of_the_recipe_that_asks():
+def test_json_round_trip_with_another_dataset_name():
     found = tally(bad=[(3, "output is empty")], too_long=[4])
     again = RowTally.from_dict(json.loads(found.to_json()), "datasets[7] (b.jsonl)")
     assert again.summary(9) == found.summary(9).replace("datasets[0] (a.jsonl)", "datasets[7] (b.jsonl)")
@@ -126,7 +126,7 @@ def test_it_survives_its_file_and_takes_the_name_of_the_recipe_that_asks():
         ),
     ],
 )
-def test_sets_that_stop_a_run(found, rule, words):
+def test_datasets_that_stop_a_run(found, rule, words):
     with pytest.raises(DataError) as error:
         found.judge(*rule, 64)
     assert words in str(error.value)
@@ -142,6 +142,6 @@ def test_a_broken_formatter_is_not_blamed_on_the_rows():
         found.judge("drop", 0.02, 64)
 
 
-def test_sets_that_do_not():
+def test_datasets_that_do_not():
     tally(bad=[(0, "x"), (1, "x")]).judge("drop", 0.02, 64)
     tally(too_long=range(99)).judge("stop", 0.0, 64)

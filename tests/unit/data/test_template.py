@@ -60,7 +60,7 @@ def test_the_string_functions_are_the_template(turns, asks):
     assert template.render(messages=messages, add_generation_prompt=asks) == render(messages, asks)
 
 
-def test_end_answers_ends_the_last_answer_alone(tokenizer):
+def test_end_answers_adds_eos_to_the_last_answer_only(tokenizer):
     def ended(messages):
         return tokenizer.apply_chat_template(
             messages, chat_template=template_text(), tokenize=False, end_answers=True
@@ -71,7 +71,7 @@ def test_end_answers_ends_the_last_answer_alone(tokenizer):
     assert ended(SINGLE) == ""
 
 
-def test_each_answer_of_a_conversation_is_an_example_whose_prompt_is_what_a_model_will_be_asked(tokenizer):
+def test_each_answer_is_an_example_with_the_prompt_of_inference(tokenizer):
     found = list(examples(MULTI))
     assert found == [
         Example("### System:\nBe kind.\n\n### User:\nHello?\n\n### Assistant:\n", "Hi."),
@@ -86,7 +86,7 @@ def test_each_answer_of_a_conversation_is_an_example_whose_prompt_is_what_a_mode
         )
 
 
-def test_another_wording_of_the_same_template_is_known_by_its_text(tokenizer):
+def test_an_equivalent_template_is_recognized_by_its_output(tokenizer):
     tokenizer = type(tokenizer).from_pretrained(tokenizer.name_or_path)
     tokenizer.chat_template = (
         "{% for m in messages %}{% if m['role'] == 'system' %}{% if m['content'] %}"

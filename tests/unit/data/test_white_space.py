@@ -1,6 +1,6 @@
-"""White space around texts: prompts are what `apply_chat_template` gives, and answers keep their indentation.
+"""White space around texts: prompts equal `apply_chat_template`, and answers keep their indentation.
 
-Tokenizers differ in what they join across the line break that ends a prompt, so one of each kind is walked.
+Tokenizers differ in what they join across the line break that ends a prompt, so one of each kind is tested.
 """
 
 import pytest
@@ -66,7 +66,7 @@ ANSWERS = ["a", "    if a:\n        return 1", "\n\n    b\n", "\t\tx", " d", "\n
 
 
 @pytest.mark.parametrize("kind", ["mistral", *KINDS])
-def test_prompts_are_those_of_inference_and_answers_stay_whole(kind, made_tokenizers, tokenizer):
+def test_prompts_equal_those_at_inference_and_answers_are_complete(kind, made_tokenizers, tokenizer):
     tokenizer = tokenizer if kind == "mistral" else made_tokenizers[kind]
     rows = RowEncoder(sft_formatters()["messages"], make_encoder(tokenizer, "test"), 512)
     for answer in ANSWERS:
@@ -96,7 +96,7 @@ def test_prompts_are_those_of_inference_and_answers_stay_whole(kind, made_tokeni
 
 
 @pytest.mark.parametrize("kind", ["mistral", *KINDS])
-def test_a_pair_is_what_trl_makes_of_its_texts_or_it_is_refused(kind, made_tokenizers, tokenizer):
+def test_a_pair_has_the_ids_of_trl_or_is_rejected(kind, made_tokenizers, tokenizer):
     tokenizer = tokenizer if kind == "mistral" else made_tokenizers[kind]
     rows = RowEncoder(preference_formatters()["preference"], make_encoder(tokenizer, "test"), 512)
     refused = set()

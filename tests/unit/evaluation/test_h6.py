@@ -1,7 +1,3 @@
-"""None"""
-
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -37,7 +33,7 @@ def instruct(**options):
     return lm_eval_results(dict(zip(SHOTS, INSTRUCT, strict=True)), **options)
 
 
-def test_the_paper_s_scores_give_the_paper_s_mean(tmp_path):
+def test_the_papers_scores_have_the_papers_mean(tmp_path):
     [model] = models(tmp_path, instruct())
     assert round(h6(model), 2) == 74.20
     assert h6_standard_error(model) == pytest.approx(1 / 6**0.5), "six errors of one percent: sqrt(6) / 6"
@@ -62,7 +58,7 @@ outputs/mine           74.20  71.08      88.16  66.21       71.43       83.58  6
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_a_missing_task_is_shown_as_missing_and_no_mean_is_made(tmp_path, task):
+def test_a_missing_task_means_no_h6(tmp_path, task):
     scores = dict(zip(SHOTS, INSTRUCT, strict=True))
     del scores[task.name]
     [model] = models(tmp_path, lm_eval_results(scores))
@@ -75,7 +71,7 @@ def test_a_missing_task_is_shown_as_missing_and_no_mean_is_made(tmp_path, task):
     assert re.search(rf"^- outputs/mine: no H6, .*not run: {task.name}$", text, re.MULTILINE)
 
 
-def test_a_part_of_a_test_set_is_marked_and_no_mean_is_made(tmp_path):
+def test_a_partial_test_set_is_marked_and_means_no_h6(tmp_path):
     content = instruct()
     content["n-samples"]["gsm8k"]["effective"] = 10
     content["n-samples"]["mmlu_anatomy"]["effective"] = 100
@@ -87,13 +83,13 @@ def test_a_part_of_a_test_set_is_marked_and_no_mean_is_made(tmp_path):
     assert re.search(r"^\* outputs/mine: no H6, .*MMLU .*14,007 of 14,042 .*GSM8K .*10 of 1,319", text, re.MULTILINE)
 
 
-def test_without_standard_errors_there_is_no_line_of_them(tmp_path):
+def test_no_row_of_standard_errors_without_them(tmp_path):
     [model] = models(tmp_path, instruct(error="N/A"))
     assert h6_standard_error(model) is None
     assert "±" not in as_text([model])
 
 
-def test_two_models_a_chat_template_and_a_name_that_would_move_the_cursor(tmp_path):
+def test_two_models_a_chat_template_and_control_characters_in_a_name(tmp_path):
     both = models(tmp_path, instruct(), instruct(model="evil\x1b[2J\nname") | {"chat_template": "x"})
     text = as_text(both)
     assert "\nevil�[2J name  " in text
@@ -103,7 +99,7 @@ def test_two_models_a_chat_template_and_a_name_that_would_move_the_cursor(tmp_pa
     assert not re.search("outputs/mine: .*chat template", text)
 
 
-def test_json_has_the_same_and_null_where_nothing_is_known(tmp_path):
+def test_json_has_null_for_unknown_values(tmp_path):
     [model] = models(tmp_path, lm_eval_results({"arc_challenge": 0.625}))
     content = as_json([model])
     assert content["models"] == [
@@ -263,12 +259,12 @@ def test_files_that_cannot_be_used(tmp_path, text, message):
     assert "\n" not in str(raised.value)
 
 
-def test_the_right_file_from_which_the_wrong_ones_are_made_is_read(tmp_path):
+def test_the_unchanged_file_is_valid(tmp_path):
     [model] = read(tmp_path, json.loads(changed(["model_name"], "m")))
     assert list(model.scores) == list(TASKS)
 
 
-def test_two_scores_of_one_task_are_not_chosen_from(tmp_path):
+def test_two_scores_of_one_task_are_an_error(tmp_path):
     with pytest.raises(EvaluationError, match=r"results_1.json: gsm8k of outputs/mine is also in .*results_0.json"):
         read(tmp_path, lm_eval_results({"gsm8k": 0.5}), lm_eval_results({"gsm8k": 0.25}))
 
@@ -280,7 +276,7 @@ def test_paths_without_results(tmp_path):
         read_scores(result_files([tmp_path / "nowhere.json"]))
 
 
-def test_groups_that_hold_each_other_end(tmp_path):
+def test_cyclic_groups_end(tmp_path):
     content = lm_eval_results({"mmlu": 0.5})
     content["group_subtasks"] = {"mmlu": ["mmlu_stem"], "mmlu_stem": ["mmlu"]}
     with pytest.raises(EvaluationError, match="n-shot"):
@@ -316,19 +312,19 @@ CONFIG = {"model": "hf", "model_args": "pretrained=org/a,dtype=float16"}
         ({"model_name": "a", "config": {"model_args": {"pretrained": "a", "load_in_4bit": False}}}, "a"),
     ],
 )
-def test_what_tells_a_model_from_others(tmp_path, changes, label):
+def test_the_name_of_a_model(tmp_path, changes, label):
     [model] = read(tmp_path, lm_eval_results({"gsm8k": 0.5}) | changes)
     assert model.model == label.format(file=tmp_path / "results_0.json")
 
 
-def test_results_without_a_name_are_not_one_model(tmp_path):
+def test_results_without_a_name_are_separate_models(tmp_path):
     halves = [dict.fromkeys(list(SHOTS)[:3], 0.5), dict.fromkeys(list(SHOTS)[3:], 0.5)]
     models = read(tmp_path, *(lm_eval_results(half, model=None) for half in halves))
     assert [len(model.scores) for model in models] == [3, 3]
 
 
 @pytest.mark.parametrize("value", [[0.5], 0.5, "N/A", None, [{"acc_norm,none": 0.5}]])
-def test_a_task_whose_result_is_no_map(tmp_path, value):
+def test_a_task_whose_result_is_not_a_map(tmp_path, value):
     path = tmp_path / "results_1.json"
     path.write_text(json.dumps({"results": {"arc_challenge": value}}))
     with pytest.raises(EvaluationError, match=r"results\.arc_challenge: has type \w+; expected a map"):

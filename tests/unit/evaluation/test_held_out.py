@@ -1,7 +1,3 @@
-"""None"""
-
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 
@@ -60,7 +56,7 @@ def write(path, rows):
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def test_answers_are_those_of_the_first_stage_that_names_any_as_training_sees_them(stages, tokenizers, tokenizer):
+def test_eval_responses_of_the_first_stage_that_has_any_as_in_training(stages, tokenizers, tokenizer):
     found = held_out_answers(stages, tokenizers)
 
     assert (found.stage, found.tokenizer) == ("sft", tokenizer)
@@ -102,7 +98,7 @@ def test_all_sets_of_the_stage_count(stages, tokenizers, tmp_path):
     assert [words.split(": ")[0].split(" as ")[1] for words in found.sets] == ["alpaca", "metamath"]
 
 
-def test_where_axolotl_truncates_answers_lose_their_end(stages, tokenizers, tokenizer):
+def test_answers_are_truncated_as_in_axolotl(stages, tokenizers, tokenizer):
     write(rows_of(stages[1]), [{"instruction": "Why?", "output": "Once upon a time."}])
     room = len(tokenizer("### User:\nWhy?\n\n### Assistant:\n")["input_ids"]) + 2
     stages = with_keys(stages, 1, excess_length_strategy="truncate", sequence_len=room)
@@ -114,7 +110,7 @@ def test_where_axolotl_truncates_answers_lose_their_end(stages, tokenizers, toke
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
-def test_pairs_are_those_of_the_first_stage_that_names_any(stages, tokenizers, tokenizer, method):
+def test_eval_pairs_of_the_first_stage_that_has_any(stages, tokenizers, tokenizer, method):
     stages = with_keys(stages, 2, rl=method)
 
     found = held_out_pairs(stages, tokenizers)
@@ -127,7 +123,7 @@ def test_pairs_are_those_of_the_first_stage_that_names_any(stages, tokenizers, t
     assert [pair.cut for pair in found.pairs] == [False, False]
 
 
-def test_training_report_and_sdpo_order_encode_a_row_alike(stages, tokenizers, tokenizer, tmp_path):
+def test_training_report_and_sdpo_order_encode_rows_the_same(stages, tokenizers, tokenizer, tmp_path):
     """With the seed that all three take where none is named."""
     completions = [{"response": f"Because of {n}.", "overall_score": n} for n in range(9)]
     path = tmp_path / "scores.jsonl"
@@ -171,7 +167,7 @@ def test_pairs_that_training_leaves_out_are_left_out(stages, tokenizers):
     assert "2 rows read, 1 kept, 1 dropped: 1 longer than sequence_len 128 (row 1)" in found.sets[0]
 
 
-def test_stages_that_name_no_such_sets_have_none(stages, tokenizers):
+def test_stages_without_test_datasets_have_none(stages, tokenizers):
     for place in (1, 2):
         stages = with_keys(stages, place, test_datasets=None)
 
@@ -190,14 +186,14 @@ def test_stages_that_name_no_such_sets_have_none(stages, tokenizers):
         ({"type": "solar_plugins.orca_dpo_pairs"}, ArgsError, r"solar_sft.yml: .*the recipe has no rl:"),
     ],
 )
-def test_a_set_that_cannot_be_read_is_named_with_its_recipe(stages, tokenizers, entry, error, message):
+def test_an_unreadable_dataset_is_reported_with_its_recipe(stages, tokenizers, entry, error, message):
     stages = with_keys(stages, 1, test_datasets=[stages[1].recipe.test_datasets[0] | entry])
 
     with pytest.raises(error, match=message):
         held_out_answers(stages, tokenizers)
 
 
-def test_a_set_of_bad_rows_is_refused_as_in_training(stages, tokenizers):
+def test_a_dataset_of_bad_rows_is_rejected_as_in_training(stages, tokenizers):
     write(rows_of(stages[1]), [{"instruction": "Why?", "output": " "}, {"instruction": "Why?", "output": "So."}])
 
     with pytest.raises(DataError, match=r"solar_sft.yml: .*1 of 2 rows cannot be read as alpaca"):
@@ -215,7 +211,7 @@ def test_a_question_of_a_user_is_rendered_as_the_template_does(tokenizer):
     )
 
 
-def test_tokens_that_the_base_does_not_know_are_refused(stages, tokenizers, tokenizer, own_tokenizer):
+def test_tokens_that_the_base_lacks_are_rejected(stages, tokenizers, tokenizer, own_tokenizer):
     own_tokenizer.add_special_tokens({"eos_token": "<|im_end|>"})
 
     found = held_out_answers(stages, tokenizers | {"sft": own_tokenizer})
@@ -225,7 +221,7 @@ def test_tokens_that_the_base_does_not_know_are_refused(stages, tokenizers, toke
         require_known_tokens("sft", found.answers, tokenizer)
 
 
-def test_the_option_goes_before_the_recipe(tmp_path):
+def test_the_option_overrides_the_recipe(tmp_path):
     (tmp_path / "a.jsonl").touch()
     recipe = parse_recipe({"test_datasets": [{"path": str(tmp_path / "a.jsonl")}, {"path": "other"}]})
 
@@ -242,12 +238,12 @@ def test_the_option_goes_before_the_recipe(tmp_path):
         ({"test_datasets": ["x"]}, "None is not a local file"),
     ],
 )
-def test_a_recipe_without_a_file_of_held_out_text_is_told_how_to_give_one(recipe, found):
+def test_the_error_without_held_out_text_names_the_option(recipe, found):
     with pytest.raises(ArgsError, match=f"{found}.*--held-out FILE.jsonl"):
         held_out_path(parse_recipe(recipe), None)
 
 
-def test_texts_are_read_in_order_and_blank_lines_passed_over(tmp_path):
+def test_texts_are_read_in_order_without_blank_lines(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "one"}\n\n{"text": " two\\n", "source": "x"}\n', encoding="utf-8")
 
@@ -287,7 +283,7 @@ def test_a_bad_row_is_named(tmp_path, row, message):
         ("a.jsonl", None, r"a.jsonl: cannot be read \(No such file"),
     ],
 )
-def test_a_file_that_holds_no_texts_is_refused(tmp_path, name, content, message):
+def test_a_file_without_texts_is_rejected(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
 
@@ -295,7 +291,7 @@ def test_a_file_that_holds_no_texts_is_refused(tmp_path, name, content, message)
         read_texts(tmp_path / name)
 
 
-def test_a_few_bad_rows_are_left_out_with_a_warning(tmp_path, caplog):
+def test_a_few_bad_rows_are_dropped_with_a_warning(tmp_path, caplog):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "good"}\n' * 60 + b"\xff\n")
 
@@ -303,18 +299,18 @@ def test_a_few_bad_rows_are_left_out_with_a_warning(tmp_path, caplog):
     assert "1 of 61 rows cannot be used, the first is row 61: the row is not UTF-8" in caplog.text
 
 
-def test_prompts_are_those_given_or_the_beginnings_of_three_texts():
+def test_given_prompts_or_the_first_words_of_three_texts():
     texts = ["a  short\ntext", "b " * 40, "c", "d"]
 
     assert checked_prompts(["mine", "and mine"], texts) == ("mine", "and mine")
     assert checked_prompts([], texts) == ("a short text", " ".join(["b"] * 12), "c")
 
 
-def test_a_blank_prompt_is_refused():
+def test_a_blank_prompt_is_rejected():
     with pytest.raises(ArgsError, match="prompt 2: ' ' is blank"):
         checked_prompts(["x", " "], [])
 
 
-def test_a_prompt_that_was_no_utf_8_is_refused():
+def test_a_prompt_that_is_not_utf_8_is_rejected():
     with pytest.raises(ArgsError, match=r"prompt 1: .*'\\udcff'.*UTF-8"):
         checked_prompts([b"caf\xff".decode("utf-8", "surrogateescape")], [])

@@ -48,7 +48,7 @@ def test_log_probabilities_are_those_of_the_definition(model, encoder, batch_tok
     assert len({round(score.total, 2) for score in scores}) == len(EXAMPLES), "four different answers"
 
 
-def test_a_model_without_opinion_gives_every_token_one_in_32000(model):
+def test_a_uniform_model(model):
     """With a head of zeros each of the 32,000 tokens is as likely as the others."""
     import torch
 
@@ -67,7 +67,7 @@ def test_the_mean_of_an_answer():
     assert AnswerScore(-6.0, 3).per_token == -2.0
 
 
-def test_batches_hold_every_text_once_and_keep_to_the_size():
+def test_batches_contain_every_text_once_within_the_limit():
     lengths = [random.Random(1).randint(1, 50) for _ in range(200)]
     found = list(batches(lengths, 60))
     assert sorted(place for batch in found for place in batch) == list(range(200))

@@ -6,7 +6,7 @@ import pytest
 from solar_plugins.evaluation.loss import Difference, Loss, difference
 
 
-def test_a_perplexity_that_is_too_large_is_infinite():
+def test_perplexity_overflows_to_infinity():
     assert Loss((1000.0,), (1,)).perplexity == math.inf
 
 

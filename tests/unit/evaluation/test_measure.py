@@ -1,7 +1,3 @@
-"""None"""
-
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -42,7 +38,7 @@ def test_windows_of_different_length_are_weighted_by_their_tokens(llama):
     assert loss.nats_per_token == pytest.approx((29 * singly[0] + 4 * singly[1] + 1 * singly[2]) / 34)
 
 
-def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_vocabulary(own_llama):
+def test_a_uniform_model_has_the_loss_log_vocabulary(own_llama):
     with torch.no_grad():
         own_llama.lm_head.weight.zero_()
 
@@ -67,7 +63,7 @@ def test_a_tokenizer_that_adds_no_bos_gets_none(plain_tokenizer, texts):
     assert 0 not in windows[0]
 
 
-def test_windows_end_when_there_are_tokens_enough(tokenizer, texts):
+def test_windows_stop_at_the_requested_number_of_tokens(tokenizer, texts):
     windows = token_windows(tokenizer, texts, sequence_tokens=16, num_tokens=31)
 
     assert [len(window) - 1 for window in windows] == [15, 15, 15]
@@ -92,7 +88,7 @@ def test_a_continuation_is_greedy(llama, tokenizer):
     assert continuation(llama, tokenizer, "Once upon", 8) == tokenizer.decode(expected, skip_special_tokens=True)
 
 
-def test_a_continuation_ends_at_the_end_of_the_text(own_llama, tokenizer):
+def test_a_continuation_ends_at_eos(own_llama, tokenizer):
     tokens = tokenizer("Once upon")["input_ids"]
     with torch.no_grad():
         first = greedy_without_cache(own_llama, tokens, 1)[0]
@@ -101,7 +97,7 @@ def test_a_continuation_ends_at_the_end_of_the_text(own_llama, tokenizer):
     assert continuation(own_llama, tokenizer, "Once upon", 8) == ""
 
 
-def test_a_checkpoint_is_measured_whole(base_directory, llama, tokenizer, texts):
+def test_all_metrics_of_a_checkpoint(base_directory, llama, tokenizer, texts):
     windows = token_windows(tokenizer, texts, 32, 100)
 
     task = Task(windows, ["Once", "The wolf"], load_tokenizer(base_directory), max_new_tokens=4)
@@ -148,7 +144,7 @@ def test_answers_keep_their_order_and_are_weighted_by_their_tokens(llama):
     assert loss.nats_per_token == pytest.approx(sum(loss.window_nats) / sum(loss.window_tokens))
 
 
-def test_pairs_are_judged_by_the_sums_of_both_answers(llama):
+def test_the_log_probabilities_of_pairs_are_sums(llama):
     answers = [EncodedAnswer([], "", "", tokens, len(tokens.input_ids), too_long=False) for tokens in ANSWERS]
     pairs = [EncodedPair(n, answers[n], answers[19 - n]) for n in range(20)]
 

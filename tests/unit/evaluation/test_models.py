@@ -10,7 +10,7 @@ from solar_plugins.evaluation.measure import continuation
 from solar_plugins.evaluation.models import load_model, load_tokenizer
 
 
-def test_the_generation_config_of_a_checkpoint_has_no_say(base_directory, llama, tokenizer, tmp_path):
+def test_the_generation_config_of_a_checkpoint_is_ignored(base_directory, llama, tokenizer, tmp_path):
     # Axolotl saves do_sample: true with every model.
     shutil.copytree(base_directory, tmp_path / "sampling")
     settings = {"do_sample": True, "temperature": 5.0, "repetition_penalty": 3.0, "num_beams": 3, "max_length": 3}
@@ -21,7 +21,7 @@ def test_the_generation_config_of_a_checkpoint_has_no_say(base_directory, llama,
     assert continuation(model, tokenizer, "Once upon", 8) == continuation(llama, tokenizer, "Once upon", 8)
 
 
-def test_a_missing_tensor_is_refused_not_made_up(base_directory, tmp_path, llama):
+def test_a_missing_tensor_is_rejected(base_directory, tmp_path, llama):
     llama.config.save_pretrained(tmp_path)
     tensors = load_file(base_directory / "model.safetensors")
     del tensors["model.layers.2.mlp.down_proj.weight"]
@@ -59,7 +59,7 @@ def test_a_damaged_model_is_named(base_directory, tmp_path, file, content, reaso
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
-def test_a_damaged_tokenizer_is_refused(base_directory, tmp_path, name):
+def test_a_damaged_tokenizer_is_rejected(base_directory, tmp_path, name):
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / file).write_bytes((base_directory / file).read_bytes())
     (tmp_path / name).write_text("[]")
@@ -68,7 +68,7 @@ def test_a_damaged_tokenizer_is_refused(base_directory, tmp_path, name):
         load_tokenizer(tmp_path)
 
 
-def test_a_missing_tokenizer_is_refused(tmp_path, llama):
+def test_a_missing_tokenizer_is_rejected(tmp_path, llama):
     llama.config.save_pretrained(tmp_path)
 
     with pytest.raises(CheckpointError, match="the tokenizer cannot be read"):

@@ -31,19 +31,19 @@ def assistant(text):
         ({"rephrased_question": "q", "rephrased_answer": "a", "original_answer": "b"}, "math_pairs"),
     ],
 )
-def test_the_formatter_is_found_by_the_columns_of_the_first_row(tmp_path, row, name):
+def test_the_formatter_is_detected_by_columns(tmp_path, row, name):
     found = find_file(write(tmp_path / "set.jsonl", row, "", row), None)
     assert found.formatter.name == name
     assert found.num_rows == 2
 
 
-def test_the_formatter_is_found_though_the_first_rows_are_bad_or_lack_a_column(tmp_path):
+def test_the_formatter_is_detected_despite_bad_rows(tmp_path):
     question = {"question": "q", "chosen": "c", "rejected": "r"}
     path = write(tmp_path / "set.jsonl", "{cut", question | {"question": None}, question)
     assert find_file(path, None).formatter.name == "orca_dpo_pairs"
 
 
-def test_a_named_formatter_is_taken(tmp_path):
+def test_type_selects_the_formatter(tmp_path):
     path = write(tmp_path / "set.jsonl", ROW)
     assert find_file(path, "ultrafeedback_binarized").formatter.name == "ultrafeedback_binarized"
     assert find_file(path, "prompt_and_answers").formatter.name == "preference"
@@ -51,7 +51,7 @@ def test_a_named_formatter_is_taken(tmp_path):
         find_file(path, "orca")
 
 
-def test_columns_are_not_judged_by_one_row(tmp_path):
+def test_columns_are_not_detected_from_a_single_row(tmp_path):
     """The first row of a set may be cut, lack a column, or look like another shape."""
     argilla = {"system": "s", "input": "u", "chosen": "a", "rejected": "b"}
     orca = {"system": "s", "question": "u", "chosen": "a", "rejected": "b"}
@@ -110,7 +110,7 @@ def test_rows_become_ids_and_bad_ones_are_counted_and_named(tmp_path, encoder):
     assert 2 not in read[-1].rejected.tokens.input_ids, "the end went with the rest of the answer"
 
 
-def test_a_drawing_is_of_that_size_and_repeats_with_its_seed():
+def test_samples_have_the_given_size_and_are_reproducible():
     assert sampled_rows(5, None, 1) == sampled_rows(5, 9, 1) == {0, 1, 2, 3, 4}
     drawn = sampled_rows(1000, 50, 1)
     assert len(drawn) == 50

@@ -43,6 +43,6 @@ def test_pairs_and_conversations_with_several_answers(shown):
     assert "⟦a⟧### User:\nv\n\n### Assistant:\n⟦b</s>⟧" in text
 
 
-def test_what_cannot_be_shown(shown):
+def test_preview_errors(shown):
     assert "type: solar_plugins.NAME" in shown([LONG], "alpaca", datasets=[]).stderr
     assert "nowhere: the tokenizer cannot be read" in shown([LONG], "alpaca", "--tokenizer", "nowhere").stderr

@@ -54,8 +54,8 @@ def test_the_installed_lm_eval_has_task_and_metric(task):
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_lm_eval_does_not_fix_other_shots(task):
-    """A task whose file says ``num_fewshot: 0`` keeps 0 whatever is asked; others follow the recipe."""
+def test_lm_eval_does_not_override_the_shots(task):
+    """A task whose file says ``num_fewshot: 0`` always uses 0; others follow the recipe."""
     config = task_config(task.name)
     assert config.get("num_fewshot") in ({0} if task.shots == 0 else {None, task.shots})
 
@@ -67,7 +67,7 @@ def test_mmlu_has_its_57_subjects_and_counts_questions_alike():
 
 
 def test_the_leaderboard_group_of_lm_eval_has_the_same_shots():
-    """lm_eval's own ``openllm`` is the Open LLM Leaderboard, from which the paper's figures are."""
+    """lm_eval's own ``openllm`` is the Open LLM Leaderboard, the source of the paper's scores."""
     path = Path(lm_eval.__file__).parent / "tasks" / "benchmarks" / "openllm.yaml"
     shots = {entry["task"]: entry["num_fewshot"] for entry in yaml.safe_load(path.read_text())["task"]}
     assert {name.removesuffix("_mc2"): shots_of for name, shots_of in recipe_shots().items()} == shots
@@ -82,13 +82,13 @@ def test_the_recipe_asks_for_these_tasks_and_shots():
     assert recipe_shots() == {task.name: task.shots for task in TASKS}
 
 
-def test_the_recipe_says_beside_each_task_which_metric_counts():
+def test_the_recipe_names_the_metric_of_each_task():
     for task in TASKS:
         [comment] = re.findall(rf"- {task.name}:{task.shots}  # paper; (.*)", RECIPE.read_text())
         assert comment.startswith(task.metric.partition(",")[0])
 
 
-def test_axolotl_gives_lm_eval_one_call_for_each_number_of_shots():
+def test_axolotl_calls_lm_eval_once_per_number_of_shots():
     from axolotl.integrations.lm_eval.cli import build_lm_eval_command
 
     recipe = read_yaml(RECIPE)

@@ -45,7 +45,7 @@ def made_set(path, ranked, num_easy):
     return path
 
 
-def test_made_sets_come_out_from_easy_to_hard(tiny_chat_model, ranked, tmp_path):
+def test_synthetic_datasets_are_ordered_from_easy_to_hard(tiny_chat_model, ranked, tmp_path):
     files = [made_set(tmp_path / f"{n}.jsonl", ranked, n) for n in (3, 12, 0, 9)]
     ordered = order_sets(tiny_chat_model, files, **LIMITS)
     assert [one.file.path.name for one in ordered.sets] == ["12.jsonl", "9.jsonl", "3.jsonl", "0.jsonl"]
@@ -61,7 +61,7 @@ def test_batches_do_not_change_the_shares(tiny_chat_model, ranked, tmp_path, bat
     assert one.preferred == 7
 
 
-def test_sets_of_equal_share_keep_the_order_in_which_they_were_given(tiny_chat_model, ranked, tmp_path):
+def test_ties_keep_the_given_order(tiny_chat_model, ranked, tmp_path):
     files = [made_set(tmp_path / f"{name}.jsonl", ranked, 6) for name in "bac"]
     assert [one.file.path for one in order_sets(tiny_chat_model, files, **LIMITS).sets] == files
 
@@ -99,14 +99,14 @@ def test_the_standard_error_is_that_of_agresti_and_coull():
     assert share.standard_error == pytest.approx(math.sqrt(82 / 104 * 22 / 104 / 104))
 
 
-def test_a_limit_judges_so_many_pairs_and_repeats(tiny_chat_model, ranked, tmp_path):
+def test_the_limit_is_a_reproducible_sample(tiny_chat_model, ranked, tmp_path):
     path = made_set(tmp_path / "set.jsonl", ranked, 6)
     first, again = (order_sets(tiny_chat_model, [path], limit=5, seed=1, **LIMITS).sets[0] for _ in range(2))
     assert (first.pairs, first.tally.rows_read, first.file.num_rows) == (5, 5, 12)
     assert first.preferred == again.preferred
 
 
-def test_the_command_says_what_it_found(tiny_chat_model, ranked, tmp_path):
+def test_the_output_of_the_command(tiny_chat_model, ranked, tmp_path):
     easy, hard = (made_set(tmp_path / f"{n}.jsonl", ranked, n) for n in (12, 6))
     with hard.open("a") as file:
         file.write('{"prompt": "Why?", "chosen": "", "rejected": "No."}\n')
@@ -131,13 +131,13 @@ def test_the_command_says_what_it_found(tiny_chat_model, ranked, tmp_path):
     assert content["easy_to_hard"][1]["bad_rows"] == [{"row": 13, "problem": "chosen is empty"}]
 
 
-def test_shares_that_do_not_differ_are_said_to(tiny_chat_model, ranked, tmp_path):
+def test_shares_that_do_not_differ_are_reported(tiny_chat_model, ranked, tmp_path):
     a, b = (made_set(tmp_path / f"{n}.jsonl", ranked, n) for n in (6, 7))
     shown = CliRunner().invoke(solar, ["sdpo-order", str(tiny_chat_model), str(a), str(b), "--max-length", "128"])
     assert f"{b} and {a} differ by less than two standard errors" in shown.stdout
 
 
-def test_what_cannot_be_used(tiny_chat_model, ranked, tmp_path):
+def test_sdpo_order_errors(tiny_chat_model, ranked, tmp_path):
     path = made_set(tmp_path / "set.jsonl", ranked, 6)
     with pytest.raises(CheckpointError, match=r"nowhere: .*no config.json; expected the folder"):
         order_sets(tmp_path / "nowhere", [path])
@@ -151,7 +151,7 @@ def test_what_cannot_be_used(tiny_chat_model, ranked, tmp_path):
         order_sets(tiny_chat_model, [tmp_path / "missing.jsonl"])
 
 
-def test_a_model_with_broken_weights_is_named(tiny_chat_model, ranked, tmp_path):
+def test_a_model_with_broken_weights_is_an_error(tiny_chat_model, ranked, tmp_path):
     import shutil
 
     import torch

@@ -17,7 +17,7 @@ def problem(function, *arguments):
     return str(error.value)
 
 
-def test_a_text_stays_as_it_is():
+def test_text_is_unchanged():
     assert text("  \n a\n\n  b \t\n", "x") == "  \n a\n\n  b \t\n"
 
 
@@ -31,16 +31,16 @@ def test_a_text_stays_as_it_is():
         (["a"], "output has type list, expected a string"),
     ],
 )
-def test_what_is_no_text(value, words):
+def test_values_that_are_not_strings(value, words):
     assert problem(text, value, "output") == words
 
 
-def test_a_text_that_may_be_missing():
+def test_optional_text():
     assert [optional_text(value, "system") for value in (None, "", " \n", " s ")] == ["", "", "", " s "]
     assert problem(optional_text, 0, "system") == "system has type int, expected a string"
 
 
-def test_an_empty_system_text_gives_no_message():
+def test_an_empty_system_message_is_left_out():
     assert question("u") == [USER]
     assert question("u", "s") == [{"role": "system", "content": "s"}, USER]
     assert single_turn("u", "a") == [USER, ANSWER]

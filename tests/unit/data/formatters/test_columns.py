@@ -1,4 +1,4 @@
-"""No built-in formatter ignores a column with a text of the prompt; all ignore what describes a row."""
+"""No built-in formatter ignores a column with a part of the prompt; all ignore metadata."""
 
 import pytest
 from formatter_rows import ANSWER, DESCRIBES, ROWS, USER, formatters
@@ -8,7 +8,7 @@ from solar_plugins.data.formatters.base import RowError
 from solar_plugins.data.formatters.columns import PROMPT_COLUMNS, QUESTION_COLUMNS, SYSTEM_COLUMNS, wanted_columns
 
 
-def test_every_built_in_formatter_is_walked_and_says_what_it_reads():
+def test_every_built_in_formatter_is_tested_and_declares_its_columns():
     assert ROWS.keys() == formatters().keys()
     for name, row in ROWS.items():
         assert set(row) <= wanted_columns(formatters()[name])
@@ -25,7 +25,7 @@ def test_a_filled_column_of_the_prompt_is_read_or_makes_the_row_bad(records, nam
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_formatter_reads_a_system_text(records, name):
+def test_every_formatter_reads_a_system_message(records, name):
     for column in SYSTEM_COLUMNS:
         assert "### System:\nZEBRA\n\n### User:" in records(name, ROWS[name] | {column: "ZEBRA"})
     assert "ZEBRA" in records(name, ROWS[name] | {"system": "ZEBRA", "system_prompt": "ZEBRA"})
@@ -34,7 +34,7 @@ def test_every_formatter_reads_a_system_text(records, name):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_columns_that_describe_a_row_and_empty_ones_change_nothing(records, name):
+def test_metadata_and_empty_columns_change_nothing(records, name):
     plain = records(name, ROWS[name])
     assert records(name, DESCRIBES | ROWS[name]) == plain
     unused = [column for column in PROMPT_COLUMNS if column not in ROWS[name]]
@@ -45,8 +45,8 @@ def test_columns_that_describe_a_row_and_empty_ones_change_nothing(records, name
         assert records(name, ROWS[name] | dict.fromkeys(unused, nothing)) == plain
 
 
-def test_a_prompt_that_stands_in_the_conversation_too_changes_nothing(records):
-    """UltraChat 200k, no_robots and UltraFeedback have it beside the messages."""
+def test_a_prompt_that_is_also_in_the_conversation_changes_nothing(records):
+    """UltraChat 200k, no_robots and UltraFeedback have it in addition to the messages."""
     for name in ("messages", "ultrafeedback_binarized", "sharegpt"):
         assert records(name, ROWS[name] | {"prompt": "u"}) == records(name, ROWS[name])
         assert records(name, ROWS[name] | {"prompt": [USER]}) == records(name, ROWS[name])
@@ -64,7 +64,7 @@ def test_a_short_text_that_happens_to_be_part_of_a_word_does_not_count_as_read(r
         records("metamath", row | column)
 
 
-def test_a_prompt_that_writes_the_row_out_in_alpacas_words_changes_nothing(records):
+def test_a_prompt_that_repeats_the_row_in_alpacas_wording_changes_nothing(records):
     """iamtarun/python_code_instructions_18k_alpaca has such a column."""
     row = {"instruction": "Sum the list", "input": "[1, 2]", "output": "sum([1, 2])"}
     words = (
@@ -77,7 +77,7 @@ def test_a_prompt_that_writes_the_row_out_in_alpacas_words_changes_nothing(recor
             records("alpaca", row | {"prompt": other})
 
 
-def test_what_pandas_writes_for_a_missing_value_is_none(records):
+def test_nan_is_a_missing_value(records):
     assert records("alpaca", ROWS["alpaca"] | {"input": float("nan"), "system": float("nan")}) == records(
         "alpaca", ROWS["alpaca"]
     )
@@ -85,14 +85,14 @@ def test_what_pandas_writes_for_a_missing_value_is_none(records):
         records("alpaca", ROWS["alpaca"] | {"output": float("nan")})
 
 
-def test_a_system_text_beside_and_in_a_conversation(records):
+def test_a_system_message_in_a_column_and_in_the_conversation(records):
     row = {"messages": [{"role": "system", "content": "ZEBRA"}, USER, ANSWER]}
     assert records("messages", row | {"system": "ZEBRA"}).count("ZEBRA") == 1
     with pytest.raises(RowError, match="system differs from the conversation's own system message"):
         records("messages", row | {"system": "LION"})
 
 
-def test_the_history_of_an_alpaca_row_comes_first_and_its_answers_are_learnt():
+def test_the_history_of_an_alpaca_row_comes_first_and_is_trained_on():
     row = ROWS["alpaca"] | {"system": "s", "history": [["q", "first"], ["r", "second"]]}
     roles = ["system", "user", "assistant", "user", "assistant", "user", "assistant"]
     contents = ["s", "q", "first", "r", "second", "u", "a"]

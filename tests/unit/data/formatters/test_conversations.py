@@ -40,7 +40,7 @@ def test_both_forms_of_a_message():
         ),
     ],
 )
-def test_what_is_no_message(value, words):
+def test_invalid_messages(value, words):
     assert re.search(words, problem(read_message, value, "m"))
 
 
@@ -65,7 +65,7 @@ def test_a_conversation():
         ([USER, {"role": "assistant", "content": " "}], r"^m\[1\]\.content is empty"),
     ],
 )
-def test_what_is_no_conversation(value, words):
+def test_invalid_conversations(value, words):
     assert re.search(words, problem(read_messages, value, "m"))
 
 
@@ -76,20 +76,20 @@ def test_the_last_answer():
 
 
 @pytest.mark.parametrize("role", ["tool", "function", "function_call", "observation", "ipython", "bing"])
-def test_roles_without_a_place_in_the_template_are_refused(role):
+def test_roles_that_the_template_lacks_are_rejected(role):
     with pytest.raises(RowError, match="expected one of system, developer, user"):
         read_messages([USER, {"role": role, "content": "x"}, ANSWER], "m")
 
 
-def test_a_developers_message_is_the_system_text():
-    """OpenAI's name of it since o1."""
+def test_a_developer_message_is_the_system_message():
+    """OpenAI's name for it since o1."""
     assert read_messages([DEVELOPER, USER, ANSWER], "m") == [SYSTEM, USER, ANSWER]
     for place, messages in ((1, [SYSTEM, DEVELOPER, USER, ANSWER]), (2, [USER, ANSWER, DEVELOPER, USER, ANSWER])):
         with pytest.raises(RowError, match=rf"^m\[{place}\] .*developer, .*first"):
             read_messages(messages, "m")
 
 
-def test_messages_that_a_table_holds_as_json():
+def test_messages_as_json():
     written = json.dumps([USER, ANSWER])
     assert sft_formatters()["messages"].to_messages({"messages": written}) == [USER, ANSWER]
     marked = sft_formatters()["messages"].to_messages({"messages": json.dumps([USER, ANSWER] * 2), "loss_mask": [0, 1]})
@@ -116,7 +116,7 @@ def test_messages_that_a_table_holds_as_json():
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_texts_that_are_no_messages(value, problem):
+def test_strings_that_are_not_messages(value, problem):
     for name, column in (("messages", "messages"), ("sharegpt", "conversations")):
         with pytest.raises(RowError, match=rf"^{column} ?{problem}"):
             sft_formatters()[name].to_messages({column: value})

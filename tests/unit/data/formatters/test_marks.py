@@ -35,8 +35,8 @@ SFT, PAIRS = sft_formatters(), preference_formatters()
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_reasoning_in_a_column_of_its_own_is_not_left_out(records, name):
-    """A reasoning model writes it before its answer: without it, the model learns to answer unprepared."""
+def test_reasoning_in_a_column_of_its_own_is_not_ignored(records, name):
+    """A reasoning model writes it before its answer; without it, the model is trained to answer without reasoning."""
     for column in ROW_REASONING:
         for value in ("First, it stands to reason.", ["First, step"], {"text": "First, step"}):
             with pytest.raises(RowError, match=f"^row {column} is reasoning"):
@@ -46,7 +46,7 @@ def test_reasoning_in_a_column_of_its_own_is_not_left_out(records, name):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_what_only_says_how_much_a_model_thought_changes_nothing(records, name):
+def test_labels_of_reasoning_change_nothing(records, name):
     plain = records(name, ROWS[name])
     for row in (
         {"reasoning": "off"},  # nvidia/Llama-Nemotron-Post-Training-Dataset
@@ -62,8 +62,8 @@ def test_what_only_says_how_much_a_model_thought_changes_nothing(records, name):
         assert records(name, ROWS[name] | row) == plain
 
 
-def test_reasoning_that_the_answer_has_too_changes_nothing(records):
-    """open-r1/Mixture-of-Thoughts and others give it both ways."""
+def test_reasoning_that_the_answer_contains_changes_nothing(records):
+    """open-r1/Mixture-of-Thoughts and others have it in both places."""
     answer = "<think>\nIt is so.\n</think>\n\nYes."
     row = {"messages": [USER, ANSWER | {"content": answer, "reasoning_content": "It is so."}]}
     assert answer in records("messages", row | {"thinking": "It is so.\n"})
@@ -75,7 +75,7 @@ def test_reasoning_that_the_answer_has_too_changes_nothing(records):
 
 
 @pytest.mark.parametrize("column", ["rationale", "analysis"])
-def test_a_rationale_is_reasoning_beside_one_answer_and_a_judges_beside_two(records, column):
+def test_a_rationale_is_reasoning_for_one_answer_and_a_judges_for_two(records, column):
     for name in ROWS:
         row = ROWS[name] | {column: "It is the shorter one."}  # argilla/distilabel-intel-orca-dpo-pairs
         if name in SFT:
@@ -87,7 +87,7 @@ def test_a_rationale_is_reasoning_beside_one_answer_and_a_judges_beside_two(reco
 
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("column", ROW_MARKS)
-def test_a_mark_of_a_row_is_read_or_makes_it_bad(records, name, column):
+def test_row_marks_are_applied_or_make_the_row_bad(records, name, column):
     """Fireworks reads a weight of the row, which multiplies its loss."""
     plain = records(name, ROWS[name])
     learnt, left_out = ((0, False), (1, True)) if column in MASKED_MARKS else ((1, True), (0, False))
@@ -148,7 +148,7 @@ def test_flags_that_ask_to_train_on_the_user():
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_masks_that_may_mean_either(records, name):
+def test_ambiguous_masks(records, name):
     for value in (0, 1, True, False, "1", [0, 1], "Assistant"):
         with pytest.raises(RowError, match=r"mask is .*ambiguous"):
             records(name, ROWS[name] | {"mask": value})
@@ -160,7 +160,7 @@ def test_masks_that_may_mean_either(records, name):
     assert records(name, ROWS[name] | {"ignore": False}) == plain
 
 
-def test_an_answer_that_kto_would_unlearn_is_not_learnt(records):
+def test_an_undesirable_kto_answer_is_not_trained_on(records):
     for name in SFT:
         with pytest.raises(NothingToLearn, match="kto_tag is False"):
             records(name, ROWS[name] | {"kto_tag": False})
@@ -186,7 +186,7 @@ def test_a_mark_that_a_formatter_reads_itself_is_left_to_it():
 
 
 @pytest.mark.parametrize("key", NO_PLACE_IN_TEMPLATE)
-def test_a_message_that_says_what_the_template_cannot_is_refused(key):
+def test_messages_that_the_template_cannot_express_are_rejected(key):
     for value in ("x", [{"name": "weather"}], {"name": "weather"}, 1):
         with pytest.raises(RowError, match=rf"^m\.{key} is filled"):
             read_message(ANSWER | {key: value}, "m")
@@ -204,8 +204,8 @@ def test_reasoning_of_a_message(key):
 
 
 @pytest.mark.parametrize("key", CONTINUED_MARKS)
-def test_the_start_of_an_answer_is_refused(key):
-    """Mistral's and DeepSeek's APIs have the model go on with it; here it would learn to stop there."""
+def test_incomplete_answers_are_rejected(key):
+    """Mistral's and DeepSeek's APIs let the model continue it; here the model would be trained to stop there."""
     for value in (True, 1, "Sure"):
         with pytest.raises(RowError, match=rf"^m\.{key} is set: .* Complete the answer"):
             read_message(ANSWER | {key: value}, "m")
@@ -214,7 +214,7 @@ def test_the_start_of_an_answer_is_refused(key):
 
 
 @pytest.mark.parametrize("key", END_MARKS)
-def test_an_answer_without_an_end_is_refused(key):
+def test_answers_without_eos_are_rejected(key):
     for value in (False, 0, ""):
         with pytest.raises(RowError, match=rf"^m\.{key} is .*EOS"):
             read_message(ANSWER | {key: value}, "m")
@@ -223,7 +223,7 @@ def test_an_answer_without_an_end_is_refused(key):
         assert read_message(ANSWER | {key: value}, "m") == ANSWER
 
 
-def test_a_message_on_another_channel_is_no_answer():
+def test_messages_on_other_channels_are_rejected():
     for channel in ("analysis", "commentary"):
         with pytest.raises(RowError, match=rf"^m\.channel is '{channel}'"):
             read_message(ANSWER | {"channel": channel}, "m")
@@ -232,7 +232,7 @@ def test_a_message_on_another_channel_is_no_answer():
 
 
 @pytest.mark.parametrize("key", UNCLEAR_MARKS)
-def test_a_mark_that_may_mean_either_is_refused(key):
+def test_ambiguous_marks_are_rejected(key):
     for value in (1, True, "yes", *((0, False) if key == "mask" else ())):
         with pytest.raises(RowError, match=rf"^m\.{key} is .*ambiguous.* weight \(0: .*masked \(1: "):
             read_message(ANSWER | {key: value}, "m")
@@ -249,7 +249,7 @@ def test_content_parts():
 
 
 @pytest.mark.parametrize("key", [*LEARNING_MARKS, *MASKED_MARKS])
-def test_content_parts_that_are_not_learnt(key):
+def test_masked_content_parts(key):
     """Axolotl 0.21 masks such parts (``_convert_content_parts``)."""
     yes, no = (False, True) if key in MASKED_MARKS else (True, False)
     parts = [{"type": "text", "text": "Hm."}, {"type": "text", "text": " 4", key: yes}]
@@ -261,7 +261,7 @@ def test_content_parts_that_are_not_learnt(key):
 
 
 @pytest.mark.parametrize("key", LEARNING_MARKS)
-def test_marks_of_answers_that_are_not_learnt(key):
+def test_marks_of_masked_answers(key):
     for no in (0, 0.0, False):
         assert read_message(ANSWER | {key: no}, "m") == ANSWER | {"learn": False}
         assert read_message(USER | {key: no}, "m") == USER
@@ -289,21 +289,21 @@ def test_marks_of_other_messages():
 
 
 @pytest.mark.parametrize("key", PARTIAL_MARKS)
-def test_marks_of_parts_of_an_answer_are_refused(key):
+def test_marks_of_parts_of_an_answer_are_rejected(key):
     """Axolotl's docs/dataset-formats/conversation.qmd."""
     with pytest.raises(RowError, match=rf"^m\.{key} asks to train on a part"):
         read_message(ANSWER | {key: [{"begin_offset": 0, "end_offset": 0, "train": False}]}, "m")
     assert read_message(ANSWER | {key: None}, "m") == ANSWER
 
 
-def test_slim_orca_marks_every_message(records):
+def test_slim_orca_has_a_weight_for_every_message(records):
     weights = [("system", "s", None), ("human", "u", 0.0), ("gpt", "a", 1.0)]
     row = {"conversations": [{"from": who, "value": text, "weight": weight} for who, text, weight in weights]}
     assert records("sharegpt", row).endswith("### System:\ns\n\n### User:\nu\n\n### Assistant:\na</s>")
 
 
 @pytest.mark.parametrize("row", [ROWS["messages"]["messages"], ROWS["sharegpt"]["conversations"]])
-def test_what_describes_a_message_changes_nothing(row):
+def test_metadata_of_messages_changes_nothing(row):
     """LMSYS-Chat, WildChat, oasst, Tulu 3, OpenAI and Mistral exports."""
     describes = {"id": "1", "name": "Ann", "language": "en", "score": 0.5, "rank": 2, "toxic": False, "model": "x"}
     describes |= {"timestamp": 1.5, "finish_reason": "stop", "annotations": [], "redacted": True, "label": "good"}

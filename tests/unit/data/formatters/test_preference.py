@@ -1,4 +1,4 @@
-"""Each formatter of preference sets: one row of its set's shape, and exactly what it gives."""
+"""Each formatter for preference datasets: a row of its form, and exactly what it returns."""
 
 import json
 import random
@@ -136,7 +136,7 @@ def pair(name, row, rng=None):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_gives_this_pair(case):
+def test_the_pair_of_a_row(case):
     name, row, texts = CASES[case]
     result = pair(name, row)
     assert (render(result.prompt, add_generation_prompt=True), result.chosen, result.rejected) == texts
@@ -146,7 +146,7 @@ def test_every_built_in_formatter_has_a_case():
     assert {name for name, _, _ in CASES.values()} == preference_formatters().keys()
 
 
-def test_the_best_score_is_chosen_and_each_worse_one_is_rejected_as_often():
+def test_the_best_score_is_chosen_and_each_worse_one_is_rejected_equally_often():
     rng = random.Random(0)
     pairs = [pair("ultrafeedback_scores", SCORED, rng) for _ in range(2000)]
     assert {found.chosen for found in pairs} == {"4"}, "of two equal scores the first"
@@ -156,7 +156,7 @@ def test_the_best_score_is_chosen_and_each_worse_one_is_rejected_as_often():
 
 
 def scored(*scores):
-    """A row with completions of these overall and fine-grained scores, named by their place."""
+    """A row with completions of these overall and fine-grained scores, named by their index."""
     completions = [
         {"response": str(place), "overall_score": overall, "fine-grained_score": fine}
         for place, (overall, fine) in enumerate(scores)
@@ -217,7 +217,7 @@ def test_the_ratings_of_older_copies_stand_for_the_fine_grained_score():
         (scored((8, 3.5), (7, 4)), "^completions .*fine-grained scores contradict"),
     ],
 )
-def test_scores_without_a_preference_are_no_bad_rows(row, problem):
+def test_scores_without_a_preference_are_not_bad_rows(row, problem):
     with pytest.raises(NothingToLearn, match=problem):
         pair("ultrafeedback_scores", row)
 
@@ -254,7 +254,7 @@ OF_PAIRS = {
         ),
     ],
 )
-def test_a_pair_that_calls_itself_a_tie_is_left_out(name, marks, problem):
+def test_ties_are_left_out(name, marks, problem):
     if problem is None:
         assert pair(name, OF_PAIRS[name] | marks)
         return
@@ -262,11 +262,11 @@ def test_a_pair_that_calls_itself_a_tie_is_left_out(name, marks, problem):
         pair(name, OF_PAIRS[name] | marks)
 
 
-def test_every_formatter_of_two_answers_is_walked():
+def test_every_pair_formatter_is_tested():
     assert OF_PAIRS.keys() == preference_formatters().keys() - {"ultrafeedback_scores"}
 
 
-def test_an_answer_that_is_marked_not_to_be_learnt_makes_no_pair():
+def test_a_masked_answer_makes_no_pair():
     marked = turn("assistant", "4") | {"weight": 0}
     other = turn("assistant", "5")
     for name, row in [
@@ -282,7 +282,7 @@ def test_an_answer_that_is_marked_not_to_be_learnt_makes_no_pair():
 
 
 @pytest.mark.parametrize("dump", [json.dumps, repr])
-def test_messages_that_a_table_made_a_text_of_are_no_answer(dump):
+def test_serialized_messages_are_not_an_answer(dump):
     row = {"prompt": "u", "chosen": [turn("assistant", "4")], "rejected": [turn("assistant", "5")]}
     for column in row:
         with pytest.raises(RowError, match=f"^{column} holds messages serialized as a string"):

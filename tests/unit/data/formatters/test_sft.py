@@ -82,7 +82,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_gives_this_text(case):
+def test_the_text_of_a_row(case):
     name, row, text = CASES[case]
     assert render(sft_formatters()[name].to_messages(row)) == text
 

@@ -6,7 +6,7 @@ from solar_plugins.solar_block import InitArgs
 from solar_plugins.upscaling.strategies import plan_of
 
 
-def test_every_repeat_is_what_its_block_makes():
+def test_every_repeat_is_the_plan_of_its_block():
     """What is pasted into a recipe makes the plan that was measured."""
     found = every_repeat(5)
     assert len(found) == 15
@@ -32,7 +32,7 @@ def test_plans_of_a_file(tmp_path):
     assert stack.block == (0, 8), "the whole base once more"
 
 
-def test_a_plan_whose_duplicates_start_otherwise(tmp_path):
+def test_a_plan_with_another_initializer(tmp_path):
     path = tmp_path / "plans.yml"
     path.write_text("- {strategy: dus, drop_layers: 2, duplicates: {initializer: scaled, factor: 0.25}}\n")
     (one,) = read_candidates(path, 8)
@@ -58,7 +58,7 @@ def test_a_plan_whose_duplicates_start_otherwise(tmp_path):
         ("- {strategy: duss}", PluginError, "plan 1: strategy: 'duss'"),
     ],
 )
-def test_what_is_no_plan(text, kind, words, tmp_path):
+def test_invalid_plans(text, kind, words, tmp_path):
     (tmp_path / "plans.yml").write_text(text)
     with pytest.raises(kind) as error:
         read_candidates(tmp_path / "plans.yml", 8)
@@ -66,6 +66,6 @@ def test_what_is_no_plan(text, kind, words, tmp_path):
     assert str(tmp_path / "plans.yml") in str(error.value)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(ArgsError, match=r"plans\.yml: cannot be read"):
         read_candidates(tmp_path / "plans.yml", 8)

@@ -1,7 +1,5 @@
 """`solar probe` as a user runs it, on a tiny model."""
 
-from __future__ import annotations
-
 import json
 import random
 
@@ -69,7 +67,7 @@ def test_every_repeat(folder):
 
 
 @pytest.mark.slow
-def test_what_was_measured_is_not_measured_again(folder, monkeypatch):
+def test_an_interrupted_probe_resumes(folder, monkeypatch):
     first = json.loads(run(folder, "--json", out="again").stdout)
     record = folder / "again" / "measured.jsonl"
     lines = record.read_text().splitlines(keepends=True)
@@ -121,7 +119,7 @@ def test_plans_of_a_file(folder):
     assert expanded["added_layers"] == 2
 
 
-def test_plans_whose_duplicates_do_not_start_as_copies(folder):
+def test_plans_with_other_initializers(folder):
     plans = folder / "starts.yml"
     starts = ["scaled", "noise", "average", "identity", "{initializer: scaled, factor: 0.25}"]
     plans.write_text("".join(f"- {{strategy: dus, drop_layers: 2, duplicates: {one}}}\n" for one in ["copy", *starts]))
@@ -146,14 +144,14 @@ def test_plans_whose_duplicates_do_not_start_as_copies(folder):
         (["--plans", "{folder}/nowhere.yml"], "nowhere.yml: cannot be read"),
     ],
 )
-def test_what_cannot_be_measured(folder, arguments, words):
+def test_probe_errors(folder, arguments, words):
     (folder / "few.jsonl").write_text('{"text": "one two"}\n{"text": "three four"}\n')
     result = run(folder, *(one.format(folder=folder) for one in arguments), out="bad", status=1)
     assert words in result.output
     assert "Traceback" not in result.output
 
 
-def test_the_fingerprint_knows_the_question(folder):
+def test_the_fingerprint_depends_on_the_settings(folder):
     base = find_base(str(folder / "base"))
     candidates = probe_module_candidates(base)
     texts = [folder / "news.jsonl"]
@@ -184,21 +182,21 @@ def noisy(rng, excess, noise, windows=40, text=2.0):
     return Loss(tuple(nats + 32 * (excess + rng.gauss(0, noise)) for nats in shared), (32,) * windows)
 
 
-def test_a_plan_that_is_surely_worse_stops():
+def test_a_significantly_worse_plan_is_dropped():
     """The texts differ much more than the plans, which are compared on the same texts."""
     rng = random.Random()
     losses = {0: noisy(rng, 0.10, 0.05), 1: noisy(rng, 0.11, 0.05), 2: noisy(rng, 0.30, 0.05)}
     assert still_racing(losses, [[0, 1, 2]], frozenset(), 0) == {0, 1}
 
 
-def test_sizes_do_not_compete_and_the_kept_go_on():
+def test_sizes_do_not_compete_and_kept_plans_stay():
     rng = random.Random()
     losses = {0: noisy(rng, 0.1, 0.01), 1: noisy(rng, 0.5, 0.01), 2: noisy(rng, 0.9, 0.01)}
     assert still_racing(losses, [[0], [1, 2]], frozenset({2}), 0) == {0, 1, 2}
     assert still_racing(losses, [[0], [1, 2]], frozenset(), 0) == {0, 1}
 
 
-def test_equals_are_fewer_in_each_round():
+def test_of_equal_plans_fewer_stay_each_round():
     losses = {place: Loss((32.0 + place / 1e6, 64.0), (32, 32)) for place in range(40)}
     counts = [len(still_racing(losses, [range(40)], frozenset(), turn)) for turn in range(6)]
     assert counts == [FIRST_CAP, 12, 6, 3, LAST_CAP, LAST_CAP]
@@ -206,6 +204,6 @@ def test_equals_are_fewer_in_each_round():
 
 
 @pytest.mark.parametrize("segments", [1, 2, 7])
-def test_few_segments_decide_nothing_by_their_error(segments):
+def test_with_few_segments_no_plan_is_dropped(segments):
     losses = {0: Loss((32.0,) * segments, (32,) * segments), 1: Loss((320.0,) * segments, (32,) * segments)}
     assert still_racing(losses, [[0, 1]], frozenset(), 0) == {0, 1}

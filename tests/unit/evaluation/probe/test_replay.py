@@ -1,4 +1,4 @@
-"""Layers in another order, against the loaded model that was really upscaled. Every decoder: tests/unit/decoders."""
+"""Layers in another order, compared with the loaded upscaled model. Every decoder: tests/unit/decoders."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def expected_nats(directory):
 
 @pytest.mark.parametrize(("kind", "max_bytes"), [("llama-biased", 1), ("mistral", 10**9)])
 def test_new_layers_have_the_weights_of_the_written_models(made_bases, tmp_path, kind, max_bytes):
-    """Whether they are kept or made again for each call."""
+    """Whether they are cached or recomputed for each call."""
     found = find_base(str(made_bases / kind))
     model = AutoModelForCausalLM.from_pretrained(made_bases / kind, dtype=torch.float32).eval()
     plans = NEW | {"plain": PLANS["dus"]}
@@ -73,7 +73,7 @@ def test_new_layers_have_the_weights_of_the_written_models(made_bases, tmp_path,
     assert all(parameter.equal(before[name]) for name, parameter in model.named_parameters())
 
 
-def test_new_layers_whose_weights_are_loaded_under_other_names_are_refused(model, base):
+def test_new_layers_whose_weights_are_renamed_on_loading_are_rejected(model, base):
     """As where transformers puts experts into one tensor when it loads them."""
     replay = LayerReplay(model, 8, 4096, 10**7, NewWeights(find_base(str(base)), 10**9))
     model.model.layers[2].mlp.down_proj.weight.mul_(2)
@@ -108,7 +108,7 @@ def test_plans_do_not_disturb_each_other(model):
         assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-def test_the_model_is_left_as_it_was(model):
+def test_the_model_is_unchanged(model):
     before = model(input_ids=IDS, use_cache=False).logits
     replay = replay_of(model)
     replay.check(IDS)
@@ -118,7 +118,7 @@ def test_the_model_is_left_as_it_was(model):
     assert model(input_ids=IDS, use_cache=False).logits.equal(before)
 
 
-def test_what_the_recording_shows_of_the_base(model):
+def test_influences_and_angles_of_the_base(model):
     recording = replay_of(model).record(IDS)
     low, high = recording.states[2][0], recording.states[3][0]
     cosines = (low * high).sum(-1) / (low.norm(dim=-1) * high.norm(dim=-1))
@@ -129,7 +129,7 @@ def test_what_the_recording_shows_of_the_base(model):
 
 
 class Shares:
-    """What layers must not do: each adds what the layer before it left behind."""
+    """What layers must not do: use state that the previous layer left behind."""
 
     left = None
 
@@ -144,7 +144,7 @@ class Shares:
         return out
 
 
-def test_state_that_layers_keep_for_each_other_is_refused(model, monkeypatch):
+def test_shared_state_between_layers_is_rejected(model, monkeypatch):
     monkeypatch.setattr(Shares, "left", None)
     for layer in model.model.layers:
         layer.forward = Shares(layer)
@@ -152,7 +152,7 @@ def test_state_that_layers_keep_for_each_other_is_refused(model, monkeypatch):
         replay_of(model).check(IDS)
 
 
-def test_an_argument_that_earlier_layers_make_is_refused(model):
+def test_an_argument_from_earlier_layers_is_rejected(model):
     class Carry(torch.nn.Module):
         def __init__(self, layers):
             super().__init__()

@@ -23,7 +23,7 @@ def test_every_plan_has_its_path():
     assert paths(schedule(PLANS)) == [[layer.source for layer in plan.layers] for plan in PLANS]
 
 
-def test_every_node_is_made_once_and_after_its_parent():
+def test_every_node_is_computed_once_and_after_its_parent():
     order = schedule(PLANS)
     made = set(order.trunk)
     for step in order.steps:
@@ -35,8 +35,8 @@ def test_every_node_is_made_once_and_after_its_parent():
     assert made == set(range(len(order.nodes)))
 
 
-def test_shared_beginnings_halve_the_work_of_a_full_sweep():
-    """The figures of a base of 30 layers: plans that end alike are one batch, one for each number of layers to go."""
+def test_shared_prefixes_halve_the_work_of_a_full_sweep():
+    """For a base of 30 layers: plans with the same ending are one batch per number of layers left."""
     plans = [one.plan for one in every_repeat(30)]
     order = schedule(plans)
     assert (len(plans), sum(map(len, plans)), order.layer_passes, len(order.steps)) == (465, 18_910, 9_455, 30)
@@ -49,7 +49,7 @@ def test_the_base_itself_needs_no_layer():
     assert order.trunk[order.ends[0]] == 6
 
 
-def test_identity_layers_are_passed_over():
+def test_identity_layers_are_skipped():
     plain = LayerPlan.from_sources(3, [0, 1, 2])
     expanded = LayerPlan(3, tuple(PlannedLayer(i, kind) for i in range(3) for kind in ("copy", "identity")))
     order = schedule([plain, expanded])
@@ -71,7 +71,7 @@ def test_new_layers_are_nodes_of_their_own_by_start_and_position():
 
 
 @pytest.mark.parametrize("limit", [1, 4, 7, 100])
-def test_groups_hold_what_they_may(limit):
+def test_groups_fit_into_the_limit(limit):
     groups = chunks(PLANS, limit)
     assert sorted(place for group in groups for place in group) == list(range(len(PLANS)))
     for group in groups:
