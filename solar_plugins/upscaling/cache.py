@@ -1,4 +1,4 @@
-"""The upscaled checkpoints that recipes have left in the cache: which there are, and their removal."""
+"""List and remove the upscaled checkpoints in the cache."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class CachedCheckpoint(NamedTuple):
     name: str
     num_bytes: int
     made: datetime
-    words: str
-    """Its base and plan; or why it is not used."""
+    description: str
+    """Its base and plan; or why it cannot be used."""
 
 
 def cache_directory(cache_dir: Path | None) -> Path:
@@ -29,7 +29,7 @@ def cache_directory(cache_dir: Path | None) -> Path:
 
 
 def cached_checkpoints(cache: Path) -> list[CachedCheckpoint]:
-    """What lies in the cache, newest first. A folder that does not exist is empty."""
+    """The checkpoints in the cache, newest first. None if the directory does not exist."""
     folders = [path for path in cache.glob(f"{CACHE_PREFIX}*") if path.is_dir() and not path.is_symlink()]
     return sorted(map(_described, folders), key=lambda one: one.made, reverse=True)
 
@@ -37,40 +37,43 @@ def cached_checkpoints(cache: Path) -> list[CachedCheckpoint]:
 def _described(folder: Path) -> CachedCheckpoint:
     try:
         marker = read_marker(folder)
-        words = f"{marker.base_name}{f'@{marker.base_revision[:12]}' if marker.base_revision else ''}: {marker.plan}"
+        revision = f"@{marker.base_revision[:12]}" if marker.base_revision else ""
+        description = f"{marker.base_name}{revision}: {marker.plan}"
     except CheckpointError as error:
-        words = f"not used: {error}"
+        description = f"not usable: {error}"
     sizes = [(folder / name).lstat().st_size for name in files_below(folder)]
-    return CachedCheckpoint(folder.name, sum(sizes), datetime.fromtimestamp(folder.stat().st_mtime), words)
+    return CachedCheckpoint(folder.name, sum(sizes), datetime.fromtimestamp(folder.stat().st_mtime), description)
 
 
 def remove_cached(cache: Path, name: str) -> int:
-    """Remove a checkpoint from the cache, and return its bytes. The next run of its recipe makes it again.
+    """Remove a checkpoint from the cache and return its size in bytes. The next run of its recipe writes it again.
 
-    Waits for whoever is writing it.
+    Waits if another process is writing it.
 
     Args:
         cache: The cache.
-        name: As `cached_checkpoints` lists it.
+        name: As in `cached_checkpoints`.
 
     Raises:
-        ArgsError: There is none of that name.
+        ArgsError: The name does not exist.
         CheckpointError: A part of it cannot be removed.
     """
     found = {one.name: one for one in cached_checkpoints(cache)}
     if name not in found:
-        raise ArgsError(f"{name}: not in {cache}; there: {', '.join(found) or 'nothing'}")
+        raise ArgsError(f"{name}: not in {cache}; expected one of: {', '.join(found) or '(the cache is empty)'}")
     with sole_writer(cache / name):
-        # Renamed first: half of it must never be taken for the whole.
+        # Renamed first: a partly removed checkpoint must never be used.
         gone = (cache / name).rename(new_partial_path(cache / name))
         remove(gone)
     if gone.exists():
-        raise CheckpointError(f"{gone}: a part of {name} could not be removed; look at its permissions, and remove it")
+        raise CheckpointError(f"{gone}: a part of {name} could not be removed; fix its permissions and remove it")
     return found[name].num_bytes
 
 
 def cache_lines(cache: Path) -> list[str]:
-    """A line for each checkpoint, and their sum."""
+    """A line for each checkpoint, and a line with the total."""
     found = cached_checkpoints(cache)
-    lines = [f"{one.name}  {format_bytes(one.num_bytes):>8}  {one.made:%Y-%m-%d %H:%M}  {one.words}" for one in found]
+    lines = [
+        f"{one.name}  {format_bytes(one.num_bytes):>8}  {one.made:%Y-%m-%d %H:%M}  {one.description}" for one in found
+    ]
     return [*lines, f"{cache}: {len(found)} checkpoints, {format_bytes(sum(one.num_bytes for one in found))}"]

@@ -42,37 +42,40 @@ LOG = logger("checkpoint")
 
 WHAT = "upscaled checkpoint"
 CACHE_PREFIX = "upscaled-"
-"""How the names of checkpoints in the cache begin."""
+"""The prefix of checkpoint names in the cache."""
 
 MAX_CARD_CHARACTERS = 1_000_000
 
 
 def default_cache_dir() -> Path:
-    """``$HF_HOME/solar_plugins``: beside the hub cache, which clusters already put on their large disk."""
+    """``$HF_HOME/solar_plugins``: next to the hub cache, which clusters already keep on a large disk."""
     from huggingface_hub.constants import HF_HOME
 
     return Path(HF_HOME) / "solar_plugins"
 
 
 def cache_name(base: BaseCheckpoint, plan: LayerPlan) -> str:
-    """The directory name of an upscaled checkpoint: it changes with the base, the plan and our format.
+    """The directory name of an upscaled checkpoint. It depends on the base, the plan and the format version.
 
-    It holds no part of the base's name: Axolotl takes words such as "llama" in a path for the model's type.
+    It contains no part of the base's name: Axolotl derives the model type from words such as "llama" in a path.
     """
-    trust = [sorted(base.trusted_keys)] if base.trusted_keys else []  # It stands in the result's config.json.
+    trust = [sorted(base.trusted_keys)] if base.trusted_keys else []  # They are recorded in the new config.json.
     content = json.dumps([FORMAT_VERSION, base.identity, plan.to_dict(), *trust], sort_keys=True)
     return f"{CACHE_PREFIX}{plan.base_layers}-to-{len(plan)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 def ensure_checkpoint(base: BaseCheckpoint, plan: LayerPlan, cache_dir: str | Path | None) -> Path:
-    """The upscaled checkpoint of ``base`` by ``plan`` below ``cache_dir``; made now if it is not there.
+    """The directory of the upscaled checkpoint in the cache. Writes the checkpoint if it does not exist.
 
-    Without ``cache_dir`` it is kept in `default_cache_dir`.
+    Safe to call from many processes at once: one writes, the others wait and then use it.
 
-    Safe to call from many processes at once: one writes, the others wait and then find it.
+    Args:
+        base: The base.
+        plan: The plan.
+        cache_dir: Default: `default_cache_dir`.
 
     Raises:
-        CheckpointError: The base cannot be used or the target cannot be written. Nothing that looks finished is left.
+        CheckpointError: The base cannot be used, or the checkpoint cannot be written. No partial checkpoint is left.
     """
     cache = Path(cache_dir) if cache_dir else default_cache_dir()
     directory = Path(os.path.expanduser(cache)).absolute() / cache_name(base, plan)
@@ -86,29 +89,29 @@ def ensure_checkpoint(base: BaseCheckpoint, plan: LayerPlan, cache_dir: str | Pa
     if written:
         announce("checkpoint_written", path=directory, plan=plan, base=base)
     elif speaks_for_node():
-        LOG.info("upscaled checkpoint found: %s (%s)", directory, plan)
+        LOG.info("using the cached upscaled checkpoint %s (%s)", directory, plan)
     return directory
 
 
 def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> bool:
-    """Write the upscaled checkpoint to ``directory``, which must be absent or empty. False if it was there already.
+    """Write the upscaled checkpoint to ``directory``, which must not exist or be empty. False if it already exists.
 
     Raises:
-        CheckpointError: As `ensure_checkpoint`; also if the directory holds anything else, or lies in the base.
+        CheckpointError: As `ensure_checkpoint`; also if the directory has other content, or is inside the base.
     """
     directory = Path(os.path.expanduser(directory)).absolute()
     for model in base.models:
         if directory.resolve().is_relative_to(model.directory.resolve()):
             raise CheckpointError(
-                f"{directory}: lies in the {'base' if model is base else 'donor'}'s own folder, {model.directory}, "
-                "which stays as it is; give a folder beside it"
+                f"{directory}: is inside the directory of the {'base' if model is base else 'donor'}, "
+                f"{model.directory}, which must not be changed; give a directory outside it"
             )
     with _os_errors_explained(directory), sole_writer(directory):
         if is_finished(directory, base, plan):
             return False
         if directory.is_symlink() or (directory.exists() and (not directory.is_dir() or any(directory.iterdir()))):
             raise CheckpointError(
-                f"{directory}: exists and is not this base upscaled by this plan; nothing was changed. Remove it, or "
+                f"{directory}: exists, but is not this base upscaled by this plan; it was not changed. Remove it, or "
                 "give another name"
             )
         written = write_directory(
@@ -120,11 +123,11 @@ def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> 
 
 
 def is_finished(directory: Path, base: BaseCheckpoint, plan: LayerPlan) -> bool:
-    """Whether ``directory`` holds, whole, what `write_checkpoint` would write there; contents are not compared.
+    """Whether ``directory`` is the complete checkpoint that `write_checkpoint` would write; contents are not compared.
 
     Raises:
         CheckpointError: The base cannot be used.
-        OSError: The directory cannot be read: that says nothing about it, and it must not be made again for it.
+        OSError: The directory cannot be read. It may still be complete, so it must not be written again.
     """
     identity = base.identity
     try:
@@ -145,7 +148,7 @@ def _os_errors_explained(directory: Path) -> AbstractContextManager[None]:
 
 
 def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -> None:
-    """Write into ``directory`` what will stand at ``final``."""
+    """Write into ``directory``, which will be renamed to ``final``."""
     config, shards, changed = planned_checkpoint(base, plan)
     require_what_computes(shards)
     total_bytes = sum(shard.data_bytes for shard in shards)
@@ -164,8 +167,8 @@ def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -
             (directory / name).write_bytes(changed[name])
         else:
             shutil.copyfile(path, directory / name)
-    if said := warning(base.directory / GENERATION_CONFIG, base.config):
-        LOG.warning("%s", said)
+    if message := warning(base.directory / GENERATION_CONFIG, base.config):
+        LOG.warning("%s", message)
     for level, line in base.notes_on_companions():
         LOG.log(level, "%s", line)
     record = provenance(base.public_name, base.revision, plan, base.decoder.trusted_keys)
@@ -191,8 +194,8 @@ def _refuse_changed(base: BaseCheckpoint, before: dict[Path, tuple[int, ...]]) -
     changed = [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
     if changed or base.fingerprint() != base.identity:
         raise CheckpointError(
-            f"{changed[0] if changed else base.directory}: the base changed while it was copied; leave it alone and "
-            "run again"
+            f"{changed[0] if changed else base.directory}: the base changed while it was copied; do not write to it, "
+            "and run again"
         )
 
 
@@ -205,15 +208,15 @@ def _require_space(needed_bytes: int, final: Path, directory: Path) -> None:
     if free_bytes < needed_bytes:
         others = [path.name for path in partials_of(final) if path != directory]
         raise CheckpointError(
-            f"{final.parent}: {format_bytes(free_bytes)} free, but the {WHAT} needs {format_bytes(needed_bytes)}; make "
-            f"room{''.join(f', remove {name} if its writer is dead' for name in others)}, or choose another disk with "
-            "solar.cache_dir"
+            f"{final.parent}: {format_bytes(free_bytes)} free, but the {WHAT} needs {format_bytes(needed_bytes)}; free "
+            f"disk space{''.join(f', remove {name} if its writer is dead' for name in others)}, or choose another disk "
+            "with solar.cache_dir"
         )
 
 
 @contextmanager
 def progress(total_bytes: int, title: str) -> Iterator[Callable[[int], object]]:
-    """A bar with amount and rate; call what it gives with each number of bytes done."""
+    """A progress bar in bytes. Yields the function that advances it."""
     from tqdm import tqdm
 
     with tqdm(total=total_bytes, desc=title, unit="B", unit_scale=True, unit_divisor=1000, mininterval=0.5) as bar:

@@ -1,6 +1,6 @@
-"""The layer plan: which base layer each layer of the deeper model comes from, and how that copy is initialised.
+"""The layer plan: which base layer each layer of the deeper model comes from, and how it is initialized. Pure.
 
-Layer indices are 0-based, ranges are half-open ``[start, end)``. Everything here is pure: no files, no tensors.
+Layer indices are 0-based, ranges are half-open ``[start, end)``.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from solar_plugins.errors import PlanError
 from solar_plugins.text import span
 
 Arguments = tuple[tuple[str, Any], ...]
-"""Of an initializer, by name: ``(("factor", 0.5),)``. Numbers, texts, truth values, or tuples of these."""
+"""The arguments of an initializer: ``(("factor", 0.5),)``. Numbers, strings, booleans, or tuples of these."""
 
 
 MAX_LAYERS = 10_000
-"""Far above any model; a file that says more is damaged, and a plan for it would fill the memory."""
+"""Far more than any model has. A file with more is damaged, and its plan would exhaust the memory."""
 
 
 class Donor(NamedTuple):
-    """A model other than the base that gives layers."""
+    """A model other than the base that a plan takes layers from."""
 
     name: str
-    """As the user wrote it, a directory or a hub id; fit for publication once the donor is found."""
+    """A directory or a hub id, as the user wrote it; once the donor is found, its public name."""
     revision: str | None = None
-    """Of a hub id: as the user wrote it; its commit once the donor is found."""
+    """The revision of a hub id, as the user wrote it; once the donor is found, its commit."""
     num_layers: int | None = None
     """Its depth; None until the donor is found."""
 
@@ -38,24 +38,24 @@ class PlannedLayer(NamedTuple):
 
     source: int
     initialization: str = "copy"
-    """How it starts: the name of a registered initializer. ``copy`` keeps the layer's weights; ``identity`` also zeroes
-    the projections that write to the residual stream, so that the layer passes its input through unchanged (LLaMA Pro,
-    arXiv:2401.02415 sec. 3.2)."""
+    """The name of a registered initializer. ``copy`` keeps the layer's weights; ``identity`` also zeroes the
+    projections that write to the residual stream, so that the layer outputs its input (LLaMA Pro, arXiv:2401.02415
+    sec. 3.2)."""
     arguments: Arguments = ()
-    """Of the initializer; what is left out has its default."""
+    """The initializer's arguments. Omitted ones have their defaults."""
     passes_through: bool = False
-    """Whether that initializer, too, makes a layer that passes its input through; `plan_of` knows."""
+    """Whether another initializer than ``identity`` also creates an identity layer; set by `plan_of`."""
     model: int = 0
-    """Which model ``source`` is a layer of: 0 for the base, 1 for the plan's first donor."""
+    """The model that ``source`` is a layer of: 0 for the base, 1 for the plan's first donor."""
 
     @property
     def acts(self) -> bool:
-        """Whether the untrained layer changes what it is given."""
+        """Whether the untrained layer changes its input."""
         return self.initialization != "identity" and not self.passes_through
 
 
 class LayerRange(NamedTuple):
-    """Consecutive layers ``[start, end)`` of one model that land on consecutive new positions, initialised alike."""
+    """Consecutive layers ``[start, end)`` of a model at consecutive positions, with the same initializer."""
 
     start: int
     end: int
@@ -66,7 +66,7 @@ class LayerRange(NamedTuple):
 
 
 def start_words(part: PlannedLayer | LayerRange) -> str:
-    """How a layer starts, in words.
+    """How a layer is initialized, for messages.
 
     Example:
         >>> start_words(PlannedLayer(3)), start_words(PlannedLayer(3, "scaled", (("factor", 0.5),)))
@@ -77,7 +77,7 @@ def start_words(part: PlannedLayer | LayerRange) -> str:
 
 
 class Seam(NamedTuple):
-    """The place where layer ``below`` feeds layer ``above`` although they were not neighbours in one model."""
+    """A place where layer ``below`` feeds layer ``above``, although they were not adjacent in one model."""
 
     position: int
     """Index, in the deeper model, of the layer above the seam."""
@@ -103,7 +103,7 @@ class LayerPlan:
         donors: The other models that layers come from.
 
     Raises:
-        PlanError: The plan is empty, or names a layer that its model does not have.
+        PlanError: The plan is empty, or has a layer that its model does not have.
 
     Example:
         >>> plan = LayerPlan.from_sources(32, [*range(24), *range(8, 32)])
@@ -117,16 +117,16 @@ class LayerPlan:
 
     def __post_init__(self) -> None:
         if self.base_layers < 1:
-            raise PlanError(f"base_layers: {self.base_layers} is no depth; a base has at least 1 decoder layer")
+            raise PlanError(f"base_layers: {self.base_layers}; expected at least 1, the number of decoder layers")
         if not self.layers:
-            raise PlanError("the plan is empty; a model needs at least 1 decoder layer")
+            raise PlanError("the plan is empty; expected at least 1 decoder layer")
         depths = [self.base_layers, *(donor.num_layers or MAX_LAYERS for donor in self.donors)]
         for position, layer in enumerate(self.layers):
             if not 0 <= layer.source < depths[layer.model]:
                 name = f"donor {self.model_words(layer.model)}" if layer.model else "base"
                 raise PlanError(
                     f"new layer {position}: layer {layer.source} of the {name} does not exist; it has layers 0 to "
-                    f"{depths[layer.model] - 1}" + (", so give layers: within them" if layer.model else "")
+                    f"{depths[layer.model] - 1}" + (", so give layers: in this range" if layer.model else "")
                 )
 
     @classmethod
@@ -139,16 +139,16 @@ class LayerPlan:
 
     @property
     def sources(self) -> tuple[int, ...]:
-        """The layer, of its model, that each new layer comes from, bottom first."""
+        """The source layer of each new layer, bottom first."""
         return tuple(layer.source for layer in self.layers)
 
     @property
     def only_copies(self) -> bool:
-        """Whether every layer starts as it is in its model."""
+        """Whether all layers are plain copies."""
         return all(layer.initialization == "copy" for layer in self.layers)
 
     def ranges(self) -> tuple[LayerRange, ...]:
-        """The fewest ranges that, stacked, give this plan."""
+        """The smallest number of ranges that, stacked, give this plan."""
         starts = [0, *(i + 1 for i, (low, high) in enumerate(pairwise(self.layers)) if not _continues(low, high))]
         ends = [*starts[1:], len(self)]
         return tuple(
@@ -157,13 +157,13 @@ class LayerPlan:
         )
 
     def duplicates(self) -> tuple[int, ...]:
-        """The positions of the second and later occurrences of each layer of each model."""
+        """The positions of the second and later copies of each layer of each model."""
         origins = [(layer.model, layer.source) for layer in self.layers]
         firsts = {origin: position for position, origin in reversed([*enumerate(origins)])}
         return tuple(position for position, origin in enumerate(origins) if position != firsts[origin])
 
     def seams(self) -> tuple[Seam, ...]:
-        """Where layers meet that were not neighbours in one model. Layers that pass their input through make none."""
+        """Where adjacent layers were not adjacent in one model. Identity layers do not count."""
         acting = [(position, layer) for position, layer in enumerate(self.layers) if layer.acts]
         return tuple(
             Seam(position, below.source, above.source, below.model, above.model)
@@ -172,7 +172,7 @@ class LayerPlan:
         )
 
     def model_words(self, model: int) -> str:
-        """What to call a model of the plan, as `PlannedLayer.model` counts them.
+        """The name of a model in messages, by its index in `PlannedLayer.model`.
 
         Example:
             >>> LayerPlan(1, (PlannedLayer(0),), (Donor("org/b", "main"),)).model_words(1)
@@ -184,7 +184,7 @@ class LayerPlan:
         return f"{name}@{revision[:12]}" if revision else name
 
     def seam_words(self, seam: Seam, *, short: bool = False) -> str:
-        """What meets at a seam.
+        """The description of a seam.
 
         Example:
             >>> plan = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
@@ -205,27 +205,27 @@ class LayerPlan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LayerPlan:
-        """The plan that `to_dict` wrote.
+        """The plan from the values of `to_dict`.
 
         Raises:
-            PlanError: The data does not have that form.
+            PlanError: The data is malformed.
         """
         try:
             base_layers, ranges = int(data["base_layers"]), [_read_range(part) for part in data["ranges"]]
             donors = tuple(_read_donor(donor) for donor in data.get("donors", ()))
-            # Checked before it is expanded: a marker file is not trusted, and [0, 10**12] would fill the memory.
+            # Checked before it is expanded: marker files are not trusted, and [0, 10**12] would exhaust the memory.
             if not all(type(part.start) is type(part.end) is type(part.model) is int for part in ranges):
-                raise TypeError("a range does not consist of whole numbers")
+                raise TypeError("a range is not made of integers")
             depths = [base_layers, *(donor.num_layers or 0 for donor in donors)]
             if max(depths) > MAX_LAYERS or not all(0 <= part.start < part.end <= depths[part.model] for part in ranges):
-                raise ValueError("a range leaves its model")
+                raise ValueError("a range exceeds its model")
             if any(part.model < 0 for part in ranges):
-                raise ValueError("a range is of no model")
+                raise ValueError("a range has no model")
             if sum(part.end - part.start for part in ranges) > MAX_LAYERS:
                 raise ValueError("too many layers")
         except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise PlanError(
-                f"{json.dumps(data, default=str)[:200]} is no layer plan; expected "
+                f"{json.dumps(data, default=str)[:200]} is not a layer plan; expected "
                 '{"base_layers": 32, "ranges": [{"start": 0, "end": 24, "initialization": "copy"}, ..]}'
             ) from error
         layers = (PlannedLayer(source, *part[2:]) for part in ranges for source in range(part.start, part.end))
@@ -242,7 +242,7 @@ class LayerPlan:
 
 
 def seam_as_dict(seam: Seam) -> dict[str, Any]:
-    """A seam as JSON-ready values; the models are left out where both are the base."""
+    """A seam as JSON-ready values; the models are omitted if both are the base."""
     models = {"below_model": seam.below_model, "above_model": seam.above_model}
     return {"position": seam.position, "below": seam.below, "above": seam.above} | (
         {"distance": seam.distance} | (models if any(models.values()) else {})
@@ -250,45 +250,44 @@ def seam_as_dict(seam: Seam) -> dict[str, Any]:
 
 
 def as_dict(part: PlannedLayer | LayerRange) -> dict[str, Any]:
-    """A layer or a range as JSON-ready values, without what is not said: plans of copies look as they always did."""
-    said = part._asdict() | {"arguments": dict(part.arguments)}
-    return {key: value for key, value in said.items() if value or key not in ("arguments", "passes_through", "model")}
+    """A layer or a range as JSON-ready values, without optional keys that have their defaults."""
+    data = part._asdict() | {"arguments": dict(part.arguments)}
+    return {key: value for key, value in data.items() if value or key not in ("arguments", "passes_through", "model")}
 
 
 def _read_range(data: Mapping[str, Any]) -> LayerRange:
-    """What `as_dict` made of a range.
+    """The range from the values of `as_dict`.
 
     Raises:
-        KeyError, TypeError, ValueError: It has not that form.
+        KeyError, TypeError, ValueError: The data is malformed.
     """
-    said = {**data}
-    part = LayerRange(**said | {"arguments": frozen_arguments(dict(said.get("arguments", {})))})
+    part = LayerRange(**{**data, "arguments": frozen_arguments(dict(data.get("arguments", {})))})
     if not isinstance(part.initialization, str) or not part.initialization.isprintable():
-        raise TypeError("an initialization is no name")
+        raise TypeError("initialization is not a name")
     if not isinstance(part.passes_through, bool):
-        raise TypeError("passes_through is neither true nor false")
+        raise TypeError("passes_through is not a boolean")
     return part
 
 
 def _read_donor(data: Mapping[str, Any]) -> Donor:
-    """A donor that was found, as a plan's JSON has it.
+    """A donor from a plan's JSON.
 
     Raises:
-        KeyError, TypeError, ValueError: It has not that form.
+        KeyError, TypeError, ValueError: The data is malformed.
     """
     donor = Donor(**data)
     if not isinstance(donor.name, str) or not donor.name.isprintable() or not isinstance(donor.revision, str | None):
-        raise TypeError("a donor's name or revision is none")
+        raise TypeError("the name or revision of a donor is not a string")
     if type(donor.num_layers) is not int:
-        raise TypeError("a donor has no depth")
+        raise TypeError("the depth of a donor is not an integer")
     return donor
 
 
 def frozen_arguments(arguments: Mapping[str, Any]) -> Arguments:
-    """Arguments in the form that a plan holds.
+    """Arguments in the form that a plan stores.
 
     Raises:
-        TypeError: A value is something other than a number, a text, a truth value, or a list of these.
+        TypeError: A value is not a number, a string, a boolean, or a list of these.
     """
     return tuple((name, _frozen(value)) for name, value in sorted(arguments.items()))
 
@@ -298,7 +297,7 @@ def _frozen(value: Any) -> Any:
         return tuple(map(_frozen, value))
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"{value!r:.80} is neither a number, nor a text, nor a list of these")
+    raise TypeError(f"{value!r:.80} is not a number, a string, a boolean, or a list of these")
 
 
 def _continues(low: PlannedLayer, high: PlannedLayer) -> bool:

@@ -1,6 +1,6 @@
-"""What a finished checkpoint says of itself: the file `MARKER` with the plan, the base's identity, every file's size.
+"""The marker of a finished checkpoint: the file `MARKER` with the plan, the base's identity, and all file sizes.
 
-It is written last. Like every other file it may be damaged or somebody else's, so it is checked before it is used.
+It is written last. Like any other file it may be damaged or foreign, so it is validated.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from solar_plugins.upscaling.provenance import PROVENANCE_KEY
 
 MARKER = "solar_plan.json"
 FORMAT_VERSION = 2
-"""Raise it when the same base and plan would give other bytes: checkpoints made before are then not reused."""
+"""Increase it when the same base and plan give other bytes, so that existing checkpoints are not reused."""
 
 
 class Marker(NamedTuple):
     """The content of a marker file."""
 
     base_name: str
-    """A hub id, or the last part of a local path: where the base lay is nobody else's business."""
+    """A hub id, or the last part of a local path; full local paths stay private."""
     base_revision: str | None
     """The commit of a hub model, else None."""
     base_identity: str
@@ -32,7 +32,7 @@ class Marker(NamedTuple):
     files: Mapping[str, int]
     """Relative path, with slashes, and size of every other file."""
     hub_was_asked: bool = True
-    """False if the base is a hub model of which no more than a cache was known, so that files may be missing."""
+    """False if the base is a hub model that was read from the offline cache, so that files may be missing."""
 
     def to_dict(self) -> dict[str, Any]:
         """The marker as JSON-ready values."""
@@ -46,10 +46,10 @@ class Marker(NamedTuple):
 
 
 def read_marker(directory: Path) -> Marker:
-    """The marker of a finished checkpoint.
+    """Read the marker of a finished checkpoint.
 
     Raises:
-        CheckpointError: There is none, it is damaged, or another version of this package wrote it.
+        CheckpointError: It does not exist, is damaged, or was written by another version of this package.
     """
     path = directory / MARKER
     try:
@@ -58,8 +58,8 @@ def read_marker(directory: Path) -> Marker:
         raise CheckpointError(_why_unmarked(directory)) from None
     if data.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: format_version is {data.get('format_version')!r:.50}, expected {FORMAT_VERSION}; another version "
-            "of solar_plugins wrote this checkpoint. Make it again, or use that version"
+            f"{path}: format_version is {data.get('format_version')!r:.50}, expected {FORMAT_VERSION}; this checkpoint "
+            "was written by another version of solar_plugins. Write it again, or use that version"
         )
     try:
         base, files, asked = data["base"], data["files"], data["hub_was_asked"]
@@ -72,30 +72,30 @@ def read_marker(directory: Path) -> Marker:
         return Marker(name, revision, identity, LayerPlan.from_dict(data["plan"]), files, asked)
     except (KeyError, TypeError, ValueError, SolarError) as error:
         raise CheckpointError(
-            f"{path}: damaged ({type(error).__name__}: {error}); it should hold the base's name, revision and "
-            "identity, the plan, and the size of every file. Make the checkpoint again"
+            f"{path}: damaged ({type(error).__name__}: {error}); expected the base's name, revision and identity, the "
+            "plan, and the size of every file. Write the checkpoint again"
         ) from None
 
 
 def _require(fits: bool) -> None:
     if not fits:
-        raise ValueError("a value of the wrong kind")
+        raise ValueError("a value of the wrong type")
 
 
 def _why_unmarked(directory: Path) -> str:
     if not directory.is_dir():
-        return f"{directory}: no such directory; give the directory of an upscaled checkpoint"
+        return f"{directory}: does not exist or is not a directory; give the directory of an upscaled checkpoint"
     try:
         trained = PROVENANCE_KEY in read_json_object(directory / CONFIG)
     except (CheckpointError, OSError):
         trained = False
     if trained:
         return (
-            f"{directory}: has no {MARKER}, but its config.json says that it was upscaled: it was trained, merged or "
-            "saved again since, so its bytes differ from the base's on purpose. Only a checkpoint as it was written, "
-            "before training, can be compared with its base"
+            f"{directory}: has no {MARKER}, but its config.json says that it was upscaled. It has since been trained, "
+            "merged or saved again, so its weights differ from the base's as expected. Only an untrained upscaled "
+            "checkpoint can be compared with its base"
         )
     return (
-        f"{directory}: has no {MARKER}, so it is no checkpoint that solar_plugins finished; make it with `solar "
-        "upscale` or through a recipe's `solar:` block"
+        f"{directory}: has no {MARKER}, so it is not a finished checkpoint of solar_plugins; write one with `solar "
+        "upscale`, or with a recipe's `solar:` block"
     )

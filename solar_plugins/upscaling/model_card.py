@@ -1,4 +1,4 @@
-"""The README.md of an upscaled checkpoint: says what was done, to what, and what has to follow. Pure."""
+"""The model card (README.md) of an upscaled checkpoint. Pure."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ INHERITED_FIELDS = ("license", "license_name", "license_link", "language")
 
 
 UNTRAINED = """\
-**The weights have not been trained since.** The seam costs quality, most of all in generation, until the whole model
-has been trained further. `solar_plan.json` holds the exact plan.
+**This model has not been trained after up-scaling.** Its quality is lower than the base's, most visibly in generated
+text, until it is trained. `solar_plan.json` has the exact layer plan.
 """
 
 TRAINED = """\
-The model has been trained since: an adapter (LoRA) was merged into the upscaled weights with `axolotl merge-lora`.
-`config.json` holds the exact plan, under `solar_plugins`.
+This model has been trained after up-scaling: a LoRA adapter was merged into the upscaled weights with
+`axolotl merge-lora`. `config.json` has the exact layer plan, under `solar_plugins`.
 """
 
 
@@ -27,11 +27,11 @@ def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub
     """The card as Markdown with YAML front matter.
 
     Args:
-        base_name: Name of the base, fit for publication.
-        plan: What was done.
-        base_card: The base's own card. Only its licence and language are taken over.
+        base_name: Public name of the base.
+        plan: The plan it was upscaled by.
+        base_card: The base's own card, from which the licence and the language are inherited.
         on_hub: Whether ``base_name`` is a hub id, so that the hub can link to it.
-        trained: Whether the weights were trained after they were upscaled.
+        trained: Whether the model was trained after it was upscaled.
     """
     inherited = _front_matter(base_card or "")
     front = {field: inherited[field] for field in INHERITED_FIELDS if field in inherited}
@@ -48,22 +48,22 @@ def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub
 ---
 # {base_name}, {plan.base_layers} layers upscaled to {len(plan)}
 
-Made by `solar_plugins` from `{base_name}` by stacking copies of its decoder layers{_others(plan)}
-(depth up-scaling, Kim et al. 2023, arXiv:2312.15166). Everything outside the layers is the
-base's{"" if trained else ", unchanged"}.
+Created with `solar_plugins` from `{base_name}` by stacking copies of its decoder layers{_others(plan)}
+(depth up-scaling, Kim et al. 2023, arXiv:2312.15166). Everything outside the decoder layers comes from the
+base{"" if trained else ", unchanged"}.
 
 | new layers | {"layers" if plan.donors else "base layers"} | initialised as |
 |---|---|---|
 {rows}
 
-Seams, where layers meet that were not neighbours in the base:
+Seams, where adjacent layers were not adjacent in the base:
 
 {seams or "- none" + chr(10)}
 {TRAINED if trained else UNTRAINED}"""
 
 
 def _parents(hub_base: list[str], plan: LayerPlan) -> dict[str, Any]:
-    """What tells the hub which of its models this one was made from."""
+    """Front matter that links to the hub models that this one was created from."""
     names = hub_base + [donor.name for donor in plan.donors if donor.revision]
     found = {"base_model": list(dict.fromkeys(names))} if names else {}
     return found | ({"base_model_relation": "merge"} if names and plan.donors else {})
@@ -94,7 +94,7 @@ def _front_matter(card: str) -> Mapping[str, Any]:
     if len(parts) < 3 or parts[0].strip():
         return {}
     try:
-        front = yaml.load(parts[1], Loader=yaml.BaseLoader)  # BaseLoader: `no` is Norwegian, not false
+        front = yaml.load(parts[1], Loader=yaml.BaseLoader)  # BaseLoader: the language `no` is not a boolean.
     except (yaml.YAMLError, ValueError, RecursionError):
-        return {}  # A base's card that is broken must not stop anybody; its licence files are copied in any case.
+        return {}  # Ignore a broken card; the licence files are copied in any case.
     return front if isinstance(front, Mapping) else {}

@@ -1,4 +1,4 @@
-"""What an upscaled checkpoint will hold, and every refusal that headers allow: `solar plan` and `upscale` agree."""
+"""The content of an upscaled checkpoint, with all checks that need only headers, so `solar plan` finds all errors."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
 
 class PlannedCheckpoint(NamedTuple):
-    """What is written anew for an upscaled checkpoint."""
+    """The files of an upscaled checkpoint that are not plain copies."""
 
     config: dict[str, Any]
     shards: list[Shard]
     changed: dict[str, bytes]
-    """As `changed_companions`."""
+    """See `changed_companions`."""
 
 
 def changed_companions(base: BaseCheckpoint, plan: LayerPlan) -> dict[str, bytes]:
-    """The content, by name, of files beside the weights that are not copied as they are.
+    """The new content, by name, of companion files that have to change.
 
-    Those that say how the weights are quantised, where they name layers by number; and a generation config that
-    transformers would refuse to save.
+    These are quantisation configs that name layers by number, and a generation config that transformers would refuse
+    to save.
 
     Raises:
         CheckpointError: As `reordered_quantizations`.
@@ -47,10 +47,10 @@ def changed_companions(base: BaseCheckpoint, plan: LayerPlan) -> dict[str, bytes
 
 
 def planned_checkpoint(base: BaseCheckpoint, plan: LayerPlan) -> PlannedCheckpoint:
-    """What is written anew for the upscaled checkpoint. Reads headers only, and refuses all that they can tell.
+    """The content of the upscaled checkpoint. Reads only headers, and makes all checks that they allow.
 
     Raises:
-        CheckpointError: The base cannot be used, or not with this plan.
+        CheckpointError: The base cannot be used, or cannot be upscaled by this plan.
     """
     config = upscale_config(base.decoder, plan, [donor.decoder for donor in base.donors])
     shards = planned_shards(base, plan)
@@ -59,7 +59,7 @@ def planned_checkpoint(base: BaseCheckpoint, plan: LayerPlan) -> PlannedCheckpoi
     _require_expected_parameters(shards, base.decoder, plan, base.name, headless=headless)
     for model in base.models:
         _require_residual_writers(model.tensors, model.decoder, model.name)
-        _ = model.files  # Refuses links that lead out of the folder, and git-lfs pointers.
+        _ = model.files  # Refuses links out of the directory and git-lfs pointers.
     if base.donors:
         from solar_plugins.upscaling.donors import refuse_other_files  # Imported late: few plans have donors.
 
@@ -71,20 +71,20 @@ def planned_checkpoint(base: BaseCheckpoint, plan: LayerPlan) -> PlannedCheckpoi
 def _require_expected_parameters(
     shards: Iterable[Shard], decoder: Decoder, plan: LayerPlan, base_name: str, *, headless: bool
 ) -> None:
-    """Refuse tensors that are not the parameters which the config promises: loading would invent the missing ones.
+    """Refuse tensors that do not match the config: transformers would initialize missing parameters randomly.
 
-    Nothing is known, and nothing refused, where `shapes_from_config` cannot tell. Tensors beside the layers that the
-    model does not have, such as a value head, are no harm: transformers ignores them.
+    Checks only models that `shapes_from_config` supports. Extra tensors outside the layers, such as a value head, are
+    allowed: transformers ignores them.
 
     Args:
-        shards: Of the deeper model.
-        decoder: The base's.
-        plan: What becomes of its layers.
-        base_name: What to call the base in an error.
-        headless: Whether the base has no head for language modelling.
+        shards: The shards of the deeper model.
+        decoder: The base's decoder.
+        plan: The plan.
+        base_name: The base's name in an error.
+        headless: Whether the base has no language-modelling head.
 
     Raises:
-        CheckpointError: A tensor is missing, has another shape, or a layer holds one that the model has not.
+        CheckpointError: A tensor is missing or has another shape, or a layer has a tensor that the model does not.
     """
     expected = shapes_from_config(decoder, len(plan))
     if expected is None:
@@ -95,29 +95,29 @@ def _require_expected_parameters(
     if wrong:
         has = f"has the shape {list(found[wrong])}" if wrong in found else "is missing"
         raise CheckpointError(
-            f"{base_name}: with {len(plan)} layers, tensor {wrong} {has}; its config.json makes it "
-            f"{list(expected[wrong])}. The checkpoint is incomplete, or the config belongs to another model"
+            f"{base_name}: with {len(plan)} layers, tensor {wrong} {has}; expected {list(expected[wrong])} from its "
+            "config.json. The checkpoint is incomplete, or the config belongs to another model: download it again"
         )
     extra = next((name for name in found if name.startswith("model.layers.") and _is_extra(name, expected)), None)
     if extra:
         raise CheckpointError(
-            f"{base_name}: tensor {extra!r:.200} is not a parameter of the model that its config.json makes, so "
-            "transformers would leave it out; the config belongs to another model"
+            f"{base_name}: tensor {extra!r:.200} is not a parameter of the model in its config.json, so transformers "
+            "would ignore it; the config belongs to another model: download it again"
         )
 
 
 def _require_residual_writers(names: Iterable[str], decoder: Decoder, base_name: str) -> None:
-    """Refuse layers without a module that every layer of the type has: its tensors are called otherwise.
+    """Refuse layers that lack a module that every layer of the model type has; transformers would load random weights.
 
-    For the types of which no more is known than these modules; transformers would load random weights there.
+    Needed for types whose other parameters are not known.
 
     Args:
-        names: Of all tensors, as the model names them.
-        decoder: The base's.
-        base_name: What to call the base in an error.
+        names: The names of all tensors in the model.
+        decoder: The base's decoder.
+        base_name: The base's name in an error.
 
     Raises:
-        CheckpointError: A layer has no tensor of one of them.
+        CheckpointError: A layer has no tensor of such a module.
     """
     matches = [match for match in (layer_prefix_of(name, decoder) for name in names) if match]
     parts: dict[int, list[str]] = {}
@@ -127,18 +127,18 @@ def _require_residual_writers(names: Iterable[str], decoder: Decoder, base_name:
     for number, module in product(range(decoder.num_layers), decoder.architecture.residual_writers):
         if not any(part.startswith(f"{module}.") for part in parts.get(number, ())):
             raise CheckpointError(
-                f"{base_name}: layer {number} has no tensor of {module}, as every layer of model_type "
-                f"{decoder.model_type!r} has; transformers would load random weights there. The checkpoint is "
-                "incomplete, or its tensors are misnamed"
+                f"{base_name}: layer {number} has no tensor of {module}, expected in every layer of model_type "
+                f"{decoder.model_type!r}; transformers would load random weights instead. The checkpoint is "
+                "incomplete, or its tensors are misnamed: download it again"
             )
 
 
 def _full_name(name: str) -> str:
-    """As the causal model spells it, which transformers completes or shortens when it loads."""
+    """The name in the causal language model; transformers adds or removes prefixes when it loads."""
     name = name.removeprefix("transformer.")
     return name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
 
 
 def _is_extra(name: str, expected: Mapping[str, Shape]) -> bool:
-    """Rotary buffers do not count: old Llama checkpoints hold them."""
+    """Whether a tensor is unexpected. Rotary buffers are not: old Llama checkpoints have them."""
     return name not in expected and not name.endswith("rotary_emb.inv_freq")

@@ -1,7 +1,7 @@
-"""Quantised bases: copied as they are, with the module names in what declares them following the plan. Pure.
+"""Quantised bases: tensors are copied as they are, and module names in quantisation configs follow the plan. Pure.
 
-Quantised tensors of a layer carry the layer's name like all others, so copying them is nothing special. What is special
-are lists of modules, such as those kept in full precision, which name layers by number.
+Quantised tensors are copied like all others, because they have the layer's name. But quantisation configs contain lists
+of modules, such as those kept in full precision, that refer to layers by number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from solar_plugins.upscaling.architectures.table import Architecture
 
 KNOWN_METHODS = frozenset({"bitsandbytes", "gptq", "awq", "fp8", "compressed-tensors", "fbgemm_fp8", "mxfp4"})
-"""Methods that store each module's tensors under the module's name, and nothing about layers elsewhere."""
+"""Methods that store each module's tensors under the module's name, and no other data about layers."""
 
 
 SIDE_FILES: Mapping[str, str | None] = {
@@ -29,8 +29,8 @@ SIDE_FILES: Mapping[str, str | None] = {
     "quantization_config.json": None,
     "hf_quant_config.json": "modelopt",
 }
-"""Files beside config.json that say how the weights are quantised, where config.json does not: of AutoGPTQ, AutoAWQ,
-AutoRound and NVIDIA's ModelOpt. With the method that one stands for where it does not name one itself."""
+"""Quantisation configs outside config.json, of AutoGPTQ, AutoAWQ, AutoRound and NVIDIA's ModelOpt, with the method that
+each implies if it has none."""
 
 _QUANTISED = re.compile(
     r"\.(?:q(?:weight|zeros|data)|g_idx|scales|biases|SCB|weight_format|W_q|codes|codebooks|centroids|Qidxs|trellis|suh|svh|q_groups|q_invperm|scales_and_zeros"
@@ -38,12 +38,12 @@ _QUANTISED = re.compile(
     r"|weight_(?:packed|scales?|scale_inv|scale_2|shape|zero_point|g_idx))$"
     r"|_(?:blocks|scales)$|:\w+$"
 )
-"""How tensors end that only a quantised weight has: of GPTQ and AWQ, MLX, bitsandbytes, HQQ, AQLM, VPTQ, QuIP#, EXL2
-and EXL3, quanto, FP8, compressed-tensors and ModelOpt, MXFP4, torchao."""
+"""Suffixes of tensors that only quantised weights have: of GPTQ and AWQ, MLX, bitsandbytes, HQQ, AQLM, VPTQ, QuIP#,
+EXL2 and EXL3, quanto, FP8, compressed-tensors and ModelOpt, MXFP4, torchao."""
 
 
 _INTEGERS = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "F4"})
-"""Dtypes of packed or scaled weights; `F4` are two numbers a byte, which torch cannot read alone."""
+"""Dtypes of packed or scaled weights. `F4` packs two numbers into a byte, which torch cannot load by itself."""
 
 _ANY_CHARACTER = re.compile(r"\.[*+]")
 _ANY_NUMBER = re.compile(r"\[0-9\][+*]")
@@ -52,11 +52,11 @@ _NUMBERS = re.compile(r"(?=.*\d)[\d()|\[\]{}?:,^$-]+")
 
 
 def reordered_quantizations(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]:
-    """`Decoder.quantizations` with module names that follow the plan: a layer's name becomes one for each copy.
+    """`Decoder.quantizations` with module names that follow the plan: a layer's name is repeated for each copy.
 
     Raises:
-        CheckpointError: The method is unknown; the plan has layers that are no copies, but zero bytes are not zero
-            weights; or a pattern names layers in a way that cannot be followed.
+        CheckpointError: The method is not supported; the plan has layers that are not copies (zero bytes are not zero
+            weights); or a pattern refers to layers in a way that cannot be rewritten.
 
     Example:
         >>> quantization = {"quant_method": "awq", "modules_to_not_convert": ["lm_head", "model.layers.1.mlp"]}
@@ -69,14 +69,14 @@ def reordered_quantizations(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]
         method = _method(place, said)
         if method not in KNOWN_METHODS:
             raise CheckpointError(
-                f"{_described(place)} says that the weights are quantised, by quant_method {method!r:.200}; upscaling "
-                f"copies {', '.join(sorted(KNOWN_METHODS))}. Use the unquantised base, and quantise after training"
+                f"{_described(place)}: quant_method is {method!r:.200}; expected one of "
+                f"{', '.join(sorted(KNOWN_METHODS))}. Use the unquantised base, and quantise after training"
             )
         others = sorted({layer.initialization for layer in plan.layers} - {"copy"})
         if others:
             raise CheckpointError(
-                f"{_described(place)} says that the weights are quantised, but the plan has {' and '.join(others)} "
-                "layers, for which weights must be zero or calculated; use the unquantised base, or a plan of copies"
+                f"{_described(place)}: the weights are quantised, but the plan has {' and '.join(others)} layers, "
+                "whose weights must be zero or computed; use the unquantised base, or a plan of copies"
             )
     reordered = {}
     for place, said in decoder.quantizations.items():
@@ -86,11 +86,11 @@ def reordered_quantizations(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]
 
 
 def refuse_undeclared_quantization(names: Iterable[str], decoder: Decoder) -> None:
-    """Refuse layers that hold quantised weights where nothing says how they are quantised: nobody could load them.
+    """Refuse quantised weights without a quantisation config: they could not be loaded.
 
     Args:
         names: The tensors of the layers.
-        decoder: The base's.
+        decoder: The base's decoder.
 
     Raises:
         CheckpointError: There is such a tensor.
@@ -100,18 +100,18 @@ def refuse_undeclared_quantization(names: Iterable[str], decoder: Decoder) -> No
     found = next(filter(_QUANTISED.search, names), None)
     if found is not None:
         raise CheckpointError(
-            f"tensor {found!r:.200} is part of a quantised weight, but nothing says how it is quantised: config.json "
-            f"has no quantization_config, and none of {', '.join(SIDE_FILES)} lies beside it. Add what the quantiser "
-            "wrote, or use the unquantised base and quantise after training"
+            f"tensor {found!r:.200} is part of a quantised weight, but config.json has no quantization_config, and "
+            f"none of {', '.join(SIDE_FILES)} exists. Add the config that the quantiser wrote, or use the unquantised "
+            "base and quantise after training"
         )
 
 
 def refuse_undeclared_integers(dtypes: Mapping[str, str], decoder: Decoder) -> None:
-    """Refuse weights of whole numbers where nothing says how to scale them: transformers would take them as they are.
+    """Refuse integer weights without a quantisation config: transformers would load them without scaling.
 
     Args:
-        dtypes: Of the base's tensors, by name, as safetensors calls them.
-        decoder: The base's.
+        dtypes: The safetensors dtypes of the base's tensors, by name.
+        decoder: The base's decoder.
 
     Raises:
         CheckpointError: There is such a weight.
@@ -121,9 +121,9 @@ def refuse_undeclared_integers(dtypes: Mapping[str, str], decoder: Decoder) -> N
     found = next((name for name, dtype in dtypes.items() if name.endswith(".weight") and dtype in _INTEGERS), None)
     if found is not None:
         raise CheckpointError(
-            f"tensor {found!r:.200} holds whole numbers ({dtypes[found]}), expected a floating-point dtype: it is "
-            "quantised, and config.json has no quantization_config that says how. Add what the quantiser wrote, or "
-            "use the unquantised base and quantise after training"
+            f"tensor {found!r:.200} has the dtype {dtypes[found]}, expected a floating-point dtype: it is quantised, "
+            "but config.json has no quantization_config. Add the config that the quantiser wrote, or use the "
+            "unquantised base and quantise after training"
         )
 
 
@@ -131,7 +131,7 @@ def _method(place: str, said: Any) -> str | None:
     if not isinstance(said, Mapping):
         return None
     if any(said.get(key) for key in ("load_in_4bit", "load_in_8bit")):
-        return "bitsandbytes"  # As transformers takes it, whatever quant_method says.
+        return "bitsandbytes"  # As in transformers, whatever quant_method says.
     default = "compressed-tensors" if place == "compression_config" else SIDE_FILES.get(place)
     method = said.get("quant_method", default)
     return method if isinstance(method, str) else repr(method)
@@ -154,16 +154,16 @@ def _reordered(value: Any, copies: Callable[[str], list[str]]) -> Any:
 
 
 def _copies(name: str, architecture: Architecture, plan: LayerPlan, place: str) -> list[str]:
-    """The names of all copies of the layer that a module name or pattern names; the name itself if it names none."""
+    """Rewrite a module name or pattern for all copies of its layer; unchanged if it does not refer to a layer."""
     name = name.replace("[.]", r"\.")
-    # Dots may be escaped, as patterns of compressed-tensors have them.
+    # Dots may be escaped, as in patterns of compressed-tensors.
     match = re.search(rf"((?:\w+\\?\.)*\b{re.escape(architecture.stack)}\\?\.)(\d+)(?=$|\\?\.|\$)", name)
     if match and not architecture.is_prefix(match[1].replace("\\", "")):
         return [name]
     if match and _ANY_CHARACTER.match(name, match.end(2)) and _begins_another(match[2], plan):
         raise CheckpointError(
-            f"{place} holds {name!r:.200}, whose dot after the {match[2]} stands for any character, so that it names "
-            f"other layers that begin with {match[2]} too; write {match[2]}\\., or one entry a layer"
+            f"{place} has the pattern {name!r:.200}, whose dot after {match[2]} matches any character, so it also "
+            f"matches other layers that start with {match[2]}; write {match[2]}\\., or one entry per layer"
         )
     if match:
         old = int(match[2])
@@ -174,12 +174,12 @@ def _copies(name: str, architecture: Architecture, plan: LayerPlan, place: str) 
     fixed = _ANY_NUMBER.sub("", name)
     if re.search(rf"\b{re.escape(architecture.stack)}\\?\.[\[({{]*\d", fixed):
         raise CheckpointError(
-            f"{place} holds {name!r:.200}, which names several layers in one pattern; write one entry a layer"
+            f"{place} has the pattern {name!r:.200}, which matches several layers; write one entry per layer"
         )
     if _names_a_number_alone(fixed):
         raise CheckpointError(
-            f"{place} holds {name!r:.200}, a pattern that names layers by their number alone; write the layer's name "
-            f"before it, such as {architecture.layers_prefix}3., one entry a layer"
+            f"{place} has the pattern {name!r:.200}, which refers to layers by number only; write the full prefix, "
+            f"such as {architecture.layers_prefix}3., with one entry per layer"
         )
     return [name]
 
@@ -190,7 +190,7 @@ def _begins_another(number: str, plan: LayerPlan) -> bool:
 
 
 def _names_a_number_alone(name: str) -> bool:
-    r"""Whether a part between dots is a number, or several, and the part before it is no word that says of what.
+    r"""Whether a part between dots consists of numbers, and the part before it is not a name.
 
     Example:
         >>> [_names_a_number_alone(name) for name in (r"-:.*\.18\..*", r"re:.*experts\.0\..*", "0.8.1")]

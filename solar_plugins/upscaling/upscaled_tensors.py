@@ -1,4 +1,4 @@
-"""The tensors of the deeper model: which of the base's each is made from, and in which files they lie."""
+"""The tensors of the deeper model: the base tensor that each is created from, and the files that they are stored in."""
 
 from __future__ import annotations
 
@@ -22,71 +22,71 @@ MAX_SHARD_BYTES = 5_000_000_000
 
 
 class TensorCopy(NamedTuple):
-    """One tensor of the deeper model and the base tensor it is made from."""
+    """A tensor of the deeper model and the base tensor it is created from."""
 
     name: str
     source: str
     start: Start | None = None
-    """None: with the source's bytes. Otherwise with its dtype and shape, and all zero, or computed."""
+    """None: a copy of the source. Otherwise zero or computed, with the source's dtype and shape."""
     position: int | None = None
-    """Of its layer in the deeper model; None for what is outside the layers of the plan."""
+    """The position of its layer in the deeper model; None outside the plan's layers."""
     model: int = 0
-    """Which model ``source`` is in, as `PlannedLayer.model` counts them."""
+    """The model that ``source`` is in, as `PlannedLayer.model`."""
 
 
 class LayerNames(NamedTuple):
     """The tensor names of a base, by layer."""
 
     prefix: str
-    """As this checkpoint spells it, with a dot at its end."""
+    """The prefix in this checkpoint, with a trailing dot."""
     layers: list[list[str]]
-    """Those of each decoder layer, in the order they are stored."""
+    """The names in each decoder layer, in stored order."""
     after: dict[int, list[str]]
-    """Those of further layers, by number: multi-token-prediction layers stored past the last one."""
+    """The names in multi-token-prediction layers, which are stored after the last decoder layer, by number."""
 
 
 class Stack(NamedTuple):
-    """The layers of a model, as headers and config tell."""
+    """The layers of a model, from headers and config."""
 
     names: LayerNames
     decoder: Decoder
     shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
-    """Of floating-point tensors, for layers whose tensors are computed."""
+    """The shapes of floating-point tensors, for computed tensors."""
 
 
 def layer_names(names: Iterable[str], decoder: Decoder) -> LayerNames:
     """The tensor names of each base layer.
 
     Raises:
-        CheckpointError: A layer has no tensors, or other ones than another layer of its kind; or there are tensors for
-            layers past the last one and the config does not announce them.
+        CheckpointError: A layer has no tensors, or other tensors than another layer of its kind; or there are tensors
+            for layers after the last one that the config does not declare.
     """
-    architecture, num_layers, announced = decoder.architecture, decoder.num_layers, decoder.num_prediction_layers
+    architecture, num_layers, declared = decoder.architecture, decoder.num_layers, decoder.num_prediction_layers
     by_prefix = _numbered(names, decoder)
     if len(by_prefix) != 1:
         if decoder.has_own_code and not by_prefix:
             raise CheckpointError(
-                f"no tensor is called {' or '.join(architecture.prefixes)}<number>....: a model that only its own code "
-                f"knows (model_type {decoder.model_type!r}) can be upscaled only where its layers have that name. If "
-                "transformers has the same model under another model_type, use that one's checkpoint"
+                f"no tensor is called {' or '.join(architecture.prefixes)}<number>....: a model with custom code "
+                f"(model_type {decoder.model_type!r}) can be upscaled only if its layers have this name. If "
+                "transformers supports the same model under another model_type, use that checkpoint"
             )
         spelled = ", ".join(sorted(by_prefix)) or "none"
         raise CheckpointError(
-            f"the tensors of the decoder layers should be called {' or '.join(architecture.prefixes)}<number>...., for "
-            f"model_type {decoder.model_type!r}; found: {spelled}. The checkpoint is incomplete, or its config "
-            "belongs to another model"
+            f"the tensors of the decoder layers: expected names like {' or '.join(architecture.prefixes)}<number>...., "
+            f"for model_type {decoder.model_type!r}, found: {spelled}. The checkpoint is incomplete, or its config "
+            "belongs to another model: download it again"
         )
     [(prefix, numbered)] = by_prefix.items()
     extra = sorted(index for index in numbered if index >= num_layers)
-    if extra and extra != list(range(num_layers, num_layers + announced)):
+    if extra and extra != list(range(num_layers, num_layers + declared)):
         raise CheckpointError(
-            f"tensor {numbered[extra[0]][0]!r:.200} belongs to layer {extra[0]}, but the config says "
-            f"{architecture.depth_key}: {num_layers} and announces {announced} prediction layers after them "
-            f"({' or '.join(PREDICTION_LAYER_KEYS)}); the config belongs to another model"
+            f"tensor {numbered[extra[0]][0]!r:.200} belongs to layer {extra[0]}, but config.json has "
+            f"{architecture.depth_key}: {num_layers}, followed by {declared} prediction layers "
+            f"({' or '.join(PREDICTION_LAYER_KEYS)}); the config belongs to another model: download it again"
         )
     layers = [numbered.get(index, []) for index in range(num_layers)]
     refuse_undeclared_quantization((name for layer in layers for name in layer), decoder)
-    # Which modules are quantised may differ from layer to layer, and with it what is stored of a module.
+    # Which modules are quantised may differ by layer, and so may the tensors that are stored for a module.
     part = str if decoder.quantization is None else _module
     _check_same_parts(prefix, layers, decoder.layer_kinds, part)
     _check_stored_with(prefix, layers, decoder)
@@ -94,12 +94,12 @@ def layer_names(names: Iterable[str], decoder: Decoder) -> LayerNames:
 
 
 def layer_tensors(names: Iterable[str], decoder: Decoder) -> dict[int, list[str]]:
-    """The tensor names of each numbered layer of the decoder, whatever the config's depth; empty if there are none."""
+    """The tensor names of each numbered layer, regardless of the config's depth; empty if there are none."""
     return next(iter(_numbered(names, decoder).values()), {})
 
 
 def _numbered(names: Iterable[str], decoder: Decoder) -> dict[str, dict[int, list[str]]]:
-    """Tensor names by the spelling of the prefix and by layer."""
+    """Tensor names by prefix and by layer."""
     known = layer_prefixes(decoder)
     found: dict[str, dict[int, list[str]]] = {}
     for name in names:
@@ -125,9 +125,9 @@ def _check_same_parts(
         if not parts or parts != expected:
             odd = ", ".join(sorted(parts ^ expected)[:3])
             raise CheckpointError(
-                f"layer {index} does not hold the same tensors as layer {first}: "
+                f"layer {index} does not have the same tensors as layer {first}: "
                 f"{f'they differ in {odd}' if parts else 'it has none'}; the checkpoint is incomplete, or its config "
-                "belongs to another model"
+                "belongs to another model: download it again"
             )
 
 
@@ -137,7 +137,7 @@ def _check_stored_with(prefix: str, layers: list[list[str]], decoder: Decoder) -
             if f"{prefix}{index}.{first}" in layer and f"{prefix}{index}.{second}" not in layer:
                 raise CheckpointError(
                     f"tensor {prefix}{index}.{second} is not stored, so the model would derive it from the layer's new "
-                    "position. Load and save the base once with transformers, which stores it"
+                    "position. Load the base with transformers and save it again, which stores the tensor"
                 )
 
 
@@ -148,20 +148,20 @@ def tensor_copies(
     shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
     donors: Sequence[Stack] = (),
 ) -> list[TensorCopy]:
-    """Every tensor of the deeper model: those outside the layers once, then the layers in the plan's order.
+    """The tensors of the deeper model: first those outside the layers, then the layers in the plan's order.
 
-    Prediction layers stored past the last layer stay there, with the numbers that follow the new last layer.
+    Prediction layers after the last layer stay there, renumbered to follow the new last layer.
 
     Args:
-        names: The base's tensor names, in the order they are stored, which is kept inside each layer.
-        decoder: The base's.
-        plan: What becomes of its layers.
-        shapes: Of floating-point tensors, for layers whose tensors are computed.
-        donors: Of the plan.
+        names: The base's tensor names in stored order, which is kept inside each layer.
+        decoder: The base's decoder.
+        plan: The plan.
+        shapes: The shapes of floating-point tensors, for computed tensors.
+        donors: The stacks of the plan's donors.
 
     Raises:
-        CheckpointError: The names do not fit the config, or a layer cannot start as the plan says.
-        PluginError: An initializer is not registered, or broken.
+        CheckpointError: The names do not match the config, or a layer cannot be initialized as planned.
+        PluginError: An initializer is not registered, or is broken.
 
     Example:
         >>> names = ["model.norm.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"]
@@ -192,7 +192,7 @@ def tensor_copies(
 def _starts(layer: PlannedLayer, prefix: str, rests: Sequence[str], stack: Stack) -> Mapping[str, Start]:
     if layer.initialization == "copy":
         return {}
-    from solar_plugins.upscaling.initializers import starts  # Late: a plan of copies needs none.
+    from solar_plugins.upscaling.initializers import starts  # Imported late: plans of copies need none.
     from solar_plugins.upscaling.initializers.base import BaseLayer
 
     shapes = {rest: stack.shapes[prefix + rest] for rest in rests if prefix + rest in stack.shapes}
@@ -200,16 +200,16 @@ def _starts(layer: PlannedLayer, prefix: str, rests: Sequence[str], stack: Stack
 
 
 def float_shapes(stored: Mapping[str, StoredTensor]) -> dict[str, tuple[int, ...]]:
-    """The shapes of floating-point tensors: of those that can be computed."""
+    """The shapes of the floating-point tensors, which are those that can be computed."""
     return {name: tensor.shape for name, tensor in stored.items() if tensor.dtype in FLOATS}
 
 
 def planned_shards(base: BaseCheckpoint, plan: LayerPlan) -> list[Shard]:
-    """The files of tensors that the upscaled checkpoint will have.
+    """The shards of the upscaled checkpoint.
 
     Raises:
-        CheckpointError: The base's tensors cannot be read, or do not fit its config.
-        PluginError: An initializer is not registered, or broken.
+        CheckpointError: The base's tensors cannot be read, or do not match its config.
+        PluginError: An initializer is not registered, or is broken.
     """
     stored = [model.tensors for model in base.models]
     shapes = [{} if plan.only_copies else float_shapes(tensors) for tensors in stored]
@@ -231,7 +231,7 @@ def planned_shards(base: BaseCheckpoint, plan: LayerPlan) -> list[Shard]:
 def _computed(
     base: BaseCheckpoint, plan: LayerPlan, copies: Sequence[TensorCopy]
 ) -> dict[str, Callable[[], memoryview]]:
-    """What gives the bytes of each tensor that is computed, by name."""
+    """The functions that return the bytes of each computed tensor, by name."""
     if all(copy.start != "computed" for copy in copies):
         return {}
     from solar_plugins.upscaling.initializers.computed import base_tensors, computed_bytes
@@ -251,12 +251,12 @@ def _computed(
 
 
 def require_what_computes(shards: Iterable[Shard]) -> None:
-    """Check, before anything is written or compared, that torch is here if tensors are to be computed.
+    """Check, before anything is written or compared, that torch is installed if tensors have to be computed.
 
     Raises:
         SolarError: It is not.
     """
     if any(tensor.compute for shard in shards for tensor in shard.tensors):
-        from solar_plugins.extras import require  # Late: a plan of copies needs none.
+        from solar_plugins.extras import require  # Imported late: plans of copies need none.
 
         require("a layer with computed weights")

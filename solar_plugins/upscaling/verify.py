@@ -1,6 +1,6 @@
-"""Whether a finished checkpoint is what its base and its plan give, to the last byte; if not, the first difference.
+"""Compare a finished checkpoint with its base and plan, byte by byte, and report the first difference.
 
-The comparisons of names, sizes and values are pure functions; `verify_checkpoint` reads the files and calls them.
+Names, sizes and values are compared by pure functions; `verify_checkpoint` reads the files and calls them.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ PIECE_BYTES = 16 << 20
 
 
 class Verified(NamedTuple):
-    """What was compared and found equal."""
+    """The result of a successful comparison."""
 
     tensors: int
     num_bytes: int
     base: str
     plan: LayerPlan
     note: str
-    """Empty, or what is odd although every byte is right."""
+    """Empty, or a remark: the base has changed, although all bytes are equal."""
     config: str
     """How transformers reads the config, or why that was not checked."""
 
 
 class Difference(NamedTuple):
-    """One thing that is not as base and plan say."""
+    """A difference between a checkpoint and its base and plan."""
 
     what: str
     expected: str
@@ -61,36 +61,35 @@ class Difference(NamedTuple):
 def verify_checkpoint(
     directory: Path, base_name: str | None = None, revision: str | None = None, donors: Sequence[str] = ()
 ) -> Verified:
-    """Compare a finished checkpoint with its base and plan: files, config, index, companions, every tensor's bytes.
+    """Compare a finished checkpoint with its base and plan: files, config, index, companions, and all tensor bytes.
 
-    Then, where transformers is installed, its own config class says what it reads from the config.
-
-    The model card is compared in its size only: its words may change between versions of this package.
+    If transformers is installed, the config is also checked with its config class. Of the model card only the size is
+    compared, because its text may change between versions of this package.
 
     Args:
         directory: The checkpoint.
-        base_name: The base it was made from, a directory or hub id; needed if that was a directory.
-        revision: Of a hub id; default: the one that the marker names.
-        donors: Directories or hub ids of the plan's donors, in their order; needed unless all are of the hub.
+        base_name: The base it was created from, a directory or hub id; required if it was a directory.
+        revision: Of a hub id; default: the one in the marker.
+        donors: Directories or hub ids of the plan's donors, in order; required unless all are hub models.
 
     Raises:
-        CheckpointError: They differ; the text names the first difference. Or they cannot be compared.
+        CheckpointError: They differ, and the message names the first difference; or they cannot be compared.
     """
     marker = read_marker(directory)
     base = replace(_base(directory, marker, base_name, revision), trusted_keys=_trusted_keys(directory))
     base = _with_donors(directory, base, marker.plan, donors)
     same = base.identity == marker.base_identity
-    what = "the base, or a donor," if base.donors else "the base"
-    note = "" if same else f"{what} is not the one that the marker names: changed, touched or copied since, or another"
+    what = "the base or a donor" if base.donors else "the base"
+    note = "" if same else f"{what} is not the recorded one: it was changed, touched or copied, or is another model"
     shards = planned_shards(base, marker.plan)
     require_what_computes(shards)
     for path, difference in _differences(directory, base, marker, shards):
         if difference:
             raise CheckpointError(
-                f"{path}: {difference.what} is not what {base.name} gives by the plan {marker.plan}: expected "
+                f"{path}: {difference.what} does not match {base.name} upscaled by the plan {marker.plan}: expected "
                 f"{difference.expected}, found {difference.found}; this is the first difference"
-                f"{f' ({note})' if note else ''}. If the model was trained or edited in this folder, that is to be "
-                "expected; otherwise remove the folder and make it again"
+                f"{f' ({note})' if note else ''}. If the model was trained or edited in this directory, a difference "
+                "is expected; otherwise remove the directory and write the checkpoint again"
             )
     total_bytes = sum(shard.data_bytes for shard in shards)
     folders = [model.directory for model in base.models]
@@ -99,7 +98,7 @@ def verify_checkpoint(
 
 
 def _base(directory: Path, marker: Marker, name: str | None, revision: str | None) -> BaseCheckpoint:
-    # Code is read, not run; whether it was copied is seen in what was copied.
+    # Code is not run here; whether it was copied shows in the list of files.
     with_code = any(judge({name: None}, code=False).left.get(name) is Reason.CODE for name in marker.files)
     return replace(_found_base(directory, marker, name, revision), trusts_code=with_code)
 
@@ -109,36 +108,36 @@ def _found_base(directory: Path, marker: Marker, name: str | None, revision: str
         return find_base(name, revision, trust_remote_code=True)
     if marker.base_revision is None:
         raise CheckpointError(
-            f"{directory}: was made from a folder called {marker.base_name!r:.200}, and does not say where that lies; "
-            f"name it: solar verify {directory} --base PATH"
+            f"{directory}: was created from a local directory called {marker.base_name!r:.200}, whose path is not "
+            f"recorded; give it: solar verify {directory} --base PATH"
         )
     base = find_base(marker.base_name, revision or marker.base_revision, trust_remote_code=True)
     if base.revision is None:
         raise CheckpointError(
-            f"{directory}: was made from the hub's {marker.base_name}, but there is a folder of that name here; say "
-            "which one is meant with --base, or run this elsewhere"
+            f"{directory}: was created from {marker.base_name} on the hub, but a local directory has the same name; "
+            "choose one with --base, or run this in another directory"
         )
     return base
 
 
 def _with_donors(directory: Path, base: BaseCheckpoint, plan: LayerPlan, names: Sequence[str]) -> BaseCheckpoint:
-    """The base with the donors of a marker's plan, which has names fit for publication."""
+    """The base with the donors of a marker's plan, which has their public names."""
     if len(names) not in (0, len(plan.donors)):
         raise CheckpointError(
-            f"{directory}: was made with {len(plan.donors)} donors, and {len(names)} are given; give --donor for each "
-            "one, in the order of the plan"
+            f"{directory}: --donor was given {len(names)} times, expected {len(plan.donors)}; give it once for each "
+            "donor, in the order of the plan"
         )
     for donor in () if names else plan.donors:
         if donor.revision is None:
             raise CheckpointError(
-                f"{directory}: layers come from a folder called {donor.name!r:.200}, and nothing says where that lies; "
-                f"name it: solar verify {directory} --donor PATH, once for each donor"
+                f"{directory}: has layers from a local directory called {donor.name!r:.200}, whose path is not "
+                f"recorded; give it: solar verify {directory} --donor PATH, once for each donor"
             )
     given = [donor if name == donor.name else Donor(name) for name, donor in zip(names, plan.donors, strict=False)]
     asked = given or plan.donors
     found, _ = base.with_donors(replace(plan, donors=tuple(asked)), None)
     if len(found.donors) != len(plan.donors):
-        raise CheckpointError(f"{directory}: two of its models are one and the same here; check --base and --donor")
+        raise CheckpointError(f"{directory}: two of the given models are the same; check --base and --donor")
     return found
 
 
@@ -146,13 +145,13 @@ def _trusted_keys(directory: Path) -> tuple[str, ...]:
     try:
         return recorded_trust(read_json_object(directory / CONFIG))
     except (CheckpointError, OSError):
-        return ()  # The comparison of the files says what is wrong with it.
+        return ()  # The comparison of the files reports what is wrong with it.
 
 
 def _differences(
     directory: Path, base: BaseCheckpoint, marker: Marker, shards: list[Shard]
 ) -> Iterator[tuple[Path, Difference | None]]:
-    """Every comparison in turn, cheap ones first, with the file that it is about."""
+    """The result of each comparison with its file, cheap comparisons first."""
     names = {name for name in files_below(directory) if "/." not in f"/{name}"} - {MARKER}
     sizes = {name: require_file(directory / name) if name in marker.files else 0 for name in sorted(names)}
     yield directory, files_difference(marker.files, sizes)
@@ -176,7 +175,7 @@ def _differences(
 
 
 def files_difference(expected: Mapping[str, int | None], found: Mapping[str, int | None]) -> Difference | None:
-    """The first file that is missing, too many, or of another size.
+    """The first file that is missing, unexpected, or of another size.
 
     Example:
         >>> files_difference({"a": 1, "b": 2}, {"a": 1, "b": 3})
@@ -184,18 +183,18 @@ def files_difference(expected: Mapping[str, int | None], found: Mapping[str, int
     """
     for name in sorted({*expected, *found}):
         if name not in found:
-            return Difference(f"the file {name}", "to be there", "nothing")
+            return Difference(f"the file {name}", "it to exist", "nothing")
         if name not in expected:
-            return Difference(f"the file {name}", "no such file", "one that nobody wrote there")
+            return Difference(f"the file {name}", "no such file", "an unexpected file")
         if expected[name] != found[name]:
             return Difference(f"the file {name}", f"{expected[name]} bytes", f"{found[name]} bytes")
     return None
 
 
 def values_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Difference | None:
-    """The first key of a JSON object whose value is another one, missing or too many."""
+    """The first key of a JSON object that is missing, unexpected, or has another value."""
     for key in sorted({*expected, *found}):
-        # As text, because NaN differs from itself and 1 equals true.
+        # As text, because NaN != NaN and 1 == True.
         texts = [
             json.dumps(values[key], sort_keys=True) if key in values else "nothing" for values in (expected, found)
         ]
@@ -205,7 +204,7 @@ def values_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> 
 
 
 def index_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Difference | None:
-    """The first tensor that an index puts elsewhere, else the first other value."""
+    """The first tensor that an index assigns to another file, else the first other difference."""
     weight_map = found.get("weight_map")
     if isinstance(weight_map, Mapping):
         difference = values_difference(expected["weight_map"], weight_map)
@@ -217,7 +216,7 @@ def index_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> D
 def tensors_difference(
     expected: Mapping[str, tuple[Any, ...]], found: Mapping[str, tuple[Any, ...]]
 ) -> Difference | None:
-    """The first tensor of one file whose (dtype, shape, start) is another one, missing or too many."""
+    """The first tensor of a file that is missing, unexpected, or has another (dtype, shape, start)."""
     for name in [*expected, *(name for name in found if name not in expected)]:
         if expected.get(name) != found.get(name):
             texts = [
@@ -249,7 +248,7 @@ def _header_difference(shard: Shard, path: Path) -> Difference | None:
     found = {name: (t.dtype, list(t.shape), t.start) for name, t in read_header(path).items()}
     with path.open("rb") as file:
         text = file.read(len(header))
-    # The text is compared too, for the metadata and the padding, but a tensor tells more.
+    # The raw text is compared too, for metadata and padding, but a tensor gives a better message.
     return tensors_difference(expected, found) or (
         _bytes_difference("the header", 0, header, text) if text != header else None
     )
@@ -290,7 +289,7 @@ def _parts(num_bytes: int) -> Iterator[tuple[int, int]]:
 def _compare_computed(
     compute: Callable[[], memoryview], target: int, target_start: int, advance: Callable[[int], object]
 ) -> tuple[int, bytes, bytes] | None:
-    """As `_compare`, of a whole tensor with what its initializer gives now."""
+    """As `_compare`, for a tensor that its initializer computes again."""
     data = compute()
     for position in range(0, len(data), BUFFER_BYTES):
         expected = bytes(data[position : position + BUFFER_BYTES])
@@ -309,7 +308,7 @@ def _compare(
     part: tuple[int, int],
     advance: Callable[[int], object],
 ) -> tuple[int, bytes, bytes] | None:
-    """Where, in ``part`` of a tensor, two files begin to differ, with some of both; without a source, from zeros."""
+    """The offset in ``part`` of a tensor from which two files differ, with data of both. No source means zeros."""
     position, end = part
     while position < end:
         size = min(BUFFER_BYTES, end - position)
@@ -318,14 +317,16 @@ def _compare(
         if expected != found:
             return position, expected, found
         if len(found) < size:
-            raise CheckpointError("a file became shorter while it was compared; leave base and checkpoint alone")
+            raise CheckpointError(
+                "a file was truncated while it was compared; do not write to base and checkpoint, and run again"
+            )
         advance(size)
         position += size
     return None
 
 
 def _bytes_difference(what: str, position: int, expected: bytes, found: bytes) -> Difference:
-    """The first byte in which two texts differ that begin at ``position`` of ``what``, and up to seven after it."""
+    """The first different byte of two byte strings that start at ``position`` of ``what``, and up to seven more."""
     first = next((i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), None)
     if first is None:
         first = min(len(expected), len(found))
@@ -344,8 +345,8 @@ def _described(tensor: PlannedTensor, base: BaseCheckpoint) -> str:
 
 
 def success_line(verified: Verified) -> str:
-    """What the command says when everything is equal."""
+    """The output of the command if everything is equal."""
     return (
-        f"OK: {verified.tensors} tensors, {format_bytes(verified.num_bytes)}, equal to {verified.base} by the plan "
-        f"{verified.plan}; {verified.config}"
+        f"OK: {verified.tensors} tensors, {format_bytes(verified.num_bytes)}, equal to {verified.base} upscaled by the "
+        f"plan {verified.plan}; {verified.config}"
     )

@@ -1,4 +1,4 @@
-"""The weight files of a model's folder: which of them transformers loads, and what a folder without them is."""
+"""The weight files in a model directory: which ones transformers loads, and what a directory without them is."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ NUMBERED_SHARD = re.compile(r"([^/]+)-(\d{5})-of-(\d{5})\.safetensors")
 
 
 class StoredWeights(NamedTuple):
-    """What the weight files of a folder hold."""
+    """The content of the weight files in a directory."""
 
     tensors: dict[str, StoredTensor]
-    """By name, as transformers would read them."""
+    """The tensors that transformers would load, by name."""
     unlisted: frozenset[str] = frozenset()
-    """Those that the index leaves out. transformers loads whole shards, so it sees them all the same."""
+    """Tensors that are not in the index. transformers loads them anyway, because it loads entire shards."""
     absent: Mapping[str, str] = {}
-    """Tensors that the index names and no file holds, with the file that should."""
+    """Tensors that are in the index but in no file, with the file that the index names."""
 
 
 class OtherFolder(NamedTuple):
-    """A kind of folder that is no model to load with transformers, known by the files in it."""
+    """A kind of directory that transformers cannot load, recognized by its files."""
 
     patterns: tuple[str, ...]
     what: str
@@ -49,8 +49,8 @@ class OtherFolder(NamedTuple):
 
 ZERO = OtherFolder(
     ("global_step*", "zero_pp_rank_*", "*_zero_pp_rank_*"),
-    "a DeepSpeed ZeRO checkpoint, whose weights are split over the ranks and were not gathered",
-    "Gather them: python zero_to_fp32.py DIR NEW_DIR --safe_serialization (the script lies in the folder), and copy "
+    "a DeepSpeed ZeRO checkpoint, whose weights are still sharded over the ranks",
+    "Gather them: python zero_to_fp32.py DIR NEW_DIR --safe_serialization (the script is in the directory), and copy "
     "config.json and the tokenizer there; or train with stage3_gather_16bit_weights_on_model_save: true",
 )
 
@@ -65,26 +65,26 @@ OTHER_FOLDERS = (
     OtherFolder(
         ("adapter_model.*",),
         "the weights of an adapter, not of a model",
-        "Merge it into its base first (axolotl merge-lora RECIPE) and give the merged folder",
+        "Merge it into its base first (axolotl merge-lora RECIPE) and give the merged model",
     ),
     OtherFolder(
         ("*.gguf", "ggml*.bin"),
         "GGUF, the format of llama.cpp",
-        "Give the original model in safetensors format, from which the GGUF file was made",
+        "Give the original model in safetensors format, from which the GGUF file was converted",
     ),
     OtherFolder(
         ("consolidated*.safetensors", "consolidated*.pth", "params.json"),
-        "the publisher's own format, whose tensors have other names than transformers' model",
+        "the publisher's own format, whose tensor names differ from transformers'",
         "Download the same model in transformers' format (config.json, model*.safetensors)",
     ),
     OtherFolder(
         ("*.safetensors",),
-        "safetensors under a name that transformers does not look for",
-        f"If it is the whole model, rename it to {SINGLE_FILE}",
+        "safetensors with a file name that transformers does not load",
+        f"If it is the complete model, rename it to {SINGLE_FILE}",
     ),
     OtherFolder(
         ("pytorch_model*.bin", "*.bin", "*.pt", "*.pth", "*.ckpt"),
-        "pickles, which can run code when they are read",
+        "pickles, which can run code when they are loaded",
         "Convert them once: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)",
     ),
     OtherFolder(
@@ -96,34 +96,34 @@ OTHER_FOLDERS = (
         "Download the model's safetensors files, or convert it",
     ),
 )
-"""In the order in which they are tried: a ZeRO folder may also hold a useless pytorch_model.bin."""
+"""In the order in which they are tried: a ZeRO checkpoint may also have a useless pytorch_model.bin."""
 
 
 def read_weights(
     directory: Path, explicit: str | None = None, repository: tuple[str, Collection[str]] | None = None
 ) -> StoredWeights:
-    """The tensors of a model's folder, as transformers finds them: of one file, or of an index and its shards.
+    """The tensors in a model directory that transformers would load: from one file, or from an index and its shards.
 
-    Follows ``_get_resolved_checkpoint_files`` and ``_load_pretrained_model`` of transformers 5.20 (modeling_utils.py):
-    one file goes before an index; of the shards that an index names every tensor is read, in the order of the file
-    names, and a later one replaces an earlier one. Where that and the index differ, other readers (mergekit, vLLM)
-    would read another model, so such a folder is refused. Only headers are read.
+    As in ``_get_resolved_checkpoint_files`` and ``_load_pretrained_model`` of transformers 5.20 (modeling_utils.py): a
+    single file takes precedence over an index. Of the shards in an index all tensors are loaded, in the order of the
+    file names, and later ones replace earlier ones. Where this differs from the index, other readers (mergekit, vLLM)
+    would load another model, so that is an error. Reads only headers.
 
     Args:
-        directory: The folder.
-        explicit: The file or index that the config names as ``transformers_weights``, if it does.
-        repository: The name of the hub's repository that the folder is a part of, and the files there.
+        directory: The directory.
+        explicit: The file or index in the config's ``transformers_weights``, if any.
+        repository: The name and the files of the hub repository that the directory is a snapshot of.
 
     Raises:
-        CheckpointError: There are no weights that transformers would load, one is damaged, or two readers would read
-            different ones.
+        CheckpointError: There are no weights that transformers would load, one is damaged, or readers would load
+            different weights.
     """
     single, index = directory / SINGLE_FILE, directory / INDEX
     if explicit is not None:
         if not is_plain_file_name(explicit):
             raise CheckpointError(
-                f"{directory}: config.json names the weights {explicit!r:.200} (transformers_weights), which is no "
-                "plain file name in this folder; refused"
+                f"{directory}: config.json: transformers_weights is {explicit!r:.200}; expected the name of a file in "
+                "this directory"
             )
         named = directory / explicit
         return _read_index(named, None) if explicit.endswith(".json") else StoredWeights(_read_own_header(named))
@@ -134,64 +134,64 @@ def read_weights(
     for path in (index, single):
         if path.is_symlink() and not path.exists():
             raise CheckpointError(
-                f"{path}: a link that leads nowhere; restore the file, or download it: {how_to_download(directory)}"
+                f"{path}: a broken link; restore the file, or download it: {how_to_download(directory)}"
             )
         if path.exists():
             require_file(path)
     where = str(directory) if repository is None else repository[0]
     names = names_in(directory) if repository is None else repository[1]
-    # Of a repository all files are known: what is not there cannot be downloaded.
-    fix = f". If the download was cut off or left them out: {how_to_download(directory)}" if repository is None else ""
+    # All files of a repository are known: missing ones cannot be downloaded.
+    fix = f". If the download is incomplete: {how_to_download(directory)}" if repository is None else ""
     raise CheckpointError(describe_other(where, names) or f"{where}: no weights; {EXPECTED}{fix}")
 
 
 def refuse_ungathered(directory: Path, tensors: Mapping[str, StoredTensor], *, has_layers: bool) -> None:
-    """Refuse weight files in which ZeRO-3 left only one rank's empty hulls of the weights.
+    """Refuse weight files with the empty placeholders that ZeRO-3 leaves when weights are not gathered.
 
     Args:
-        directory: The folder.
-        tensors: Of the model.
-        has_layers: Whether decoder layers are among them.
+        directory: The directory.
+        tensors: The tensors of the model.
+        has_layers: Whether they include decoder layers.
 
     Raises:
-        CheckpointError: A weight is empty; or there are no layers, and the folder is a ZeRO checkpoint.
+        CheckpointError: A weight is empty; or there are no layers, and the directory is a ZeRO checkpoint.
     """
     empty = next((name for name, tensor in tensors.items() if name.endswith(".weight") and 0 in tensor.shape), None)
     if empty or (not has_layers and _matching(names_in(directory), ZERO.patterns)):
         what = f"tensor {empty!r:.200} has the shape {list(tensors[empty].shape)}" if empty else "there are no layers"
         raise CheckpointError(
-            f"{directory}: {what} in the weight files, as DeepSpeed ZeRO-3 leaves them where it saves without "
-            f"gathering the weights; expected whole tensors. {ZERO.fix}"
+            f"{directory}: {what} in the weight files, as when DeepSpeed ZeRO-3 saves without gathering the weights; "
+            f"expected complete tensors. {ZERO.fix}"
         )
 
 
 def has_weights(directory: Path) -> bool:
-    """Whether there is a file that transformers would load weights from."""
+    """Whether there is a weight file that transformers would load."""
     return (directory / SINGLE_FILE).is_file() or (directory / INDEX).is_file()
 
 
 def refuse_adapter(directory: Path, name: str) -> None:
-    """Refuse the output folder of a LoRA run.
+    """Refuse the output directory of a LoRA run.
 
     Args:
-        directory: The folder.
-        name: What to call it in the error.
+        directory: The directory.
+        name: Its name in the error.
 
     Raises:
-        CheckpointError: There is an ``adapter_config.json``. With it transformers loads the base that it names and the
-            adapter, whatever weights lie beside it.
+        CheckpointError: It has an ``adapter_config.json``. transformers then loads the base in that file and the
+            adapter, and ignores other weights in the directory.
     """
     if not (directory / ADAPTER_CONFIG).is_file():
         return
     if has_weights(directory):
         raise CheckpointError(
-            f"{name}: holds {ADAPTER_CONFIG} beside a model's weights; transformers would load the adapter's own "
-            f"base and the adapter, not these weights. If they are merged already, remove {ADAPTER_CONFIG}; else merge "
-            "the adapter (axolotl merge-lora RECIPE) and give the merged folder"
+            f"{name}: has {ADAPTER_CONFIG} next to a model's weights; transformers would load the adapter and its base "
+            f"instead of these weights. If they are already merged, remove {ADAPTER_CONFIG}; otherwise merge the "
+            "adapter (axolotl merge-lora RECIPE) and give the merged model"
         )
     raise CheckpointError(
         f"{name}: a LoRA adapter, not a model; merge it into its base first (axolotl merge-lora RECIPE) and give "
-        "the merged folder"
+        "the merged model"
     )
 
 
@@ -209,13 +209,12 @@ def _read_own_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def _read_index(index: Path, single: str | None) -> StoredWeights:
-    """The tensors of all files that an index names; those of ``single``, if it is there, before all others."""
+    """The tensors of all files in an index; those of ``single``, if it exists, take precedence."""
     weight_map = _weight_map(index)
     if single and single not in weight_map.values():
         raise CheckpointError(
-            f"{index.parent}: holds both {single} and {index.name}, which names other files; transformers reads the "
-            "first and mergekit and vLLM the second, so nobody can say which weights are meant. Remove the one that "
-            "is stale"
+            f"{index.parent}: has both {single} and {index.name}, which lists other files; transformers loads the "
+            "first, but mergekit and vLLM load the second. Remove the stale one"
         )
     stored: dict[str, StoredTensor] = {}
     for filename in _shard_names(index, weight_map, single):
@@ -227,8 +226,8 @@ def _read_index(index: Path, single: str | None) -> StoredWeights:
         listed = weight_map.get(name, tensor.file.name)
         if listed != tensor.file.name:
             raise CheckpointError(
-                f"{index}: tensor {name!r:.200} lies in {tensor.file.name}, which transformers would read, but the "
-                f"index says {listed!r:.200}; shards and index are of different versions. Download them again"
+                f"{index}: tensor {name!r:.200} is in {tensor.file.name}, from which transformers would load it, but "
+                f"the index says {listed!r:.200}; shards and index are of different versions. Download them again"
             )
     return StoredWeights(
         stored,
@@ -241,26 +240,27 @@ def _shard_names(index: Path, weight_map: Mapping[str, str], single: str | None)
     for filename in sorted(set(weight_map.values())):
         if not is_plain_file_name(filename):
             raise CheckpointError(
-                f"{index}: names the shard {filename!r:.200}, which is no plain file name in this folder; refused"
+                f"{index}: lists the shard {filename!r:.200}; expected the name of a file in this directory. Download "
+                "it again"
             )
         if (index.parent / filename).exists():
             yield filename
         elif single is None:
             raise CheckpointError(
-                f"{index}: names the shard {filename}, which is missing; download it: {how_to_download(index.parent)}"
+                f"{index}: lists the shard {filename}, which is missing; download it: {how_to_download(index.parent)}"
             )
 
 
 def describe_other(where: str, names: Collection[str]) -> str:
-    """What a folder or repository without a model's weights is instead, with the fix; empty if nothing tells.
+    """What a directory or repository without a model's weights is instead, with the fix; empty if unknown.
 
     Args:
-        where: What to call it.
-        names: The files in it and in its subfolders, by relative path.
+        where: Its name in the message.
+        names: The relative paths of the files in it and in its subdirectories.
 
     Example:
-        >>> describe_other("tiny", ["model.Q4.gguf"])[:51]
-        'tiny: holds model.Q4.gguf (GGUF, the format of llam'
+        >>> describe_other("tiny", ["model.Q4.gguf"])[:49]
+        'tiny: has model.Q4.gguf (GGUF, the format of llam'
     """
     if {SINGLE_FILE, INDEX} & set(names):
         return ""
@@ -269,23 +269,23 @@ def describe_other(where: str, names: Collection[str]) -> str:
     leftovers = _matching(names, LEFTOVER_FILES)
     for kind in OTHER_FOLDERS:
         if found := sorted(_matching(names, kind.patterns) - leftovers):
-            return f"{where}: holds {listed(found)} ({kind.what}); {EXPECTED}. {kind.fix}"
+            return f"{where}: has {listed(found)} ({kind.what}); {EXPECTED}. {kind.fix}"
     inner = sorted(str(PurePosixPath(name).parent) for name in names if name.endswith("/config.json"))
     if inner:
         return (
-            f"{where}: no weights; {EXPECTED}. Its subfolder {inner[-1]} holds a model's config.json: give "
-            f"{where}/{inner[-1]} if that is meant"
+            f"{where}: no weights; {EXPECTED}. Its subdirectory {inner[-1]} has a model's config.json: give "
+            f"{where}/{inner[-1]} if you mean that one"
         )
     if leftovers:
         return (
-            f"{where}: holds only what a trainer keeps to resume ({listed(sorted(leftovers))}) and no weights; "
-            f"{EXPECTED}. Give the folder with the model's weights"
+            f"{where}: has only the files with which a trainer resumes ({listed(sorted(leftovers))}), no weights; "
+            f"{EXPECTED}. Give the directory with the model's weights"
         )
     return ""
 
 
 def names_in(directory: Path) -> list[str]:
-    """The files and subfolders of a folder, one level down too, and the models of a hub cache's folder."""
+    """The entries of a directory and of its subdirectories, and the config files of a hub cache's snapshots."""
     paths = (path for pattern in ("*", "*/*", "snapshots/*/config.json") for path in directory.glob(pattern))
     return [path.relative_to(directory).as_posix() for path in paths]
 
@@ -309,7 +309,7 @@ def _shards_without_index(where: str, names: Collection[str]) -> str:
     missing = [name for name in all_names if name not in shards]
     lacking = f"{listed(missing)} and the index are" if missing else "the index is"
     return (
-        f"{where}: holds {len(all_names) - len(missing)} of {len(all_names)} shards ({min(shards)}), but {lacking} "
-        f"missing; {EXPECTED}. The writer or the download was cut off: fetch what is missing from where the shards "
-        "came from, or save the model again"
+        f"{where}: has {len(all_names) - len(missing)} of {len(all_names)} shards ({min(shards)}), but {lacking} "
+        f"missing; {EXPECTED}. Saving or downloading was interrupted: download the missing files, or save the model "
+        "again"
     )

@@ -40,7 +40,7 @@ def test_training_twice_and_inference_with_the_trained_model(training_folder, ru
 
     second = run_warm(*TRAIN, "recipe.yml", "--output_dir=again", "--max_steps=1", cwd=training_folder)
     assert second.returncode == 0, second.stderr
-    assert "upscaled checkpoint found" in second.stdout + second.stderr
+    assert "using the cached upscaled checkpoint" in second.stdout + second.stderr
     assert checkpoints(training_folder) == ["upscaled-8-to-12"]
 
     asked = run_warm("axolotl", "inference", "recipe.yml", "--base-model=./out", "--launcher", "python",

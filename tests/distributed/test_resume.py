@@ -37,7 +37,7 @@ def test_the_second_half_is_the_same(sharding, make_training_folder, run_warm):
     keep_only_the_first_checkpoint(folder / "out")
     status, said = train(folder, sharding, ranks)
     assert status == 0, said[-5000:]
-    assert "upscaled checkpoint found" in said
+    assert "using the cached upscaled checkpoint" in said
     assert "upscaling base" not in said
     assert [path.stat().st_mtime_ns for path in sorted(checkpoint.iterdir())] == written
     for rank, expected_rank in zip(evidence(folder, ranks), uninterrupted, strict=True):

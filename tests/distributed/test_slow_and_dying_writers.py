@@ -102,7 +102,7 @@ def test_another_rank_takes_over_from_a_killed_writer_which_may_come_back(folder
     (status, said), (other_status, other_said) = all_finished([back, waiting])
     writer.wait()
     assert (status, other_status) == (0, 0), said[-3000:] + "".join(lines)[-3000:] + other_said[-3000:]
-    assert "upscaled checkpoint found" in said
+    assert "using the cached upscaled checkpoint" in said
     assert "upscaling base" not in said
     assert [len(rank["layer_sums"]) for rank in evidence(place, 2)] == [12, 12]
 

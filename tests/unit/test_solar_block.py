@@ -85,7 +85,7 @@ def test_a_block_that_does_not_up_scale():
         ({"init": {"strategy": "slices", "slices": "0-24"}}, "expected half-open ranges"),
         (
             {"init": {"strategy": "slices", "slices": [[0, 33]]}},
-            "solar.init.slices: [0, 33] is no range of a base of 32",
+            "solar.init.slices: [0, 33] is not a range of a base of 32",
         ),
     ],
 )

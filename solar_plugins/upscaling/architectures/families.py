@@ -1,6 +1,6 @@
-"""How single families of models derive a layer's properties from its position. Pure.
+"""How individual model families derive a layer's properties from its position. Pure.
 
-Each rule follows the configuration and modeling files of transformers 5.20; the tests compare it with them.
+Each rule follows the configuration and modeling files of transformers 5.20, with which the tests compare it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from solar_plugins.upscaling.architectures.layer_fields import (
 def every(
     key: str, default: int, *, at: str = "full_attention", else_: str = "sliding_attention", name: str = "layer_types"
 ) -> LayerField:
-    """``name`` where it is absent: every ``key``-th layer is ``at``, all others ``else_``."""
+    """The default of ``name``: every ``key``-th layer is ``at``, all others ``else_``."""
 
     def layers(config: Config, num_layers: int) -> Sequence[str]:
         period = whole_number(config, key, default)
@@ -34,7 +34,7 @@ def every(
 
 
 def leading_dense(default: int) -> LayerField:
-    """``mlp_layer_types`` where it is absent: the first ``first_k_dense_replace`` layers are dense."""
+    """The default of ``mlp_layer_types``: the first ``first_k_dense_replace`` layers are dense."""
 
     def layers(config: Config, num_layers: int) -> Sequence[str]:
         dense = whole_number(config, "first_k_dense_replace", default)
@@ -44,14 +44,14 @@ def leading_dense(default: int) -> LayerField:
 
 
 def mimo_attention(config: Config, num_layers: int) -> Sequence[str]:
-    """MiMo-V2's: the first layer and every sixth attend to everything (configuration_mimo_v2_flash.py)."""
+    """MiMo-V2: the first layer and every sixth have full attention (configuration_mimo_v2_flash.py)."""
     return [
         "full_attention" if index == 0 or (index + 1) % 6 == 0 else "sliding_attention" for index in range(num_layers)
     ]
 
 
 def kimi_attention(config: Config, num_layers: int) -> Sequence[str | None]:
-    """Kimi-Linear's: by the lists in ``linear_attn_config``, else every fourth layer attends to everything."""
+    """Kimi-Linear: from the lists in ``linear_attn_config``; default: every fourth layer has full attention."""
     numbers = _kimi_numbers(config)
     if numbers is None:
         return ["full_attention" if index and index % 4 == 0 else "linear_attention" for index in range(num_layers)]
@@ -62,7 +62,7 @@ _KIMI_LISTS = {"full_attention": "full_attn_layers", "linear_attention": "kda_la
 
 
 def _kimi_numbers(config: Config) -> dict[str, Sequence[int]] | None:
-    """The layers of each kind, counted from 1; None where the config does not say both."""
+    """The layers of each kind, 1-based; None unless the config has both lists."""
     stated = config.get("linear_attn_config") or {}
     if not all(isinstance(stated.get(key), list) for key in _KIMI_LISTS.values()):
         return None
@@ -70,7 +70,7 @@ def _kimi_numbers(config: Config) -> dict[str, Sequence[int]] | None:
 
 
 def kimi_lists(decides: LayerField) -> LayerField:
-    """The lists in ``linear_attn_config``, which vLLM reads and transformers only where ``layer_types`` is absent."""
+    """The lists in ``linear_attn_config``; vLLM reads them, transformers only if ``layer_types`` is absent."""
 
     def read(config: Config, num_layers: int) -> Sequence[str | None]:
         if _kimi_numbers(config) is None:
@@ -94,51 +94,51 @@ def kimi_lists(decides: LayerField) -> LayerField:
 
 
 def upper_window(config: Config, num_layers: int) -> Sequence[str]:
-    """Qwen2's: the window, if used, begins at layer ``max_window_layers`` (configuration_qwen2.py)."""
+    """Qwen2: the sliding window, if used, starts at layer ``max_window_layers`` (configuration_qwen2.py)."""
     window = config.get("sliding_window") if config.get("use_sliding_window") else None
     first = whole_number(config, "max_window_layers", 28)
     return ["full_attention" if window is None or index < first else "sliding_attention" for index in range(num_layers)]
 
 
 def lower_window(config: Config, num_layers: int) -> Sequence[str]:
-    """Qwen2-MoE's: the window, if used, is that of every other layer below ``max_window_layers``."""
+    """Qwen2-MoE: every other layer below ``max_window_layers`` has the sliding window, if used."""
     last = whole_number(config, "max_window_layers", 28) if config.get("use_sliding_window") else 0
     return ["sliding_attention" if index % 2 == 0 and index < last else "full_attention" for index in range(num_layers)]
 
 
 def dots_window(config: Config, num_layers: int) -> Sequence[str]:
-    """dots.llm1's: as `upper_window`, without the switch."""
+    """dots.llm1: as `upper_window`, but without ``use_sliding_window``."""
     first = whole_number(config, "max_window_layers", 62)
     window = config.get("sliding_window")
     return ["full_attention" if window is None or index < first else "sliding_attention" for index in range(num_layers)]
 
 
 def window_everywhere(config: Config, num_layers: int) -> Sequence[str]:
-    """Ministral's: all layers have the window, if there is one."""
+    """Ministral: all layers have the sliding window, if there is one."""
     return ["full_attention" if config.get("sliding_window") is None else "sliding_attention"] * num_layers
 
 
 def interval_rope(config: Config, num_layers: int) -> Sequence[int]:
-    """SmolLM3's and Llama 4's: every fourth layer has no rotary embedding (0), all others have one (1)."""
+    """SmolLM3 and Llama 4: every fourth layer has no rotary embedding (0), all others have one (1)."""
     interval = whole_number(config, "no_rope_layer_interval", 4)
     return [int((index + 1) % interval != 0) for index in range(num_layers)]
 
 
 def smollm3_attention(config: Config, num_layers: int) -> Sequence[str]:
-    """SmolLM3's: the window is for layers without rotary embedding."""
+    """SmolLM3: layers without rotary embedding have the sliding window."""
     window = config.get("use_sliding_window") and config.get("sliding_window") is not None
     rope = NO_ROPE.read(config, num_layers)
     return ["sliding_attention" if window and not has_rope else "full_attention" for has_rope in rope]
 
 
 def llama4_attention(config: Config, num_layers: int) -> Sequence[str]:
-    """Llama 4's: layers with rotary embedding attend in chunks."""
+    """Llama 4: layers with rotary embedding have chunked attention."""
     rope = LLAMA4_ROPE.read(config, num_layers)
     return ["chunked_attention" if has_rope else "full_attention" for has_rope in rope]
 
 
 def llama4_experts() -> LayerField:
-    """Llama 4's: ``moe_layers``; without it every ``interleave_moe_layer_step``-th (configuration_llama4.py)."""
+    """Llama 4: ``moe_layers``; default: every ``interleave_moe_layer_step``-th (configuration_llama4.py)."""
     stated = indices("moe_layers")
 
     def read(config: Config, num_layers: int) -> Sequence[bool]:
@@ -156,13 +156,13 @@ def llama4_experts() -> LayerField:
 
 
 def listed_full(config: Config, num_layers: int) -> Sequence[str]:
-    """LFM2's: ``full_attn_idxs`` attend to everything, all others convolve."""
+    """LFM2: the layers in ``full_attn_idxs`` have full attention, all others are convolutions."""
     full = config.get("full_attn_idxs")
     return ["full_attention" if full is None or index in full else "conv" for index in range(num_layers)]
 
 
 def empty_is_absent(field: LayerField) -> LayerField:
-    """Llama 4 takes an empty list for an absent one."""
+    """Llama 4 treats an empty list as absent."""
 
     def dropped(config: Config) -> Config:
         return {key: value for key, value in config.items() if key != field.key or value}
@@ -176,7 +176,7 @@ def empty_is_absent(field: LayerField) -> LayerField:
 
 
 def qwen_experts() -> LayerField:
-    """Qwen's: every ``decoder_sparse_step``-th layer, if not in ``mlp_only_layers``, holds experts.
+    """Qwen: every ``decoder_sparse_step``-th layer that is not in ``mlp_only_layers`` has experts.
 
     A plan that breaks the step is written as a list (modeling_qwen2_moe.py).
     """
@@ -196,12 +196,12 @@ def qwen_experts() -> LayerField:
 
 
 def experts_by_frequency(config: Config, index: int, num_layers: int) -> bool:
-    """DeepSeek's own code: every ``moe_layer_freq``-th layer may hold experts."""
+    """DeepSeek's custom code: every ``moe_layer_freq``-th layer may have experts."""
     return index % max(1, whole_number(config, "moe_layer_freq", 1)) == 0
 
 
 def at_offset(period: str, offset: str, defaults: tuple[int, int]) -> LayerField:
-    """Jamba's: the layers ``offset``, ``offset + period``, .. are special."""
+    """Jamba: the layers ``offset``, ``offset + period``, .. are special."""
 
     def special(config: Config, index: int, num_layers: int) -> bool:
         return index % whole_number(config, period, defaults[0]) == whole_number(config, offset, defaults[1])
@@ -210,7 +210,7 @@ def at_offset(period: str, offset: str, defaults: tuple[int, int]) -> LayerField
 
 
 def ernie_moe() -> LayerField:
-    """Every ``moe_layer_interval``-th layer between two indices holds experts (modeling_ernie4_5_moe.py)."""
+    """ERNIE 4.5: every ``moe_layer_interval``-th layer between two indices has experts (modeling_ernie4_5_moe.py)."""
 
     def read(config: Config, num_layers: int) -> Sequence[bool]:
         start, end = whole_number(config, "moe_layer_start_index", 1), whole_number(config, "moe_layer_end_index", -1)
@@ -226,33 +226,33 @@ def ernie_moe() -> LayerField:
 
 
 def spelled_out(pairs: Sequence[Any], num_layers: int) -> Sequence[str]:
-    """GPT-Neo's ``[[["global", "local"], 12]]``."""
+    """GPT-Neo: ``[[["global", "local"], 12]]``."""
     return [kind for kinds, times in pairs for kind in list(kinds) * times]
 
 
 def repeated(pattern: Sequence[str], num_layers: int) -> Sequence[str]:
-    """Recurrent Gemma's: the pattern starts anew until the last layer."""
+    """Recurrent Gemma: the pattern repeats up to the last layer."""
     return [pattern[index % len(pattern)] for index in range(num_layers)]
 
 
 def nemotron_blocks() -> LayerField:
-    """Nemotron-H's: a list, or a text of one letter a layer; transformers takes the list where both are there.
+    """Nemotron-H: a list, or a string with one letter per layer; transformers prefers the list.
 
-    Without either it makes a model of four layers, whatever ``num_hidden_layers`` says (configuration_nemotron_h.py).
+    Without either it builds a model of four layers, whatever ``num_hidden_layers`` is (configuration_nemotron_h.py).
     """
     letters = {"linear_attention": "M", "mamba": "M", "moe": "E", "full_attention": "*", "attention": "*", "mlp": "-"}
     blocks = recoded("layers_block_type", lambda names, n: [letters[name] for name in names], list)
     pattern = recoded("hybrid_override_pattern", lambda text, n: list(text), "".join)
 
     def read(config: Config, num_layers: int) -> Sequence[str]:
-        said = [field.read(config, num_layers) for field in (blocks, pattern) if config.get(field.key) is not None]
-        if not said or said[0] != said[-1]:
-            found = "neither is there, so that transformers makes a model of four layers"
+        given = [field.read(config, num_layers) for field in (blocks, pattern) if config.get(field.key) is not None]
+        if not given or given[0] != given[-1]:
+            missing = "neither exists, so transformers would build a model of four layers"
             raise CheckpointError(
-                f"config.json: layers_block_type or hybrid_override_pattern has to say what each layer is, but "
-                f"{'they disagree' if said else found}; restore one of them"
+                f"config.json: layers_block_type, hybrid_override_pattern: {'they disagree' if given else missing}; "
+                "expected the type of each layer. Restore one of them"
             )
-        return said[0]
+        return given[0]
 
     def write(config: Config, values: Sequence[str]) -> dict[str, Any]:
         names = {letters[name]: name for name in config.get("layers_block_type") or ()}
@@ -263,9 +263,9 @@ def nemotron_blocks() -> LayerField:
 
 
 def scaled_by_depth() -> LayerField:
-    """MiniCPM's residual branches are multiplied by ``scale_depth / sqrt(depth)`` (modeling_minicpm3.py).
+    """MiniCPM: residual branches are multiplied by ``scale_depth / sqrt(depth)`` (modeling_minicpm3.py).
 
-    Every copy keeps the factor that its layer was trained with.
+    Each copy keeps the factor that its layer was trained with.
     """
 
     def read(config: Config, num_layers: int) -> Sequence[float]:
@@ -280,7 +280,7 @@ def scaled_by_depth() -> LayerField:
 
 
 def full_at_the_top() -> LayerField:
-    """Gemma 4's: the last layer attends to everything, whatever the list says (configuration_gemma4.py)."""
+    """Gemma 4: the last layer always has full attention, whatever the list says (configuration_gemma4.py)."""
     types = listed("layer_types")
 
     def read(config: Config, num_layers: int) -> Sequence[str]:

@@ -1,7 +1,7 @@
-"""Config fields whose value depends on a layer's position, and how they follow a layer plan. Pure.
+"""Per-layer config fields, and how they follow a layer plan. Pure.
 
-Each `LayerField` reads a config as one value a layer, and writes such values back. `reordered_fields` reads the base,
-puts the values in the plan's order, writes them, and reads the result again: what does not come back is refused.
+Each `LayerField` reads one value per layer from a config, and writes such values back. `reordered_fields` reads the
+base's values, reorders them by the plan, writes them, and reads them again. If they differ, the plan is refused.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ Config = Mapping[str, Any]
 
 
 class LayerField(NamedTuple):
-    """One property that layers have by their position."""
+    """A property that differs by layer."""
 
     key: str
     """The config key, or keys, for messages."""
     read: Callable[[Config, int], Sequence[Any]]
-    """``(config, num_layers)`` -> one value a layer. May raise `CheckpointError`."""
+    """``(config, num_layers)`` -> one value per layer. May raise `CheckpointError`."""
     write: Callable[[Config, Sequence[Any]], dict[str, Any]]
-    """``(config, values)`` -> the keys to change so that ``read`` gives the values, as far as the keys can say it."""
+    """``(config, values)`` -> the keys to change so that ``read`` returns the values, if the keys can express them."""
     is_hint: bool = False
-    """Another key decides; this one is kept in step for other readers where it can say the plan, and else left."""
+    """Another key decides; this one is updated for other readers if it can express the plan, and else unchanged."""
     reads: tuple[str, ...] = ()
-    """Other keys from which the values follow where the key is absent."""
+    """Other keys that determine the values if the key is absent."""
 
 
 def reordered_fields(
     config: Config, fields: Iterable[LayerField], plan: LayerPlan, donors: Sequence[tuple[Config, int]] = ()
 ) -> dict[str, Any]:
-    """The keys to change in a base's config so that every per-layer property follows the plan.
+    """The keys to change in a base's config so that all per-layer properties follow the plan.
 
     Args:
-        config: The base's.
-        fields: Of its model type.
-        plan: What becomes of its layers.
-        donors: Of the plan: each one's config and depth.
+        config: The base's config.
+        fields: The fields of its model type.
+        plan: The plan.
+        donors: The config and depth of each donor.
 
     Raises:
-        CheckpointError: A field is malformed, or the config of this model type cannot say what the plan needs.
+        CheckpointError: A field is malformed, or the config of this model type cannot express the plan.
     """
     changes: dict[str, Any] = {}
     wanted = []
     for field in fields:
         columns = [field.read(*one) for one in ((config, plan.base_layers), *donors)]
-        _refuse_half_said(field, columns)
+        _refuse_missing_in_one(field, columns)
         values = [columns[layer.model][layer.source] for layer in plan.layers]
         wanted.append((field, values))
         changes |= field.write({**config, **changes}, values)
@@ -63,29 +63,29 @@ def reordered_fields(
             raise CheckpointError(
                 f"config.json: {field.key} cannot express this plan: new layer {position}, a copy of "
                 f"{plan.model_words(layer.model)} layer {layer.source} ({values[position]!r}), would become "
-                f"{found[position]!r}, because this model type derives it from the position. Choose a plan that keeps "
-                "the pattern"
+                f"{found[position]!r}, because this model type derives it from the position. Use a plan that keeps the "
+                "pattern"
             )
     return changes
 
 
-def _refuse_half_said(field: LayerField, columns: Sequence[Sequence[Any]]) -> None:
-    """Refuse layers of a model whose config says nothing among those of one whose config does."""
-    silent = [all(value is None for value in column) for column in columns]
-    if any(silent) and not all(silent):
+def _refuse_missing_in_one(field: LayerField, columns: Sequence[Sequence[Any]]) -> None:
+    """Refuse to combine models of which only some set the field."""
+    missing = [all(value is None for value in column) for column in columns]
+    if any(missing) and not all(missing):
         raise CheckpointError(
-            f"config.json: {field.key} is absent in one model of the plan, and not in another one; write both anew: "
+            f"config.json: {field.key} is absent in one model of the plan, but not in another; save both again: "
             "transformers.AutoConfig.from_pretrained(DIR).save_pretrained(DIR)"
         )
 
 
 def listed(key: str, default: Callable[[Config, int], Sequence[Any]] | None = None) -> LayerField:
-    """A list with one entry a layer.
+    """A list with one entry per layer.
 
     Args:
-        key: Of the list.
-        default: What the model takes where the key is absent or null, by config and depth. Without it an absent list is
-            refused, because a deeper model would derive other values from the new depth.
+        key: Its config key.
+        default: The model's default from config and depth, if the key is absent or null. Without a default, an absent
+            list is an error, because a deeper model would derive other values from the new depth.
     """
 
     def read(config: Config, num_layers: int) -> Sequence[Any]:
@@ -93,12 +93,12 @@ def listed(key: str, default: Callable[[Config, int], Sequence[Any]] | None = No
         if value is None:
             if default is None:
                 raise CheckpointError(
-                    f"config.json: {key} is absent; expected a list of {num_layers}, one a layer. Write it once: "
-                    "transformers.AutoConfig.from_pretrained(DIR).save_pretrained(DIR)"
+                    f"config.json: {key} is absent; expected a list of {num_layers}, one per layer. Save the config "
+                    "again: transformers.AutoConfig.from_pretrained(DIR).save_pretrained(DIR)"
                 )
             return list(default(config, num_layers))
         if not isinstance(value, list) or len(value) != num_layers:
-            raise CheckpointError(f"config.json: {key} is {value!r:.200}; expected a list of {num_layers}, one a layer")
+            raise _not_per_layer(key, value, num_layers)
         return value
 
     def write(config: Config, values: Sequence[Any]) -> dict[str, Any]:
@@ -110,13 +110,17 @@ def listed(key: str, default: Callable[[Config, int], Sequence[Any]] | None = No
     return LayerField(key, read, write)
 
 
+def _not_per_layer(key: str, value: Any, num_layers: int) -> CheckpointError:
+    return CheckpointError(f"config.json: {key} is {value!r:.200}; expected a list of {num_layers}, one per layer")
+
+
 def optional_list(key: str) -> LayerField:
-    """A list with one entry a layer that may be absent or one value for all layers."""
+    """A list with one entry per layer that may be absent, or a single value for all layers."""
 
     def read(config: Config, num_layers: int) -> Sequence[Any]:
         value = config.get(key)
         if isinstance(value, list) and len(value) != num_layers:
-            raise CheckpointError(f"config.json: {key} is {value!r:.200}; expected a list of {num_layers}, one a layer")
+            raise _not_per_layer(key, value, num_layers)
         return value if isinstance(value, list) else [value] * num_layers
 
     def write(config: Config, values: Sequence[Any]) -> dict[str, Any]:
@@ -126,11 +130,11 @@ def optional_list(key: str) -> LayerField:
 
 
 def restated(key: str, decides: LayerField) -> LayerField:
-    """A list with one entry a layer that transformers does not read, as published configs have it; other engines may.
+    """A per-layer list in published configs that transformers does not read, but other engines may.
 
     Args:
-        key: Of the list; anything but a list says nothing of single layers.
-        decides: The field that transformers reads. The list must tell the same layers apart.
+        key: The key of the list. Other values than lists do not describe individual layers.
+        decides: The field that transformers reads. The list must distinguish the same layers.
     """
 
     def read(config: Config, num_layers: int) -> Sequence[Any]:
@@ -142,9 +146,9 @@ def restated(key: str, decides: LayerField) -> LayerField:
         told = [len({pair[side] for pair in pairs}) for side in (0, 1)]
         if len(value) != num_layers or told != [len(pairs)] * 2:
             raise CheckpointError(
-                f"config.json: {key} is {value!r:.200}, but transformers does not read it: by {decides.key} "
-                f"({'as it stands there' if config.get(decides.key) else 'which is absent, so by its default'}) the "
-                f"layers are {kinds!r:.200}. Set {decides.key} to what the model was trained with, or remove {key}"
+                f"config.json: {key} is {value!r:.200}, but transformers ignores it: by {decides.key} "
+                f"({'from the config' if config.get(decides.key) else 'which is absent, so its default'}) the layers "
+                f"are {kinds!r:.200}. Set {decides.key} to what the model was trained with, or remove {key}"
             )
         return value
 
@@ -152,7 +156,7 @@ def restated(key: str, decides: LayerField) -> LayerField:
 
 
 def indices(key: str) -> LayerField:
-    """A list of the layers that are special, 0-based; absent or null: none."""
+    """A list of special layers, 0-based; absent or null means none."""
 
     def read(config: Config, num_layers: int) -> Sequence[bool]:
         value = config.get(key) or []
@@ -167,21 +171,21 @@ def indices(key: str) -> LayerField:
 
 
 def leading(key: str, default: int = 0) -> LayerField:
-    """The number of layers at the bottom that are special; a plan that puts one higher up is refused."""
+    """The number of special layers at the bottom. A plan that moves one of them up is refused."""
 
     def read(config: Config, num_layers: int) -> Sequence[bool]:
         return [index < whole_number(config, key, default) for index in range(num_layers)]
 
     def write(config: Config, values: Sequence[bool]) -> dict[str, Any]:
         count = next((index for index, special in enumerate(values) if not special), len(values))
-        # Where all are special the number may lie above the depth; it then grows with the depth.
+        # If all layers are special, the number may exceed the depth; the new number is then the new depth.
         return {key: count} if config.get(key) is not None or count != default else {}
 
     return LayerField(key, read, write)
 
 
 def leading_hint(key: str) -> LayerField:
-    """As `leading`, for a key that transformers does not ask where a list says more; other engines may."""
+    """As `leading`, for a key that transformers ignores in favour of a list, but other engines may read."""
     field = leading(key)
 
     def write(config: Config, values: Sequence[bool]) -> dict[str, Any]:
@@ -192,7 +196,7 @@ def leading_hint(key: str) -> LayerField:
 
 
 def derived(key: str, value: Callable[[Config, int, int], Any]) -> LayerField:
-    """A property that the model computes from ``(config, layer, num_layers)``; no key sets it layer by layer."""
+    """A property that the model derives from ``(config, layer, num_layers)``; no key sets it for individual layers."""
 
     def read(config: Config, num_layers: int) -> Sequence[Any]:
         return [value(config, index, num_layers) for index in range(num_layers)]
@@ -207,11 +211,11 @@ def recoded(
     *,
     required: bool = False,
 ) -> LayerField:
-    """A key that says the layers in a notation of its own; absent or null: nothing is said.
+    """A key with its own notation for all layers; absent or null means None for each layer.
 
     Args:
-        key: Of the field.
-        decode: ``(value, num_layers)`` -> one value a layer. A `TypeError` or `ValueError` means that it is malformed.
+        key: The config key.
+        decode: ``(value, num_layers)`` -> one value per layer. `TypeError` and `ValueError` mean that it is malformed.
         encode: The inverse.
         required: Refuse a config without the key.
     """
@@ -225,7 +229,7 @@ def recoded(
             values = []
         if len(values) != num_layers:
             raise CheckpointError(
-                f"config.json: {key} is {config.get(key)!r:.200}, which does not describe {num_layers} layers"
+                f"config.json: {key} is {config.get(key)!r:.200}; expected a value that describes {num_layers} layers"
             )
         return values
 
@@ -236,16 +240,16 @@ def recoded(
 
 
 def whole_number(config: Config, key: str, default: int) -> int:
-    """A count in a config; absent or null: the model's default.
+    """A count in a config; the model's default if it is absent or null.
 
     Raises:
-        CheckpointError: It is something else.
+        CheckpointError: It is not an integer.
     """
     value = config.get(key)
     if value is None:
         return default
     if type(value) is not int:
-        raise CheckpointError(f"config.json: {key} is {value!r:.200}; expected a whole number")
+        raise CheckpointError(f"config.json: {key} is {value!r:.200}; expected an integer")
     return value
 
 

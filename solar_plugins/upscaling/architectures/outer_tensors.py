@@ -1,6 +1,6 @@
-"""Which tensors a decoder cannot do without beside its layers, by model type. Pure data.
+"""The tensors that a decoder needs outside its layers, by model type. Pure data.
 
-A base without one of them loads with random weights there. The tests compare the rows with the models of transformers.
+transformers would load random weights for a missing one. The tests compare the rows with the models of transformers.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _ENCODERS = (
     "roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod"
 )
 UNCHECKED = frozenset(_ENCODERS.split())
-"""Types whose embeddings lie elsewhere than beside the layers, with heads of several parts."""
+"""Types whose embeddings are not next to the layers, and whose heads have several parts."""
 
 OPTIONAL_EMBEDDINGS: Mapping[str, tuple[str, ...]] = {"trocr": ("embed_positions",)}
-"""Embeddings that a config can do without, and that are learnt where a model has them."""
+"""Trainable embeddings that some configs do not have."""
 
 HEADS: Mapping[str, tuple[str, ...]] = {
     "deepseek_v4": ("lm_head", "head"),
@@ -54,7 +54,7 @@ HEADS: Mapping[str, tuple[str, ...]] = {
     "xlnet": ("lm_loss",),
     "modernbert-decoder": ("decoder",),
 }
-"""Where the head for language modelling is not called ``lm_head``: its names, old ones included."""
+"""The names of the language-modelling head if it is not ``lm_head``, including old names."""
 
 _TIED = (
     "biogpt bloom cohere cohere2 cohere2_moe cohere_compass_text ctrl ernie4_5 ernie4_5_moe falcon falcon_mamba gemma "
@@ -67,9 +67,9 @@ TIED_BY_DEFAULT = frozenset(_TIED.split())
 
 
 def outer_modules(model_type: str) -> tuple[str, ...]:
-    """The modules beside the stack of layers that every model of a type has, such as ``embed_tokens``.
+    """The modules outside the stack of layers that every model of a type has, such as ``embed_tokens``.
 
-    A module that files may call otherwise than the loaded model has all its names, with ``|`` between them
+    A module whose name in files may differ from that in the loaded model has all its names, separated by ``|``
     (transformers/conversion_mapping.py).
 
     Example:

@@ -1,7 +1,7 @@
-"""Config keys that say one thing under several names: read all, require that they agree, write all. Pure.
+"""Config keys with several names: read all of them, require that they agree, write all of them. Pure.
 
-transformers applies a config class's ``attribute_map`` and property setters after everything else, so where two names
-disagree, the alias wins: a config that was changed under one name only loads with the value under the other.
+transformers applies a config class's ``attribute_map`` and property setters last, so if two names disagree, the alias
+wins: a config in which only one name was changed may load with the value of the other.
 """
 
 from __future__ import annotations
@@ -13,28 +13,26 @@ from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.architectures.layer_fields import Config
 
 DEPTH_KEYS = frozenset({"num_hidden_layers", "num_layers", "n_layer", "n_layers"})
-"""Names for the depth. A config may give any of them, whichever its model type reads."""
+"""Names of the depth. A config may have any of them, regardless of its model type."""
 
 
 class Spelling(NamedTuple):
-    """Another name for a config key that follows the plan."""
+    """Another name of a config key that follows the plan."""
 
     name: str
     key: str
-    """The name that the rest of this package reads and writes."""
+    """The name that the rest of this package uses."""
     factor: int = 1
-    """What the number under ``key`` is multiplied by under ``name``."""
+    """The value of ``name`` is that of ``key`` times this factor."""
 
 
 def depth_spellings(depth_key: str) -> list[Spelling]:
-    """The other names for the depth of a model type that calls it ``depth_key``."""
+    """The other names of the depth, for a model type that calls it ``depth_key``."""
     return [Spelling(name, depth_key) for name in sorted(DEPTH_KEYS - {depth_key})]
 
 
 def in_one_spelling(config: Config, spellings: Iterable[Spelling]) -> Config:
-    """The config with each value under its key alone; the config itself where it has no other name.
-
-    Null counts as absent.
+    """The config without other names: each value only under its key. Null counts as absent.
 
     Raises:
         CheckpointError: Two names disagree.
@@ -57,14 +55,14 @@ def in_one_spelling(config: Config, spellings: Iterable[Spelling]) -> Config:
         if value != (merged[key] if factor == 1 else merged[key] * factor):
             means = f"another name for {key}" if factor == 1 else f"{factor} times {key}"
             raise CheckpointError(
-                f"config.json: the depth or kind of the layers is not clear: {name} is {value!r:.200}, {means}, which "
+                f"config.json: the depth or kind of the layers is ambiguous: {name} is {value!r:.200}, {means}, which "
                 f"is {config.get(key)!r:.200}; make these keys agree"
             )
     return merged
 
 
 def in_every_spelling(written: Config, base: Config, spellings: Iterable[Spelling]) -> dict[str, Any]:
-    """``written``, whose keys are in one spelling, with every other name that ``base`` has too.
+    """``written``, which has only one name per key, with all other names that ``base`` uses.
 
     Example:
         >>> spellings = [Spelling("num_hidden_layers", "n_layer")]

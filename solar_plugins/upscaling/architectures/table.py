@@ -1,9 +1,9 @@
-"""What depth surgery knows of each model type: one row each. Pure data.
+"""The supported model types, one row each. Pure data.
 
-Only types that the tests compare with the real, rearranged modules stand here (`docs/architectures.md` is what they
-found). The rows follow the configuration and modeling files of transformers 5.20.
+The tests compare every type with its rearranged transformers modules; `docs/architectures.md` has the results. The rows
+follow the configuration and modeling files of transformers 5.20.
 
-To add an architecture: one row in `ARCHITECTURES`, and a tiny model in the tests.
+To add an architecture, add a row to `ARCHITECTURES` and a tiny model to the tests.
 """
 
 from __future__ import annotations
@@ -27,38 +27,38 @@ from solar_plugins.upscaling.architectures.spellings import Spelling, depth_spel
 
 
 class Architecture(NamedTuple):
-    """What depth surgery must know of a model type."""
+    """The layout of a model type."""
 
     layers_prefix: str = "model.layers."
-    """Tensors of layer ``i`` are called ``<layers_prefix><i>.<rest>``; parts before it may be missing or added."""
+    """Tensors of layer ``i`` are called ``<layers_prefix><i>.<rest>``; leading parts may be missing or added."""
     depth_key: str = "num_hidden_layers"
     fields: tuple[LayerField, ...] = ()
-    """Per-layer properties. Empty: all layers are alike."""
+    """Per-layer properties. Empty if all layers have the same."""
     residual_writers: tuple[str, ...] = ()
-    """The modules of a layer whose output is added to the residual stream as it is; with weights and biases of zero the
-    layer is an identity that can learn. Empty: not tested, or a norm stands behind them, whose gradient at zero would
-    blow the layer up in the first step; identity layers are refused."""
+    """The modules of a layer whose output is added directly to the residual stream. With zero weights and biases the
+    layer is a trainable identity. Empty if not tested, or if a norm follows them, whose gradient at zero would make the
+    layer diverge in the first step; identity layers are then refused."""
     other_prefixes: tuple[str, ...] = ()
     """Other spellings of ``layers_prefix``."""
     more_depth_keys: tuple[str, ...] = ()
-    """Keys that repeat the depth: a number, or a list or text with one entry a layer. One will do."""
+    """Keys that repeat the depth: a number, or a list or string with one entry per layer. One of them is enough."""
     other_spellings: tuple[Spelling, ...] = ()
-    """Other names of keys that follow the plan; the common names for the depth need not be said."""
+    """Other names of keys that follow the plan, except for the common names of the depth."""
     stored_with: Mapping[str, str] = {}
-    """A layer that holds the first tensor must hold the second, which a model would else derive from the position."""
+    """A layer with the first tensor must have the second; a model would otherwise derive it from the position."""
     must_be_unset: Mapping[str, str] = {}
-    """Keys that, where they are set, make the model one that copying layers would get wrong, and why."""
+    """Keys that enable features which copying layers would break, with the reason."""
 
     @property
     def spellings(self) -> tuple[Spelling, ...]:
-        """Every other name of a key that follows the plan."""
+        """All other names of keys that follow the plan."""
         own = {spelling.name for spelling in self.other_spellings}
         depth = (spelling for spelling in depth_spellings(self.depth_key) if spelling.name not in own)
         return (*self.other_spellings, *depth)
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """Every spelling of the prefix."""
+        """All spellings of the prefix."""
         return (self.layers_prefix, *self.other_prefixes)
 
     @property
@@ -67,9 +67,9 @@ class Architecture(NamedTuple):
         return self.layers_prefix.split(".")[-2]
 
     def is_prefix(self, text: str) -> bool:
-        """Whether ``text``, such as ``layers.`` or ``base.model.layers.``, spells the decoder layers' prefix.
+        """Whether ``text``, such as ``layers.`` or ``base.model.layers.``, is the prefix of the decoder layers.
 
-        Parts before a known spelling may be missing or added; another stack, say a vision tower's, is not meant.
+        Leading parts may be missing or added. The prefixes of other stacks, such as a vision tower's, do not match.
         """
         parts = text.split(".")[:-1]
         known = (prefix.split(".")[:-1] for prefix in self.prefixes)
@@ -292,8 +292,8 @@ COMPOSITES: Mapping[str, tuple[str, ...]] = {
     "qwen4_exp": ("model.language_model.layers.", "model.layers."),
     "got_ocr2": ("model.language_model.layers.", "language_model.model.layers."),
 }
-"""Models with more than text: their decoder's config is ``text_config``, whose model type has a row above. The values
-are the spellings of the decoder's layers."""
+"""Multimodal models: their decoder's config is ``text_config``, whose model type has a row above. The values are the
+prefixes of the decoder's layers."""
 
 _ENCODER = (
     "it is the decoder of an encoder-decoder model; transformers takes the depth of its cache from the encoder, so "
@@ -329,7 +329,7 @@ REFUSED: Mapping[str, str] = {
     "zamba": _SHARED_BLOCK,
     "zamba2": _SHARED_BLOCK,
 }
-"""Model types that are refused, and why."""
+"""Unsupported model types, with the reason."""
 
 POSITIONAL_KEYS = frozenset(
     {
@@ -345,4 +345,4 @@ POSITIONAL_KEYS = frozenset(
         "sliding_window_pattern",
     }
 )
-"""Keys by which known types make layers differ, beyond those that the rows name one by one."""
+"""Keys by which layers of known types differ, in addition to those in the rows."""

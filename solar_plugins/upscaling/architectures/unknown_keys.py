@@ -1,8 +1,8 @@
-"""Config keys that nothing here knows: which could say something about single layers. Pure.
+"""Detect unknown config keys that could describe individual layers. Pure.
 
-A key that names layers and is copied unchanged gives a wrong model in silence. So a config that the checkpoint's own
-code reads is accepted only if each of its keys is known to be harmless; of a config that transformers reads, whose keys
-the table has, only what looks like a value for each layer is refused.
+A key that refers to layers and is copied unchanged silently gives a wrong model. So for a model with custom code, every
+key has to be known to be harmless. For model types of transformers, whose keys are in the table, only values that look
+like per-layer data are refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from solar_plugins.upscaling.architectures.layer_fields import Config
 
 
 def words(*texts: str) -> frozenset[str]:
-    """The words of some texts."""
+    """Split texts into words."""
     return frozenset(" ".join(texts).split())
 
 
@@ -26,7 +26,7 @@ LISTS = words(
     languages tags keys_to_ignore_at_inference moe_capacity time_step_limit mlp_multipliers ssm_multipliers
     """
 )
-"""Lists that are not per layer, whatever their length and values."""
+"""Lists that are never per-layer, whatever their length and values."""
 
 MAPS = words(
     """
@@ -34,7 +34,7 @@ MAPS = words(
     rope_parameters rope_scaling rotary solar_plugins task_specific_params vision_config audio_config
     """
 )
-"""Maps that say nothing about the decoder's layers, or that another module follows."""
+"""Maps that do not describe the decoder's layers, or that another module handles."""
 
 SCALARS = words(
     # of any config that transformers or a trainer writes
@@ -49,7 +49,7 @@ SCALARS = words(
     tie_embeddings tie_encoder_decoder tie_lm_head tie_weights tie_word_embedding tie_word_embeddings
     tokenizer_class top_k top_p torchscript typical_p unsloth_fixed use_bfloat16 verbose
     """,
-    # widths and counts that are the same for all layers
+    # widths and counts that are equal in all layers
     """
     attention_chunk_size block_multiple_of chunk_size compression_ratio conv_L_cache conv_kernel d_ff d_head d_inner
     d_model dense_intermediate_size dim_model_base embedding_fraction expand expansion_ratio index_head_dim
@@ -76,7 +76,7 @@ SCALARS = words(
     use_sliding_window weight_tying
     """,
 )
-"""Numbers, texts and switches that are said once for all layers, by names that the words below do not make."""
+"""Numbers, strings and switches that apply to all layers, and whose names are not made of the words below."""
 
 WORDS = words(
     """
@@ -94,7 +94,7 @@ WORDS = words(
     zero
     """
 )
-"""Words that say of what a key speaks. None is a place in the stack, or a rule for one."""
+"""Words for the subject of a key. None of them refers to positions in the stack."""
 
 NUMBERS = words(
     """
@@ -104,7 +104,7 @@ NUMBERS = words(
     weights width
     """
 )
-"""The last word of a key that measures something."""
+"""The last word of keys with numeric values."""
 
 TEXTS = words(
     """
@@ -112,25 +112,25 @@ TEXTS = words(
     type version
     """
 )
-"""The last word of a key whose value is the name of something."""
+"""The last word of keys whose value is a name."""
 
 SPECIAL_TOKEN = re.compile(r"(?:^|_)(?:bos|eos|eod|pad|unk|sep|cls|token|tokens)_(?:id|ids|index|idx)$|_token$")
 PREDICTION = re.compile(r"(?:num_|n_|use_)?(?:mtp|nextn)(?:_|$)")
-"""About prediction layers, which stand behind the decoder's and are copied as they are."""
+"""Keys of multi-token-prediction layers, which follow the decoder's and are copied unchanged."""
 PLACE = re.compile(r"layer|every|interval|period|pattern|skip")
-"""In the name of a key inside a map that is otherwise accepted: it speaks of single layers."""
+"""Keys inside an otherwise accepted map that refer to individual layers."""
 _SOME, _REST = "local|sliding|slide|swa|window|linear|mamba|ssm|sparse|chunk", "global|full|dense|softmax"
 MIXED = re.compile(
     rf"altern|hybrid|interleav|every|even|odd|mixed|,|\d_?to_?\d|(?:{_SOME}).*(?:{_REST})|(?:{_REST}).*(?:{_SOME})"
 )
-"""In a text: layers are of several kinds."""
+"""Strings that describe several kinds of layers."""
 PERIOD = re.compile(r"(?:^|_)(?:freq|frequency|interval|period|step)(?:_|$)")
 LAYER_NUMBERS = re.compile(r"\s*\d+(?:\s*[,;:\s]\s*\d+)+\s*")
 PATTERN = re.compile(r"[A-Z0-9*|+\-]{3,}")
 
 REMEDY = (
-    "If you know that {each} nothing about single layers, or that the value is right for the deeper model as it is, "
-    "vouch for it: solar.init.trust_config_keys: [{keys}] in the recipe, {options} for a command. The result's "
+    "If you are sure that {each} not describe individual layers, or that the value also fits the deeper model, trust "
+    "it with solar.init.trust_config_keys: [{keys}] in the recipe, or {options} on the command line. The new "
     "config.json records it"
 )
 
@@ -144,38 +144,39 @@ def refuse_layer_keys(
     trusted: Collection[str],
     own_code: bool,
 ) -> None:
-    """Refuse a config with a key that could name layers.
+    """Refuse a config with unknown keys that could describe individual layers.
 
     Args:
-        config: What of a config.json describes the decoder.
+        config: The config of the decoder.
         num_layers: Its depth.
-        num_prediction_layers: How many stand behind the decoder's layers; some lists have entries for them too.
-        known: Keys that are followed, or known to need nothing.
-        trusted: Keys, or ``outer.inner`` in a map, for which the user vouches.
-        own_code: Whether code of the checkpoint's own reads the config; then a key has to be known to be harmless.
+        num_prediction_layers: Layers after the decoder's; some lists have entries for them, too.
+        known: Keys that are handled or need no handling.
+        trusted: Keys, or ``outer.inner`` in a map, that the user trusts.
+        own_code: Whether custom code reads the config; then every key has to be known to be harmless.
 
     Raises:
-        CheckpointError: There is one; the text names all of them and how to vouch for them. Or a trusted key is absent.
+        CheckpointError: There is such a key; the message lists all of them and how to trust them. Or a trusted key does
+            not exist.
     """
     absent = sorted(key for key in trusted if not _has(config, key))
     if absent:
-        raise CheckpointError(f"trust_config_keys: {absent[0]!r} is no key of the base's config.json; remove it")
+        raise CheckpointError(f"trust_config_keys: {absent[0]!r} is not a key of the base's config.json; remove it")
     depths = {num_layers, num_layers + num_prediction_layers} - {1}
     suspects = dict(_suspects(config, depths, {*known, *trusted}, own_code=own_code))
     if not suspects:
         return
-    said = "; ".join(f"{key} ({_at(config, key)!r:.80}) {reason}" for key, reason in suspects.items())
+    found = "; ".join(f"{key} ({_at(config, key)!r:.80}) {reason}" for key, reason in suspects.items())
     reader = (
-        "the checkpoint's own code reads it, so what it does is not known here"
+        "custom code reads it, so its effect is not known"
         if own_code
-        else ("it is not known to this model type's rules; transformers may ignore it, other engines may not")
+        else "it is not a known key of this model type; transformers may ignore it, but other engines may not"
     )
     remedy = REMEDY.format(
-        each="each says" if len(suspects) > 1 else "it says",
+        each="they do" if len(suspects) > 1 else "it does",
         keys=", ".join(suspects),
         options=" ".join(f"--trust-config-key {key}" for key in suspects),
     )
-    raise CheckpointError(f"config.json: {said}; {reader}. Refused: a layer could become another one. {remedy}")
+    raise CheckpointError(f"config.json: {found}; {reader}. Refused, because layers could silently change. {remedy}")
 
 
 def _suspects(
@@ -189,32 +190,32 @@ def _suspects(
             continue
         if key in MAPS and isinstance(value, Mapping):
             if own_code and key.startswith(("rope", "rotary")):
-                yield from ((f"{path}.{inner}", "names layers") for inner in value if PLACE.search(inner))
+                yield from ((f"{path}.{inner}", "refers to layers") for inner in value if PLACE.search(inner))
             continue
         if reason := _layer_data(value, depths):
             yield path, reason
         elif isinstance(value, Mapping):
             yield from _suspects(value, depths, passed, own_code=own_code, where=f"{path}.")
         elif own_code and not _is_harmless(key, value):
-            yield path, "is not known to be the same for all layers"
+            yield path, "is not known to apply to all layers"
 
 
 def _layer_data(value: Any, depths: Collection[int]) -> str | None:
-    """Why a value looks like one for each layer, or like numbers of layers."""
+    """Why a value looks like per-layer data or layer numbers; None if it does not."""
     if isinstance(value, Mapping) and value and all(str(inner).isdecimal() for inner in value):
         return "is keyed by numbers"
     if len(value) in depths if isinstance(value, list) else isinstance(value, str) and _is_pattern(value, depths):
         return f"has {len(value)} entries, as many as the base has layers"
     numbers = list(_flat(value)) if isinstance(value, list) else []
     if numbers and all(type(number) is int and 0 <= number <= max(depths, default=1) for number in numbers):
-        return "holds numbers that could be those of layers"
+        return "has numbers that could be layer numbers"
     if isinstance(value, str) and LAYER_NUMBERS.fullmatch(value):
-        return "holds numbers that could be those of layers"
+        return "has numbers that could be layer numbers"
     return None
 
 
 def _is_pattern(text: str, depths: Collection[int] = ()) -> bool:
-    """Whether a text looks like ``MMAM``, a letter a layer; without depths, for however many layers."""
+    """Whether a string looks like ``MMAM``, one letter per layer; without depths, for any number of layers."""
     return bool(PATTERN.fullmatch(text)) and len(set(text)) < len(text) and (not depths or len(text) in depths)
 
 
@@ -224,12 +225,12 @@ def _flat(values: list[Any]) -> Iterator[Any]:
 
 
 def _is_harmless(key: str, value: Any) -> bool:
-    """Whether a key, read by code that nobody here knows, is known to be the same for all layers."""
+    """Whether a key that custom code reads is known to apply to all layers."""
     if value is None or value is False or value in ("", [], {}):
-        return True  # switched off
+        return True  # Disabled.
     if isinstance(value, list):
         return False
-    if key in SCALARS or (PERIOD.search(key) and value == 1):  # every layer is meant
+    if key in SCALARS or (PERIOD.search(key) and value == 1):  # Applies to every layer.
         return True
     parts = re.sub(r"layer_?norm", "norm", key.strip("_").lower()).split("_")
     if not all(part in WORDS or part in NUMBERS or part in TEXTS for part in parts):

@@ -1,7 +1,6 @@
-"""Initializers: how the layers of the deeper model start that are not plain copies.
+"""Initializers: how to initialize the layers of the deeper model that are not plain copies.
 
-Pure decisions stand here and in the modules of the initializers; `computed.py` is the only one that meets torch. What a
-plan of copies needs is light: the rest is imported when a layer starts otherwise.
+Only `computed.py` uses torch. Everything that a plan of copies does not need is imported late.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def register_layer_initializers() -> list[LayerInitializer[Any]]:
 
 
 def layer_initializers() -> dict[str, LayerInitializer[Any]]:
-    """Every registered initializer by name."""
+    """All registered initializers by name."""
     from solar_plugins.upscaling.initializers.base import LayerInitializer
 
     return registered("register_layer_initializers", LayerInitializer)
@@ -43,21 +42,21 @@ def layer_initializer(name: str) -> LayerInitializer[Any]:
     """The initializer called ``name``.
 
     Raises:
-        PluginError: Nobody registered it. The text lists what is known and which plugins were skipped and why.
+        PluginError: It is not registered. The message lists the known names, and the skipped plugins with the reason.
     """
     return known(layer_initializers(), name, "initializer")
 
 
 def initialized(plan: LayerPlan, duplicates: Any, where: str) -> LayerPlan:
-    """A strategy's plan with every layer's initializer checked, and its arguments complete.
+    """Validate the initializers in a strategy's plan, complete their arguments, and apply ``duplicates``.
 
     Args:
-        plan: The strategy's.
-        duplicates: ``solar.init.duplicates``: how the second and later occurrences of a base layer start; or None.
-        where: What stands before a key in error messages.
+        plan: The strategy's plan.
+        duplicates: ``solar.init.duplicates``, for the second and later copies of a base layer; or None.
+        where: Prefix of keys in error messages.
 
     Raises:
-        ArgsError: An argument is unknown or impossible, or the strategy itself says how a duplicate starts.
+        ArgsError: An argument is unknown or invalid, or the strategy itself initializes a duplicate.
         PluginError: An initializer is not registered.
     """
     layers = [
@@ -69,15 +68,15 @@ def initialized(plan: LayerPlan, duplicates: Any, where: str) -> LayerPlan:
         for position in plan.duplicates():
             if layers[position].initialization != "copy":
                 raise ArgsError(
-                    f"{where}duplicates: {duplicates!r:.200} is for layer {position} too, but the strategy itself "
-                    f"starts that layer as {start_words(layers[position])}; leave duplicates out"
+                    f"{where}duplicates: {duplicates!r:.200} also applies to layer {position}, but the strategy itself "
+                    f"initializes it as {start_words(layers[position])}; remove duplicates"
                 )
             layers[position] = start._replace(source=layers[position].source, model=layers[position].model)
     return LayerPlan(plan.base_layers, tuple(layers), plan.donors)
 
 
 def _duplicates_start(said: Any, where: str) -> PlannedLayer:
-    """How duplicates start, as a layer of no particular source."""
+    """The initializer of duplicates, as a layer without a particular source."""
     if isinstance(said, str) and said.startswith("{"):  # From a command line.
         said = parse_yaml(said, f"{where}duplicates: {said!r:.200}")
     arguments = dict(said) if isinstance(said, Mapping) else {"initializer": said}
@@ -91,9 +90,9 @@ def _duplicates_start(said: Any, where: str) -> PlannedLayer:
 
 
 def _checked(layer: PlannedLayer, where: str) -> PlannedLayer:
-    """A layer that the strategy itself gave an initializer."""
+    """A layer whose initializer was chosen by the strategy itself."""
     return _complete(
-        layer, dict(layer.arguments), f"{where}strategy: layer that starts as {layer.initialization!r:.80}"
+        layer, dict(layer.arguments), f"{where}strategy: layer with initializer {layer.initialization!r:.80}"
     )
 
 
@@ -107,22 +106,22 @@ def _complete(layer: PlannedLayer, arguments: Mapping[str, Any], where: str) -> 
         complete = frozen_arguments(args.model_dump(mode="json"))
     except TypeError as error:
         raise PluginError(
-            f"{where}: {initializer.name!r} has an argument that a plan cannot hold: {error}; this is a fault of the "
+            f"{where}: {initializer.name!r} has an argument that a plan cannot store: {error}; this is a bug in the "
             "package that registered it"
         ) from None
     return layer._replace(arguments=complete, passes_through=_recorded_pass(initializer))
 
 
 def _recorded_pass(initializer: LayerInitializer[Any]) -> bool:
-    """What a plan has to record: of ``identity`` everybody knows it."""
+    """Whether a plan has to record ``passes_through``; for ``identity`` it is implied."""
     return initializer.passes_through and initializer.name != "identity"
 
 
 def arguments_of(initializer: LayerInitializer[Any], arguments: Mapping[str, Any], where: str) -> StrategyArgs:
-    """An initializer's arguments, checked by its own model.
+    """Validate an initializer's arguments with its ``args`` model.
 
     Raises:
-        ArgsError: One is unknown or impossible.
+        ArgsError: One is unknown or invalid.
     """
     try:
         args: StrategyArgs = initializer.args.model_validate(arguments)
@@ -132,15 +131,15 @@ def arguments_of(initializer: LayerInitializer[Any], arguments: Mapping[str, Any
 
 
 def starts(layer: PlannedLayer, base: BaseLayer) -> Mapping[str, Start]:
-    """How the tensors of a new layer start that are not copies.
+    """How to initialize the tensors of a new layer that are not copies, by name.
 
     Args:
         layer: The new layer.
         base: Its source.
 
     Raises:
-        CheckpointError: The base cannot be treated so.
-        PluginError: The initializer is not registered, or broken.
+        CheckpointError: The initializer does not support the base.
+        PluginError: The initializer is not registered, or is broken.
     """
     initializer = layer_initializer(layer.initialization)
     args = arguments_of(initializer, dict(layer.arguments), f"the plan's {initializer.name}.")
@@ -154,23 +153,29 @@ def starts(layer: PlannedLayer, base: BaseLayer) -> Mapping[str, Start]:
         raise _fault(initializer, f"returned {found!r:.200}, expected a map from tensor names to 'zero' or 'computed'")
     unfit = [name for name, start in found.items() if name not in (base.names if start == "zero" else base.shapes)]
     if unfit and base.names:
-        raise _fault(initializer, f"names {unfit[0]!r:.200}, which base layer {base.index} has not, or not in floats")
+        raise _fault(
+            initializer,
+            f"returned {unfit[0]!r:.200}, which is not a (floating-point) tensor of base layer {base.index}",
+        )
     if layer.passes_through != _recorded_pass(initializer):
-        raise CheckpointError(f"the plan's {initializer.name} says other things of itself than the initializer does")
+        raise CheckpointError(
+            f"the plan's {initializer.name} has another passes_through than the installed initializer; upscale again, "
+            "or install the version of its package that created the plan"
+        )
     if not layer.acts and any(found.get(name) != "zero" for name in base.residual_writers):
-        raise _fault(initializer, "says that its layers pass their input through, but does not zero what they write")
+        raise _fault(initializer, "has passes_through=True, but does not zero all residual_writers")
     return found
 
 
 def _fault(initializer: LayerInitializer[Any], what: str) -> PluginError:
-    return PluginError(f"initializer {initializer.name!r} {what}; this is a fault of the package that registered it")
+    return PluginError(f"initializer {initializer.name!r} {what}; this is a bug in the package that registered it")
 
 
 def refuse_by_config(decoders: Sequence[Decoder], plan: LayerPlan) -> None:
-    """Refuse layers that cannot start as the plan says, as far as the config tells.
+    """Refuse initializers that do not support the models, judged by their configs.
 
     Args:
-        decoders: Of the base and the plan's donors.
+        decoders: The decoders of the base and of the plan's donors.
         plan: The plan.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What an initializer is made of: what it is told of a base layer, what it decides, and what it computes from. Pure."""
+"""The interface of initializers: the base layer that they see, what they decide, and what they compute from. Pure."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 Positive = Annotated[float, NoTruthValue, Field(gt=0, allow_inf_nan=False)]
-"""A number above 0, or its text on a command line."""
+"""A number above 0, or a string from the command line."""
 
 type Start = Literal["zero", "computed"]
-"""How a tensor starts that is not a copy."""
+"""How a tensor that is not a copy is initialized."""
 
 
 @dataclass(frozen=True, slots=True)
 class BaseLayer:
-    """A base layer that a new layer starts from, as the config and the headers of the weights tell.
+    """The source layer of a new layer, from the config and the headers of the weights.
 
     Args:
         index: 0-based.
-        decoder: The base's.
-        names: Of its tensors, inside the layer: ``self_attn.o_proj.weight``. Empty while only the config is known.
-        shapes: Of its floating-point tensors. Others, such as masks, cannot be computed.
+        decoder: The base's decoder.
+        names: Its tensor names inside the layer, such as ``self_attn.o_proj.weight``. Empty if only the config is
+        known. shapes: The shapes of its floating-point tensors. Others, such as masks, cannot be computed.
     """
 
     index: int
@@ -48,22 +48,22 @@ class BaseLayer:
 
     @property
     def residual_writers(self) -> tuple[str, ...]:
-        """The weights and biases of its modules whose output is added to the residual stream.
+        """The weights and biases of the modules whose output is added to the residual stream.
 
         Raises:
-            CheckpointError: Which they are is not tested for this model type, or the layer lacks one.
+            CheckpointError: They are not known for this model type, or the layer lacks one.
         """
         modules = self.decoder.residual_writers
         missing = [module for module in modules if f"{module}.weight" not in self.names]
         if self.names and missing:
             raise CheckpointError(
-                f"layer {self.index} has no {missing[0]}.weight, so it cannot be initialised as anything but a copy; "
-                "the checkpoint does not follow its model_type"
+                f"layer {self.index} has no {missing[0]}.weight, expected for its model_type, so it can only be "
+                "copied; use a plan of copies"
             )
         return tuple(name for name in self.names if name.rpartition(".")[0] in modules)
 
     def require_alike(self, other: int) -> None:
-        """Refuse to mix this layer with another one that its config describes otherwise.
+        """Refuse to mix this layer with another one of a different kind.
 
         Raises:
             CheckpointError: They differ in a per-layer field of the config.
@@ -73,20 +73,20 @@ class BaseLayer:
             if ours != theirs:
                 raise CheckpointError(
                     f"base layers {self.index} and {other} differ in {field.key} ({ours} and {theirs}), so their "
-                    "weights cannot be mixed; use an initializer that reads one layer"
+                    "weights cannot be mixed; use an initializer that reads one layer only"
                 )
 
 
 @dataclass(frozen=True, slots=True)
 class NewTensor:
-    """A tensor of the deeper model that is to be computed.
+    """A tensor of the deeper model to compute.
 
     Args:
-        name: Inside its layer: ``self_attn.o_proj.weight``.
-        source: The base layer that the plan names.
-        position: Of its layer in the deeper model.
+        name: Its name inside the layer, such as ``self_attn.o_proj.weight``.
+        source: The base layer in the plan.
+        position: The position of its layer in the deeper model.
         num_layers: Depth of the base.
-        read: The tensor of a name inside a base layer, read anew from the disk: as it is stored, on the CPU.
+        read: Reads a tensor from disk by its name inside a layer and the base layer: in the stored dtype, on the CPU.
     """
 
     name: str
@@ -96,11 +96,11 @@ class NewTensor:
     read: Callable[[str, int], Tensor]
 
     def base(self, layer: int | None = None) -> Tensor:
-        """The tensor of this name in the source, or in another base layer."""
+        """The tensor of this name in the source layer, or in another base layer."""
         return self.read(self.name, self.source if layer is None else layer)
 
     def generator(self, seed: int) -> Generator:
-        """Random numbers that depend on the seed and the tensor alone, not on what was computed before."""
+        """A generator that depends only on the seed and the tensor, not on what was computed before."""
         import torch
 
         digest = hashlib.sha256(f"{seed}/{self.position}/{self.name}".encode()).digest()
@@ -109,20 +109,19 @@ class NewTensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerInitializer[ArgsT: StrategyArgs]:
-    """A named way for a new layer to start.
+    """A named way to initialize a new layer.
 
     Args:
-        name: What ``solar.init.duplicates`` says.
-        args: Validates its arguments. Values from a command line arrive as text.
-        starts: How the tensors of a layer start, by name; what is not named is a copy. Pure, and without torch: plans
-            are made from it. It is called with the config alone first, and then once more with the tensors' names; it
-            raises `CheckpointError` for a base that it cannot treat.
-        compute: Pure function that makes each tensor which ``starts`` calls computed, of the shape and dtype that the
-            source's tensor has. The same input must give the same bits on any machine: `solar verify` computes it anew.
-        passes_through: Whether a layer that starts so gives back its input: all of `BaseLayer.residual_writers` must be
-            zero then.
-        summary: One line for people.
-        source: Where it is published.
+        name: The value of ``solar.init.duplicates``.
+        args: Validates its arguments. Values from the command line are strings.
+        starts: Returns how the tensors of a layer are initialized, by name; all others are copies. Pure, and without
+            torch, because plans need it. It is called first with the config only, and again with the tensor names. It
+            raises `CheckpointError` for a base that it does not support.
+        compute: Pure function that computes the tensors that ``starts`` marks as computed, with the shape and dtype of
+            the source's tensor. It must be deterministic to the bit on any machine: `solar verify` computes them again.
+        passes_through: Whether such a layer outputs its input; all of `BaseLayer.residual_writers` must then be zero.
+        summary: A one-line description.
+        source: Where it was published.
     """
 
     name: str

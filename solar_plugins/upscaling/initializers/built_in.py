@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 1 << 20
-"""Elements of a tensor that are given noise at once."""
+"""Elements per chunk when noise is added."""
 
 
 class NoArgs(StrategyArgs):
@@ -25,28 +25,28 @@ class NoArgs(StrategyArgs):
 class ScaledArgs(StrategyArgs):
     """Arguments of ``scaled``."""
 
-    factor: Positive = Field(0.5, description="what the weights and biases are multiplied by; default 0.5")
+    factor: Positive = Field(0.5, description="factor on the weights and biases; default 0.5")
 
 
 class NoiseArgs(StrategyArgs):
     """Arguments of ``noise``."""
 
-    relative: Positive = Field(0.01, description="standard deviation, in units of each matrix's own RMS; default 0.01")
-    seed: Count = Field(0, description="of the random numbers; default 0")
+    relative: Positive = Field(0.01, description="standard deviation, relative to each matrix's RMS; default 0.01")
+    seed: Count = Field(0, description="random seed; default 0")
 
 
 def copied(layer: BaseLayer, args: NoArgs) -> Mapping[str, Start]:
-    """All as it is."""
+    """All tensors are copies."""
     return {}
 
 
 def zero_writers(layer: BaseLayer, args: NoArgs) -> Mapping[str, Start]:
-    """Zeros for what writes to the residual stream (Wu et al. 2024, arXiv:2401.02415 sec. 3.2)."""
+    """The tensors that write to the residual stream are zero (Wu et al. 2024, arXiv:2401.02415 sec. 3.2)."""
     return dict.fromkeys(layer.residual_writers, "zero")
 
 
 def changed_writers(layer: BaseLayer, args: ScaledArgs) -> Mapping[str, Start]:
-    """Other values for what writes to the residual stream, weights and biases."""
+    """The tensors that write to the residual stream, weights and biases, are computed."""
     return dict.fromkeys(layer.residual_writers, "computed")
 
 
@@ -57,9 +57,9 @@ def scaled(tensor: NewTensor, args: ScaledArgs) -> Tensor:
 
 
 def changed_matrices(layer: BaseLayer, args: NoiseArgs) -> Mapping[str, Start]:
-    """Other values for matrices, stacks of them (experts) and convolutions; norms and biases stay.
+    """Matrices, stacked matrices (experts) and convolutions are computed; norms and biases are copies.
 
-    Those are few, their values matter one by one, and what makes two copies of a layer differ is in the matrices.
+    Norms and biases have few values, each of which matters, and noise on the matrices is enough to break the symmetry.
     """
     return {name: "computed" for name, shape in layer.shapes.items() if len(shape) in (2, 3)}
 
@@ -67,13 +67,13 @@ def changed_matrices(layer: BaseLayer, args: NoiseArgs) -> Mapping[str, Start]:
 def noisy(tensor: NewTensor, args: NoiseArgs) -> Tensor:
     """The source's tensor plus Gaussian noise.
 
-    In float64, so that neither the number of threads nor the machine's vector units show after rounding.
+    Computed in float64, so that after rounding the result does not depend on threads or vector instructions.
     """
     import torch
 
     result = tensor.base()
     blocks = torch.split(result.view(-1), BLOCK)
-    squares = sum(float(block.double().square().numpy().sum()) for block in blocks)  # numpy adds in one thread.
+    squares = sum(float(block.double().square().numpy().sum()) for block in blocks)  # numpy sums in one thread.
     std = args.relative * (squares / max(1, result.numel())) ** 0.5
     generator = tensor.generator(args.seed)
     for block in blocks:
@@ -83,7 +83,7 @@ def noisy(tensor: NewTensor, args: NoiseArgs) -> Tensor:
 
 
 def all_averaged(layer: BaseLayer, args: NoArgs) -> Mapping[str, Start]:
-    """Other values for every tensor of a layer that has a neighbour of its kind."""
+    """All floating-point tensors are computed; the neighbouring layer must be of the same kind."""
     layer.require_alike(_neighbour(layer.index, layer.num_layers))
     return dict.fromkeys(layer.shapes, "computed")
 
@@ -96,7 +96,7 @@ def averaged(tensor: NewTensor, args: NoArgs) -> Tensor:
 
 def _neighbour(layer: int, num_layers: int) -> int:
     if num_layers == 1:
-        raise CheckpointError("a base of 1 layer has no neighbours to average; use another initializer")
+        raise CheckpointError("average needs a base of at least 2 layers, found 1; use another initializer")
     return layer + 1 if layer + 1 < num_layers else layer - 1
 
 
@@ -113,7 +113,7 @@ BUILT_IN: list[LayerInitializer[Any]] = [
         args=NoArgs,
         starts=zero_writers,
         passes_through=True,
-        summary="a copy whose projections to the residual stream are zero: it gives back its input until it is trained",
+        summary="a copy whose projections to the residual stream are zero: it outputs its input until it is trained",
         source="LLaMA Pro, arXiv:2401.02415 sec. 3.2",
     ),
     LayerInitializer(
@@ -129,13 +129,13 @@ BUILT_IN: list[LayerInitializer[Any]] = [
         args=NoiseArgs,
         starts=changed_matrices,
         compute=noisy,
-        summary="a copy with Gaussian noise on its matrices, so that it and its source learn different things",
+        summary="a copy with Gaussian noise on its matrices, so that it and its source can diverge in training",
     ),
     LayerInitializer(
         name="average",
         args=NoArgs,
         starts=all_averaged,
         compute=averaged,
-        summary="the mean of the base layer and the one above it (of the last: the one below it)",
+        summary="the mean of the base layer and the next one (for the last layer: the previous one)",
     ),
 ]

@@ -1,4 +1,4 @@
-"""The bytes of tensors that an initializer computes: base tensors read, the function called, its result checked."""
+"""Compute tensors with an initializer: read base tensors, call its function, validate and encode the result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from solar_plugins.upscaling.upscaled_tensors import float_shapes, layer_names, 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FAULT = "this is a fault of the package that registered it"
+_FAULT = "this is a bug in the package that registered it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class BaseTensors:
     """The tensors of the base's layers.
 
     Args:
-        stored: All of the base, by name.
-        prefix: What stands before the number of a layer in a name, with a dot at its end.
+        stored: All tensors of the base, by name.
+        prefix: The prefix before a layer's number in a name, with a trailing dot.
         num_layers: Depth of the base.
     """
 
@@ -35,38 +35,40 @@ class BaseTensors:
     num_layers: int
 
     def find(self, name: str, layer: int) -> StoredTensor:
-        """Where the tensor of a name inside a layer lies.
+        """The location of a tensor, by its name inside a layer.
 
         Raises:
-            CheckpointError: There is none.
+            CheckpointError: It does not exist.
         """
         stored = self.stored.get(f"{self.prefix}{layer}.{name}")
         if stored is None or not 0 <= layer < self.num_layers:
-            raise CheckpointError(f"base layer {layer} has no tensor {name!r:.200}, from which one is to be computed")
+            raise CheckpointError(
+                f"base layer {layer} has no tensor {name!r:.200}, which the initializer reads; use another initializer"
+            )
         return stored
 
     def read(self, name: str, layer: int) -> Tensor:
-        """As `find`, but the tensor itself."""
+        """The tensor itself; see `find`."""
         return read_tensor(self.find(name, layer))
 
 
 def compute(base: BaseTensors, layer: PlannedLayer, position: int, name: str) -> Tensor:
-    """A tensor of the deeper model that is not in the base.
+    """Compute a tensor of the deeper model.
 
     Args:
         base: The base.
-        layer: The new layer, as the plan has it.
-        position: Of the new layer.
-        name: Of the tensor, inside the layer.
+        layer: The new layer in the plan.
+        position: The position of the new layer.
+        name: The tensor's name inside the layer.
 
     Raises:
         CheckpointError: A tensor of the base cannot be read.
-        PluginError: The initializer is not registered, fails, or gives something that is no such tensor.
+        PluginError: The initializer is not registered, fails, or returns something else than such a tensor.
     """
     initializer = layer_initializer(layer.initialization)
     where = f"initializer {initializer.name!r}, tensor {name} of new layer {position}"
     if initializer.compute is None:
-        raise PluginError(f"{where}: there is no function that computes it; {_FAULT}")
+        raise PluginError(f"{where}: the initializer has no compute function; {_FAULT}")
     args = arguments_of(initializer, dict(layer.arguments), f"the plan's {initializer.name}.")
     try:
         made = initializer.compute(NewTensor(name, layer.source, position, base.num_layers, base.read), args)
@@ -83,21 +85,21 @@ def base_tensors(base: BaseCheckpoint) -> BaseTensors:
     """The tensors of a base's layers.
 
     Raises:
-        CheckpointError: They cannot be read, or do not fit its config.
+        CheckpointError: They cannot be read, or do not match its config.
     """
     return BaseTensors(base.tensors, layer_names(base.tensors, base.decoder).prefix, base.num_layers)
 
 
 def new_tensors(base: BaseCheckpoint, layer: PlannedLayer, position: int) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a new layer that are no copies, each with its name inside the layer.
+    """The tensors of a new layer that are not copies, with their names inside the layer.
 
     Args:
         base: The base.
-        layer: The new layer, as the plan has it.
-        position: Of the new layer.
+        layer: The new layer in the plan.
+        position: The position of the new layer.
 
     Raises:
-        SolarError: As `compute`, or the base cannot be treated so.
+        SolarError: As `compute`, or the initializer does not support the base.
     """
     files = base_tensors(base)
     alone = LayerPlan(base.num_layers, (layer,))
@@ -110,7 +112,7 @@ def new_tensors(base: BaseCheckpoint, layer: PlannedLayer, position: int) -> Ite
 
 
 def computed_bytes(base: BaseTensors, layer: PlannedLayer, position: int, name: str) -> memoryview:
-    """As `compute`, in the form that a file holds."""
+    """As `compute`, encoded as in a safetensors file."""
     import torch
 
     made = compute(base, layer, position, name)
@@ -118,33 +120,34 @@ def computed_bytes(base: BaseTensors, layer: PlannedLayer, position: int, name: 
 
 
 def _problem(made: object, source: StoredTensor) -> str | None:
-    """Why what an initializer returned is not the new tensor."""
+    """What is wrong with the value that an initializer returned; None if it is valid."""
     import torch
 
     if not isinstance(made, torch.Tensor):
-        return f"gave a {type(made).__name__}, expected a tensor; {_FAULT}"
+        return f"returned a {type(made).__name__}, expected a tensor; {_FAULT}"
     dtype = getattr(torch, FLOATS[source.dtype])
     if (made.dtype, tuple(made.shape)) != (dtype, source.shape):
         return (
-            f"gave {made.dtype} of shape {list(made.shape)}, expected {dtype} of shape {list(source.shape)}; {_FAULT}"
+            f"returned {made.dtype} of shape {list(made.shape)}, expected {dtype} of shape {list(source.shape)}; "
+            f"{_FAULT}"
         )
     if not made.isfinite().all():
-        return "gave values that are not finite; other arguments may help, if the base's own values are finite"
+        return "returned values that are not finite; if the base's values are finite, try other arguments"
     return None
 
 
 def read_tensor(stored: StoredTensor) -> Tensor:
-    """A floating-point tensor, read from its file.
+    """Read a floating-point tensor from its file.
 
     Raises:
-        CheckpointError: It is of another dtype, or the file became shorter.
+        CheckpointError: It has another dtype, or the file was truncated.
         OSError: From the file system.
     """
     import torch
 
     if stored.dtype not in FLOATS:
         raise CheckpointError(
-            f"{stored.file}: a tensor of dtype {stored.dtype} cannot be used to compute another; expected one of "
+            f"{stored.file}: cannot compute with a tensor of dtype {stored.dtype}; expected one of "
             f"{', '.join(FLOATS)}. Use the unquantised base, or a plan of copies"
         )
     data = bytearray(stored.num_bytes)
@@ -152,6 +155,6 @@ def read_tensor(stored: StoredTensor) -> Tensor:
         file.seek(stored.start)
         if file.readinto(data) < len(data):
             raise CheckpointError(
-                f"{stored.file}: the file became shorter while it was read; leave the base alone and run again"
+                f"{stored.file}: truncated while it was read; do not write to the base, and run again"
             )
     return torch.frombuffer(data, dtype=getattr(torch, FLOATS[stored.dtype])).view(stored.shape)

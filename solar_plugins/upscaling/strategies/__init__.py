@@ -1,6 +1,7 @@
-"""Initialisation strategies: from the depth of the base and a few arguments to a `LayerPlan`.
+"""Upscaling strategies: from the depth of the base and a few arguments to a `LayerPlan`.
 
-To add one: a module with a `StrategyArgs` model and a plan function, and one entry in `register_init_strategies`.
+To add a built-in strategy, write a module with a `StrategyArgs` model and a plan function, and add it to
+`register_init_strategies`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from solar_plugins.upscaling.strategies.base import InitStrategy
 
 
 def init_strategies() -> dict[str, InitStrategy[Any]]:
-    """Every registered initialisation strategy by name."""
+    """All registered upscaling strategies by name."""
     return registered("register_init_strategies", InitStrategy)
 
 
@@ -27,22 +28,22 @@ def init_strategy(name: str) -> InitStrategy[Any]:
     """The strategy called ``name``.
 
     Raises:
-        PluginError: Nobody registered it. The text lists what is known and which plugins were skipped and why.
+        PluginError: It is not registered. The message lists the known names, and the skipped plugins with the reason.
     """
     return known(init_strategies(), name, "strategy")
 
 
 def plan_of(init: InitArgs, num_layers: int, where: str = "solar.init.") -> LayerPlan:
-    """The plan that ``solar.init`` asks for, for a base of ``num_layers`` layers.
+    """The plan of ``solar.init`` for a base of ``num_layers`` layers.
 
     Args:
-        init: A strategy's name and its arguments, and how duplicates start.
+        init: The strategy's name and arguments, and the initializer of duplicates.
         num_layers: Depth of the base.
-        where: What stands before a key in error messages.
+        where: Prefix of keys in error messages.
 
     Raises:
-        ArgsError: The arguments of the strategy or of an initializer are unknown or impossible.
-        PluginError: The strategy or an initializer is not registered, or a third party's strategy is broken.
+        ArgsError: An argument of the strategy or of an initializer is unknown or invalid.
+        PluginError: The strategy or an initializer is not registered, or a plugin's strategy is broken.
     """
     try:
         strategy = init_strategy(init.strategy)
@@ -57,24 +58,24 @@ def plan_of(init: InitArgs, num_layers: int, where: str = "solar.init.") -> Laye
     except Exception as error:
         raise PluginError(
             f"{where}strategy: {init.strategy!r} failed on {num_layers} layers with {type(error).__name__}: "
-            f"{error}; this is a fault of the package that registered it"
+            f"{error}; this is a bug in the package that registered it"
         ) from error
     if not isinstance(plan, LayerPlan) or plan.base_layers != num_layers:
         raise PluginError(
             f"{where}strategy: {init.strategy!r} returned {plan!r:.200}, expected a LayerPlan for {num_layers} "
-            "base layers"
+            "base layers; this is a bug in the package that registered it"
         )
     if init.duplicates is None and plan.only_copies:
         return plan
-    from solar_plugins.upscaling.initializers import initialized  # Late: a plan of copies needs none.
+    from solar_plugins.upscaling.initializers import initialized  # Imported late: plans of copies need none.
 
     return initialized(plan, init.duplicates, where)
 
 
 def strategy_arguments(init: InitArgs) -> dict[str, Any]:
-    """The arguments that ``solar.init`` gives its strategy, as JSON-ready values of their own types.
+    """The strategy's arguments in ``solar.init``, as JSON-ready values of their declared types.
 
-    A command line gives text: ``--drop-layers 8`` is ``{"drop_layers": 8}``.
+    Values from the command line are converted: ``--drop-layers 8`` becomes ``{"drop_layers": 8}``.
     """
     args = init_strategy(init.strategy).args.model_validate(init.model_extra or {})
     return dict(args.model_dump(mode="json", exclude_unset=True))
@@ -102,28 +103,28 @@ def register_init_strategies() -> list[InitStrategy[Any]]:
             "block_expansion",
             block_expansion.BlockExpansionArgs,
             block_expansion.plan_block_expansion,
-            summary="after each group of layers a copy of its last that starts as identity; made to be trained alone",
+            summary="an identity copy after each group of layers; meant to be trained with the base frozen",
             source="LLaMA Pro, arXiv:2401.02415 sec. 3.2",
         ),
         InitStrategy(
             "stack",
             stack.StackArgs,
             stack.plan_stack,
-            summary="the whole base several times",
+            summary="the entire base, repeated several times",
             source="G_stack, arXiv:2405.15319",
         ),
         InitStrategy(
             "interleave",
             interleave.InterleaveArgs,
             interleave.plan_interleave,
-            summary="each layer several times in a row",
+            summary="each layer repeated several times in a row",
             source="community merges",
         ),
         InitStrategy(
             "repeat_block",
             repeat_block.RepeatBlockArgs,
             repeat_block.plan_repeat_block,
-            summary="some blocks of layers several times in a row: Yi-9B, iDUS, a step of MIDAS",
+            summary="blocks of layers repeated in place: Yi-9B, iDUS, a step of MIDAS",
             source="Yi-9B; MIDAS, arXiv:2409.19044",
         ),
     ]

@@ -1,4 +1,4 @@
-"""What an initialisation strategy is made of, and what its arguments are made of. Pure."""
+"""The interface of upscaling strategies, and the types of their arguments. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from solar_plugins.upscaling.layer_plan import MAX_LAYERS, LayerPlan
 
 
 class StrategyArgs(BaseModel):
-    """The arguments of a strategy: its keys in ``solar.init``, its options on the command line."""
+    """Base class for the arguments of a strategy: keys in ``solar.init``, options on the command line."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -24,12 +24,12 @@ class InitStrategy[ArgsT: StrategyArgs]:
     """A named way to build a deeper model.
 
     Args:
-        name: What ``solar.init.strategy`` says.
-        args: Validates the strategy's arguments. Values from a command line arrive as text.
-        plan: Pure function from the base's depth and the arguments to the plan. It raises `PlanError`, whose text
-            starts with the name of the argument, for arguments that are impossible at this depth.
-        summary: One line for people.
-        source: Where it is published.
+        name: The value of ``solar.init.strategy``.
+        args: Validates the strategy's arguments. Values from the command line are strings.
+        plan: Pure function from the base's depth and the arguments to the plan. It raises `PlanError` for arguments
+            that are impossible at this depth, with a message that starts with the argument's name.
+        summary: A one-line description.
+        source: Where it was published.
     """
 
     name: str
@@ -43,21 +43,21 @@ class InitStrategy[ArgsT: StrategyArgs]:
 
 
 def require_args(name: str, args: object) -> None:
-    """Check what a plugin's author gave as the arguments of a strategy or an initializer.
+    """Check the ``args`` of a plugin's strategy or initializer.
 
     Raises:
-        PluginError: It is no subclass of `StrategyArgs`.
+        PluginError: It is not a subclass of `StrategyArgs`.
     """
     if not (isinstance(args, type) and issubclass(args, StrategyArgs)):
         raise PluginError(f"{name}: args is {args!r:.100}, expected a subclass of StrategyArgs")
 
 
 Count = Annotated[int, NoTruthValue]
-"""A whole number, or its text on a command line."""
+"""An integer, or a string from the command line."""
 
 
 def parse_ranges(value: object) -> object:
-    """``"0:24,8:32"``, the form of the command line, as pairs; anything else unchanged."""
+    """Convert ``"0:24,8:32"``, as on the command line, to pairs. Other values are unchanged."""
     if isinstance(value, list) and any(isinstance(part, int) for part in value):
         raise ValueError(f"expected a list of half-open ranges such as [{value}]")
     if not isinstance(value, str):
@@ -69,7 +69,7 @@ def parse_ranges(value: object) -> object:
 
 
 def _parse_pair(value: object) -> object:
-    """``"0:24"``, the form of the command line, as a pair; anything else unchanged."""
+    """Convert ``"0:24"``, as on the command line, to a pair. Other values are unchanged."""
     return value.split(":") if isinstance(value, str) else value
 
 
@@ -77,30 +77,30 @@ LayerPair = Annotated[list[Count], Field(min_length=2, max_length=2), BeforeVali
 """A half-open range of layers: ``[0, 24]``, or ``0:24``."""
 
 LayerRanges = Annotated[list[LayerPair], BeforeValidator(parse_ranges)]
-"""Half-open ranges of base layers: ``[[0, 24], [8, 32]]``, as an option ``0:24,8:32``."""
+"""Half-open ranges of base layers: ``[[0, 24], [8, 32]]``, or ``0:24,8:32`` on the command line."""
 
 
 def require_ranges(key: str, ranges: Iterable[Sequence[int]], num_layers: int) -> None:
-    """Refuse ranges that are empty, backwards or leave a base of ``num_layers`` layers.
+    """Refuse ranges that are empty, reversed or outside a base of ``num_layers`` layers.
 
     Raises:
-        PlanError: One is; ``key`` is the argument that holds them.
+        PlanError: There is such a range. ``key`` is the name of the argument.
     """
     for start, end in ranges:
         if not 0 <= start < end <= num_layers:
             raise PlanError(
-                f"{key}: [{start}, {end}] is no range of a base of {num_layers} layers; a range is [start, end) with "
+                f"{key}: [{start}, {end}] is not a range of a base of {num_layers} layers; expected [start, end) with "
                 f"0 <= start < end <= {num_layers}"
             )
 
 
 def repeated(num_layers: int, blocks: Sequence[Sequence[int]], times: int) -> LayerPlan:
-    """The base with each of its ``blocks``, which are in order and do not overlap, ``times`` in a row."""
+    """The base with each block repeated ``times`` in a row. The blocks must be sorted and must not overlap."""
     most = 1 + (MAX_LAYERS - num_layers) // sum(end - start for start, end in blocks)
     if not 1 <= times <= most:
         raise PlanError(
-            f"times: {times} is impossible for a base of {num_layers} layers; allowed are 1 (the base as it is) to "
-            f"{most:,} (no more than {MAX_LAYERS:,} layers in all)"
+            f"times: {times} is impossible for a base of {num_layers} layers; expected 1 (the base unchanged) to "
+            f"{most:,} (at most {MAX_LAYERS:,} layers in total)"
         )
     sources: list[int] = []
     done = 0

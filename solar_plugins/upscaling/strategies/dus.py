@@ -10,10 +10,10 @@ from solar_plugins.upscaling.strategies.base import Count, StrategyArgs
 
 
 class DepthUpScalingArgs(StrategyArgs):
-    """Arguments of ``dus``; one follows from the other."""
+    """Arguments of ``dus``; either determines the other."""
 
-    drop_layers: Count | None = Field(None, description="m: layers dropped from each copy; the result has 2(n - m)")
-    target_layers: Count | None = Field(None, description="s: layers of the result; m = n - s/2")
+    drop_layers: Count | None = Field(None, description="m: layers to drop from each copy; s = 2(n - m)")
+    target_layers: Count | None = Field(None, description="s: layers of the upscaled model; m = n - s/2")
 
 
 def plan_depth_up_scaling(num_layers: int, args: DepthUpScalingArgs) -> LayerPlan:
@@ -34,11 +34,11 @@ def plan_depth_up_scaling(num_layers: int, args: DepthUpScalingArgs) -> LayerPla
     if args.drop_layers not in (None, drop):
         raise PlanError(
             f"drop_layers: {args.drop_layers} gives {2 * (num_layers - args.drop_layers)} layers from a base of "
-            f"{num_layers}, but target_layers says {args.target_layers}; give one of the two"
+            f"{num_layers}, but target_layers is {args.target_layers}; give only one of them"
         )
     if not 0 <= drop < num_layers:
         raise PlanError(
-            f"drop_layers: {drop} is impossible for a base of {num_layers} layers; allowed are 0 (plain repetition) to "
+            f"drop_layers: {drop} is impossible for a base of {num_layers} layers; expected 0 (plain repetition) to "
             f"{num_layers - 1}"
         )
     return LayerPlan.from_sources(num_layers, [*range(num_layers - drop), *range(drop, num_layers)])
@@ -47,11 +47,11 @@ def plan_depth_up_scaling(num_layers: int, args: DepthUpScalingArgs) -> LayerPla
 def _drop_from_target(num_layers: int, target: int) -> int:
     if target % 2:
         raise PlanError(
-            f"target_layers: {target} is odd; the two copies have equal depth, so try {target - 1} or {target + 1}"
+            f"target_layers: {target} is odd; the two copies have the same depth, so use {target - 1} or {target + 1}"
         )
     if not 2 <= target <= 2 * num_layers:
         raise PlanError(
-            f"target_layers: {target} is impossible for a base of {num_layers} layers; allowed are even numbers from 2 "
+            f"target_layers: {target} is impossible for a base of {num_layers} layers; expected an even number from 2 "
             f"to {2 * num_layers}"
         )
     return num_layers - target // 2

@@ -1,4 +1,4 @@
-"""``interleave``: each layer several times in a row. Pure."""
+"""``interleave``: each layer repeated several times in a row. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from solar_plugins.upscaling.strategies.base import Count, StrategyArgs, repeate
 class InterleaveArgs(StrategyArgs):
     """Arguments of ``interleave``."""
 
-    times: Count = Field(2, description="how often each layer stands in a row; default 2")
+    times: Count = Field(2, description="number of copies of each layer; default 2")
 
 
 def plan_interleave(num_layers: int, args: InterleaveArgs) -> LayerPlan:
-    """Each layer of the base several times in a row: 0, 0, 1, 1, .. (common in community merges).
+    """Each layer of the base repeated several times in a row: 0, 0, 1, 1, .. (common in community merges).
 
     Raises:
-        PlanError: A layer would stand there less than once, or the result would be deeper than `MAX_LAYERS`.
+        PlanError: ``times`` is less than 1, or the result would be deeper than `MAX_LAYERS`.
 
     Example:
         >>> plan_interleave(3, InterleaveArgs()).sources

@@ -1,4 +1,4 @@
-"""``repeat_block``: some blocks of layers several times in a row. Pure."""
+"""``repeat_block``: blocks of layers repeated in place. Pure."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class RepeatBlockArgs(StrategyArgs):
     """Arguments of ``repeat_block``."""
 
     blocks: LayerRanges = Field(
-        description="half-open ranges of base layers to repeat, bottom first: [[12, 28]]; as an option 12:28"
+        description="half-open ranges of base layers to repeat, bottom first: [[12, 28]]; on the command line 12:28"
     )
-    times: Count = Field(2, description="how often each block stands in a row; default 2")
+    times: Count = Field(2, description="number of copies of each block; default 2")
 
 
 def plan_repeat_block(num_layers: int, args: RepeatBlockArgs) -> LayerPlan:
-    """The base with some blocks of its layers repeated where they stand.
+    """The base with some blocks of layers repeated in place.
 
-    How published models are spelt:
+    Published models:
 
     * Yi-9B, 32 layers to 48, ``[0..27] + [12..31]``: ``blocks: [[12, 28]]``.
     * iDUS-8, 32 layers to 48: ``blocks: [[8, 16], [16, 24]]``.
@@ -31,7 +31,7 @@ def plan_repeat_block(num_layers: int, args: RepeatBlockArgs) -> LayerPlan:
       in a base of 24: ``blocks: [[8, 16]]``.
 
     Raises:
-        PlanError: No block is given, one is empty or backwards or leaves the base, they overlap or are out of order, or
+        PlanError: No block is given, one is empty, reversed or outside the base, they overlap or are not sorted, or
             ``times`` is less than 1 or would make the result deeper than `MAX_LAYERS`.
 
     Example:
@@ -39,12 +39,12 @@ def plan_repeat_block(num_layers: int, args: RepeatBlockArgs) -> LayerPlan:
         '32 -> 48 layers: [0..27] + [12..31]'
     """
     if not args.blocks:
-        raise PlanError("blocks: empty, so nothing would be repeated; give ranges such as [[12, 28]]")
+        raise PlanError("blocks: empty; expected ranges to repeat, such as [[12, 28]]")
     require_ranges("blocks", args.blocks, num_layers)
     for below, (start, end) in pairwise(args.blocks):
         if start < below[1]:
             raise PlanError(
-                f"blocks: [{start}, {end}] begins below the end of {below}; in a base of {num_layers} layers blocks go "
-                "from bottom to top and do not overlap. For anything else use the strategy slices"
+                f"blocks: [{start}, {end}] starts below the end of {below}; expected blocks of a base of {num_layers} "
+                "layers from bottom to top, without overlap. For anything else use the strategy slices"
             )
     return repeated(num_layers, args.blocks, args.times)

@@ -1,4 +1,4 @@
-"""``stack``: the whole base several times. Pure."""
+"""``stack``: the entire base, repeated several times. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from solar_plugins.upscaling.strategies.base import Count, StrategyArgs, repeate
 class StackArgs(StrategyArgs):
     """Arguments of ``stack``."""
 
-    times: Count = Field(description="g: how often the whole base is stacked; the result has g x n layers")
+    times: Count = Field(description="g: number of copies of the base; the upscaled model has g x n layers")
 
 
 def plan_stack(num_layers: int, args: StackArgs) -> LayerPlan:
-    """The whole base, g times (Du et al. 2024, arXiv:2405.15319, G_stack; the paper settles on g = 4).
+    """The entire base, g times (Du et al. 2024, arXiv:2405.15319, G_stack; the paper recommends g = 4).
 
     Raises:
         PlanError: g is less than 1, or the result would be deeper than `MAX_LAYERS`.

@@ -112,7 +112,7 @@ def test_the_upscaled_bases_plan_file_and_card_are_replaced(folders, tokenizer):
     card = (folders[1] / "README.md").read_text()
     assert not (folders[1] / MARKER).exists()
     assert "not been trained" not in card
-    assert "has been trained since" in card
+    assert "has been trained after up-scaling" in card
     assert "license: mit" in card
     assert "base_model:\n- org/base" in card
 

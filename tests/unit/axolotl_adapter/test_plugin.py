@@ -84,7 +84,7 @@ def test_an_upscaled_model_whose_depth_contradicts_its_record(base, tmp_path):
     trained = Path(registered(recipe(base, tmp_path))["base_model"])
     config = json.loads((trained / "config.json").read_text())
     (trained / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 8}))
-    with pytest.raises(ArgsError, match="has 8 layers, but its own record says 8 -> 12"):
+    with pytest.raises(ArgsError, match="has 8 layers, but its recorded plan is 8 -> 12"):
         registered(recipe(trained, tmp_path))
 
 

@@ -195,11 +195,11 @@ def damage_no_weights(base):
     [
         (damage_truncated, "is truncated"),
         (damage_missing_shard, "names the shard model-00003-of-.*, which is missing"),
-        (damage_path_outside, "'../secret.safetensors', which is no plain file name"),
-        (damage_absolute_path, "'/etc/passwd', which is no plain file name"),
+        (damage_path_outside, "'../secret.safetensors'; expected the name of a file"),
+        (damage_absolute_path, "'/etc/passwd'; expected the name of a file"),
         (
             damage_index_names_an_absent_tensor,
-            "'model.layers.7.extra.weight' is named by the index, but no file",
+            "'model.layers.7.extra.weight' is in the index but in no file",
         ),
         (damage_index_puts_a_tensor_elsewhere, "'lm_head.weight' lies in .*, but the index says"),
         (damage_index_is_no_json, "not valid JSON"),

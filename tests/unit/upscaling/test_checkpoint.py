@@ -247,7 +247,7 @@ def test_upscale_writes_where_it_is_told_and_never_over_anything(base, tmp_path)
     found = find_base(str(base))
     assert write_checkpoint(found, DUS, tmp_path / "out") is True
     assert write_checkpoint(found, DUS, tmp_path / "out") is False
-    with pytest.raises(CheckpointError, match="exists and is not this base upscaled by this plan; nothing was changed"):
+    with pytest.raises(CheckpointError, match="exists, but is not this base upscaled by this plan; it was not changed"):
         write_checkpoint(found, OUT_OF_ORDER, tmp_path / "out")
     load(tmp_path / "out")
     (tmp_path / "empty").mkdir()
@@ -258,7 +258,7 @@ def test_the_base_itself_is_no_place_for_the_result(base, tmp_path):
     before = sorted(base.rglob("*"))
     (tmp_path / "link").symlink_to(base)
     for place in (base, base / "deeper", tmp_path / "link" / "deeper", base / "a" / ".." / "b"):
-        with pytest.raises(CheckpointError, match=r"lies in the base's own folder, .* give a folder beside it"):
+        with pytest.raises(CheckpointError, match=r"is inside the directory of the base, .* give a directory"):
             write_checkpoint(find_base(str(base)), DUS, place)
     assert sorted(base.rglob("*")) == before
     assert write_checkpoint(find_base(str(base)), DUS, tmp_path / "base-12") is True
@@ -275,7 +275,7 @@ def test_upscale_leaves_other_partials_and_the_empty_folder_of_a_failure_alone(b
     assert write_checkpoint(find_base(str(base)), DUS, tmp_path / "g[1]*") is True
     assert live.is_dir()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match="nothing was changed"):
+    with pytest.raises(CheckpointError, match="it was not changed"):
         write_checkpoint(find_base(str(base)), DUS, tmp_path / "link")
 
 

@@ -254,7 +254,7 @@ def test_a_file_that_nobody_wrote_is_found_in_subfolders_too(base, tmp_path):
     put(base, NESTED)
     made = upscaled(base, tmp_path)
     put(made, "additional_chat_templates/other.jinja")
-    with pytest.raises(CheckpointError, match=r"additional_chat_templates/other.jinja .* one that nobody wrote there"):
+    with pytest.raises(CheckpointError, match=r"additional_chat_templates/other.jinja .* an unexpected file"):
         verify_checkpoint(made, str(base))
 
 

@@ -111,9 +111,9 @@ def test_a_layer_from_the_wrong_donor_is_found(pair, tmp_path):
     right.file.write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"tensor 'model.layers.6.{name}' \(a copy of 'model.layers.3.{name}'.*"):
         verify_checkpoint(made, str(base), donors=[str(donor)])
-    with pytest.raises(CheckpointError, match=r"layers come from a folder called 'donor'.*--donor PATH"):
+    with pytest.raises(CheckpointError, match=r"layers from a local directory called 'donor'.*--donor PATH"):
         verify_checkpoint(made, str(base))
-    with pytest.raises(CheckpointError, match="one and the same"):
+    with pytest.raises(CheckpointError, match="two of the given models are the same"):
         verify_checkpoint(made, str(base), donors=[str(base)])
     with pytest.raises(CheckpointError, match="made with 1 donors, and 2 are given"):
         verify_checkpoint(made, str(base), donors=[str(donor), str(donor)])
@@ -366,7 +366,7 @@ def test_the_commands(pair, tmp_path, monkeypatch):
         {"model": str(pair[0]), "layer_range": [0, 0]},
     ]
     inside = CliRunner().invoke(solar, ["upscale", "base", "donor/out", "--strategy", "slices", "--slices", slices])
-    assert "lies in the donor's own folder" in inside.output
+    assert "is inside the directory of the donor" in inside.output
 
 
 def test_models_of_the_hub(pair, tmp_path, monkeypatch):

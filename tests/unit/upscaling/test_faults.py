@@ -162,7 +162,7 @@ def test_a_disk_that_is_really_full(folder, monkeypatch):
             ensure_checkpoint(base, plan, disk / "cache")
         with monkeypatch.context() as patched:
             patched.setattr(checkpoint, "_require_space", lambda *_: None)
-            with pytest.raises(CheckpointError, match=r"could not be written .No space left on device.*Make room"):
+            with pytest.raises(CheckpointError, match=r"could not be written .No space left.*Free disk space"):
                 ensure_checkpoint(base, plan, disk / "cache")
         assert list((disk / "cache").iterdir()) == []
         subprocess.run(["mount", "-o", "remount,size=9m", str(disk)], check=True)

@@ -70,7 +70,7 @@ def test_seams_are_exactly_the_broken_neighbourhoods_of_acting_layers(plan):
 @pytest.mark.parametrize(
     ("base_layers", "entries", "message"),
     [
-        (0, [PlannedLayer(0)], "0 is no depth"),
+        (0, [PlannedLayer(0)], "base_layers: 0; expected at least 1"),
         (4, [], "the plan is empty"),
         (
             4,
@@ -114,7 +114,7 @@ def test_impossible_plans_are_refused(base_layers, entries, message):
     ],
 )
 def test_data_that_is_no_plan_is_refused_quickly(data):
-    with pytest.raises(PlanError, match="is no layer plan"):
+    with pytest.raises(PlanError, match="is not a layer plan"):
         LayerPlan.from_dict(data)
 
 

@@ -27,14 +27,14 @@ def test_a_marker_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 0}, "format_version is 0, expected 2; another version of solar_plugins wrote"),
+        ({"format_version": 0}, "format_version is 0, expected 2; .* another version of solar_plugins"),
         ({"format_version": None}, "format_version is None"),
         ({"base": {}}, "damaged .KeyError: 'name'"),
         ({"base": None}, "damaged .TypeError"),
-        ({"base": {"name": "x", "revision": 3, "identity": "y"}}, "damaged .ValueError: a value of the wrong kind"),
+        ({"base": {"name": "x", "revision": 3, "identity": "y"}}, "damaged .ValueError: a value of the wrong type"),
         ({"plan": {}}, "damaged .PlanError"),
         ({"plan": {"base_layers": 2, "ranges": [{"start": 0.0, "end": 1.0}]}}, "damaged .PlanError"),
-        ({"files": {}}, "damaged .ValueError: a value of the wrong kind"),
+        ({"files": {}}, "damaged .ValueError: a value of the wrong type"),
         ({"files": []}, "damaged"),
         ({"hub_was_asked": 1}, "damaged"),
         ({"files": {"config.json": -1}}, "damaged"),
@@ -59,12 +59,12 @@ def test_a_plan_that_would_fill_the_memory_is_refused(tmp_path):
 
 
 def test_without_a_marker_the_error_says_what_the_directory_is(tmp_path):
-    with pytest.raises(CheckpointError, match="no such directory"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         read_marker(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match="it is no checkpoint that solar_plugins finished"):
+    with pytest.raises(CheckpointError, match="it is not a finished checkpoint"):
         read_marker(tmp_path)
     (tmp_path / "config.json").write_text('{"solar_plugins": {}}')
-    with pytest.raises(CheckpointError, match="it was trained, merged or saved again"):
+    with pytest.raises(CheckpointError, match="been trained, merged or saved again"):
         read_marker(tmp_path)
 
 

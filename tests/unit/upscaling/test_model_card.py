@@ -46,7 +46,7 @@ def test_what_was_done_is_said_in_words():
     card = model_card("org/base", SOLAR, None, on_hub=True)
     assert "| 0 to 23 | 0 to 23 | copy |\n| 24 to 47 | 8 to 31 | copy |" in card
     assert "- below layer 24: base layer 23 feeds base layer 8 (distance 15)" in card
-    assert "have not been trained" in card
+    assert "has not been trained" in card
 
 
 def test_no_seam_is_said_too():
@@ -62,4 +62,4 @@ def test_a_trained_model_is_not_called_untrained():
     for promise in ("not been trained", "unchanged", "solar_plan.json"):
         assert promise in untrained
         assert promise not in card
-    assert "has been trained since" in card
+    assert "has been trained after up-scaling" in card

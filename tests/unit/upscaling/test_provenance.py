@@ -17,7 +17,7 @@ def test_whether_a_model_came_out_of_a_recipes_own_plan():
     assert requested_plan(Decoder.of(grown), "m", init) == (plan, True)
     with pytest.raises(ArgsError, match=r"base_model: m was upscaled already .4 -> 6 layers.*another plan"):
         requested_plan(Decoder.of(grown), "m", InitArgs(strategy="dus", drop_layers=2))
-    with pytest.raises(ArgsError, match=r"base_model: m has 4 layers, but its own record says 4 -> 6 layers"):
+    with pytest.raises(ArgsError, match=r"base_model: m has 4 layers, but its recorded plan is 4 -> 6 layers"):
         requested_plan(Decoder.of(grown | {"num_hidden_layers": 4}), "m", init)
 
 
@@ -38,5 +38,5 @@ def test_a_record_of_other_layers_than_the_models_is_refused():
     assert plan_of_model(Decoder.of(config), "m") is None
     assert plan_of_model(Decoder.of(recorded), "m") == plan
     for depth in (4, 8):
-        with pytest.raises(ArgsError, match=rf"m has {depth} layers, but its own record says 4 -> 6 layers.*remove"):
+        with pytest.raises(ArgsError, match=rf"m has {depth} layers, but its recorded plan is 4 -> 6 layers.*remove"):
             plan_of_model(Decoder.of(recorded | {"num_hidden_layers": depth}), "m")

@@ -54,19 +54,19 @@ def test_keys_and_nested_lists_follow_too():
 
 @pytest.mark.parametrize("name", [r"re:.*layers\.[0-3]\.mlp", r"model.layers.(1|2).mlp"])
 def test_a_pattern_over_several_layers_is_refused(name):
-    with pytest.raises(CheckpointError, match="several layers in one pattern"):
+    with pytest.raises(CheckpointError, match="matches several layers"):
         reordered({"quant_method": "compressed-tensors", "ignore": [name]})
 
 
 @pytest.mark.parametrize("pattern", [r"+:.*\.1\..*gate.*", r"-:.*\.(?:0|1)\..*", r"re:.*[.]2[.]mlp", r"re:^\d*.1\.x"])
 def test_a_pattern_that_names_layers_by_number_alone_is_refused(pattern):
     """GPTQModel's `dynamic` has such keys: with more layers the numbers would mean other ones."""
-    with pytest.raises(CheckpointError, match=r"by their number alone.*one entry a layer"):
+    with pytest.raises(CheckpointError, match=r"by number only.*one entry per layer"):
         reordered({"quant_method": "gptq", "dynamic": {pattern: {"bits": 8}}})
 
 
 def test_a_pattern_whose_dot_is_any_character_is_refused_where_it_names_other_layers_too():
-    with pytest.raises(CheckpointError, match=r"other layers that begin with 1 too; write 1\\."):
+    with pytest.raises(CheckpointError, match=r"other layers that start with 1; write 1\\."):
         reordered(
             {"quant_method": "compressed-tensors", "ignore": ["re:.*layers.1.*"]}, LayerPlan.from_sources(12, range(12))
         )
@@ -76,7 +76,7 @@ def test_a_pattern_whose_dot_is_any_character_is_refused_where_it_names_other_la
     "quantization", [{"quant_method": "new"}, {"quant_method": ["gptq"]}, {"bits": 4}, [4], "4bit"]
 )
 def test_unknown_methods_are_refused(quantization):
-    with pytest.raises(CheckpointError, match=r"by quant_method .*unquantised base"):
+    with pytest.raises(CheckpointError, match=r"quant_method is .*unquantised base"):
         reordered(quantization)
 
 
@@ -138,7 +138,7 @@ def test_methods_that_are_not_known_are_refused_wherever_they_are_declared(confi
 
 def test_weights_of_whole_numbers_are_refused_where_nothing_declares_them():
     dtypes = {"model.layers.0.attn.bias": "U8", "model.norm.weight": "F32", "model.layers.0.mlp.up_proj.weight": "I8"}
-    with pytest.raises(CheckpointError, match=r"mlp.up_proj.weight' holds whole numbers \(I8\)"):
+    with pytest.raises(CheckpointError, match=r"mlp.up_proj.weight' has the dtype I8"):
         refuse_undeclared_integers(dtypes, Decoder.of(LLAMA))
     refuse_undeclared_integers(dtypes, declared(DECLARED["GPTQ's file"]))
     refuse_undeclared_integers(dict.fromkeys(dtypes, "BF16"), Decoder.of(LLAMA))
@@ -166,6 +166,6 @@ QUANTISED = {
 def test_quantised_weights_that_nothing_declares_are_refused(method):
     for name in QUANTISED[method].split():
         names = ["model.layers.0.mlp.up_proj.weight", f"model.layers.0.mlp.up_proj.{name}"]
-        with pytest.raises(CheckpointError, match="part of a quantised weight, but nothing says how"):
+        with pytest.raises(CheckpointError, match=r"part of a quantised weight, but config.json has no quant"):
             refuse_undeclared_quantization(names, Decoder.of(LLAMA))
         refuse_undeclared_quantization(names, declared(DECLARED["GPTQ's file"]))

@@ -157,7 +157,7 @@ def test_keys_that_a_known_type_does_not_have_are_left_alone_where_transformers_
 
 
 def test_a_trusted_key_must_be_there():
-    with pytest.raises(CheckpointError, match="trust_config_keys: 'bskcn_7' is no key"):
+    with pytest.raises(CheckpointError, match="trust_config_keys: 'bskcn_7' is not a key"):
         upscale(OWN, "bskcn_7")
 
 

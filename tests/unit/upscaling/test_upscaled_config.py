@@ -123,13 +123,13 @@ def test_a_model_of_more_than_text_keeps_its_other_parts():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layer_types": ["a", "b"]}, "expected a list of 4, one a layer"),
+        ({"layer_types": ["a", "b"]}, "expected a list of 4, one per layer"),
         (
             {"some_new_field": [1, 2, 3, 4]},
             r"some_new_field \(\[1, 2, 3, 4\]\) has 4 entries, as many as the base has layers",
         ),
-        ({"num_hidden_layers": 5}, "num_hidden_layers is 5, the plan is for 4"),
-        ({"quantization_config": {"quant_method": "mine"}}, "by quant_method 'mine'"),
+        ({"num_hidden_layers": 5}, "num_hidden_layers is 5, expected 4"),
+        ({"quantization_config": {"quant_method": "mine"}}, "quant_method is 'mine'"),
         ({"model_type": "deepseek_v3", "first_k_dense_replace": "1"}, "first_k_dense_replace is '1'"),
         (
             {"model_type": "jamba", "attn_layer_period": 4, "attn_layer_offset": 1},

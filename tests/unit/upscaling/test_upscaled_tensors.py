@@ -75,7 +75,7 @@ def test_layers_of_different_kinds_may_hold_different_tensors():
     copies = {copy.name: copy.source for copy in tensor_copies(names, Decoder.of(config), PLAN)}
     assert copies["model.layers.3.mlp.experts.1.up_proj.weight"] == "model.layers.1.mlp.experts.1.up_proj.weight"
     incomplete = [name for name in names if name != "model.layers.2.mlp.experts.1.up_proj.weight"]
-    with pytest.raises(CheckpointError, match="layer 2 does not hold the same tensors as layer 1"):
+    with pytest.raises(CheckpointError, match="layer 2 does not have the same tensors as layer 1"):
         tensor_copies(incomplete, Decoder.of(config), PLAN)
 
 

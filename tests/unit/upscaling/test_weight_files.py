@@ -126,7 +126,7 @@ def test_weights_that_the_config_names(base, tmp_path):
     _, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"]
     (base / "config.json").write_text(json.dumps(config | {"transformers_weights": "../mine.safetensors"}))
-    with pytest.raises(CheckpointError, match="which is no plain file name"):
+    with pytest.raises(CheckpointError, match="expected the name of a file"):
         _ = find_base(str(base)).tensors
 
 
@@ -164,7 +164,7 @@ OTHER = {
     ),
     "a trainer's leftovers": (
         ["optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin"],
-        "holds only what a trainer",
+        "has only the files with which a trainer",
     ),
     "nothing": ([], "no weights; expected model.safetensors, or model.safetensors.index.json with its shards"),
 }
@@ -243,7 +243,7 @@ def test_a_weight_file_is_not_taken_for_its_folder(base, act):
 
 
 @pytest.mark.parametrize(
-    ("left", "message"), [([], "a LoRA adapter, not a model"), ([SINGLE_FILE], "beside a model's weights")]
+    ("left", "message"), [([], "a LoRA adapter, not a model"), ([SINGLE_FILE], "next to a model's weights")]
 )
 def test_the_output_of_a_lora_run_is_refused(base, left, message):
     (base / "adapter_config.json").write_text("{}")
@@ -312,7 +312,7 @@ def test_an_old_quantised_base_keeps_its_side_file_which_follows_the_plan(base, 
 def test_quantised_weights_without_a_word_on_how_are_refused_by_plan_too(base):
     quantise(base, {})
     (base / "quantize_config.json").unlink()
-    with pytest.raises(CheckpointError, match="is part of a quantised weight, but nothing says how"):
+    with pytest.raises(CheckpointError, match=r"part of a quantised weight, but config.json has no quant"):
         plan_for_base(str(base), None, InitArgs(strategy="dus", drop_layers="2"))
 
 

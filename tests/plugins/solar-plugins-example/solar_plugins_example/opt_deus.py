@@ -84,7 +84,7 @@ def _neurons(tensor: NewTensor, layer: int) -> Tensor:
 @hookimpl
 def register_init_strategies() -> list[InitStrategy[NoArgs]]:
     """The places of the new layers."""
-    summary = "a layer between each two neighbours of the top half, aligned from both; made to be trained alone"
+    summary = "a layer between each two layers of the top half, aligned from both; train it with the base frozen"
     return [InitStrategy("opt_deus", NoArgs, plan_opt_deus, summary=summary, source=PAPER)]
 
 

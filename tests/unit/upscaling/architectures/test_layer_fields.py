@@ -45,7 +45,7 @@ def test_an_absent_list_stays_absent_where_the_model_derives_the_same():
 
 @pytest.mark.parametrize("value", ["abcd", ["a"], 3, {"0": "a"}])
 def test_a_list_of_another_length_or_type_is_refused(value):
-    with pytest.raises(CheckpointError, match="expected a list of 4, one a layer"):
+    with pytest.raises(CheckpointError, match="expected a list of 4, one per layer"):
         reordered({"kinds": value}, listed("kinds"))
 
 

@@ -185,5 +185,5 @@ def test_nemotron_says_its_layers_in_two_notations():
     assert loaded.layers_block_type == [names[source] for source in PLAN.sources]
     assert loaded.num_hidden_layers == 12
     for change in ({"hybrid_override_pattern": "M" * 9, "layer_types": names}, {}):
-        with pytest.raises(CheckpointError, match="has to say what each layer is"):
+        with pytest.raises(CheckpointError, match=r"hybrid_override_pattern: .*expected the type of each layer"):
             upscale_config(Decoder.of(NEMOTRON | change), PLAN)

@@ -98,9 +98,7 @@ def test_a_strategy_that_says_it_itself_and_a_recipe_that_says_it_too():
     assert str(plan_of(InitArgs(strategy="block_expansion", new_layers=1), 2)) == (
         "2 -> 3 layers: [0..1] + [1] as identity"
     )
-    with pytest.raises(
-        ArgsError, match=r"solar.init.duplicates: 'scaled' is for layer 2 too, but the strategy itself st"
-    ):
+    with pytest.raises(ArgsError, match=r"solar.init.duplicates: 'scaled' also applies to layer 2"):
         plan_of(InitArgs(strategy="block_expansion", new_layers=1, duplicates="scaled"), 2)
 
 
@@ -159,7 +157,7 @@ def test_a_type_whose_writers_are_not_known_is_refused_by_its_config_alone():
 def test_quantised_bases_are_refused_with_the_reason(name):
     quantization = {"quant_method": "gptq"}
     decoder = Decoder.of({"model_type": "llama", "num_hidden_layers": 2, "quantization_config": quantization})
-    with pytest.raises(CheckpointError, match=f"weights are quantised, but the plan has {name} layers, for which"):
+    with pytest.raises(CheckpointError, match=f"weights are quantised, but the plan has {name} layers, whose"):
         upscale_config(decoder, stacked(name))
 
 
@@ -237,8 +235,8 @@ class DictArgs(StrategyArgs):
         ({"starts": lambda layer, args: ["x"]}, "'third' returned ['x'], expected a map"),
         ({"starts": lambda layer, args: {"x": "new"}}, "expected a map from tensor names to 'zero' or 'computed'"),
         ({"starts": lambda layer, args: {"x": "zero"}}, "names 'x', which base layer 0 has not"),
-        ({"passes_through": True}, "says that its layers pass their input through, but does not zero"),
-        ({"compute": None}, "tensor mlp.gate_proj.weight of new layer 1: there is no function that computes it"),
+        ({"passes_through": True}, "has passes_through=True, but does not zero"),
+        ({"compute": None}, "tensor mlp.gate_proj.weight of new layer 1: the initializer has no compute function"),
         ({"compute": lambda tensor, args: 1 // 0}, "of new layer 1: failed with ZeroDivisionError"),
         ({"compute": lambda tensor, args: None}, "gave a NoneType, expected a tensor"),
         ({"compute": lambda tensor, args: tensor.base().float()}, "gave torch.float32 of shape [48, 32], expected"),
@@ -246,8 +244,8 @@ class DictArgs(StrategyArgs):
             {"compute": lambda tensor, args: tensor.base()[1:]},
             "of shape [47, 32], expected torch.bfloat16 of shape [48",
         ),
-        ({"compute": lambda tensor, args: tensor.base() / 0}, "gave values that are not finite"),
-        ({"args": DictArgs}, "'third' has an argument that a plan cannot hold: {} is neither a number"),
+        ({"compute": lambda tensor, args: tensor.base() / 0}, "returned values that are not finite"),
+        ({"args": DictArgs}, "'third' has an argument that a plan cannot store: {} is not a number"),
     ],
 )
 def test_a_broken_one_of_a_third_party_is_named(base, tmp_path, changes, words):

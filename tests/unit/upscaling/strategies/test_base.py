@@ -45,5 +45,7 @@ def test_unknown_keys_are_refused():
 def test_ranges_lie_in_the_base():
     require_ranges("key", [[0, 1], [0, 32], [31, 32]], 32)
     for start, end in ([8, 33], [8, 4], [4, 4], [-1, 4], [32, 33]):
-        with pytest.raises(PlanError, match=rf"^key: \[{start}, {end}\] is no range of a base of 32 layers; .* <= 32$"):
+        with pytest.raises(
+            PlanError, match=rf"^key: \[{start}, {end}\] is not a range of a base of 32 layers; .* <= 32$"
+        ):
             require_ranges("key", [[0, 1], [start, end]], 32)

@@ -53,12 +53,12 @@ def test_dus_follows_its_formula(case):
     ("arguments", "message"),
     [
         ({}, "drop_layers: missing; give drop_layers .m. or target_layers"),
-        ({"drop_layers": -1}, "drop_layers: -1 is impossible for a base of 32 layers; allowed are 0"),
+        ({"drop_layers": -1}, "drop_layers: -1 is impossible for a base of 32 layers; expected 0"),
         ({"drop_layers": 32}, "drop_layers: 32 is impossible .* to 31"),
         ({"target_layers": 47}, "target_layers: 47 is odd.*46 or 48"),
         ({"target_layers": 100}, "target_layers: 100 is impossible .* 2 to 64"),
         ({"target_layers": 0}, "target_layers: 0 is impossible"),
-        ({"drop_layers": 8, "target_layers": 50}, "drop_layers: 8 gives 48 layers .* target_layers says 50"),
+        ({"drop_layers": 8, "target_layers": 50}, "drop_layers: 8 gives 48 layers .* target_layers is 50"),
     ],
 )
 def test_impossible_arguments_of_dus(arguments, message):
@@ -72,7 +72,7 @@ def test_both_arguments_may_agree():
 
 @pytest.mark.parametrize(
     ("slices", "message"),
-    [([], "^slices: empty"), ([[0, 24], [8, 33]], r"^slices: \[8, 33\] is no range of a base of 32")],
+    [([], "^slices: empty"), ([[0, 24], [8, 33]], r"^slices: \[8, 33\] is not a range of a base of 32")],
 )
 def test_impossible_slices(slices, message):
     with pytest.raises(PlanError, match=message):
@@ -93,7 +93,7 @@ def test_slices_as_an_option_of_a_command():
     ("slices", "message"),
     [
         ([{"layers": [0, 24], "revision": "v1"}], "^slices: revision: 'v1' without a model"),
-        ([{"model": "b", "layers": [24, 8]}], r"^slices: \[24, 8\] is no range"),
+        ([{"model": "b", "layers": [24, 8]}], r"^slices: \[24, 8\] is not a range"),
     ],
 )
 def test_impossible_slices_of_donors(slices, message):
