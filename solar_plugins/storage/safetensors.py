@@ -121,8 +121,8 @@ def _stored_tensor(path: Path, name: str, entry: Any, data_start: int) -> Stored
         )
     try:
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        whole = all(type(number) is int and 0 <= number < 1 << 62 for number in (*shape, start, end))
-        if not whole or len(shape) > 64 or prod(shape) * DTYPE_BITS[dtype] != 8 * (end - start):
+        integers = all(type(number) is int and 0 <= number < 1 << 62 for number in (*shape, start, end))
+        if not integers or len(shape) > 64 or prod(shape) * DTYPE_BITS[dtype] != 8 * (end - start):
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(

@@ -1,6 +1,6 @@
-"""Fix a generation_config.json that transformers loads but refuses to save, so that the first save of a run fails.
+"""Fix a generation_config.json that transformers can load but not save: a run would fail at its first save.
 
-transformers refuses keys that have no effect in the file's mode, such as a temperature without sampling.
+transformers refuses to save keys that have no effect in the file's mode, such as a temperature without sampling.
 """
 
 from __future__ import annotations

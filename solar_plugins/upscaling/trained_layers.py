@@ -337,8 +337,8 @@ def _check_lr_scale(recipe: Recipe, args: TrainArgs, trained: Trained) -> None:
             f"solar.train.lr_scale: lr_scheduler: {recipe.lr_scheduler} sets the same learning rate for all "
             "parameters; use another schedule, such as cosine"
         )
-    beside = (args.embeddings, args.lm_head) if recipe.adapter else (trained.embeddings, trained.norms, trained.lm_head)
-    if set(trained.layers) <= set(trained.new) and not any(beside):
+    outer = (args.embeddings, args.lm_head) if recipe.adapter else (trained.embeddings, trained.norms, trained.lm_head)
+    if set(trained.layers) <= set(trained.new) and not any(outer):
         raise ArgsError(
             f"solar.train.lr_scale: with layers: {args.layers}, none of the base's own parameters are trained, so it "
             "has no effect; remove it, or set layers: all"

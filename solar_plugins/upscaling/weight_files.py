@@ -291,7 +291,7 @@ def names_in(directory: Path) -> list[str]:
 
 
 def _matching(names: Collection[str], patterns: Iterable[str]) -> set[str]:
-    """What lies at the top that a pattern matches; a pattern with a slash is for the whole path."""
+    """The top-level entries that match a pattern; patterns with a slash match the full path."""
     return {
         name if "/" in pattern else name.split("/")[0]
         for pattern in patterns

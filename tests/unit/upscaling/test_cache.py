@@ -44,7 +44,7 @@ def test_what_is_removed_is_gone_and_the_rest_stays(cache):
 @pytest.mark.parametrize("name", ["somebody-elses", "..", "upscaled-x", "upscaled-8-to-12-0/../.."])
 def test_nothing_else_is_ever_removed(cache, name):
     before = sorted(cache.rglob("*"))
-    with pytest.raises(ArgsError, match=r"not in .*; there: upscaled-8-to-1"):
+    with pytest.raises(ArgsError, match=r"not in .*; expected one of: upscaled-8-to-1"):
         remove_cached(cache, name)
     assert sorted(cache.rglob("*")) == before
 

@@ -207,7 +207,7 @@ def test_lists_of_other_engines_stay_true():
     [
         ("minimax-m2", {"attn_type_list": [1, 0] * 31}, "attn_type_list is .*transformers ignores it"),
         ("minimax-m2", {"attn_type_list": [1] * 61}, "attn_type_list is"),
-        ("mimo-v2-flash", {"hybrid_layer_pattern": [0, 1] * 24}, "layer_types .which is absent, so by its default"),
+        ("mimo-v2-flash", {"hybrid_layer_pattern": [0, 1] * 24}, "layer_types .which is absent, so its default"),
         ("mimo-v2-flash", {"moe_layer_freq": [0, 0] + [1] * 46}, "Set mlp_layer_types to what the model was trained"),
         ("k-exaone-236b, older", {"first_k_dense_replace": 2}, "is_moe_layer is"),
         ("kimi-linear-48b", {"layer_types": ["linear_attention"] * 27}, "linear_attn_config and layer_types describe"),

@@ -1,15 +1,17 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.plugins.recipe_packs import recipe_directory
 from solar_plugins.upscaling.architectures.table import ARCHITECTURES
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
-from solar_plugins.upscaling.mergekit import KEEPS_BIASES, MERGEKIT_TYPES, passthrough_merge, reference
+from solar_plugins.upscaling.mergekit import KEEPS_BIASES, MERGEKIT_TYPES, passthrough_merge, reference, weights_of
 
 MISTRAL = Decoder.of({"model_type": "mistral", "num_hidden_layers": 32, "torch_dtype": "bfloat16"})
 MISTRAL_2 = Decoder.of({"model_type": "mistral", "num_hidden_layers": 2})
@@ -139,3 +141,27 @@ def test_without_weights_the_config_is_believed_and_nothing_is_guessed():
 def test_one_model_is_written_out_for_each_slice():
     merge = passthrough_merge(reference("/a+b"), MISTRAL, LayerPlan.from_sources(32, [*range(24), *range(8, 32)]))
     assert "&" not in yaml.safe_dump(merge)
+
+
+@pytest.mark.parametrize("spelling", ["base", "./base", "../here/base", "~/base", "base/config.json"])
+def test_a_local_base_gets_its_whole_path(made_bases, tmp_path, monkeypatch, spelling):
+    here = tmp_path / "here"
+    shutil.copytree(made_bases / "llama", here / "base")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(here))
+    found = weights_of(spelling, None)
+    assert Path(found.model).is_absolute()
+    assert Path(found.model).samefile(here / "base")
+    assert found.dtypes == {"BF16"}
+
+
+def test_weights_that_are_not_here_are_not_fetched(base):
+    (base / "model.safetensors").unlink()
+    assert weights_of(str(base), None).dtypes is None
+
+
+def test_names_of_training_wrappers_are_refused(base):
+    tensors = load_file(base / "model.safetensors")
+    save_file({f"module.{name}": tensor for name, tensor in tensors.items()}, base / "model.safetensors")
+    with pytest.raises(CheckpointError, match="training wrapper, and mergekit does not strip"):
+        weights_of(str(base), None)

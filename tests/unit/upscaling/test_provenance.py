@@ -15,7 +15,7 @@ def test_whether_a_model_came_out_of_a_recipes_own_plan():
     grown = config | {"solar_plugins": {"plan": plan.to_dict()}}
     assert requested_plan(Decoder.of(config), "m", init) == (plan_of(init, 6), False)
     assert requested_plan(Decoder.of(grown), "m", init) == (plan, True)
-    with pytest.raises(ArgsError, match=r"base_model: m was upscaled already .4 -> 6 layers.*another plan"):
+    with pytest.raises(ArgsError, match=r"base_model: m was already upscaled .4 -> 6 layers.*another plan"):
         requested_plan(Decoder.of(grown), "m", InitArgs(strategy="dus", drop_layers=2))
     with pytest.raises(ArgsError, match=r"base_model: m has 4 layers, but its recorded plan is 4 -> 6 layers"):
         requested_plan(Decoder.of(grown | {"num_hidden_layers": 4}), "m", init)

@@ -82,7 +82,7 @@ def test_unknown_methods_are_refused(quantization):
 
 def test_identity_layers_need_real_zeros():
     plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity")))
-    with pytest.raises(CheckpointError, match="identity layers, for which weights must be zero"):
+    with pytest.raises(CheckpointError, match="identity layers, whose weights must be zero"):
         reordered({"quant_method": "gptq"}, plan)
 
 
@@ -119,16 +119,16 @@ def declared(of):
 def test_every_place_that_declares_a_quantisation_has_the_same_rules(name):
     decoder = declared(DECLARED[name])
     assert list(reordered_quantizations(decoder, PLAN).values()) == list(decoder.quantizations.values())
-    with pytest.raises(CheckpointError, match="says that the weights are quantised, but the plan has identity layers"):
+    with pytest.raises(CheckpointError, match="the weights are quantised, but the plan has identity layers"):
         reordered_quantizations(decoder, IDENTITY)
 
 
 @pytest.mark.parametrize(
     ("config", "side_files", "message"),
     [
-        (LLAMA, {"hf_quant_config.json": {"producer": {"name": "modelopt"}}}, "hf_quant_config.json says .*'modelopt'"),
-        (LLAMA, {"quantization_config.json": {"bits": 4}}, "quantization_config.json says .*None"),
-        (LLAMA | {"quantization": {"group_size": 64, "bits": 4}}, {}, "config.json: quantization says .*None"),
+        (LLAMA, {"hf_quant_config.json": {"producer": {"name": "modelopt"}}}, "hf_quant_config.json: .*'modelopt'"),
+        (LLAMA, {"quantization_config.json": {"bits": 4}}, "quantization_config.json: .*None"),
+        (LLAMA | {"quantization": {"group_size": 64, "bits": 4}}, {}, "config.json: quantization: .*None"),
     ],
 )
 def test_methods_that_are_not_known_are_refused_wherever_they_are_declared(config, side_files, message):

@@ -36,7 +36,7 @@ def test_published_models_with_code_of_their_own_are_accepted(name):
 @pytest.mark.parametrize("name", REFUSED)
 def test_published_models_whose_layers_differ_are_refused(name):
     change, keys = REFUSED[name]
-    with pytest.raises(CheckpointError, match="checkpoint's own code") as caught:
+    with pytest.raises(CheckpointError, match="custom code") as caught:
         upscale(COMMON | change)
     assert [key for key in change if f"--trust-config-key {key} " in f"{caught.value} "] == keys
 

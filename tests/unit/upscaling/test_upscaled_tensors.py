@@ -127,10 +127,10 @@ def test_a_decay_that_is_not_stored_would_be_derived_anew():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([*NAMES, "model.layers.4.mlp.up_proj.weight"], "belongs to layer 4, but the config says num_hidden_layers: 4"),
+        ([*NAMES, "model.layers.4.mlp.up_proj.weight"], "belongs to layer 4, but config.json has num_hidden_layers: 4"),
         ([name for name in NAMES if ".layers.2." not in name], "layer 2 .* it has none"),
         ([name for name in NAMES if name != "model.layers.2.self_attn.q_proj.weight"], "differ in self_attn.q_proj"),
-        ([name.replace("layers", "h") for name in NAMES], r"should be called model.layers.<number>.*found: none"),
+        ([name.replace("layers", "h") for name in NAMES], r"expected names like model.layers.<number>.*found: none"),
     ],
 )
 def test_names_that_do_not_fit_the_config(names, message):
@@ -141,7 +141,7 @@ def test_names_that_do_not_fit_the_config(names, message):
 def test_own_code_with_other_names_for_its_layers_is_told_apart_from_a_damaged_checkpoint():
     decoder = Decoder.of({"model_type": "qwen", "num_hidden_layers": 4, "auto_map": {"AutoConfig": "x.X"}})
     names = [name.replace("model.layers", "transformer.h") for name in NAMES]
-    with pytest.raises(CheckpointError, match=r"that only its own code knows .model_type 'qwen'"):
+    with pytest.raises(CheckpointError, match=r"with custom code .model_type 'qwen'"):
         tensor_copies(names, decoder, PLAN)
 
 

@@ -63,8 +63,8 @@ def test_success_is_one_line(made):
     result = invoke(directory, "--base", base)
     assert (result.exit_code, result.stdout) == (
         0,
-        f"OK: 111 tensors, 202 kB, equal to {base} by the plan 8 -> 12 layers: [0..5] + [2..7]; "
-        f"transformers {transformers.__version__} reads 12 layers as the plan says\n",
+        f"OK: 111 tensors, 202 kB, equal to {base} upscaled by the plan 8 -> 12 layers: [0..5] + [2..7]; "
+        f"transformers {transformers.__version__} reads 12 layers in agreement with the plan\n",
     )
     assert "comparing: 100%" in result.stderr
     assert "B/s" in result.stderr
@@ -203,24 +203,24 @@ def damage_header_shape(directory):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (damage_depth, r"config.json: 'num_hidden_layers' is not .*: expected 12, found 8;"),
-        (damage_config_key, r"config.json: 'hidden_act' is not .*: expected \"silu\", found nothing;"),
-        (damage_provenance, r"config.json: 'solar_plugins' is not .* found {\"base_model\": \"other\""),
+        (damage_depth, r"config.json: 'num_hidden_layers' does not match .*: expected 12, found 8;"),
+        (damage_config_key, r"config.json: 'hidden_act' does not match .*: expected \"silu\", found nothing;"),
+        (damage_provenance, r"config.json: 'solar_plugins' does not match .* found {\"base_model\": \"other\""),
         (damage_index, r"index.json: the place of tensor 'lm_head.weight' .* found \"model-00002-of-00006"),
         (
             damage_index_size,
-            r"index.json: 'metadata' is not .*: expected {\"total_size\": 20\d*}, found {\"total_size\": 1",
+            r"index.json: 'metadata' does not match .*: expected {\"total_size\": 20\d*}, found {\"total_size\": 1",
         ),
-        (damage_companion, r"tokenizer.json: the file, at byte 4, is not .*: expected 7b 7d .*, found 7a 7d"),
-        (damage_missing, r"the file tokenizer.json is not .*: expected to be there, found nothing"),
-        (damage_extra, r"the file adapter_model.safetensors .*: expected no such file, found one that nobody wrote"),
-        (damage_size, r"the file README.md is not .*: expected \d+ bytes, found 6 bytes"),
-        (damage_unlisted, r"the file tokenizer.json is not .*: expected to be there, found nothing"),
+        (damage_companion, r"tokenizer.json: the file, at byte 4, does not match .*: expected 7b 7d .*, found 7a 7d"),
+        (damage_missing, r"the file tokenizer.json does not match .*: expected it to exist, found nothing"),
+        (damage_extra, r"the file adapter_model.safetensors .*: expected no such file, found an unexpected file"),
+        (damage_size, r"the file README.md does not match .*: expected \d+ bytes, found 6 bytes"),
+        (damage_unlisted, r"the file tokenizer.json does not match .*: expected it to exist, found nothing"),
         (damage_header_metadata, r"model-00001-of-\d*.safetensors: the header, at byte \d+, .*: expected 70 74"),
         (damage_header_name, r"safetensors: tensor 'model.embed_tokens.weight' .* found no such tensor"),
         (
             damage_header_shape,
-            r"safetensors: tensor '.*' is not .*: expected BF16 \[32, 32\] from .*found BF16 \[16, 64\]",
+            r"safetensors: tensor '.*' does not match .*: expected BF16 \[32, 32\] from .*found BF16 \[16, 64\]",
         ),
     ],
 )
@@ -255,7 +255,7 @@ def test_another_base_differs(made, tmp_path):
     other = Path(shutil.copytree(base, tmp_path / "other"))
     tensor = find_base(str(other)).tensors["model.norm.weight"]
     flip(tensor.file, tensor.start)
-    with pytest.raises(CheckpointError, match=r"tensor 'model.norm.weight' .* \(the base is not the one that the mark"):
+    with pytest.raises(CheckpointError, match=r"tensor 'model.norm.weight' .* \(the base is not the recorded one"):
         verify_checkpoint(directory, str(other))
 
 
@@ -347,7 +347,7 @@ def test_a_stale_alias_that_the_writer_missed_is_found_by_transformers(tmp_path,
     path = tmp_path / "base" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 8}))
     right = ensure_checkpoint(find_base(str(path.parent)), DUS, tmp_path / "cache")
-    assert verify_checkpoint(right, str(path.parent)).config.endswith("reads 12 layers as the plan says")
+    assert verify_checkpoint(right, str(path.parent)).config.endswith("reads 12 layers in agreement with the plan")
     monkeypatch.setattr(spellings, "DEPTH_KEYS", frozenset())
     wrong = ensure_checkpoint(find_base(str(path.parent)), DUS, tmp_path / "other")
     with pytest.raises(CheckpointError, match="reads a depth of 8, and 8 for the base"):

@@ -132,7 +132,7 @@ def test_names_that_disagree_are_refused(model_type):
     config, names = spelled(model_type)
     *others, last = names
     assert others, "the test of all types above has nothing to read here"
-    with pytest.raises(CheckpointError, match=r"not clear: .*make these keys agree"):
+    with pytest.raises(CheckpointError, match=r"is ambiguous: .*make these keys agree"):
         Decoder.of(config | {name: names[name] for name in others} | {last: names[last] // 9 * 7})
 
 

@@ -205,7 +205,7 @@ def test_a_strategy_that_names_an_unknown_one_is_told_so():
 
     with (
         registered(strategies=[InitStrategy("chooses", StrategyArgs, plan, summary="")]),
-        pytest.raises(PluginError, match=r"strategy: layer that starts as 'nois': .*did you mean noise"),
+        pytest.raises(PluginError, match=r"strategy: layer with initializer 'nois': .*did you mean noise"),
     ):
         plan_of(InitArgs(strategy="chooses"), 2)
 
@@ -234,12 +234,12 @@ class DictArgs(StrategyArgs):
         ({"starts": lambda layer, args: 1 // 0}, "'third' failed on base layer 0 with ZeroDivisionError"),
         ({"starts": lambda layer, args: ["x"]}, "'third' returned ['x'], expected a map"),
         ({"starts": lambda layer, args: {"x": "new"}}, "expected a map from tensor names to 'zero' or 'computed'"),
-        ({"starts": lambda layer, args: {"x": "zero"}}, "names 'x', which base layer 0 has not"),
+        ({"starts": lambda layer, args: {"x": "zero"}}, "returned 'x', which is not"),
         ({"passes_through": True}, "has passes_through=True, but does not zero"),
         ({"compute": None}, "tensor mlp.gate_proj.weight of new layer 1: the initializer has no compute function"),
         ({"compute": lambda tensor, args: 1 // 0}, "of new layer 1: failed with ZeroDivisionError"),
-        ({"compute": lambda tensor, args: None}, "gave a NoneType, expected a tensor"),
-        ({"compute": lambda tensor, args: tensor.base().float()}, "gave torch.float32 of shape [48, 32], expected"),
+        ({"compute": lambda tensor, args: None}, "returned a NoneType, expected a tensor"),
+        ({"compute": lambda tensor, args: tensor.base().float()}, "returned torch.float32 of shape [48, 32], expected"),
         (
             {"compute": lambda tensor, args: tensor.base()[1:]},
             "of shape [47, 32], expected torch.bfloat16 of shape [48",
