@@ -258,8 +258,8 @@ def _require_outer_tensors(stored: Mapping[str, str], decoder: Decoder, *, headl
         )
     if not has_head and not tied and decoder.has_language_model_head and not headless:
         raise CheckpointError(
-            f"tensor {_heads(model_type)[0]}.weight, the language-modelling head, is missing, but expected from "
-            f"config.json (architectures: {decoder.model_class or 'not set'}, and tie_word_embeddings is not set); "
+            f"tensor {_heads(model_type)[0]}.weight is missing, but by config.json the model has a language-modelling "
+            f"head (architectures: {decoder.model_class or 'not set'}, and tie_word_embeddings is not set); "
             "transformers would load a random one. For an embedding model, set architectures to its class, such as "
             "MistralModel; if the head is tied to the embeddings, set tie_word_embeddings: true"
         )

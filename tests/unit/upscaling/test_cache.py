@@ -25,7 +25,7 @@ def run(*arguments):
 
 def test_each_checkpoint_is_listed_with_its_size_and_plan(cache):
     found = cached_checkpoints(cache)
-    assert {one.words.split(": ", 1)[1] for one in found} == {str(plan) for plan in PLANS}
+    assert {one.description.split(": ", 1)[1] for one in found} == {str(plan) for plan in PLANS}
     for one in found:
         assert one.num_bytes == sum(path.stat().st_size for path in (cache / one.name).rglob("*"))
     said = run("cache", "list", "--cache-dir", cache).output
@@ -53,5 +53,5 @@ def test_a_damaged_one_is_listed_with_the_reason_and_can_be_removed(cache):
     one, _ = cached_checkpoints(cache)
     (cache / one.name / "solar_plan.json").write_text("{")
     assert f"{one.name} " in run("cache", "list", "--cache-dir", cache).output
-    assert "not used: " in run("cache", "list", "--cache-dir", cache).output
+    assert "not usable: " in run("cache", "list", "--cache-dir", cache).output
     assert remove_cached(cache, one.name) > 0

@@ -292,7 +292,7 @@ def test_a_trained_model_is_explained(base, tmp_path):
 def test_no_checkpoint_at_all(base, tmp_path):
     for directory, message in (
         (base, "so it is not a finished checkpoint"),
-        (tmp_path / "x", "no such"),
+        (tmp_path / "x", "does not exist"),
     ):
         result = invoke(directory, "--base", base)
         assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
