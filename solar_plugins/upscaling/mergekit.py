@@ -85,13 +85,9 @@ def passthrough_merge(
         "slices": [{"sources": [_source(models[part.model], decoder, part)]} for part in ranges],
         "merge_method": "passthrough",
     } | ({"base_model": deepcopy(base_model)} if plan.donors else {})
-    dtype = decoder.stated_dtype if dtypes is None else _only(FLOATS[name] for name in dtypes if name in FLOATS)
+    found = {decoder.stated_dtype} if dtypes is None else {FLOATS[name] for name in dtypes if name in FLOATS}
+    dtype = found.pop() if len(found) == 1 else None
     return merge | ({"dtype": dtype} if dtype else {})
-
-
-def _only(names: Iterable[str]) -> str | None:
-    found = set(names)
-    return found.pop() if len(found) == 1 else None
 
 
 def _source(model: Reference, decoder: Decoder, part: LayerRange) -> dict[str, Any]:

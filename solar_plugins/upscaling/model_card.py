@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from solar_plugins.upscaling.layer_plan import LayerPlan, Seam, start_words
+from solar_plugins.upscaling.layer_plan import LayerPlan, start_words
 
 INHERITED_FIELDS = ("license", "license_name", "license_link", "language")
 
@@ -38,11 +38,7 @@ def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub
     front |= _parents([base_name] if on_hub else [], plan)
     front |= {"library_name": "transformers", "tags": ["depth-up-scaling", "solar_plugins"]}
     rows = "\n".join(_range_rows(plan))
-    seams = "".join(
-        f"- below layer {seam.position}: {plan.model_words(seam.below_model)} layer {seam.below} feeds "
-        f"{plan.model_words(seam.above_model)} layer {seam.above} ({_distance(seam)})\n"
-        for seam in plan.seams()
-    )
+    seams = "".join(f"- below layer {seam.position}: {plan.seam_words(seam)}\n" for seam in plan.seams())
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
 ---
@@ -56,7 +52,7 @@ base{"" if trained else ", unchanged"}.
 |---|---|---|
 {rows}
 
-Seams, where adjacent layers were not adjacent in the base:
+Seams, where adjacent layers were not adjacent in the base (numbered as in their own model):
 
 {seams or "- none" + chr(10)}
 {TRAINED if trained else UNTRAINED}"""
@@ -72,10 +68,6 @@ def _parents(hub_base: list[str], plan: LayerPlan) -> dict[str, Any]:
 def _others(plan: LayerPlan) -> str:
     names = " and ".join(f"`{plan.model_words(number)}`" for number in range(1, len(plan.donors) + 1))
     return f", and layers of {names}" if names else ""
-
-
-def _distance(seam: Seam) -> str:
-    return "another model" if seam.distance is None else f"distance {seam.distance}"
 
 
 def _range_rows(plan: LayerPlan) -> list[str]:

@@ -60,7 +60,11 @@ def initialized(plan: LayerPlan, duplicates: Any, where: str) -> LayerPlan:
         PluginError: An initializer is not registered.
     """
     layers = [
-        layer if layer == PlannedLayer(layer.source, model=layer.model) else _checked(layer, where)
+        layer
+        if layer == PlannedLayer(layer.source, model=layer.model)
+        else _complete(
+            layer, dict(layer.arguments), f"{where}strategy: layer with initializer {layer.initialization!r:.80}"
+        )
         for layer in plan.layers
     ]
     if duplicates is not None:
@@ -87,13 +91,6 @@ def _duplicates_start(said: Any, where: str) -> PlannedLayer:
             "or a map such as {initializer: scaled, factor: 0.5}"
         )
     return _complete(PlannedLayer(0, name), arguments, f"{where}duplicates")
-
-
-def _checked(layer: PlannedLayer, where: str) -> PlannedLayer:
-    """A layer whose initializer was chosen by the strategy itself."""
-    return _complete(
-        layer, dict(layer.arguments), f"{where}strategy: layer with initializer {layer.initialization!r:.80}"
-    )
 
 
 def _complete(layer: PlannedLayer, arguments: Mapping[str, Any], where: str) -> PlannedLayer:

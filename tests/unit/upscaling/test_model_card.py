@@ -32,7 +32,7 @@ def test_all_parents_are_linked():
     assert front_matter(card)["base_model"] == ["org/base", "org/b"]
     assert front_matter(card)["base_model_relation"] == "merge"
     assert "| 1 to 1 | org/b@aaaaaaaaaaaa 0 to 0 | copy |\n| 2 to 2 | folder 0 to 0 | copy |" in card
-    assert "- below layer 2: org/b@aaaaaaaaaaaa layer 0 feeds folder layer 0 (another model)" in card
+    assert "- below layer 2: layer 0 of org/b@aaaaaaaaaaaa feeds layer 0 of folder, another model" in card
     local = front_matter(model_card("base", LayerPlan(1, layers[:2], donors[1:2]), None, on_hub=False))
     assert not {"base_model", "base_model_relation"} & local.keys()
 
@@ -45,7 +45,7 @@ def test_broken_front_matter_of_the_base_is_ignored():
 def test_what_was_done_is_said_in_words():
     card = model_card("org/base", SOLAR, None, on_hub=True)
     assert "| 0 to 23 | 0 to 23 | copy |\n| 24 to 47 | 8 to 31 | copy |" in card
-    assert "- below layer 24: base layer 23 feeds base layer 8 (distance 15)" in card
+    assert "- below layer 24: layer 23 feeds layer 8, distance 15" in card
     assert "has not been trained" in card
 
 
