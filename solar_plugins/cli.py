@@ -518,7 +518,8 @@ def report(
     if is_pipeline(recipe):
         if later:
             raise click.UsageError(f"{recipe} is a pipeline, which names its stages; give no others")
-        recipe, *later = report_stages(read_pipeline(recipe))
+        recipe, *stages = report_stages(read_pipeline(recipe))
+        later = tuple(stages)
     write_report(recipe, later, held_out=held_out, prompts=prompts, output=output)
 
 
