@@ -88,7 +88,7 @@ NOT_PROBED = {
     "glm_moe_dsa": "prev_topk_indices depends on the layers before it",
     "hy_v4": "prev_topk_indices depends on the layers before it",
     "reformer": "prev_attn_output depends on the layers before it",
-    "rwkv": "is not given what layer",
+    "rwkv": "the input of layer",
     "zaya": "an argument of layer 1 depends on the layers before it",
     "xlnet": "hidden states have the shape",
 }

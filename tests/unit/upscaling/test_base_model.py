@@ -201,7 +201,7 @@ def damage_no_weights(base):
             damage_index_names_an_absent_tensor,
             "'model.layers.7.extra.weight' is in the index but in no file",
         ),
-        (damage_index_puts_a_tensor_elsewhere, "'lm_head.weight' lies in .*, but the index says"),
+        (damage_index_puts_a_tensor_elsewhere, "'lm_head.weight' is in .* but the index says"),
         (damage_index_is_no_json, "not valid JSON"),
         (damage_weight_map_is_a_list, "weight_map is not a map"),
         (damage_only_pickles, r"holds pytorch_model.bin \(pickles, which can run code"),

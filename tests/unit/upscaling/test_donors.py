@@ -115,7 +115,7 @@ def test_a_layer_from_the_wrong_donor_is_found(pair, tmp_path):
         verify_checkpoint(made, str(base))
     with pytest.raises(CheckpointError, match="two of the given models are the same"):
         verify_checkpoint(made, str(base), donors=[str(base)])
-    with pytest.raises(CheckpointError, match="made with 1 donors, and 2 are given"):
+    with pytest.raises(CheckpointError, match="--donor was given 2 times, expected 1"):
         verify_checkpoint(made, str(base), donors=[str(donor), str(donor)])
 
 
