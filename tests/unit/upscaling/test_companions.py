@@ -244,7 +244,7 @@ def test_files_of_subfolders_are_in_identity_marker_and_comparison(base, tmp_pat
     with pytest.raises(CheckpointError, match=rf"{NESTED}: the file, at byte 4"):
         verify_checkpoint(made, str(base))
     (made / NESTED).unlink()
-    with pytest.raises(CheckpointError, match=rf"the file {NESTED} .* expected to be there"):
+    with pytest.raises(CheckpointError, match=rf"the file {NESTED} .* expected it to exist"):
         verify_checkpoint(made, str(base))
     upscaled(base, tmp_path)
     assert (made / NESTED).read_text() == "T{{ x }}", "what is incomplete is made again"
