@@ -5,10 +5,10 @@ than the others to write or to download. So the ranks meet at the launcher's sto
 when their checkpoint is ready. They wait without a time limit and log which ranks they wait for. No process group
 exists yet, so neither ``ddp_timeout`` nor the timeouts of NCCL and gloo apply.
 
-torch's TCPStore has no timeout for a reply to ``check`` or ``set``. While the host of the store is suspended
-(SIGSTOP), the other ranks block without a message, and a rank that fails then shows its error only after the host has
-been resumed or killed. The same holds for all ranks but 0 if another program listens on ``MASTER_PORT`` and never
-answers; rank 0 fails then, and its error names the port.
+torch's TCPStore waits for the replies of its host without limit, whatever its ``timeout`` (seen with torch 2.14). So
+while the host of the store is suspended (SIGSTOP), the other ranks block without a message, and a rank that fails then
+shows its error only after the host has been resumed or killed. The same holds for all ranks but 0 if another program
+listens on ``MASTER_PORT`` and never answers; rank 0 fails then, and its error names the port.
 """
 
 from __future__ import annotations

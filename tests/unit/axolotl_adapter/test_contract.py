@@ -435,8 +435,8 @@ class TestResuming:
         assert (found and str(found)) == expected
 
 
-class TestFreezing:
-    files = relied_on_by("axolotl_adapter/trained_parameters.py", "memory/parameters.py")
+class TestSolarTrain:
+    files = relied_on_by("axolotl_adapter/trained_parameters.py", "upscaling/trained_layers.py", "memory/parameters.py")
 
     @pytest.mark.parametrize(
         "line", ["model.layers.1.", "layers.1.", r"model\\.layers\\.[0-9]+", "^model.layers.1", "model.norm"]
@@ -448,10 +448,6 @@ class TestFreezing:
 
         name = "model.layers.1.mlp.down_proj.weight"
         assert bool(unfrozen_pattern(line).match(name)) == bool(LayerNamePattern(line).match(name))
-
-
-class TestSolarTrain:
-    files = relied_on_by("axolotl_adapter/trained_parameters.py", "upscaling/trained_layers.py")
 
     def test_the_model_is_frozen_before_the_trainer_is_created(self):
         from axolotl import train
