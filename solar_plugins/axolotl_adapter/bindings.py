@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NoReturn, cast
 
-from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet
+from solar_plugins.axolotl_adapter.recipe_checks import FormattedDataset
 from solar_plugins.data.prepared_datasets import FORMAT_VERSION
 from solar_plugins.errors import DataError, PluginError
 from solar_plugins.recipe import TYPE_PREFIX
@@ -33,7 +33,7 @@ class _BoundFormatter(ModuleType):
     """A module that exists only in memory."""
 
 
-def bind(found: FormattedSet) -> None:
+def bind(found: FormattedDataset) -> None:
     """Make the formatter of a dataset importable under the ``type`` in the recipe.
 
     Raises:
@@ -66,7 +66,7 @@ def is_called_without_plugins() -> bool:
     return False
 
 
-def folder_by_content(directory: Path, sets: Iterable[FormattedSet]) -> Path:
+def folder_by_content(directory: Path, sets: Iterable[FormattedDataset]) -> Path:
     """The folder for Axolotl's prepared rows; it changes with the content of the datasets' files.
 
     Args:

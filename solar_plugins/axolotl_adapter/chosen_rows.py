@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet
+from solar_plugins.axolotl_adapter.recipe_checks import FormattedDataset
 from solar_plugins.data.prepared_datasets import PreparedSet, examples_of, selected_set
 from solar_plugins.data.row_selection import held_out, shard, share
 from solar_plugins.errors import DataError
@@ -18,7 +18,7 @@ from solar_plugins.errors import DataError
 class PreparedSource(NamedTuple):
     """A dataset of the recipe, in one configuration, and its prepared form."""
 
-    source: FormattedSet
+    source: FormattedDataset
     prepared: PreparedSet
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from solar_plugins.axolotl_adapter.chosen_rows import PreparedSource, chosen_rows
 from solar_plugins.axolotl_adapter.local_files import is_local, load_local
-from solar_plugins.axolotl_adapter.recipe_checks import SFT_ENTRY_KEYS, FormattedSet, formatted_sets
+from solar_plugins.axolotl_adapter.recipe_checks import SFT_ENTRY_KEYS, FormattedDataset, formatted_datasets
 from solar_plugins.data.encoder import Encoder, make_encoder
 from solar_plugins.data.formatters import preference_formatters, sft_formatters, unpaired_formatters
 from solar_plugins.data.formatters.base import Formatter, Messages
@@ -62,7 +62,7 @@ def use_prepared_datasets(cfg: Any) -> list[str]:
     if not concerns_us(cfg):
         return []
     recipe = parse_recipe(cfg)
-    sets = list(formatted_sets(recipe))
+    sets = list(formatted_datasets(recipe))
     if not sets:
         return []
     encoder = make_encoder(_tokenizer(cfg, recipe), str(recipe.tokenizer_config or recipe.base_model))
@@ -112,7 +112,7 @@ def read_in_memory(dataset: Any, tokenizer: Any, cfg: Any, entry: Mapping[str, A
                 f"{key}: {value:g}; this Axolotl command splits the rows itself, in another way than training, so it "
                 "would evaluate on rows that were trained on. List the held-out rows under test_datasets"
             )
-    found = next(found for found in formatted_sets(recipe) if _same_dataset(found.entry, entry))
+    found = next(found for found in formatted_datasets(recipe) if _same_dataset(found.entry, entry))
     source = found._replace(entry=entry)
     encoder = make_encoder(tokenizer, str(recipe.base_model))
     if is_local(source) and not entry.get("shards"):
@@ -122,7 +122,7 @@ def read_in_memory(dataset: Any, tokenizer: Any, cfg: Any, entry: Mapping[str, A
         _check_columns(recipe, source, dataset, encoder)
     rows = row_encoder(recipe, source, encoder)
     prepared, tally = read_set(dataset, _records(recipe, rows), source.where, num_proc)
-    judged(recipe, tally, rows)
+    check_tally(recipe, tally, rows)
     return prepared
 
 
@@ -174,20 +174,20 @@ def _check_boundary(recipe: Recipe, encoder: Encoder) -> None:
         )
 
 
-def expanded(found: FormattedSet) -> Iterator[FormattedSet]:
+def expanded(found: FormattedDataset) -> Iterator[FormattedDataset]:
     """A dataset with several configurations, one by one."""
     names = found.entry.get("name")
     for name in names if isinstance(names, list) else [names]:
         yield found._replace(entry={**found.entry, "name": name})
 
 
-def _prepared(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> tuple[PreparedSet, str]:
+def _prepared(recipe: Recipe, source: FormattedDataset, encoder: Encoder) -> tuple[PreparedSet, str]:
     dataset = load_rows(recipe, source, encoder)
     directory = prepared_directory(recipe)
     rows = row_encoder(recipe, source, encoder)
     prepared = prepared_set(dataset, _records(recipe, rows), source.where, directory, recipe.dataset_num_proc)
     try:
-        return prepared, judged(recipe, prepared.tally, rows)
+        return prepared, check_tally(recipe, prepared.tally, rows)
     except DataError as error:
         others = _readers(recipe, source, dataset, encoder) if prepared.tally.num_bad else []
         if not others:
@@ -199,7 +199,7 @@ def _records(recipe: Recipe, rows: RowEncoder) -> TrainingRecords:
     return TrainingRecords(rows, unpaired=recipe.rl == "kto")
 
 
-def row_encoder(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> RowEncoder:
+def row_encoder(recipe: Recipe, source: FormattedDataset, encoder: Encoder) -> RowEncoder:
     """The encoder for the rows of one of a recipe's datasets."""
     sequence_len = recipe.sequence_len
     if source.key == "test_datasets" and not recipe.rl:
@@ -214,7 +214,7 @@ def row_encoder(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> RowEn
     )
 
 
-def judged(recipe: Recipe, tally: RowTally, rows: RowEncoder) -> str:
+def check_tally(recipe: Recipe, tally: RowTally, rows: RowEncoder) -> str:
     """Log the tally of a dataset in one line, and return the line.
 
     Raises:
@@ -255,7 +255,7 @@ def prepared_directory(recipe: Recipe) -> Path:
     return Path(recipe.dataset_prepared_path or DEFAULT_DATASET_PREPARED_PATH) / "solar_plugins"
 
 
-def load_rows(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> Any:
+def load_rows(recipe: Recipe, source: FormattedDataset, encoder: Encoder) -> Any:
     """The rows: of local files by our own reader, of hubs and cloud storage as Axolotl itself loads them.
 
     Args:
@@ -300,7 +300,7 @@ def _innermost(error: BaseException) -> BaseException:
     return error
 
 
-def _split_of(dataset: Mapping[str, Any], source: FormattedSet) -> Any:
+def _split_of(dataset: Mapping[str, Any], source: FormattedDataset) -> Any:
     split = source.entry.get("split") or ("train" if source.key == "datasets" else "test")
     if split not in dataset:
         raise DataError(
@@ -309,7 +309,7 @@ def _split_of(dataset: Mapping[str, Any], source: FormattedSet) -> Any:
     return dataset[split]
 
 
-def _check_columns(recipe: Recipe, source: FormattedSet, dataset: Any, encoder: Encoder) -> None:
+def _check_columns(recipe: Recipe, source: FormattedDataset, dataset: Any, encoder: Encoder) -> None:
     """Reject a dataset that its formatter cannot read, and suggest formatters that can.
 
     Raises:
@@ -335,7 +335,7 @@ def _missing(formatter: Formatter, columns: list[str]) -> list[str]:
     return [column for column in formatter.columns if column not in columns]
 
 
-def _readers(recipe: Recipe, source: FormattedSet, dataset: Any, encoder: Encoder) -> list[str]:
+def _readers(recipe: Recipe, source: FormattedDataset, dataset: Any, encoder: Encoder) -> list[str]:
     """The formatters that can read the first rows under this recipe's rules, each with its kind of training."""
     kinds: tuple[tuple[str, Mapping[str, Formatter]], ...] = (
         ("without rl:", sft_formatters()),
@@ -352,7 +352,7 @@ def _readers(recipe: Recipe, source: FormattedSet, dataset: Any, encoder: Encode
     ]
 
 
-def _accepts(recipe: Recipe, source: FormattedSet, dataset: Any, encoder: Encoder) -> bool:
+def _accepts(recipe: Recipe, source: FormattedDataset, dataset: Any, encoder: Encoder) -> bool:
     rows = row_encoder(recipe, source, encoder)
     read = TrainingRecords(rows).read_batch(dataset[:], list(range(len(dataset))))
     tally = count_rows(RowTally(source.where, source.formatter.name), *(read[name] for name in TALLY_COLUMNS))

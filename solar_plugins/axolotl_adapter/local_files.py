@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet
+from solar_plugins.axolotl_adapter.recipe_checks import FormattedDataset
 from solar_plugins.data.formatters.columns import wanted_columns
 from solar_plugins.data.row_files import COMPRESSIONS, JSON_NAMES, PARQUET_NAMES, SNIFF_BYTES, row_table
 from solar_plugins.errors import DataError, SolarError
@@ -34,12 +34,12 @@ FORMATS = {"JSON": JSON_NAMES, "Parquet": PARQUET_NAMES, "CSV": (".csv",), "TSV"
 """Formats of files with rows, by suffix. `datasets` would read TSV among CSV as CSV."""
 
 
-def is_local(source: FormattedSet) -> bool:
+def is_local(source: FormattedDataset) -> bool:
     """Whether a dataset is local. Axolotl, too, looks for a local path first."""
     return Path(str(source.entry.get("path"))).exists()
 
 
-def load_local(source: FormattedSet) -> Any:
+def load_local(source: FormattedDataset) -> Any:
     """The rows of a local dataset.
 
     Args:

@@ -26,7 +26,7 @@ SFT_ENTRY_KEYS = ENTRY_KEYS | {"name", "trust_remote_code", "weight", "shards", 
 then the suffix of the file decides its format."""
 
 
-class FormattedSet(NamedTuple):
+class FormattedDataset(NamedTuple):
     """A dataset of a recipe with a formatter of ours."""
 
     key: str
@@ -43,7 +43,7 @@ class FormattedSet(NamedTuple):
         return f"{self.key}[{self.number}] ({' '.join(part for part in parts if part)})"
 
 
-def check_recipe(recipe: Recipe) -> list[FormattedSet]:
+def check_recipe(recipe: Recipe) -> list[FormattedDataset]:
     """Reject settings that cannot work.
 
     Returns:
@@ -53,7 +53,7 @@ def check_recipe(recipe: Recipe) -> list[FormattedSet]:
         SolarError: A formatter is not registered or is for another kind of training, or a key has no effect or a
             harmful one.
     """
-    sets = list(formatted_sets(recipe))
+    sets = list(formatted_datasets(recipe))
     for found in sets:
         _check_entry(found, recipe)
     if sets:
@@ -79,7 +79,7 @@ def log_named_settings(recipe: Recipe) -> None:
     LOG.info("solar.dpo: %s uses a global batch of %d pairs; no key sets it", config.name, config.global_batch)
 
 
-def formatted_sets(recipe: Recipe) -> Iterator[FormattedSet]:
+def formatted_datasets(recipe: Recipe) -> Iterator[FormattedDataset]:
     """The datasets with a formatter of ours.
 
     Raises:
@@ -91,7 +91,7 @@ def formatted_sets(recipe: Recipe) -> Iterator[FormattedSet]:
             kind = entry.get("type")
             if isinstance(kind, str) and kind.startswith(TYPE_PREFIX):
                 name = kind.removeprefix(TYPE_PREFIX)
-                yield FormattedSet(key, number, entry, _formatter(name, recipe.rl, f"{key}[{number}].type"))
+                yield FormattedDataset(key, number, entry, _formatter(name, recipe.rl, f"{key}[{number}].type"))
 
 
 def _formatter(name: str, method: Any, where: str) -> Formatter:
@@ -125,7 +125,7 @@ def _formatter(name: str, method: Any, where: str) -> Formatter:
     raise PluginError(f"{where}: {not_registered(name, kind, wanted)}")
 
 
-def _check_entry(found: FormattedSet, recipe: Recipe) -> None:
+def _check_entry(found: FormattedDataset, recipe: Recipe) -> None:
     allowed = ENTRY_KEYS if recipe.rl else SFT_ENTRY_KEYS
     for key, value in found.entry.items():
         if key not in allowed and value not in (None, False):
@@ -138,7 +138,7 @@ def _check_entry(found: FormattedSet, recipe: Recipe) -> None:
         raise ArgsError(f"{found.key}[{found.number}].path: missing; expected a file, a directory or a hub id")
 
 
-def _check_top_level(recipe: Recipe, found: FormattedSet) -> None:
+def _check_top_level(recipe: Recipe, found: FormattedDataset) -> None:
     used = f"{found.key}[{found.number}].type: {TYPE_PREFIX}{found.formatter.name}"
     for key, why in (
         ("skip_prepare_dataset", "hands the raw rows to the trainer"),

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet, formatted_sets
+from solar_plugins.axolotl_adapter.recipe_checks import FormattedDataset, formatted_datasets
 from solar_plugins.data.encoder import Encoded, make_encoder
 from solar_plugins.data.formatters.base import PreferenceFormatter, Row, RowError, SFTFormatter
 from solar_plugins.data.row_encoder import EncodedAnswer, EncodedPair, RowEncoder
@@ -239,11 +239,11 @@ def require_known_tokens(stage: str, texts: Sequence[Encoded], reference: PreTra
         )
 
 
-def _test_sets(stage: Stage, kind: type[SFTFormatter] | type[PreferenceFormatter]) -> list[FormattedSet]:
+def _test_sets(stage: Stage, kind: type[SFTFormatter] | type[PreferenceFormatter]) -> list[FormattedDataset]:
     if stage.recipe is None:
         return []
     try:
-        sets = list(formatted_sets(stage.recipe))
+        sets = list(formatted_datasets(stage.recipe))
     except SolarError as error:
         raise type(error)(f"{stage.recipe.path}: {error}") from None
     return [found for found in sets if found.key == "test_datasets" and isinstance(found.formatter, kind)]
@@ -251,7 +251,7 @@ def _test_sets(stage: Stage, kind: type[SFTFormatter] | type[PreferenceFormatter
 
 def _read[Example: Fit](
     stage: Stage,
-    sets: Sequence[FormattedSet],
+    sets: Sequence[FormattedDataset],
     tokenizers: Tokenizers,
     encode: Callable[[RowEncoder, Row, int], Sequence[Example]],
 ) -> tuple[list[Example], tuple[str, ...]]:
@@ -259,7 +259,7 @@ def _read[Example: Fit](
     from tqdm import tqdm
 
     require("solar report on test_datasets of type solar_plugins.*")
-    from solar_plugins.axolotl_adapter.datasets import expanded, judged, load_rows, row_encoder
+    from solar_plugins.axolotl_adapter.datasets import check_tally, expanded, load_rows, row_encoder
 
     recipe = stage.recipe
     assert recipe is not None  # it named the sets
@@ -288,7 +288,7 @@ def _read[Example: Fit](
                 tally.add(index, examples)
                 kept += [example for example in examples if not example.too_long]
             tally.name_rows(partial(row_place, dataset))
-            lines.append(judged(recipe, tally, encoder))
+            lines.append(check_tally(recipe, tally, encoder))
     except SolarError as error:
         raise type(error)(f"{recipe.path}: {error}") from None
     return kept, tuple(lines)

@@ -7,7 +7,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from solar_plugins.axolotl_adapter.datasets import expanded, load_rows, row_encoder
-from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet, formatted_sets
+from solar_plugins.axolotl_adapter.recipe_checks import FormattedDataset, formatted_datasets
 from solar_plugins.data.encoder import Encoder, make_encoder
 from solar_plugins.data.formatters.base import PreferenceFormatter, RowError, SFTFormatter
 from solar_plugins.data.row_encoder import RowEncoder
@@ -32,7 +32,7 @@ def preview(path: Path, num_rows: int, tokenizer_name: str | None = None) -> Ite
     """
     require("solar preview")
     recipe = read_recipe(path)
-    sets = [one for found in formatted_sets(recipe) for one in expanded(found)]
+    sets = [one for found in formatted_datasets(recipe) for one in expanded(found)]
     if not sets:
         raise ArgsError(f"{path}: datasets: no entry has a type: solar_plugins.NAME; expected at least one. Set it")
     name = tokenizer_name or recipe.tokenizer_config or recipe.base.name
@@ -48,7 +48,7 @@ def preview(path: Path, num_rows: int, tokenizer_name: str | None = None) -> Ite
             )
 
 
-def _rows(recipe: Recipe, source: FormattedSet, encoder: Encoder) -> Iterator[NumberedRow]:
+def _rows(recipe: Recipe, source: FormattedDataset, encoder: Encoder) -> Iterator[NumberedRow]:
     file = str(source.entry.get("path"))
     if (
         Path(file).is_file()

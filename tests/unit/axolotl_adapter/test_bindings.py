@@ -8,7 +8,7 @@ import pytest
 
 import solar_plugins
 from solar_plugins.axolotl_adapter.bindings import bind, folder_by_content, is_called_without_plugins
-from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet, check_recipe
+from solar_plugins.axolotl_adapter.recipe_checks import FormattedDataset, check_recipe
 from solar_plugins.data.formatters.base import SFTFormatter
 from solar_plugins.errors import DataError, PluginError
 from solar_plugins.recipe import parse_recipe
@@ -76,7 +76,7 @@ def test_a_formatter_cannot_use_the_name_of_something_else(name):
     formatter = SFTFormatter(name=name, columns=(), to_messages=lambda row: [], summary="")
     before = getattr(solar_plugins, name, None)
     with pytest.raises(PluginError, match=f"the formatter '{name}' is reserved in solar_plugins"):
-        bind(FormattedSet("datasets", 0, {}, formatter))
+        bind(FormattedDataset("datasets", 0, {}, formatter))
     assert getattr(solar_plugins, name, None) is before
 
 
@@ -109,9 +109,9 @@ def test_prepared_rows_have_a_folder_by_content_formatter_and_version(tmp_path, 
     for content, version in (("old", 1), ("new", 1), ("old", 1), ("old", 2)):
         file.write_text(content)
         os.utime(file, (1_700_000_000, 1_700_000_000))
-        found = FormattedSet("datasets", 0, entry | {"type": "x"}, replace(formatter, version=version))
+        found = FormattedDataset("datasets", 0, entry | {"type": "x"}, replace(formatter, version=version))
         folders.append(folder_by_content(tmp_path, [found]))
     assert folders[0] == folders[2]
     assert len(set(folders)) == 3
-    hub = FormattedSet("datasets", 0, {"path": "org/set"}, formatter)
+    hub = FormattedDataset("datasets", 0, {"path": "org/set"}, formatter)
     assert folder_by_content(tmp_path, [hub]).parent == tmp_path

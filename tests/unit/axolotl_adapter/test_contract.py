@@ -778,7 +778,7 @@ class TestDatasets:
         from datasets import DatasetDict
 
         from solar_plugins.axolotl_adapter.datasets import _split_of
-        from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet
+        from solar_plugins.axolotl_adapter.recipe_checks import FormattedDataset
 
         sets = {
             name: rows(input_ids=[[n]], attention_mask=[[1]], labels=[[1]]) for n, name in enumerate(("train", "test"))
@@ -786,16 +786,16 @@ class TestDatasets:
         DatasetDict(sets).save_to_disk(str(tmp_path / "sets"))
         entry = DictDefault(path=str(tmp_path / "sets"))
         taken, _ = _load_and_process_single_dataset(entry, DictDefault({}), tokenizer, split, 0)
-        assert taken["input_ids"][:] == _split_of(sets, FormattedSet(key, 0, entry, None))["input_ids"][:]
+        assert taken["input_ids"][:] == _split_of(sets, FormattedDataset(key, 0, entry, None))["input_ids"][:]
 
     def test_several_configurations_of_a_dataset(self):
         from axolotl.utils.data.shared import datasets_with_name_generator
 
         from solar_plugins.axolotl_adapter.datasets import expanded
-        from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet
+        from solar_plugins.axolotl_adapter.recipe_checks import FormattedDataset
 
         entry = DictDefault(path="p", name=["a", "b"])
-        ours = [found.entry for found in expanded(FormattedSet("datasets", 0, entry, None))]
+        ours = [found.entry for found in expanded(FormattedDataset("datasets", 0, entry, None))]
         assert ours == [dict(one) for one in datasets_with_name_generator([entry])]
 
     def test_the_default_directory_and_the_cache_key_of_the_path(self):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from solar_plugins.axolotl_adapter.local_files import is_local, load_local
-from solar_plugins.axolotl_adapter.recipe_checks import FormattedSet
+from solar_plugins.axolotl_adapter.recipe_checks import FormattedDataset
 from solar_plugins.data.formatters import sft_formatters
 from solar_plugins.data.row_files import LINE_COLUMN, numbered_rows
 from solar_plugins.errors import DataError
@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def source(**entry):
-    return FormattedSet("datasets", 0, entry, sft_formatters()["alpaca"])
+    return FormattedDataset("datasets", 0, entry, sft_formatters()["alpaca"])
 
 
 def save(name, *numbers):

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from solar_plugins.axolotl_adapter.recipe_checks import changes, check_recipe, formatted_sets, log_named_settings
+from solar_plugins.axolotl_adapter.recipe_checks import changes, check_recipe, formatted_datasets, log_named_settings
 from solar_plugins.data.template import template_text
 from solar_plugins.errors import ArgsError, PluginError
 from solar_plugins.recipe import parse_recipe
@@ -174,5 +174,5 @@ def test_an_unknown_setting():
         parse_recipe(DPO | {"solar": {"dpo": "zephyr"}})
 
 
-def test_formatted_sets_checks_nothing_else():
-    assert len(list(formatted_sets(parse_recipe(SFT | {"streaming": True})))) == 1
+def test_formatted_datasets_checks_nothing_else():
+    assert len(list(formatted_datasets(parse_recipe(SFT | {"streaming": True})))) == 1

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from solar_plugins.axolotl_adapter.datasets import load_rows, row_encoder
-from solar_plugins.axolotl_adapter.recipe_checks import formatted_sets
+from solar_plugins.axolotl_adapter.recipe_checks import formatted_datasets
 from solar_plugins.data.encoder import IGNORED_LABEL, make_encoder
 from solar_plugins.data.prepared_datasets import TrainingRecords, read_set
 from solar_plugins.data.row_encoder import RowEncoder
@@ -137,7 +137,7 @@ def test_training_report_and_sdpo_order_encode_rows_the_same(stages, tokenizers,
     encoder = make_encoder(tokenizer, "test")
     rows = RowEncoder(file.formatter, encoder, 128, truncate=True)
     ordered = encoded_pairs(file, frozenset(range(20)), rows, RowTally("f", "scores"))
-    [source, _] = formatted_sets(stages[2].recipe)
+    [source, _] = formatted_datasets(stages[2].recipe)
     trained = TrainingRecords(row_encoder(stages[2].recipe, source, encoder))
     texts, _ = read_set(load_rows(stages[2].recipe, source, encoder), trained, "here", None)
 
