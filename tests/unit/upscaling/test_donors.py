@@ -126,7 +126,7 @@ def test_a_changed_donor_makes_a_new_checkpoint(pair, tmp_path):
     save_file({name: tensor * 2 for name, tensor in tensors.items()}, pair[1] / "model.safetensors", {"format": "pt"})
     second = ensure_checkpoint(*grown(*pair), tmp_path / "cache")
     assert second != first
-    with pytest.raises(CheckpointError, match=r"layers.5.*of .*donor\), at byte 0.*or a donor, is not the one"):
+    with pytest.raises(CheckpointError, match=r"layers.5.*of .*donor\), at byte 0.*or a donor is not the recorded one"):
         verify_checkpoint(first, str(pair[0]), donors=[str(pair[1])])
 
 
