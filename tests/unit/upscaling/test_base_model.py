@@ -134,7 +134,7 @@ def test_single_file_and_shards_hold_the_same_tensors(base, made_bases):
 
 def test_a_single_file_beside_an_index_is_refused(sharded_base, made_bases):
     shutil.copy(made_bases / "llama" / "model.safetensors", sharded_base)
-    with pytest.raises(CheckpointError, match=r"holds both model.safetensors and model.safetensors.index.json"):
+    with pytest.raises(CheckpointError, match=r"has both model.safetensors and model.safetensors.index.json"):
         _ = find_base(str(sharded_base)).tensors
 
 
@@ -194,7 +194,7 @@ def damage_no_weights(base):
     ("damage", "message"),
     [
         (damage_truncated, "is truncated"),
-        (damage_missing_shard, "names the shard model-00003-of-.*, which is missing"),
+        (damage_missing_shard, "lists the shard model-00003-of-.*, which is missing"),
         (damage_path_outside, "'../secret.safetensors'; expected the name of a file"),
         (damage_absolute_path, "'/etc/passwd'; expected the name of a file"),
         (
@@ -204,7 +204,7 @@ def damage_no_weights(base):
         (damage_index_puts_a_tensor_elsewhere, "'lm_head.weight' is in .* but the index says"),
         (damage_index_is_no_json, "not valid JSON"),
         (damage_weight_map_is_a_list, "weight_map is not a map"),
-        (damage_only_pickles, r"holds pytorch_model.bin \(pickles, which can run code"),
+        (damage_only_pickles, r"has pytorch_model.bin \(pickles, which can run code"),
         (damage_no_weights, "no weights; expected model.safetensors"),
     ],
 )

@@ -112,7 +112,7 @@ def test_a_tensor_in_two_shards_is_refused_where_the_index_and_transformers_diff
     assert find_base(str(base)).tensors["model.norm.weight"].file.name == "b.safetensors"
     write_index(base, weight_map | {"model.norm.weight": "a.safetensors"})
     with pytest.raises(
-        CheckpointError, match=r"'model.norm.weight' lies in b.safetensors, which transformers would read"
+        CheckpointError, match=r"'model.norm.weight' is in b.safetensors, from which transformers would load"
     ):
         _ = find_base(str(base)).tensors
 
@@ -131,10 +131,10 @@ def test_weights_that_the_config_names(base, tmp_path):
 
 
 OTHER = {
-    "shards without an index": (["model-00001-of-00003.safetensors"], "holds 1 of 3 shards .*00002-of-00003.*missing"),
+    "shards without an index": (["model-00001-of-00003.safetensors"], "has 1 of 3 shards .*00002-of-00003.*missing"),
     "all shards without an index": (
         ["model-00001-of-00001.safetensors"],
-        "holds 1 of 1 shards .*, but the index is missing",
+        "has 1 of 1 shards .*, but the index is missing",
     ),
     "ZeRO": (
         ["global_step9/zero_pp_rank_0_mp_rank_00_optim_states.pt", "zero_to_fp32.py", "latest"],
@@ -154,13 +154,13 @@ OTHER = {
     "Meta's own": (["consolidated.00.pth", "params.json"], "publisher's own format"),
     "another name": (
         ["weights.safetensors"],
-        "weights.safetensors .safetensors under a name.*rename it to model.safet",
+        "weights.safetensors .safetensors with a file name.*rename it to model.safet",
     ),
     "pickles": (["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"], "pickles, which can run code"),
     "TensorFlow": (["tf_model.h5"], "tf_model.h5 .the weights of another framework"),
     "checkpoints inside": (
         ["checkpoint-5/config.json", "checkpoint-10/config.json"],
-        "subfolder checkpoint-.* holds a model's",
+        "subdirectory checkpoint-.* has a model's",
     ),
     "a trainer's leftovers": (
         ["optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin"],
@@ -342,5 +342,5 @@ def test_layers_whose_modules_have_other_names_are_refused_where_no_shape_is_kno
     plan_for_base(str(base), None, args)
     renamed = {name.replace("self_attn", "attention"): tensor for name, tensor in load_file(base / SINGLE_FILE).items()}
     save_file(renamed, base / SINGLE_FILE, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"layer 0 has no tensor of self_attn.o_proj, .*'qwen2' has"):
+    with pytest.raises(CheckpointError, match=r"layer 0 has no tensor of self_attn.o_proj, .*'qwen2'"):
         plan_for_base(str(base), None, args)
