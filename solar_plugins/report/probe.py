@@ -12,9 +12,8 @@ from solar_plugins.evaluation.probe.probe import Probe, Settings
 from solar_plugins.extras import require
 from solar_plugins.logs import logger
 from solar_plugins.report.picture import save_picture
-from solar_plugins.report.probe_figures import as_json, as_text, recommendation, recommendation_text
-from solar_plugins.report.probe_page import render_page
 from solar_plugins.report.probe_picture import probe_figure
+from solar_plugins.report.probe_results import as_json, as_text, recommendation, recommendation_text, render_page
 from solar_plugins.storage.atomic import write_file
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
 from solar_plugins.upscaling.estimates import size_from_shards
@@ -23,7 +22,7 @@ from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
 LOG = logger("probe")
 
-RECORD, FIGURES, PICTURE, PAGE = "measured.jsonl", "probe.json", "probe.png", "probe.html"
+RECORD, METRICS, PICTURE, PAGE = "measured.jsonl", "probe.json", "probe.png", "probe.html"
 GIGABYTE = 1_000_000_000
 
 
@@ -73,13 +72,13 @@ def probe_base(
     result = Probe(found, candidates, texts, settings).run(output / RECORD)
     sizes = [size_from_shards(planned_shards(found, one.plan), found.decoder).parameters for one in candidates]
     block = None if target_layers is None else recommendation_text(recommendation(result, target_layers))
-    figures = json.dumps(as_json(result, sizes), indent=2)
-    write_file(output / FIGURES, f"{figures}\n".encode())
+    metrics = json.dumps(as_json(result, sizes), indent=2)
+    write_file(output / METRICS, f"{metrics}\n".encode())
     save_picture(probe_figure(result), output / PICTURE)
     write_file(output / PAGE, render_page(result, sizes, block).encode())
     if as_json_text:
-        return figures
-    files = f"page: {output / PAGE}\npicture: {output / PICTURE}\nmetrics: {output / FIGURES}"
+        return metrics
+    files = f"page: {output / PAGE}\npicture: {output / PICTURE}\nmetrics: {output / METRICS}"
     return "\n\n".join(part for part in (as_text(result), files, block) if part)
 
 

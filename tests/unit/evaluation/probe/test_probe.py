@@ -13,7 +13,7 @@ from solar_plugins.evaluation.loss import Loss
 from solar_plugins.evaluation.probe import probe as probe_module
 from solar_plugins.evaluation.probe.candidates import read_candidates
 from solar_plugins.evaluation.probe.probe import FIRST_CAP, LAST_CAP, still_racing
-from solar_plugins.report.probe_figures import short_name
+from solar_plugins.report.probe_results import short_name
 from solar_plugins.solar_block import parse_solar_block
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.strategies import plan_of

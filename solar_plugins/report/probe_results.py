@@ -1,4 +1,4 @@
-"""The results of a probe: as JSON, as a table for the terminal, and as the block of a recipe."""
+"""The results of a probe: as JSON, as text for the terminal, as the block of a recipe, and as one HTML page."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from solar_plugins.errors import ArgsError
 from solar_plugins.evaluation.loss import Difference
 from solar_plugins.evaluation.probe.candidates import Candidate
 from solar_plugins.evaluation.probe.probe import Comparison, PlanResult, ProbeResult
+from solar_plugins.report.page import template
+from solar_plugins.report.probe_picture import ColorScale, cell_side
 from solar_plugins.tables import lines, table
 
 JSON_VERSION = 1
@@ -137,7 +139,7 @@ def size_table(result: ProbeResult) -> tuple[list[str], list[list[str]]]:
 
 
 def as_text(result: ProbeResult) -> str:
-    """The best plan of each size beside DUS of that size."""
+    """The best plan of each size next to DUS of that size."""
     base = result.base_loss
     return "\n".join(
         [
@@ -206,3 +208,47 @@ def _signed(found: Difference) -> tuple[str, str]:
 
 def _with_error(found: Difference | None) -> str:
     return "-" if found is None else " +- ".join(_signed(found))
+
+
+def render_page(result: ProbeResult, parameters: Sequence[int], block: str | None) -> str:
+    """The page. Everything that comes from models and files is escaped.
+
+    Args:
+        result: The probe's result.
+        parameters: Of each plan's model.
+        block: The recommendation, as YAML.
+    """
+    return template("probe.html.jinja").render(
+        result=result, cells=_cells(result, parameters), sizes=size_table(result), block=block, limits=LIMITS
+    )
+
+
+def _cells(result: ProbeResult, parameters: Sequence[int]) -> list[dict[str, Any]]:
+    """The repeated blocks as cells of the heat map. Lengths are in cells, from the upper left corner."""
+    best = {found.best for found in result.sizes.values()}
+    blocks = [(place, plan) for place, plan in enumerate(result.plans) if plan.candidate.block]
+    if not blocks:
+        return []
+    scale = ColorScale.of([plan for _, plan in blocks])
+    most = max(plan.loss.tokens for _, plan in blocks)
+    cells = []
+    for place, plan in blocks:
+        start, end = plan.candidate.block or (0, 0)
+        side, top = cell_side(plan.loss.tokens, most), result.num_layers - end
+        error = "" if plan.delta.standard_error is None else f" +- {plan.delta.standard_error:.3f}"
+        cells.append(
+            {
+                "start": start,
+                "top": top,
+                "x": round(start + (1 - side) / 2, 3),
+                "y": round(top + (1 - side) / 2, 3),
+                "side": round(side, 3),
+                "color": scale.color(plan.delta.nats_per_token),
+                "title": f"{short_name(plan.candidate)}: {plan.candidate.plan}\n"
+                f"{plan.delta.nats_per_token:+.3f}{error} nats per token above the base\n"
+                f"{parameters[place]:,} parameters\nmeasured on {plan.loss.tokens:,} tokens",
+                "best": place in best,
+                "dus": plan.candidate.is_dus,
+            }
+        )
+    return cells
