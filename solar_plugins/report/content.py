@@ -164,10 +164,14 @@ class Report:
             size = f"{counted(len(base.answers.window_tokens), 'response')}, {base.answers.tokens:,} tokens"
             rows = [_loss_cells(loss, base.answers) for loss in answers]
             yield Metrics("responses", size, LOSS_HEADINGS, rows, [loss.nats_per_token for loss in answers])
-        if base.pairs and reference:
+        if base.pairs and reference and reference.pairs:
+            pairs, count = [model.pairs or base.pairs for model in self.models], len(base.pairs.chosen)
+            later = self.models.index(reference) + 1
+            gained = [share(_gained(one, reference.pairs), count) for one in pairs[later:]]
+            preferred = [share(_preferred(one), count) for one in pairs]
             headings = ["chosen more likely", f"margin up vs. {reference.name}"]
-            rows = [[preferred(model), gained(self, model)] for model in self.models]
-            yield Metrics("preference pairs", counted(len(base.pairs.chosen), "pair"), headings, rows)
+            rows = [list(cells) for cells in zip(preferred, [""] * later + gained, strict=True)]
+            yield Metrics("preference pairs", counted(count, "pair"), headings, rows)
 
     @property
     def broken(self) -> tuple[str, list[str]] | None:
@@ -265,32 +269,26 @@ def parameters(count: int) -> str:
     return str(count)
 
 
-def share(count: int, pairs: int) -> str:
-    """A share of pairs with its standard error.
+def share(count: int | None, pairs: int) -> str:
+    """A share of pairs with its standard error; without a count, one that is not finite.
 
     Example:
-        >>> share(2, 3)
-        '67 % ± 19'
+        >>> share(2, 3), share(None, 3)
+        ('67 % ± 19', 'not finite')
     """
+    if count is None:
+        return "not finite"
     return f"{100 * count / pairs:.0f} % ± {100 * share_standard_error(count, pairs):.0f}"
 
 
-def preferred(model: MeasuredModel) -> str:
-    """The share of pairs whose chosen response has the higher log-probability."""
-    assert model.pairs is not None
-    return share(model.pairs.num_preferred, len(model.pairs.chosen)) if model.pairs.is_finite else "not finite"
+def _preferred(pairs: PairLogProbs) -> int | None:
+    """In how many pairs the chosen response has the higher log-probability."""
+    return pairs.num_preferred if pairs.is_finite else None
 
 
-def gained(report: Report, model: MeasuredModel) -> str:
-    """The share of pairs whose margin, chosen over rejected, grew since preference training started."""
-    reference, names = report.pair_reference, [model.name for model in report.models]
-    if reference is None or names.index(model.name) <= names.index(reference.name):
-        return ""
-    assert model.pairs is not None
-    assert reference.pairs is not None
-    if not (model.pairs.is_finite and reference.pairs.is_finite):
-        return "not finite"
-    return share(model.pairs.num_rewarded(reference.pairs), len(model.pairs.chosen))
+def _gained(pairs: PairLogProbs, reference: PairLogProbs) -> int | None:
+    """In how many pairs the margin, chosen over rejected, is larger than the reference's."""
+    return pairs.num_rewarded(reference) if pairs.is_finite and reference.is_finite else None
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -340,13 +338,13 @@ def _loss_json(loss: Loss, base: Loss) -> dict[str, Any]:
 
 def _pair_json(pairs: PairLogProbs, reference: MeasuredModel) -> dict[str, Any]:
     assert reference.pairs is not None
-    finite = pairs.is_finite and reference.pairs.is_finite
+    preferred = _preferred(pairs)
     return {
         "pairs": len(pairs.chosen),
-        "preferred": pairs.num_preferred if pairs.is_finite else None,
-        "standard_error": share_standard_error(pairs.num_preferred, len(pairs.chosen)) if pairs.is_finite else None,
+        "preferred": preferred,
+        "standard_error": None if preferred is None else share_standard_error(preferred, len(pairs.chosen)),
         "reference": reference.name,
-        "gained_on_reference": pairs.num_rewarded(reference.pairs) if finite else None,
+        "gained_on_reference": _gained(pairs, reference.pairs),
         "chosen_log_probability": pairs.chosen,
         "rejected_log_probability": pairs.rejected,
     }

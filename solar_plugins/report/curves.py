@@ -21,13 +21,6 @@ LABEL_DISTANCE = 13.0
 STEP_TICK_DISTANCE = 34.0
 
 
-class Level(NamedTuple):
-    """A value to compare with, drawn as a dashed line."""
-
-    value: float
-    name: str
-
-
 class Chart(NamedTuple):
     """One chart.
 
@@ -35,14 +28,14 @@ class Chart(NamedTuple):
         series: With at least one point.
         quantity: The title.
         decimals: Of the last values, which stand at the ends of the lines.
-        level: A value to compare with.
+        ln_2: Whether to draw a dashed line at ln 2, where DPO starts.
         width: In points.
     """
 
     series: Series
     quantity: str
     decimals: int = 2
-    level: Level | None = None
+    ln_2: bool = False
     width: float = WIDE
 
     @property
@@ -64,9 +57,8 @@ def stage_charts(stage: Stage) -> list[Chart]:
         return []
     rewards = [("reward margin", log.margins, 3), ("reward accuracy", log.accuracies, 2)]
     drawn = [Chart(series, name, decimals, width=NARROW) for name, series, decimals in rewards if series.points]
-    level = Level(math.log(2), "ln 2") if stage.starts_at_ln_2 else None
     width, decimals = (NARROW, 3) if drawn else (WIDE, 2)
-    return [Chart(log.loss, "loss", decimals, level, width), *drawn]
+    return [Chart(log.loss, "loss", decimals, stage.starts_at_ln_2, width), *drawn]
 
 
 def curve_figure(chart: Chart) -> Figure:
@@ -78,15 +70,15 @@ def curve_figure(chart: Chart) -> Figure:
     axes = figure.add_axes((LEFT / chart.width, BOTTOM / HEIGHT, width / chart.width, height / HEIGHT))
     plain_axes(axes)
     train, held_out = smoothed(chart.series.train), chart.series.held_out
-    values = [point.value for point in chart.series.points] + ([chart.level.value] if chart.level else [])
+    values = [point.value for point in chart.series.points] + [math.log(2)] * chart.ln_2
     margin = 0.06 * (max(values) - min(values)) or 0.1
     low, high = min(values) - margin, max(values) + margin
     last_step = max(point.step for point in chart.series.points)
     axes.set(ylim=(low, high), xlim=(0, max(last_step, 1) * 1.01))
     axes.xaxis.set_major_locator(MaxNLocator(math.floor(width / STEP_TICK_DISTANCE), integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(6))
-    if chart.level:
-        axes.axhline(chart.level.value, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+    if chart.ln_2:
+        axes.axhline(math.log(2), color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
     if train is not chart.series.train:
         axes.plot(*zip(*chart.series.train, strict=True), color=CALM, linewidth=0.9, alpha=0.4)
     lines = [("training", train, CALM), ("eval", held_out, SEAM)]
@@ -100,7 +92,7 @@ def curve_figure(chart: Chart) -> Figure:
         for name, points, color in lines
         if points
     ]
-    ends = sorted([*ends, (*chart.level, MUTED)] if chart.level else ends)
+    ends = sorted(ends + [(math.log(2), "ln 2", MUTED)] * chart.ln_2)
     wanted = [BOTTOM + (value - low) * height / (high - low) for value, _, _ in ends]
     for (_, text, color), y in zip(ends, spread(wanted, LABEL_DISTANCE, BOTTOM, HEIGHT - TOP), strict=True):
         sheet.text(chart.width - RIGHT + 8, y, text, size=8.5, weight="bold", color=color, va="center_baseline")

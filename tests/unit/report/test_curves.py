@@ -1,11 +1,12 @@
 import math
+import re
 from dataclasses import replace
 from itertools import combinations
 
 import pytest
 
 from solar_plugins.recipe import parse_recipe
-from solar_plugins.report.curves import LEFT, NARROW, WIDE, Chart, Level, curve_figure, stage_charts
+from solar_plugins.report.curves import LEFT, NARROW, WIDE, Chart, curve_figure, stage_charts
 from solar_plugins.report.picture import inline_svg
 from solar_plugins.report.training_log import LogPoint, Series
 
@@ -38,9 +39,12 @@ LINE = (LogPoint(1, 3.0), LogPoint(2, 2.0))
 def test_labels_of_lines_that_end_together_do_not_overlap(width):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure = curve_figure(Chart(Series(LINE, LINE), "loss", level=Level(2.0, "level 2.00"), width=width))
+    line = (LogPoint(1, 1.0), LogPoint(2, math.log(2)))
+    figure = curve_figure(Chart(Series(line, line), "loss", ln_2=True, width=width))
     renderer = FigureCanvasAgg(figure).get_renderer()
-    ends = [text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text().endswith("2.00")]
+    ends = [
+        text.get_window_extent(renderer) for text in figure.axes[0].texts if re.search(r"0.69$|ln 2", text.get_text())
+    ]
 
     assert len(ends) == 3
     assert not any(one.overlaps(other) for one, other in combinations(ends, 2))
@@ -48,7 +52,7 @@ def test_labels_of_lines_that_end_together_do_not_overlap(width):
 
 
 def test_a_level_outside_the_values_is_visible():
-    figure = curve_figure(Chart(Series(LINE, ()), "loss", level=Level(math.log(2), "ln 2")))
+    figure = curve_figure(Chart(Series(LINE, ()), "loss", ln_2=True))
 
     low, high = figure.axes[1].get_ylim()
     assert low < math.log(2) < 3.0 < high
@@ -82,11 +86,10 @@ def test_dpo_is_drawn_with_ln_2_and_its_rewards(chain_report):
     dpo = chain_report.stages[2]
 
     loss, margin, accuracy = stage_charts(dpo)
-    assert loss.level == (math.log(2), "ln 2")
-    assert margin.level is accuracy.level is None
-    assert stage_charts(replace(dpo, recipe=parse_recipe({"rl": "orpo"})))[0].level is None
+    assert (loss.ln_2, margin.ln_2, accuracy.ln_2) == (True, False, False)
+    assert stage_charts(replace(dpo, recipe=parse_recipe({"rl": "orpo"})))[0].ln_2 is False
     [alone] = stage_charts(chain_report.stages[1])
-    assert (alone.quantity, alone.level) == ("loss", None)
+    assert (alone.quantity, alone.ln_2) == ("loss", False)
     assert stage_charts(chain_report.stages[3]) == []
 
 
