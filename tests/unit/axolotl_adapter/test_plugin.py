@@ -76,7 +76,7 @@ def test_a_model_that_this_recipe_trained_is_used_as_it_is(base, tmp_path):
 
 def test_a_model_that_another_plan_upscaled_is_rejected(base, tmp_path):
     trained = registered(recipe(base, tmp_path))["base_model"]
-    with pytest.raises(ArgsError, match=r"was upscaled already .8 -> 12 layers.*solar upscale"):
+    with pytest.raises(ArgsError, match=r"already upscaled .8 -> 12 layers.*solar upscale"):
         registered(recipe(trained, tmp_path, solar={"init": {"strategy": "dus", "drop_layers": 1}}))
 
 

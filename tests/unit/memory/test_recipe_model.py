@@ -75,7 +75,7 @@ def test_a_base_that_the_recipe_wrote_itself_is_used_as_it_is(base, tmp_path):
     assert found(again).model.num_layers == 12
     assert (found(again).already_grown, found(plain).already_grown) == (True, False)
     other = write(tmp_path / "other.yml", base_model=str(made), solar={"init": {"strategy": "dus", "drop_layers": 1}})
-    with pytest.raises(ArgsError, match=r"was upscaled already .8 -> 12 layers"):
+    with pytest.raises(ArgsError, match=r"already upscaled .8 -> 12 layers"):
         found(other)
 
 
