@@ -512,9 +512,11 @@ def report(
     pipeline file in place of RECIPE and all of them. If their recipes have test data for it, the loss on eval responses
     and the accuracy on eval pairs are measured too.
     """
+    from solar_plugins.extras import require
     from solar_plugins.pipeline import is_pipeline, read_pipeline, report_stages
     from solar_plugins.report.report import write_report
 
+    require("solar report")
     if is_pipeline(recipe):
         if later:
             raise click.UsageError(f"{recipe} is a pipeline, which names its stages; give no others")

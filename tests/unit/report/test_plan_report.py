@@ -106,7 +106,7 @@ def test_the_size_of_a_grown_models_base_is_left_out_where_it_is_not_known(tiny_
 
 def test_a_base_that_another_plan_made_is_refused_as_in_training(grown, tmp_path):
     other = {"init": {"strategy": "dus", "drop_layers": 1}}
-    with pytest.raises(ArgsError, match=r"was upscaled already .8 -> 12 layers.*solar.init asks for another plan"):
+    with pytest.raises(ArgsError, match=r"was already upscaled .8 -> 12 layers.*solar.init asks for another plan"):
         plan_for_recipe(write(tmp_path / "r.yml", base_model=str(grown), solar=other))
 
 
