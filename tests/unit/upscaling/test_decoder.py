@@ -96,7 +96,10 @@ def test_it_is_frozen():
             {"model_type": "gemma4_text", "num_kv_shared_layers": 2},
             "num_kv_shared_layers is 2, which is not supported",
         ),
-        ({"model_type": "gpt2", "n_layer": 4, "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
+        (
+            {"model_type": "gpt2", "n_layer": 4, "scale_attn_by_inverse_layer_idx": True},
+            "scale_attn_by_inverse_layer_idx is True",
+        ),
     ],
 )
 def test_configs_that_are_refused(change, message):
