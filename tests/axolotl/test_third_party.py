@@ -78,7 +78,7 @@ def test_its_formatters_and_its_dpo_setting_train(example, training_folder, run,
         assert result.returncode == 0, said
         assert f"datasets[0] ({name}.jsonl) as {name}: 8 rows read, 8 kept, 0 dropped" in said
     assert "solar.dpo: example sets rl: dpo, rl_beta: 0.5, sequence_len: 64" in said
-    assert "the recipe's own learning_rate: 2e-05 stay" in said
+    assert "the recipe overrides learning_rate: 2e-05" in said
     assert "'loss': '0.6931'" in said, "policy and reference are equal: ln 2"
 
 

@@ -42,7 +42,7 @@ def test_a_slow_writer_with_a_shared_folder(folder):
     place = folder(**TIMEOUT)
     status, said = torchrun(place, "ddp", 2, SLOW_WRITER=SLOW)
     assert status == 0, said[-5000:]
-    assert re.search(r"waiting for process \d+ on \S+, at work since .* to finish .*/cache/upscaled-8-to-12-", said)
+    assert re.search(r"waiting for process \d+ on \S+, writing since .* to finish .*/cache/upscaled-8-to-12-", said)
     assert said.count("upscaling base: 8 -> 12 layers") == 1
     assert len(finished_checkpoints(place / "cache")) == 1
     assert [len(rank["layer_sums"]) for rank in evidence(place, 2)] == [12, 12]
