@@ -16,12 +16,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
 from typing import Any, NamedTuple
 
 import yaml
-from commands import PROGRAMS, warm
+from commands import PROGRAMS, warm, warm_server
 from study_figures import nats_per_token
 
 from solar_plugins.plugins.recipe_packs import recipe_directory
@@ -35,6 +38,8 @@ PLANS = 10
 SEEDS = (0, 1, 2)
 EVERY_WEIGHT, SOME_LAYERS = (5e-5, 1e-4, 2e-4), (1e-4, 2e-4, 4e-4)
 """Learning rates: those around the demo's, and higher ones where few layers learn."""
+AT_ONCE = 2
+"""Runs at a time, with one thread each: at this size two threads in one run take more CPU time for the same steps."""
 HELD_OUT = 3
 """Every third article of the demo's training set, and all of its held-out set, are held out here."""
 
@@ -114,7 +119,11 @@ class Study:
     def __init__(self, runs: Path, record: Path) -> None:
         self.base, self.folder, self.record = runs / "SmolLM2-135M", runs / "study", record
         self.figures: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {"runs": {}}
-        self.folder.mkdir(exist_ok=True)
+        self.idle_folders: SimpleQueue[Path] = SimpleQueue()
+        self.keeping = Lock()
+        for number in range(AT_ONCE):
+            (self.folder / f"run-{number}").mkdir(parents=True, exist_ok=True)
+            self.idle_folders.put(self.folder / f"run-{number}")
         self._split(runs / "data")
 
     def _split(self, data: Path) -> None:
@@ -149,34 +158,41 @@ class Study:
         by_start = {plan["init"]["slices"][1][0]: plan for plan in self.figures["probe"]}
         return {start: by_start[start] for start in STARTS}
 
-    def run(self, arm: Arm, rate: float, seed: int) -> dict[str, Any]:
-        """The figures of one run; made now if they are not in the record."""
+    def runs(self, wanted: Sequence[tuple[Arm, float, int]]) -> list[dict[str, Any]]:
+        """What was measured in runs of an arm, a learning rate and a seed; made now if they are not in the record."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(lambda one: self._run(*one), wanted))
+
+    def _run(self, arm: Arm, rate: float, seed: int) -> dict[str, Any]:
         key = run_key(arm.solar, rate, seed, arm.steps)
         runs = self.figures["runs"]
         if key not in runs:
+            folder = self.idle_folders.get()
             print(f"{arm.name}: {arm.steps} steps at {rate:.0e}, seed {seed}", flush=True)
-            result = self.folder / "result.json"
-            result.unlink(missing_ok=True)
-            (self.folder / "recipe.yml").write_text(yaml.safe_dump(self._recipe(arm, rate, seed)))
-            script = Path(__file__).with_name("study_run.py")
-            arguments = ["recipe.yml", "held_out.jsonl", str(SEQUENCE_LEN), "result.json"]
-            with (self.folder / "log").open("w") as log:
-                status = subprocess.run(
-                    warm("python", script, *arguments), cwd=self.folder, stdout=log, stderr=log, check=False
-                ).returncode
-            if status or not result.exists():
-                sys.exit(f"Error: the run failed with status {status}; its words are in {self.folder / 'log'}")
-            runs[key] = {"arm": arm.name, "rate": rate, "seed": seed, "steps": arm.steps} | json.loads(
-                result.read_text()
-            )
-            self.keep()
+            measured = self._measure(folder, self._recipe(arm, rate, seed))
+            with self.keeping:
+                runs[key] = {"arm": arm.name, "rate": rate, "seed": seed, "steps": arm.steps} | measured
+                self.keep()
+            self.idle_folders.put(folder)
         return dict(runs[key])
+
+    def _measure(self, folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+        result = folder / "result.json"
+        result.unlink(missing_ok=True)
+        (folder / "recipe.yml").write_text(yaml.safe_dump(recipe))
+        script = Path(__file__).with_name("study_run.py")
+        command = warm("python", script, "recipe.yml", "../held_out.jsonl", str(SEQUENCE_LEN), "result.json")
+        with (folder / "log").open("w") as log:
+            status = subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=False).returncode
+        if status or not result.exists():
+            raise RuntimeError(f"the run failed with status {status}; see {folder / 'log'}")
+        return dict(json.loads(result.read_text()))
 
     def _recipe(self, arm: Arm, rate: float, seed: int) -> dict[str, Any]:
         recipe = yaml.safe_load((recipe_directory() / "smollm2" / "solar_dus.yml").read_text())
         changes = {
-            "base_model": os.path.relpath(self.base, self.folder),
-            "datasets": [{"path": "train.jsonl", "ds_type": "json", "type": "completion"}],
+            "base_model": os.path.relpath(self.base, self.folder / "run-0"),
+            "datasets": [{"path": "../train.jsonl", "ds_type": "json", "type": "completion"}],
             "dataset_prepared_path": "prepared",
             "output_dir": "out",
             "solar": {**arm.solar, "cache_dir": "cache"} if arm.solar else None,
@@ -200,23 +216,23 @@ def chosen(losses: Mapping[int, float]) -> list[int]:
     return picked
 
 
-def run_arm(study: Study, arm: Arm) -> Iterator[dict[str, Any]]:
+def run_arm(study: Study, arm: Arm) -> list[dict[str, Any]]:
     """The arm's runs: three learning rates, then the best one with more seeds; the record says which they are."""
-    first = {rate: study.run(arm, rate, SEEDS[0]) for rate in arm.rates}
-    yield from first.values()
-    best = min(first, key=lambda rate: nats_per_token(first[rate]))
+    first = study.runs([(arm, rate, SEEDS[0]) for rate in arm.rates])
+    best = min(first, key=nats_per_token)["rate"]
     runs = [(rate, SEEDS[0]) for rate in arm.rates] + [(best, seed) for seed in SEEDS[1:]]
     study.figures.setdefault("arms", {})[arm.name] = [run_key(arm.solar, *run, arm.steps) for run in runs]
-    for seed in SEEDS[1:]:
-        yield study.run(arm, best, seed)
+    return first + study.runs([(arm, best, seed) for seed in SEEDS[1:]])
 
 
 def main(runs: Path, record: Path) -> None:
     """Make every run that the record does not have."""
+    os.environ["OMP_NUM_THREADS"] = "1"
     study = Study(runs, record)
     losses = {start: plan["delta"] for start, plan in study.probe().items()}
-    for start in chosen(losses):
-        study.run(Arm(f"repeat {block_name(start)}", repeated(start)), EVERY_WEIGHT[1], SEEDS[0])
+    warm_server()  # One for all threads.
+    plans = [Arm(f"repeat {block_name(start)}", repeated(start)) for start in chosen(losses)]
+    study.runs([(plan, EVERY_WEIGHT[1], SEEDS[0]) for plan in plans])
     for arm in arms(min(losses, key=losses.__getitem__), str(study.base)):
         print(f"{arm.name}: {', '.join(f'{nats_per_token(run):.3f}' for run in run_arm(study, arm))}", flush=True)
     spent = sum(run["cpu_seconds"] for run in study.figures["runs"].values())
