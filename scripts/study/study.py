@@ -16,7 +16,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -158,17 +158,13 @@ class Study:
         by_start = {plan["init"]["slices"][1][0]: plan for plan in self.figures["probe"]}
         return {start: by_start[start] for start in STARTS}
 
-    def runs(self, wanted: Sequence[tuple[Arm, float, int]]) -> list[dict[str, Any]]:
-        """What was measured in runs of an arm, a learning rate and a seed; made now if they are not in the record."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(lambda one: self._run(*one), wanted))
-
-    def _run(self, arm: Arm, rate: float, seed: int) -> dict[str, Any]:
+    def run(self, arm: Arm, rate: float, seed: int) -> dict[str, Any]:
+        """What was measured in one run; it is made now if it is not in the record. Threads may call this at once."""
         key = run_key(arm.solar, rate, seed, arm.steps)
         runs = self.figures["runs"]
         if key not in runs:
             folder = self.idle_folders.get()
-            print(f"{arm.name}: {arm.steps} steps at {rate:.0e}, seed {seed}", flush=True)
+            print(f"{arm.name}: {arm.steps} steps at {rate:.0e}, seed {seed}\n", end="", flush=True)
             measured = self._measure(folder, self._recipe(arm, rate, seed))
             with self.keeping:
                 runs[key] = {"arm": arm.name, "rate": rate, "seed": seed, "steps": arm.steps} | measured
@@ -216,13 +212,17 @@ def chosen(losses: Mapping[int, float]) -> list[int]:
     return picked
 
 
-def run_arm(study: Study, arm: Arm) -> list[dict[str, Any]]:
+def run_arm(study: Study, arm: Arm) -> None:
     """The arm's runs: three learning rates, then the best one with more seeds; the record says which they are."""
-    first = study.runs([(arm, rate, SEEDS[0]) for rate in arm.rates])
-    best = min(first, key=nats_per_token)["rate"]
+    first = {rate: study.run(arm, rate, SEEDS[0]) for rate in arm.rates}
+    best = min(first, key=lambda rate: nats_per_token(first[rate]))
+    again = [study.run(arm, best, seed) for seed in SEEDS[1:]]
     runs = [(rate, SEEDS[0]) for rate in arm.rates] + [(best, seed) for seed in SEEDS[1:]]
-    study.figures.setdefault("arms", {})[arm.name] = [run_key(arm.solar, *run, arm.steps) for run in runs]
-    return first + study.runs([(arm, best, seed) for seed in SEEDS[1:]])
+    with study.keeping:
+        study.figures.setdefault("arms", {})[arm.name] = [run_key(arm.solar, *run, arm.steps) for run in runs]
+        study.keep()
+    losses = ", ".join(f"{nats_per_token(run):.3f}" for run in [*first.values(), *again])
+    print(f"{arm.name}: {losses}\n", end="", flush=True)
 
 
 def main(runs: Path, record: Path) -> None:
@@ -230,11 +230,11 @@ def main(runs: Path, record: Path) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     study = Study(runs, record)
     losses = {start: plan["delta"] for start, plan in study.probe().items()}
-    warm_server()  # One for all threads.
     plans = [Arm(f"repeat {block_name(start)}", repeated(start)) for start in chosen(losses)]
-    study.runs([(plan, EVERY_WEIGHT[1], SEEDS[0]) for plan in plans])
-    for arm in arms(min(losses, key=losses.__getitem__), str(study.base)):
-        print(f"{arm.name}: {', '.join(f'{nats_per_token(run):.3f}' for run in run_arm(study, arm))}", flush=True)
+    warm_server()  # One for all threads.
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda plan: study.run(plan, EVERY_WEIGHT[1], SEEDS[0]), plans))
+        list(pool.map(lambda arm: run_arm(study, arm), arms(min(losses, key=losses.__getitem__), str(study.base))))
     spent = sum(run["cpu_seconds"] for run in study.figures["runs"].values())
     print(f"{len(study.figures['runs'])} runs, {spent / 3600:.1f} CPU hours")
 
