@@ -102,12 +102,17 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
 
 
 def _draw_plans(axes: Axes, plans: Mapping[int, Run]) -> None:
-    for start, run in plans.items():
+    points = {start: (nats_per_token(run, "before"), nats_per_token(run)) for start, run in plans.items()}
+    for start, (before, after) in points.items():
         color = SEAM if start == DUS else CALM
-        point = nats_per_token(run, "before"), nats_per_token(run)
-        axes.plot(*point, "o", color=color, markersize=6)
+        axes.plot(before, after, "o", color=color, markersize=6)
+        # A label on the right would cover the next point.
+        crowded = any(0 < x - before < 0.35 and abs(y - after) < 0.06 for x, y in points.values())
+        offset, side = ((-6, -3), "right") if crowded else ((6, -3), "left")
         name = "DUS" if start == DUS else block_name(start)
-        axes.annotate(name, point, xytext=(5, 4), textcoords="offset points", fontsize=8, color=color)
+        style = {"fontsize": 8, "color": color, "ha": side}
+        axes.annotate(name, (before, after), xytext=offset, textcoords="offset points", **style)
+    axes.margins(x=0.16)
     _label(axes, "Ten plans of 48 layers", "held-out loss before training, nats per token", "after 60 steps")
 
 
@@ -121,7 +126,7 @@ def _draw_arms(axes: Axes, arms: Mapping[str, Sequence[Run]]) -> None:
         axes.plot(found.by_seed, [place] * len(found.by_seed), "|", color=color, markersize=9, alpha=0.6)
     axes.axvline(0, color=MUTED, linewidth=1)
     axes.set_yticks(range(len(names)), list(reversed(names)))
-    _label(axes, "Loss above the base trained on the same tokens", "nats per token; bars: 2 errors, ticks: seeds", "")
+    _label(axes, "Loss vs. the base, equal tokens", "nats per token; bars: 2 errors, ticks: seeds", "")
 
 
 def _label(axes: Axes, title: str, below: str, beside: str) -> None:
