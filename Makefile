@@ -67,7 +67,7 @@ dist: $(INSTALLED)  ## build the source archive and, from it, the wheel, into di
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist
 
-study: $(INSTALLED)  ## compare plans in 45 short trainings of that model, write docs/study.*: about 2 hours on two cores; resumes
+study: $(INSTALLED)  ## compare plans in 43 short trainings of that model, write docs/study.*: about 1.5 hours on two cores; resumes
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
 	PYTHONPATH=tests $(BIN)/python scripts/study/study.py $(DEMO) docs/study.json
 	PYTHONPATH=tests $(BIN)/python scripts/study/study_page.py docs/study.json docs/study.md

@@ -210,6 +210,7 @@ def plan(
         from solar_plugins.report.plan_plot import draw_plan
 
         draw_plan(report.plan, plot)
+        click.echo(f"plot: {plot}", err=True)
     click.echo(json.dumps(as_json(report), indent=2) if as_json_text else as_text(report))
 
 

@@ -23,7 +23,7 @@ def layer_input(widths: DecoderWidths, e: int) -> int:
 def trained_layer(widths: DecoderWidths, e: int) -> int:
     """What the backward pass needs of a layer with trained weights.
 
-    For each norm: its input in fp32, the normalized input and the output, which the linear maps read. For attention:
+    For each norm: its input in fp32, the normalized input and the output, which the linear layers read. For attention:
     queries, keys, values and the output. For the MLP: gate, up, activated gate and product. In fp32 besides: the
     attention's log-sum-exp and the norms' scaling factors.
     """

@@ -234,7 +234,7 @@ def _largest(held: Sequence[HeldTensor]) -> int:
 # --- common setups, for `solar plan` without a recipe's own settings ------------------------------------------------
 
 NOTE = (
-    f"micro_batch_size 1, gradient checkpointing, AdamW, LoRA of rank {LORA_RANK} on all linear maps of the layers; "
+    f"micro_batch_size 1, gradient checkpointing, AdamW, LoRA of rank {LORA_RANK} on all linear layers of the decoder; "
     "solar plan RECIPE --memory uses the recipe's own settings and prints the arithmetic"
 )
 

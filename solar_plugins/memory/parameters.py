@@ -92,7 +92,7 @@ def adapter_bytes(setup: TrainingSetup) -> int:
 
 
 def adapted_maps_of_a_layer(model: Model, adapter: Adapter) -> list[Shape]:
-    """The shapes (outputs, inputs) of the linear maps with an adapter in one decoder layer."""
+    """The shapes (outputs, inputs) of the linear layers with an adapter in one decoder layer."""
     maps = {name: shape for name, shape in model.shapes.items() if _is_adapted(name, shape, adapter)}
     numbers = {name: match[1] for name in maps if (match := LAYER.match(name))}
     return [shape for name, shape in maps.items() if numbers[name] == next(iter(numbers.values()))]

@@ -53,10 +53,10 @@ class Adapter:
 
     Args:
         rank: ``lora_r``.
-        targets: Module names of the linear maps that get an adapter, such as ``q_proj``; None: all of the decoder's
+        targets: Module names of the linear layers that get an adapter, such as ``q_proj``; None: all of the decoder's
             layers.
         dropout: ``lora_dropout``.
-        bits: Of the frozen linear maps: 4 (NF4 with double quantization) or 16.
+        bits: Of the frozen linear layers: 4 (NF4 with double quantization) or 16.
         layers: Indices of the layers that get an adapter; None: all.
         layers_pattern: ``peft_layers_pattern``: where these layers are in the model; empty: anywhere.
         modules_to_save: ``lora_modules_to_save``: modules of which a full copy is trained.
