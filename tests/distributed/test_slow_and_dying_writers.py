@@ -48,6 +48,7 @@ def test_a_slow_writer_with_a_shared_folder(folder):
     assert [len(rank["layer_sums"]) for rank in evidence(place, 2)] == [12, 12]
 
 
+@pytest.mark.nightly
 def test_a_slow_node_with_a_folder_per_node(folder):
     place = folder(**TIMEOUT, solar={"init": {"strategy": "dus", "drop_layers": 2}})
     port = free_port()

@@ -230,6 +230,7 @@ def figures_of(rehearsal, step):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # minutes; the GPU check changes rarely
 @pytest.mark.timeout(1800)  # the first of them makes the fixture: several whole runs
 def test_rehearsal_of_up_scaling_and_qlora(rehearsal):
     loaded = figures_of(rehearsal, "upscale")["load"]
@@ -241,6 +242,7 @@ def test_rehearsal_of_up_scaling_and_qlora(rehearsal):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # minutes; the GPU check changes rarely
 @pytest.mark.timeout(1800)  # the first of them makes the fixture: several whole runs
 def test_rehearsal_of_recovery(rehearsal):
     """A random model's loss begins near that of guessing: ln 32,000 = 10.373."""
@@ -260,6 +262,7 @@ def test_rehearsal_of_recovery(rehearsal):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # minutes; the GPU check changes rarely
 @pytest.mark.timeout(1800)  # the first of them makes the fixture: several whole runs
 def test_rehearsal_without_the_plugin(rehearsal):
     work = rehearsal / "work"

@@ -441,7 +441,7 @@ def test_the_hub_is_asked_for_its_list_of_files(base, tmp_path, hub):
 
     said = upscale("offline", HF_HUB_OFFLINE="1")
     assert files_in(tmp_path / "offline") == files_in(tmp_path / "out")
-    assert "the hub is offline what org/tiny consists of, so only what its cache holds" in said
+    assert "the hub is offline, so of the files of org/tiny other than weights, only those in the hub cache" in said
     said = upscale("dead", HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_ETAG_TIMEOUT="1")
     assert "the hub is offline" in said
 

@@ -77,6 +77,7 @@ def test_every_operation_fails_once(attempts):
     } | {"sendfile"}
 
 
+@pytest.mark.nightly
 def test_the_base_changes_before_every_third_operation(attempts):
     """Refused up to the moment in which everything has been read; after it, it does not matter."""
     report = attempts("changes")
