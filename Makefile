@@ -41,7 +41,7 @@ $(INSTALLED): pyproject.toml
 	  echo "Error: pip could not install the package (see its message above). It needs a package index: check the network, or pip's index settings"; exit 1; }
 	@touch $@
 
-demo: $(INSTALLED)  ## upscale a real 135M model from 30 to 48 layers, train it, write a report: about 7 minutes on two cores
+demo: $(INSTALLED)  ## upscale a real 135M model from 30 to 48 layers by two plans, train both, write a report: about 14 minutes on two cores
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
 	@$(BIN)/solar run $(PIPELINE) --only dus --only probe_plan
 	@$(BIN)/solar report $(RECIPE) recipes/smollm2/solar_probe_plan.yml --output $(DEMO)/report.html
