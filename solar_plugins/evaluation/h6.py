@@ -268,7 +268,7 @@ def _score(task: Task, content: Mapping[str, Any], file: Path) -> Score:
     if task.metric not in results:
         there = ", ".join(sorted(key for key in results if "," in key and "_stderr" not in key)) or "no score"
         raise EvaluationError(
-            f"{where}: found {there}; expected {task.metric}, the metric of the paper's table. Run lm_eval's own "
+            f"{where}: holds {there}; expected {task.metric}, the metric of the paper's table. Run lm_eval's own "
             "task of this name"
         )
     value = _fraction(results[task.metric], f"{where}.{task.metric}")
@@ -396,7 +396,7 @@ def _notes(model: ModelScores) -> list[str]:
     name = printable(model.model).replace("\n", " ")
     missing = [task.name for task in TASKS if task not in model.scores]
     partial = [
-        f"{task.label} with {score.examples:,} of {task.examples:,} examples"
+        f"{task.label} on {score.examples:,} examples (the test set has {task.examples:,})"
         for task, score in model.scores.items()
         if not is_complete(task, score)
     ]

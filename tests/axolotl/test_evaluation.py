@@ -133,4 +133,4 @@ def test_the_recipe_runs_and_its_results_give_the_table(folder_with_datasets, se
     text = run("solar", "h6", *files, cwd=folder).stdout
     [row] = [line.split() for line in text.splitlines() if line.startswith("model ") and "H6" not in line]
     assert row[1:] == ["-", *(f"*{model['scores'][task.name]['percent']:.2f}" for task in TASKS)]
-    assert "GSM8K with 3 of 1,319 examples" in text
+    assert "GSM8K on 3 examples (the test set has 1,319)" in text

@@ -80,7 +80,7 @@ def test_a_partial_test_set_is_marked_and_means_no_h6(tmp_path):
     assert h6(model) is None
     assert "*64.75" in text
     assert "*66.21" in text
-    assert re.search(r"^\* outputs/mine: no H6, .*MMLU .*14,007 of 14,042 .*GSM8K .*10 of 1,319", text, re.MULTILINE)
+    assert re.search(r"^\* outputs/mine: no H6, .*MMLU on 14,007 examples .*14,042.*GSM8K on 10 examples .*1,319", text, re.MULTILINE)
 
 
 def test_no_row_of_standard_errors_without_them(tmp_path):
@@ -223,7 +223,7 @@ def changed(path, value):
         ('{"results": {}}', "results: found no tasks; expected at least one of arc_challenge"),
         (
             changed(["results", "arc_challenge", "acc_norm,none"], None),
-            "results.arc_challenge: found other,none; expec",
+            "results.arc_challenge: holds other,none; expec",
         ),
         (
             changed(["results", "gsm8k", "exact_match,strict-match"], "N/A"),
