@@ -80,7 +80,9 @@ def test_a_partial_test_set_is_marked_and_means_no_h6(tmp_path):
     assert h6(model) is None
     assert "*64.75" in text
     assert "*66.21" in text
-    assert re.search(r"^\* outputs/mine: no H6, .*MMLU on 14,007 examples .*14,042.*GSM8K on 10 examples .*1,319", text, re.MULTILINE)
+    assert re.search(
+        r"^\* outputs/mine: no H6, .*MMLU on 14,007 examples .*14,042.*GSM8K on 10 examples .*1,319", text, re.MULTILINE
+    )
 
 
 def test_no_row_of_standard_errors_without_them(tmp_path):
