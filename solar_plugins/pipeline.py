@@ -6,6 +6,7 @@ named relative to the pipeline file; every other path is relative to the working
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -146,7 +147,28 @@ def read_pipeline(path: Path) -> Pipeline:
         parts = {"stages": StageArgs.model_fields}
         raise ArgsError(invalid(error, f"{path}: ", PipelineArgs.model_fields, parts)) from None
     stages = tuple(_read_stage(stage, path, args.launch) for stage in args.stages)
+    _check_outputs(path, stages)
     return Pipeline(path, Path(args.records).expanduser(), stages)
+
+
+def _check_outputs(pipeline: Path, stages: tuple[Stage, ...]) -> None:
+    """Every stage has outputs of its own, which may be moved aside: never the working directory or one above it."""
+    here = Path.cwd()
+    owners: dict[Path, str] = {}
+    for stage in stages:
+        for output in stage.outputs:
+            place = Path(os.path.abspath(Path(output).expanduser()))
+            if place == here or place in here.parents:
+                raise ArgsError(
+                    f"{pipeline}: stage {stage.name}: output {output!r} holds the working directory; expected a folder "
+                    "or file of this stage alone, such as outputs/NAME"
+                )
+            if place in owners:
+                raise ArgsError(
+                    f"{pipeline}: stage {stage.name}: output {output!r} is also that of stage {owners[place]}; give "
+                    "each stage its own"
+                )
+            owners[place] = stage.name
 
 
 def is_pipeline(path: Path) -> bool:
