@@ -1,6 +1,7 @@
 """Rules that import-linter (pyproject.toml) cannot state, checked over the syntax trees."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,10 @@ def test_only_the_plugin_module_imports_something_heavy_at_its_top(path):
 def test_pure_modules_touch_no_files_and_no_processes(name):
     touching = {"os", "shutil", "subprocess", "tempfile", "pathlib", "logging"}
     assert not set(imported_at_module_level(PACKAGE / name)) & touching
+
+
+def test_the_wheel_lists_every_package():
+    # setuptools' own search cannot be used: the recipes are a package whose folder lies elsewhere.
+    listed = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(PACKAGE.parent) for path in MODULES if path.name == "__init__.py"}
+    assert set(listed) == {".".join(folder.parts) for folder in folders} | {"solar_plugins._recipes"}

@@ -1,0 +1,1 @@
+"""Recipes that people share: fetch, check, share, reproduce, compare and show them."""
