@@ -430,7 +430,7 @@ def sdpo_order(model: Path, files: tuple[Path, ...], as_json_text: bool, **optio
 
 @solar.group()
 def recipes() -> None:
-    """List and copy the installed recipes: the built-in ones and those of other packages."""
+    """List, copy and check recipes: the built-in ones, those of other packages, and your own."""
 
 
 @recipes.command("list")
@@ -448,6 +448,22 @@ def copy(directory: Path) -> None:
     """Copy all recipes into DIRECTORY (default: ./recipes), ready to run and edit."""
     for path in copy_recipes(recipe_packs(), directory):
         click.echo(path)
+
+
+@recipes.command("check")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--gpu", "gpus", multiple=True, metavar="NAME|GB", help="The training must fit: H100, 8xA100, 24. Repeatable."
+)
+@click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
+def check_recipes(path: Path, gpus: tuple[str, ...], as_json_text: bool) -> None:
+    """Check a recipe, merge, mixture, pipeline, bundle or folder at PATH without running it. Errors exit with 1."""
+    from solar_plugins.sharing.check import as_json, as_text, check, has_errors
+
+    findings = check(path, gpus=gpus or None)
+    click.echo(json.dumps(as_json(findings), indent=2) if as_json_text else as_text(findings))
+    if has_errors(findings):
+        raise SystemExit(1)
 
 
 @solar.group()
