@@ -16,8 +16,9 @@ from typing import Any
 
 from solar_plugins.logs import logger
 from solar_plugins.storage.atomic import write_file
+from solar_plugins.storage.cards import CARD
 from solar_plugins.storage.untrusted import read_json_object
-from solar_plugins.upscaling.base_model import CARD, CONFIG
+from solar_plugins.upscaling.base_model import CONFIG
 from solar_plugins.upscaling.marker import MARKER
 from solar_plugins.upscaling.model_card import model_card
 from solar_plugins.upscaling.provenance import PROVENANCE_KEY, recorded_plan

@@ -13,6 +13,7 @@ from typing import Any
 from solar_plugins.errors import CheckpointError
 from solar_plugins.logs import logger
 from solar_plugins.solar_block import InitArgs
+from solar_plugins.storage.cards import CARD
 from solar_plugins.storage.safetensors import StoredTensor
 from solar_plugins.storage.untrusted import read_json_object, require_file, require_inside
 from solar_plugins.upscaling.companions import companions_in, judge, listed
@@ -34,7 +35,6 @@ from solar_plugins.upscaling.weight_files import (
 )
 
 CONFIG = "config.json"
-CARD = "README.md"
 
 LOG = logger("base")
 

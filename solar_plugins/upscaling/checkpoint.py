@@ -25,10 +25,11 @@ from solar_plugins.storage.atomic import (
     write_directory,
     write_errors_explained,
 )
+from solar_plugins.storage.cards import CARD, read_card
 from solar_plugins.storage.safetensors import shard_index, write_shard
 from solar_plugins.storage.untrusted import require_inside
 from solar_plugins.text import format_bytes
-from solar_plugins.upscaling.base_model import CARD, CONFIG, BaseCheckpoint
+from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint
 from solar_plugins.upscaling.generation_config import GENERATION_CONFIG, warning
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import FORMAT_VERSION, MARKER, Marker, read_marker
@@ -43,8 +44,6 @@ LOG = logger("checkpoint")
 WHAT = "upscaled checkpoint"
 CACHE_PREFIX = "upscaled-"
 """The prefix of checkpoint names in the cache."""
-
-MAX_CARD_CHARACTERS = 1_000_000
 
 
 def default_cache_dir() -> Path:
@@ -181,12 +180,9 @@ def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -
 
 
 def _card(base: BaseCheckpoint, plan: LayerPlan) -> str:
-    path, base_card = base.fetched / CARD, None
-    if path.is_file():
-        require_inside(path, base.directory)
-        with path.open(encoding="utf-8", errors="replace") as file:
-            base_card = file.read(MAX_CARD_CHARACTERS)
-    return model_card(base.public_name, plan, base_card, on_hub=base.revision is not None)
+    if (base.fetched / CARD).is_file():
+        require_inside(base.fetched / CARD, base.directory)
+    return model_card(base.public_name, plan, read_card(base.fetched), on_hub=base.revision is not None)
 
 
 def _refuse_changed(base: BaseCheckpoint, before: dict[Path, tuple[int, ...]]) -> None:

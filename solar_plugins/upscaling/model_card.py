@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from solar_plugins.storage.cards import split_card
 from solar_plugins.upscaling.layer_plan import LayerPlan, start_words
 
 INHERITED_FIELDS = ("license", "license_name", "license_link", "language")
@@ -33,12 +33,10 @@ def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub
         on_hub: Whether ``base_name`` is a hub id, so that the hub can link to it.
         trained: Whether the model was trained after it was upscaled.
     """
-    inherited = _front_matter(base_card or "")
+    inherited, _ = split_card(base_card or "")
     front = {field: inherited[field] for field in INHERITED_FIELDS if field in inherited}
     front |= _parents([base_name] if on_hub else [], plan)
     front |= {"library_name": "transformers", "tags": ["depth-up-scaling", "solar_plugins"]}
-    rows = "\n".join(_range_rows(plan))
-    seams = "".join(f"- below layer {seam.position}: {plan.seam_words(seam)}\n" for seam in plan.seams())
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
 ---
@@ -48,14 +46,22 @@ Created with `solar_plugins` from `{base_name}` by stacking copies of its decode
 (depth up-scaling, Kim et al. 2023, arXiv:2312.15166). Everything outside the decoder layers comes from the
 base{"" if trained else ", unchanged"}.
 
+{plan_section(plan)}
+{TRAINED if trained else UNTRAINED}"""
+
+
+def plan_section(plan: LayerPlan) -> str:
+    """A plan in words, for a card: a table of layers, and the seams."""
+    rows = "\n".join(_range_rows(plan))
+    seams = "".join(f"- below layer {seam.position}: {plan.seam_words(seam)}\n" for seam in plan.seams())
+    return f"""\
 | new layers | {"layers" if plan.donors else "base layers"} | initialised as |
 |---|---|---|
 {rows}
 
 Seams, where adjacent layers were not adjacent in the base (numbered as in their own model):
 
-{seams or "- none" + chr(10)}
-{TRAINED if trained else UNTRAINED}"""
+{seams or "- none" + chr(10)}"""
 
 
 def _parents(hub_base: list[str], plan: LayerPlan) -> dict[str, Any]:
@@ -79,14 +85,3 @@ def _range_rows(plan: LayerPlan) -> list[str]:
         rows.append(f"| {place} | {layers} | {start_words(part)} |")
         position += count
     return rows
-
-
-def _front_matter(card: str) -> Mapping[str, Any]:
-    parts = card.split("---\n", 2)
-    if len(parts) < 3 or parts[0].strip():
-        return {}
-    try:
-        front = yaml.load(parts[1], Loader=yaml.BaseLoader)  # BaseLoader: the language `no` is not a boolean.
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}  # Ignore a broken card; the licence files are copied in any case.
-    return front if isinstance(front, Mapping) else {}

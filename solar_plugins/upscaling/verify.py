@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.storage.atomic import files_below
+from solar_plugins.storage.cards import CARD
 from solar_plugins.storage.safetensors import PlannedTensor, Shard, read_header, shard_header, shard_index
 from solar_plugins.storage.untrusted import read_json_object, require_file
 from solar_plugins.text import format_bytes
-from solar_plugins.upscaling.base_model import CARD, CONFIG, BaseCheckpoint, find_base
+from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, find_base
 from solar_plugins.upscaling.checkpoint import progress
 from solar_plugins.upscaling.companions import Reason, judge
 from solar_plugins.upscaling.config_check import check_by_transformers

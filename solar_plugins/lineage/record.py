@@ -1,0 +1,289 @@
+"""The lineage of a model: a file next to its config, read as untrusted, and what is known without one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from solar_plugins.errors import CheckpointError, SolarError
+from solar_plugins.lineage.public import is_hub_id, public_name
+from solar_plugins.solar_block import invalid
+from solar_plugins.storage.atomic import write_file
+from solar_plugins.storage.cards import read_card, split_card
+from solar_plugins.storage.untrusted import leads_out, read_json_object
+from solar_plugins.upscaling.base_model import CONFIG
+from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.marker import MARKER, read_marker
+from solar_plugins.upscaling.provenance import PROVENANCE_KEY
+
+LINEAGE_FILE = "solar_lineage.json"
+MAX_STAGES = 200
+MAX_RECIPE_CHARACTERS = 100_000
+
+
+def _is_printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("expected a text without control characters")
+    return text
+
+
+type Name = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_is_printable)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Record):
+    """A model or a dataset that something was made from."""
+
+    name: Name
+    """A hub id; or of something local its relative path as the user wrote it, or the last part of an absolute one."""
+    revision: Name | None = None
+    """Of a hub id: as the user named it, or the commit."""
+    on_hub: bool = False
+
+    @model_validator(mode="after")
+    def _is_id(self) -> Self:
+        if self.on_hub and not is_hub_id(self.name, organisation=False):
+            raise ValueError("expected a hub id such as org/name, because on_hub is true")
+        return self
+
+    @property
+    def short(self) -> str:
+        """For people: a hub id, or the last part of a local path."""
+        return self.name if self.on_hub else self.name.rstrip("/").rpartition("/")[2] or self.name
+
+
+class License(_Record):
+    """A licence, as a card's metadata has it."""
+
+    id: Name
+    name: Name | None = None
+    link: Name | None = None
+    source: Name
+    """The model it was inherited from."""
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """For a card's metadata."""
+        found = {"license": self.id, "license_name": self.name, "license_link": self.link}
+        return {key: value for key, value in found.items() if value}
+
+
+class Stage(_Record):
+    """One step from which a model resulted."""
+
+    kind: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+    """``upscale``, ``pretrain``, ``sft``, a preference method such as ``dpo``, ``merge_lora`` or ``merge``."""
+    result: Source
+    """The model or adapter that it wrote."""
+    sources: tuple[Source, ...] = Field(default=(), max_length=100)
+    """The models that it started from: one, or those that were merged."""
+    datasets: tuple[Source, ...] = Field(default=(), max_length=1000)
+    adapter: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")] | None = None
+    """``lora`` or ``qlora`` if an adapter was trained, or merged into the model."""
+    recipe: Annotated[str, Field(max_length=MAX_RECIPE_CHARACTERS)] | None = None
+    """The recipe that was run, with command-line overrides, as YAML: see `public.public_recipe`."""
+    versions: dict[Name, Name] = Field(default={}, max_length=100)
+    """Of the packages that ran it."""
+
+
+class Lineage(_Record):
+    """What a model was made from."""
+
+    format: Literal[1] = 1
+    bases: tuple[Source, ...] = Field(default=(), max_length=100)
+    """The models at the start: the base, and those that layers or weights were taken from too."""
+    plan: dict[str, Any] | None = None
+    """The layer plan (`LayerPlan.to_dict`); None if the model is not an upscaled one, or its layers were merged."""
+    stages: tuple[Stage, ...] = Field(default=(), max_length=MAX_STAGES)
+    """In order. Those of models that were merged come one model after the other."""
+    earlier_unknown: bool = False
+    """Whether the model was trained before in ways that nobody recorded."""
+    licenses: tuple[License, ...] = Field(default=(), max_length=100)
+    """The licences of its bases that differ; the first is the one that the card states."""
+    unlicensed: tuple[Name, ...] = Field(default=(), max_length=100)
+    """Those of its bases that state no licence."""
+    language: tuple[Name, ...] = Field(default=(), max_length=500)
+
+    @field_validator("plan")
+    @classmethod
+    def _is_plan(cls, plan: dict[str, Any] | None) -> dict[str, Any] | None:
+        if plan is not None:
+            try:
+                LayerPlan.from_dict(plan)
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"expected a layer plan ({type(error).__name__}: {error})") from None
+        return plan
+
+    @property
+    def layer_plan(self) -> LayerPlan | None:
+        """The plan, read."""
+        return None if self.plan is None else LayerPlan.from_dict(self.plan)
+
+    @property
+    def result(self) -> Source | None:
+        """What the last stage wrote."""
+        return self.stages[-1].result if self.stages else None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is the lineage of an adapter that was not merged."""
+        return bool(self.stages) and self.stages[-1].adapter is not None and self.stages[-1].kind != "merge_lora"
+
+    @property
+    def hub_parents(self) -> list[Source]:
+        """The nearest models on the hub that this one was made from: the metadata ``base_model`` of its card.
+
+        A stage that started from a local model stands for what that model was made from.
+        """
+        found = self._parents(len(self.stages) - 1) if self.stages else list(self.bases)
+        return [*{source.name: source for source in found if source.on_hub}.values()]
+
+    def _parents(self, number: int) -> list[Source]:
+        found: list[Source] = []
+        for source in self.stages[number].sources:
+            earlier = [i for i in range(number) if self.stages[i].result.name == source.name]
+            if source.on_hub:
+                found.append(source)
+            elif earlier:
+                written = self.stages[earlier[-1]].result
+                found += [written] if written.on_hub else self._parents(earlier[-1])
+            else:
+                found += self.bases
+        return found or list(self.bases)
+
+    def then(self, stage: Stage) -> Lineage:
+        """This lineage with one more stage."""
+        return self.model_copy(update={"stages": (*self.stages, stage)[-MAX_STAGES:]})
+
+
+def read(folder: Path) -> Lineage | None:
+    """The lineage of the model or adapter in a folder; None if it says nothing about it.
+
+    Without a lineage file the record in config.json gives the base and the plan, and the stages stay unknown; only of a
+    model that is not trained yet (`marker.MARKER`) is the one stage known.
+
+    Raises:
+        CheckpointError: The file, or the record in config.json, cannot be read.
+        OSError: A file cannot be read.
+    """
+    path = folder / LINEAGE_FILE
+    if path.exists() and not leads_out(path, folder):
+        try:
+            return Lineage.model_validate(read_json_object(path))
+        except ValidationError as error:
+            lines = "; ".join(invalid(error).splitlines()[:5])
+            raise CheckpointError(
+                f"{path}: not a lineage of this version of solar_plugins ({lines}); remove the file, or restore it"
+            ) from None
+    if not (folder / CONFIG).exists():
+        return None
+    return of_config(folder, read_json_object(folder / CONFIG))
+
+
+def of_config(folder: Path, config: Any) -> Lineage | None:
+    """The lineage that the record in a model's config gives; None without one.
+
+    Raises:
+        CheckpointError: The record cannot be read.
+        OSError: The model's card cannot be read.
+    """
+    record = config.get(PROVENANCE_KEY)
+    if record is None:
+        return None
+    try:
+        plan = LayerPlan.from_dict(record["plan"])
+        base = Source(name=record["base_model"], revision=record["base_revision"], on_hub=bool(record["base_revision"]))
+    except (SolarError, KeyError, TypeError, ValidationError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIG}: the record {PROVENANCE_KEY!r} cannot be read ({' '.join(str(error).split()):.200}); "
+            "restore or remove it"
+        ) from None
+    donors = [Source(name=one.name, revision=one.revision, on_hub=bool(one.revision)) for one in plan.donors]
+    bases = (base, *donors)
+    untrained = _is_untrained(folder)
+    result = Source(name=f"{base.short}-{len(plan)}-layers")
+    stages = (Stage(kind="upscale", result=result, sources=bases),)
+    found = Lineage(bases=bases, plan=plan.to_dict(), stages=stages, earlier_unknown=not untrained)
+    return with_license(found, folder, base.short)
+
+
+def _is_untrained(folder: Path) -> bool:
+    try:
+        read_marker(folder)
+    except SolarError:
+        return False
+    return (folder / MARKER).is_file()
+
+
+def with_license(lineage: Lineage, folder: Path, source: str) -> Lineage:
+    """The lineage with the licence and the languages that a model's card states, or with the fact that it has none.
+
+    Args:
+        lineage: The lineage.
+        folder: The model's.
+        source: Its name.
+    """
+    front, _ = split_card(read_card(folder))
+    licenses, unlicensed = list(lineage.licenses), list(lineage.unlicensed)
+    try:
+        found = License(
+            id=front["license"], name=front.get("license_name"), link=front.get("license_link"), source=source
+        )
+    except (KeyError, ValidationError):
+        unlicensed = [*dict.fromkeys([*unlicensed, source])]
+    else:
+        licenses += [found] if found.fields not in [one.fields for one in licenses] else []
+    languages = front.get("language") or ()
+    named = [languages] if isinstance(languages, str) else languages if isinstance(languages, list) else []
+    language = (*lineage.language, *(one for one in named if isinstance(one, str) and one.isprintable() and one))
+    return lineage.model_copy(
+        update={"licenses": (*licenses,), "unlicensed": (*unlicensed,), "language": (*dict.fromkeys(language),)}
+    )
+
+
+def write(folder: Path, lineage: Lineage) -> None:
+    """Write the lineage of the model or adapter in a folder.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = lineage.model_dump(exclude_defaults=True) | {"format": lineage.format}
+    write_file(folder / LINEAGE_FILE, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def model_source(name: str, revision: str | None = None) -> Source:
+    """A model as a user named it in a recipe: what is not a directory and looks like a hub id is on the hub."""
+    if is_hub_id(name) and not Path(name).expanduser().exists():
+        return Source(name=name, revision=revision, on_hub=True)
+    return Source(name=public_name(name))
+
+
+def merged(lineages: Iterable[Lineage]) -> Lineage:
+    """The lineages of several models as one: their stages one after the other, what is common once."""
+    found = list(lineages)
+    plans = [one.plan for one in found]
+    licenses: dict[str, License] = {}
+    for one in (license_ for lineage in found for license_ in lineage.licenses):
+        licenses.setdefault(json.dumps(one.fields, sort_keys=True), one)
+
+    def united(key: str) -> tuple[Any, ...]:
+        parts = [part for one in found for part in getattr(one, key)]
+        return tuple(part for number, part in enumerate(parts) if part not in parts[:number])
+
+    return Lineage(
+        bases=united("bases"),
+        plan=plans[0] if plans and all(plan == plans[0] for plan in plans) else None,
+        stages=united("stages")[-MAX_STAGES:],
+        earlier_unknown=any(one.earlier_unknown for one in found),
+        licenses=tuple(licenses.values()),
+        unlicensed=united("unlicensed"),
+        language=united("language"),
+    )
