@@ -7,8 +7,9 @@
 
 Needs one 80 GB GPU, 40 GB of disk, 32 GB of memory. Each run's metrics are saved when it ends. The same command
 resumes: finished steps and runs are not measured again, except with ``--again``. A step that reaches its time limit
-keeps what it has. README.md in this folder says in which order to run the steps if you have a GPU for half an hour, and
-how to copy everything to a machine without a network.
+keeps what it has. ``--at-once 2`` uses the GPU better where time is not measured. README.md in this folder says in
+which order to run the steps if you have a GPU for half an hour, and how to copy everything to a machine without a
+network.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
-sys.path.insert(0, str(REPOSITORY / "scripts" / "benchmarks"))  # processes.py
+sys.path[:0] = [str(REPOSITORY / "scripts" / name) for name in ("benchmarks", "study")]  # processes.py, study_arms.py
 
 from gpu_report import write_report  # noqa: E402
 from gpu_runs import Check, Clock, OutOfTimeError, Results  # noqa: E402
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "steps", nargs="*", metavar="STEP", help=f"one of {', '.join(STEPS)}; default: all, in this order"
     )
     parser.add_argument("--minutes", type=float, default=30.0, help="time limit per step (30)")
+    parser.add_argument(
+        "--at-once", type=int, default=1, metavar="N", help="runs that share the GPU, in recovery and memory (1)"
+    )
     parser.add_argument("--again", action="store_true", help="measure these steps again")
     parser.add_argument("--tiny", action="store_true", help="rehearse on a CPU; needs --output")
     parser.add_argument("--folder", type=Path, default=Path("runs/gpu"), help="checkpoints, logs, data (runs/gpu)")
@@ -69,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _make_tiny_data(options.folder)
     output = options.output or REPOSITORY / "docs" / "gpu"
     complete = all([
-        _run_step(name, settings, options.folder.resolve(), output, options.minutes, options.again)
+        _run_step(name, settings, options.folder.resolve(), output, options)
         for name in options.steps or STEPS
     ])  # fmt: skip
     print(write_report(output).read_text())
@@ -93,9 +97,9 @@ def _make_tiny_data(folder: Path) -> None:
         write_split(split(topic_documents()), folder / DATA, {"pydoc_data": {"version": platform.python_version()}})
 
 
-def _run_step(name: str, settings: Settings, folder: Path, output: Path, minutes: float, again: bool) -> bool:
+def _run_step(name: str, settings: Settings, folder: Path, output: Path, options: argparse.Namespace) -> bool:
     """Run a step, and return whether it is finished."""
-    results = Results(output / f"{name}.json", again=again)
+    results = Results(output / f"{name}.json", again=options.again)
     sizes = _sizes(settings)
     if results.settings and {key: results.settings.get(key) for key in sizes} != sizes:
         print(f"{name}: {results.path} was measured with other sizes; --again measures again, --output keeps both")
@@ -107,10 +111,10 @@ def _run_step(name: str, settings: Settings, folder: Path, output: Path, minutes
     folder.mkdir(parents=True, exist_ok=True)
     results.settings = sizes | _described(folder)
     try:
-        STEPS[name](Check(settings, folder, Clock(minutes), results))
+        STEPS[name](Check(settings, folder, Clock(options.minutes), results, options.at_once))
     except OutOfTimeError:
         results.write()
-        print(f"{name}: time limit of {minutes:g} minutes reached; run the same command to resume", flush=True)
+        print(f"{name}: time limit of {options.minutes:g} minutes reached; run the same command to resume", flush=True)
         return False
     results.finish()
     return results.finished

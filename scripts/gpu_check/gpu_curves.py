@@ -1,16 +1,13 @@
-"""Curves of the recovery runs, the best learning rates, and where the curves cross. Pure functions."""
+"""Curves of the recovery runs, the best learning rates, differences, and where curves cross. Pure functions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
-from solar_plugins.evaluation.loss import Difference, Loss, difference
+from solar_plugins.evaluation.loss import Loss
 
-BASE, UPSCALED = "base", "upscaled"
-MODELS = (BASE, UPSCALED)
 TEST, VALIDATION = "test.jsonl", "validation.jsonl"
 
 Run = Mapping[str, Any]
@@ -21,25 +18,23 @@ class Point(NamedTuple):
 
     Args:
         tokens: Training tokens so far.
-        seconds: Training time so far, without evaluations.
         loss: With one window per document.
     """
 
     tokens: int
-    seconds: float
     loss: Loss
 
 
 class Rate(NamedTuple):
-    """A model's best learning rate.
+    """An arm's best learning rate.
 
     Args:
         value: The rate.
-        at_edge: It is the lowest or highest of several that were tried, so a better one may lie outside.
+        tried: All that were tried, ascending.
     """
 
     value: float
-    at_edge: bool
+    tried: tuple[float, ...]
 
 
 def document_loss(evaluation: Mapping[str, Any], kind: str | None = None) -> Loss:
@@ -55,11 +50,7 @@ def kinds(run: Run) -> list[str]:
 
 def curve(run: Run, kind: str | None = None) -> list[Point]:
     """The points of a run, starting before training."""
-    return [
-        Point(found["tokens"], math.fsum(run["step_seconds"][: found["step"]]), document_loss(found, kind))
-        for found in run["evaluations"]
-        if found["file"] == TEST
-    ]
+    return [Point(found["tokens"], document_loss(found, kind)) for found in run["evaluations"] if found["file"] == TEST]
 
 
 def validation_loss(run: Run) -> float:
@@ -68,37 +59,53 @@ def validation_loss(run: Run) -> float:
     return document_loss(found).nats_per_token
 
 
-def best_rate(runs: Iterable[Run], model: str, seed: int) -> Rate | None:
-    """The learning rate with the lowest validation loss; None if the model was not trained with that seed."""
-    losses = {
-        run["learning_rate"]: validation_loss(run) for run in runs if (run["model"], run["seed"]) == (model, seed)
-    }
-    if not losses:
-        return None
-    value = min(losses, key=losses.__getitem__)
-    return Rate(value, len(losses) > 1 and value in (min(losses), max(losses)))
+def best_rate(runs: Iterable[Run], arm: str, seed: int) -> Rate | None:
+    """The learning rate with the lowest validation loss; None if the arm was not trained with that seed."""
+    losses = {run["learning_rate"]: validation_loss(run) for run in runs if (run["arm"], run["seed"]) == (arm, seed)}
+    return Rate(min(losses, key=losses.__getitem__), tuple(sorted(losses))) if losses else None
 
 
-def select(runs: Iterable[Run], model: str, rate: float, seed: int) -> Run | None:
-    """The run of a model, rate and seed, if there is one."""
-    found = [run for run in runs if (run["model"], run["learning_rate"], run["seed"]) == (model, rate, seed)]
-    return found[0] if found else None
+def best_runs(runs: Sequence[Run], seeds: Sequence[int]) -> dict[str, dict[int, Run]]:
+    """For each arm that was trained with the first seed: its runs at the rate that was best there, by seed."""
+    found: dict[str, dict[int, Run]] = {}
+    for arm in dict.fromkeys(run["arm"] for run in runs):
+        best = best_rate(runs, arm, seeds[0])
+        if best:
+            of_rate = {run["seed"]: run for run in runs if (run["arm"], run["learning_rate"]) == (arm, best.value)}
+            found[arm] = {seed: of_rate[seed] for seed in seeds if seed in of_rate}
+    return found
 
 
-def crossing(base: Sequence[Point], upscaled: Sequence[Point]) -> float | None:
-    """The tokens after which the upscaled model stays below the base, interpolated linearly; None if it ends above.
+def mean_curve(runs: Mapping[int, Run], seeds: Iterable[int], kind: str | None = None) -> list[Point]:
+    """The points of runs with several seeds, each document's nats averaged over the seeds."""
+    curves = [curve(runs[seed], kind) for seed in seeds]
+    return [Point(points[0].tokens, _mean([point.loss for point in points])) for points in zip(*curves, strict=True)]
+
+
+def _mean(losses: Sequence[Loss]) -> Loss:
+    by_document = zip(*(loss.window_nats for loss in losses), strict=True)
+    return Loss(tuple(math.fsum(nats) / len(losses) for nats in by_document), losses[0].window_tokens)
+
+
+def same_seeds(runs: Mapping[int, Run], others: Mapping[int, Run]) -> list[int]:
+    """The seeds that two arms were both trained with."""
+    return [seed for seed in runs if seed in others]
+
+
+def crossing(base: Sequence[Point], other: Sequence[Point]) -> float | None:
+    """The tokens after which another model stays below the base, interpolated linearly; None if it ends above.
 
     Both curves have points at the same tokens.
 
     Example:
         >>> def points(*losses):
-        ...     return [Point(100 * i, 0.0, Loss((loss,), (1,))) for i, loss in enumerate(losses)]
+        ...     return [Point(100 * i, Loss((loss,), (1,))) for i, loss in enumerate(losses)]
         >>> crossing(points(3.0, 3.0, 3.0), points(4.0, 3.5, 2.5))
         150.0
         >>> crossing(points(3.0, 3.0, 3.0), points(4.0, 2.9, 3.1)) is None
         True
     """
-    above = [point.loss.nats_per_token - below.loss.nats_per_token for below, point in zip(base, upscaled, strict=True)]
+    above = [point.loss.nats_per_token - below.loss.nats_per_token for below, point in zip(base, other, strict=True)]
     if above[-1] >= 0:
         return None
     last = max((number for number, excess in enumerate(above) if excess >= 0), default=None)
@@ -106,23 +113,3 @@ def crossing(base: Sequence[Point], upscaled: Sequence[Point]) -> float | None:
         return 0.0
     share = above[last] / (above[last] - above[last + 1])
     return base[last].tokens + share * (base[last + 1].tokens - base[last].tokens)
-
-
-def difference_at(base: Sequence[Point], upscaled: Sequence[Point], index: int) -> Difference:
-    """The upscaled model's loss minus the base's at a point."""
-    return difference(upscaled[index].loss, base[index].loss)
-
-
-def loss_at_seconds(points: Sequence[Point], seconds: float) -> float:
-    """The loss after some seconds of training, interpolated linearly; after the last point, its loss.
-
-    Example:
-        >>> loss_at_seconds([Point(0, 0.0, Loss((4.0,), (1,))), Point(9, 10.0, Loss((3.0,), (1,)))], 5.0)
-        3.5
-    """
-    for before, after in pairwise(points):
-        if seconds < after.seconds:
-            share = (seconds - before.seconds) / (after.seconds - before.seconds)
-            low, high = before.loss.nats_per_token, after.loss.nats_per_token
-            return low + share * (high - low)
-    return points[-1].loss.nats_per_token

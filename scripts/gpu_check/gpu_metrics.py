@@ -89,7 +89,6 @@ class Recorder(TrainerCallback):
             "four_bit_tensors": sum(type(parameter).__name__ == "Params4bit" for parameter in model.parameters()),
             "plugin_loaded": "solar_plugins" in sys.modules,
             "host_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "order_sha256": self.order.hexdigest(),
             "losses": [entry["loss"] for entry in state.log_history if "loss" in entry],
             "step_seconds": self.step_seconds,
             "step_tokens": self.step_tokens,
@@ -105,7 +104,14 @@ class Recorder(TrainerCallback):
         documents = held_out_documents(model, self.trainer.processing_class, os.environ["GPU_CHECK_HELD_OUT"], file)
         model.train()
         self.evaluations.append(
-            {"step": step, "tokens": self.tokens, "file": file, "seconds": now() - begin, "documents": documents}
+            {
+                "step": step,
+                "tokens": self.tokens,
+                "order_sha256": self.order.hexdigest(),
+                "file": file,
+                "seconds": now() - begin,
+                "documents": documents,
+            }
         )
 
 

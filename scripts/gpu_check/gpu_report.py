@@ -8,21 +8,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gpu_curves import (
-    BASE,
-    MODELS,
-    UPSCALED,
-    Run,
-    best_rate,
-    crossing,
-    curve,
-    difference_at,
-    kinds,
-    loss_at_seconds,
-    select,
-)
+from gpu_curves import Run, best_rate, best_runs, crossing, curve, kinds, mean_curve, same_seeds
+from study_arms import BASE, SOLAR
 
-from solar_plugins.evaluation.loss import Difference
+from solar_plugins.evaluation.loss import Difference, difference
 
 Step = Mapping[str, Any]
 
@@ -197,83 +186,96 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 
 def _comparable(step: Step) -> bool:
-    """Whether both models were trained with the first seed."""
-    seed, runs = step["settings"]["seeds"][0], step["runs"].values()
-    return all(best_rate(runs, model, seed) for model in MODELS)
+    """Whether the base and another arm were trained with the first seed."""
+    best = best_runs(list(step["runs"].values()), step["settings"]["seeds"])
+    return BASE in best and len(best) > 1
 
 
 def recovery_section(step: Step) -> str:
-    """Every run, and the result of the best ones for each seed."""
-    runs = list(step["runs"].values())
-    rows = [
+    """Each arm at its best rate against the base and DUS, then every run."""
+    runs, seeds, settings = list(step["runs"].values()), step["settings"]["seeds"], step["settings"]
+    names = kinds(runs[0]) if runs else []
+    head = "| arm | learning rate | seed | training tokens | loss before | loss after |"
+    head += "".join(f" after: {name} |" for name in names)
+    every = [
         [
-            run["model"],
+            run["arm"],
             f"{run['learning_rate']:.0e}",
             str(run["seed"]),
-            f"{run['parameters']:,}",
             f"{run['step_tokens'][-1]:,}",
-            f"{sum(run['step_seconds']):.0f} s",
             *(f"{curve(run)[index].loss.nats_per_token:.3f}" for index in (0, -1)),
-            *(f"{curve(run, kind)[-1].loss.nats_per_token:.3f}" for kind in kinds(run)),
+            *(f"{curve(run, kind)[-1].loss.nats_per_token:.3f}" for kind in names),
         ]
         for run in runs
     ]
-    names = kinds(runs[0]) if runs else []
-    head = "| model | learning rate | seed | parameters | training tokens | training time | loss before | loss after |"
-    head += "".join(f" after: {name} |" for name in names)
-    picture = f"![Held-out loss of base and upscaled model]({PICTURE})\n\n" if _comparable(step) else ""
-    verdicts = [_verdict(step, runs, seed) for seed in step["settings"]["seeds"]]
-    return "\n".join([
+    picture = f"![Held-out loss of each arm over training tokens, and its difference from the base]({PICTURE})\n\n"
+    lines = [
         "## Recovery",
         "",
-        picture + "\n".join(filter(None, verdicts)),
+        (picture if _comparable(step) else "") + _table(ARMS_HEAD, _arm_rows(runs, seeds)),
         "",
-        _table(head, rows),
+        "The arms are those of [the study](../study.md). All saw the same tokens in the same order with the same "
+        "schedule (a hash of the batches is compared), "
+        f"{settings['recovery_batch']} x {settings['sequence_tokens']} tokens per step; *equal compute* means more "
+        "steps, by the ratio of the parameters of DUS and the base. Losses are in nats per token on held-out documents "
+        "that were used neither for training nor for choosing settings; each arm's learning rate was chosen on other "
+        "held-out documents, with the first seed. Differences are paired on documents, over the seeds that both arms "
+        "have; ± is one standard error over documents. *Below the base from*: the tokens after which the loss stays "
+        "below that of the base trained on as many tokens. In the picture each arm has its best rate and the mean of "
+        "its seeds; bands are two standard errors.",
         "",
-        "Both models saw the same tokens in the same order with the same schedule (a hash of all batches is compared). "
-        "Losses are in nats per token on held-out documents that were used neither for training nor for choosing "
-        "settings; each model's learning rate was chosen on other held-out documents. Errors are standard errors over "
-        "documents. In the picture each model's best rate with the first seed is thick, everything else is thin; bands "
-        "are plus and minus two standard errors.",
-    ])  # fmt: skip
+        "Every run:",
+        "",
+        _table(head, every),
+    ]
+    return "\n".join(lines)
 
 
-def _verdict(step: Step, runs: Sequence[Run], seed: int) -> str | None:
-    """The result of the runs with a seed, at each model's best learning rate with the first seed."""
-    first = step["settings"]["seeds"][0]
-    rates = {model: best_rate(runs, model, first) for model in MODELS}
-    if not all(rates.values()):
-        return None
-    found = {model: select(runs, model, rates[model].value, seed) for model in MODELS}
-    if not all(found.values()):
-        return None
-    base, upscaled = (curve(found[model]) for model in (BASE, UPSCALED))
-    start, above = (difference_at(base, upscaled, index) for index in (0, -1))
-    crossed = crossing(base, upscaled)
-    error = f" ± {above.standard_error:.3f}" if above.standard_error is not None else ""
-    unsure = " (less than two standard errors, so not significant)" if _is_unsure(above) else ""
-    passed = (
-        f"overtook the base for good after {crossed / 1e6:.2f} M tokens" if crossed is not None
-        else "did not overtake the base"
-    )  # fmt: skip
-    seconds = base[-1].seconds
-    then = loss_at_seconds(upscaled, seconds) - base[-1].loss.nats_per_token
-    edge = [model for model in MODELS if rates[model].at_edge]
-    note = f" The best rate of {' and '.join(edge)} is at the edge of the range." if edge and seed == first else ""
-    return (
-        f"Seed {seed}: the upscaled model {passed}. Its loss began {_above(start.nats_per_token)} the base's and ended "
-        f"{_above(above.nats_per_token, error)} it after {base[-1].tokens / 1e6:.2f} M tokens{unsure}. After the "
-        f"base's training time of {seconds:.0f} s, before the end of its own schedule, it was "
-        f"{_above(then)} the base's final loss.{note}\n"
-    )
+ARMS_HEAD = (
+    "| arm | layers | parameters, trained | learning rate (tried) | loss before | loss after, by seed | "
+    "vs. base, equal tokens | vs. DUS | below the base from |"
+)
 
 
-def _is_unsure(found: Difference) -> bool:
-    return found.standard_error is not None and abs(found.nats_per_token) < 2 * found.standard_error
+def _arm_rows(runs: Sequence[Run], seeds: Sequence[int]) -> list[list[str]]:
+    best, rows = best_runs(runs, seeds), []
+    for arm, by_seed in best.items():
+        rate, run = best_rate(runs, arm, seeds[0]), by_seed[seeds[0]]
+        assert rate is not None
+        tried = ", ".join(f"{value:.0e}" for value in rate.tried)
+        rows.append([
+            arm,
+            str(run["num_layers"]),
+            f"{run['parameters'] / 1e6:.0f} M, {run['trained_parameters'] / 1e6:.0f} M",
+            f"{rate.value:.0e} ({tried})",
+            f"{curve(run)[0].loss.nats_per_token:.3f}",
+            ", ".join(f"{curve(run)[-1].loss.nats_per_token:.3f}" for run in by_seed.values()),
+            *(_over(by_seed, best[other]) if arm != other and other in best else "" for other in (BASE, SOLAR)),
+            _passed(by_seed, best[BASE]) if arm != BASE and BASE in best else "",
+        ])  # fmt: skip
+    return rows
 
 
-def _above(nats: float, error: str = "") -> str:
-    return f"{abs(nats):.3f}{error} {'below' if nats < 0 else 'above'}"
+def _over(runs: Mapping[int, Run], others: Mapping[int, Run]) -> str:
+    """The final loss of an arm minus another's."""
+    seeds = same_seeds(runs, others)
+    return signed(difference(mean_curve(runs, seeds)[-1].loss, mean_curve(others, seeds)[-1].loss))
+
+
+def signed(found: Difference) -> str:
+    """A difference with its error, for example ``+0.123 ± 0.004``."""
+    error = f" ± {found.standard_error:.3f}" if found.standard_error is not None else ""
+    return f"{found.nats_per_token:+.3f}{error}"
+
+
+def _passed(runs: Mapping[int, Run], base: Mapping[int, Run]) -> str:
+    """From when on the arm is below the base; empty if their tokens differ."""
+    seeds = same_seeds(runs, base)
+    points, reference = mean_curve(runs, seeds), mean_curve(base, seeds)
+    if [point.tokens for point in points] != [point.tokens for point in reference]:
+        return ""
+    tokens = crossing(reference, points)
+    return "never" if tokens is None else f"{tokens / 1e6:.2f} M tokens"
 
 
 SECTIONS: dict[str, Callable[[Step], str]] = {

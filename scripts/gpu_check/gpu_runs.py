@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import RLock
 from typing import Any, NamedTuple
 
 import yaml
@@ -56,6 +58,8 @@ class Clock:
 class Results:
     """The metrics of a step. The file is rewritten after each run, with one line per run, so that nothing is lost.
 
+    Threads may add runs at once.
+
     Args:
         path: The JSON file.
         again: Discard its contents.
@@ -68,16 +72,19 @@ class Results:
         self.settings: dict[str, Any] = known.get("settings", {})
         self.runs: dict[str, Any] = known.get("runs", {})
         self.failures: dict[str, str] = {}
+        self.lock = RLock()
 
     def add(self, name: str, metrics: Mapping[str, Any]) -> None:
-        self.runs[name] = dict(metrics)
-        self.write()
+        with self.lock:
+            self.runs[name] = dict(metrics)
+            self.write()
 
     def fail(self, name: str, text: str) -> None:
         """Record why a run failed. A later call tries it again."""
-        self.failures[name] = text
         print(f"  {name}: FAILED; {text[-1500:]}", flush=True)
-        self.write()
+        with self.lock:
+            self.failures[name] = text
+            self.write()
 
     def finish(self) -> None:
         self.finished = not self.failures
@@ -101,12 +108,14 @@ class Check(NamedTuple):
         folder: The work folder, absolute.
         clock: The step's time limit.
         results: Where its metrics go.
+        at_once: Runs that share the GPU, where a step does not measure time.
     """
 
     settings: Settings
     folder: Path
     clock: Clock
     results: Results
+    at_once: int = 1
 
 
 def run_limited(command: Sequence[str | Path], folder: Path, name: str, clock: Clock, **env: str) -> Usage:
@@ -209,6 +218,17 @@ def attempt(check: Check, name: str, measure: Callable[[], dict[str, Any]]) -> d
         return None
     check.results.add(name, metrics)
     return metrics
+
+
+def attempt_all(check: Check, runs: Iterable[tuple[str, Callable[[], dict[str, Any]]]]) -> None:
+    """Several runs, by name, of which ``check.at_once`` share the GPU. They start in the given order.
+
+    Raises:
+        OutOfTimeError: The limit was reached. Runs that had started are saved if they ended before it.
+    """
+    with ThreadPoolExecutor(check.at_once) as pool:
+        for _ in pool.map(lambda run: attempt(check, *run), runs):
+            pass
 
 
 def make_base(check: Check) -> None:

@@ -45,10 +45,13 @@ class Settings:
         memory_steps: Optimizer steps of a memory run.
         throughput_steps: Steps of a throughput run, of which the first `warm_up_steps` are not counted.
         throughput_rounds: Runs with, and without, the plugin.
-        recovery_steps: Steps of a recovery run.
+        recovery_batch: Sequences per step of a recovery run. Two runs at once fit in 80 GB.
+        recovery_steps: Its steps, at equal tokens.
         eval_every: Steps between two evaluations in it.
-        learning_rates: For both models, the most likely one first.
-        seeds: The first for every learning rate, the others for each model's best.
+        probed: Where the repeated block of the probe's best plan begins.
+        learning_rates: Where every weight is trained, the most likely one first.
+        some_layers_rates: The same where only some layers are.
+        seeds: The first for every learning rate, the others for each arm's best.
     """
 
     tiny: bool = False
@@ -68,9 +71,12 @@ class Settings:
     throughput_steps: int
     warm_up_steps: int
     throughput_rounds: int
+    recovery_batch: int
     recovery_steps: int
     eval_every: int
+    probed: int
     learning_rates: tuple[float, ...]
+    some_layers_rates: tuple[float, ...]
     seeds: tuple[int, ...]
 
 
@@ -92,9 +98,12 @@ GPU = Settings(
     throughput_steps=60,
     warm_up_steps=10,
     throughput_rounds=3,
-    recovery_steps=360,
-    eval_every=30,
-    learning_rates=(3.0e-4, 1.0e-4, 9.0e-4),
+    recovery_batch=8,
+    recovery_steps=480,
+    eval_every=60,
+    probed=2,
+    learning_rates=(3.0e-4, 1.0e-3, 1.0e-4),
+    some_layers_rates=(1.0e-3, 3.0e-3, 3.0e-4),
     seeds=(42, 43),
 )
 
@@ -127,9 +136,12 @@ TINY = Settings(
     throughput_steps=3,
     warm_up_steps=1,
     throughput_rounds=1,
+    recovery_batch=2,
     recovery_steps=4,
     eval_every=2,
+    probed=1,
     learning_rates=(1.0e-3,),
+    some_layers_rates=(1.0e-3,),
     seeds=(42,),
 )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_recovery import recovery
-from gpu_runs import HERE, SOLAR, Check, attempt, estimated_memory, make_base, run_limited, train
+from gpu_runs import HERE, SOLAR, Check, attempt, attempt_all, estimated_memory, make_base, run_limited, train
 from gpu_settings import CACHE, LARGE, LARGE_UPSCALED, SOLAR_PLUGIN, Recipe, Settings, adapter_recipe, small_recipe
 
 QLORA, LORA = "solar_sft_qlora.yml", "solar_sft_lora.yml"
@@ -94,12 +94,18 @@ def _train_qlora(check: Check) -> dict[str, Any]:
 
 def memory(check: Check) -> None:
     """Peak memory of several setups against ``solar plan --memory``."""
-    for name, recipe in memory_setups(check.settings, check.folder):
-        if recipe["base_model"] == LARGE_UPSCALED:
-            _require_upscaled(check)
-        elif check.settings.small_base is None:
-            make_base(check)
-        attempt(check, name, partial(_against_estimate, check, f"memory-{_file_name(name)}", recipe))
+    if check.settings.small_base is None:
+        make_base(check)
+    attempt_all(check, (
+        (name, partial(_memory_of, check, f"memory-{_file_name(name)}", recipe))
+        for name, recipe in memory_setups(check.settings, check.folder)
+    ))  # fmt: skip
+
+
+def _memory_of(check: Check, name: str, recipe: Recipe) -> dict[str, Any]:
+    if recipe["base_model"] == LARGE_UPSCALED:
+        _require_upscaled(check)
+    return _against_estimate(check, name, recipe)
 
 
 def memory_setups(settings: Settings, folder: Path) -> Iterator[tuple[str, Recipe]]:

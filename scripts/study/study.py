@@ -21,86 +21,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from commands import PROGRAMS, warm, warm_server
+from study_arms import DUS, EVERY_WEIGHT, LAYERS, STARTS, STEPS, TARGET, Arm, Solar, arms, repeated
 from study_figures import nats_per_token
 
 from solar_plugins.plugins.recipe_packs import recipe_directory
-from solar_plugins.report.plan_report import plan_for_base
-from solar_plugins.solar_block import InitArgs
 
-LAYERS, TARGET = 30, 48
 SEQUENCE_LEN, PROBE_LEN = 256, 129
-STEPS = 60
 PLANS = 10
 SEEDS = (0, 1, 2)
-EVERY_WEIGHT, SOME_LAYERS = (5e-5, 1e-4, 2e-4), (1e-4, 2e-4, 4e-4)
-"""Learning rates: those around the demo's, and higher ones where few layers learn."""
 AT_ONCE = 2
 """Runs at a time, with one thread each: at this size two threads in one run take more CPU time for the same steps."""
 HELD_OUT = 3
 """Every third article of the demo's training set, and all of its held-out set, are held out here."""
 
-Solar = Mapping[str, Any]
-
-
-class Arm(NamedTuple):
-    """A way to spend the same tokens.
-
-    Args:
-        name: In tables.
-        solar: The recipe's block; None: the base itself is trained.
-        rates: Learning rates that are tried.
-        steps: Optimizer steps of one sequence each.
-    """
-
-    name: str
-    solar: Solar | None
-    rates: tuple[float, ...] = EVERY_WEIGHT
-    steps: int = STEPS
-
-
-def repeated(start: int) -> Solar:
-    """The plan of 48 layers that repeats the block ``[start, start + 18)``."""
-    end = start + TARGET - LAYERS
-    return {"init": {"strategy": "slices", "slices": [[0, end], [start, LAYERS]]}}
-
-
-STARTS = range(LAYERS - (TARGET - LAYERS) + 1)
-DUS = (LAYERS - (TARGET - LAYERS)) // 2
-"""Where SOLAR's symmetric cut begins its repeated block: m."""
-
 
 def block_name(start: int) -> str:
     """A repeated block, for people."""
     return f"[{start}, {start + TARGET - LAYERS})"
-
-
-def arms(best: int, base: str) -> tuple[Arm, ...]:
-    """The arms, with the probe's best plan.
-
-    Args:
-        best: Where its repeated block begins.
-        base: The base's folder.
-    """
-    seam = {"layers": "seam", "around": 4}
-    scaled = {"init": {**repeated(DUS)["init"], "duplicates": {"initializer": "scaled", "factor": 0.5}}}
-    expansion = {"init": {"strategy": "block_expansion", "new_layers": 15}, "train": {"layers": "new"}}
-    size = plan_for_base(base, None, InitArgs.model_validate(repeated(DUS)["init"]))
-    assert size.size is not None
-    assert size.base_size is not None
-    equal = round(STEPS * size.size.parameters / size.base_size.parameters)
-    return (
-        Arm("the base, equal tokens", None),
-        Arm("DUS", repeated(DUS)),
-        Arm("the probe's plan", repeated(best)),
-        Arm("the base, equal compute", None, steps=equal),
-        Arm("block expansion, new layers only", expansion, SOME_LAYERS),
-        Arm("DUS, seam only", repeated(DUS) | {"train": seam}, SOME_LAYERS),
-        Arm("DUS, copies scaled by 0.5", scaled),
-    )
 
 
 def run_key(solar: Solar | None, rate: float, seed: int, steps: int = STEPS) -> str:

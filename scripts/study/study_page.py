@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study import DUS, EVERY_WEIGHT, SEEDS, block_name, chosen, repeated, run_key
+from study import SEEDS, block_name, chosen, run_key
+from study_arms import BASE, DUS, EVERY_WEIGHT, SOLAR, repeated
 from study_figures import Run, SeededDifference, correlation, difference, nats_per_token, of_best_rate
 
 from solar_plugins.report.picture import CALM, FONTS, GRID, INK, MUTED, PAPER, SEAM, save_picture
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TEMPLATE = Path(__file__).with_name("study_page.md")
-CONTROL, SOLAR = "the base, equal tokens", "DUS"
 
 
 def plan_runs(record: Mapping[str, Any]) -> dict[int, Run]:
@@ -74,8 +74,7 @@ def _arm_rows(arms: Mapping[str, Sequence[Run]]) -> list[str]:
     for name, runs in arms.items():
         of_seeds = ", ".join(f"{nats_per_token(run):.3f}" for run in runs)
         over = [
-            _words(difference(runs, arms[other])) if name != other and other in arms else ""
-            for other in (CONTROL, SOLAR)
+            _words(difference(runs, arms[other])) if name != other and other in arms else "" for other in (BASE, SOLAR)
         ]
         rate, steps = runs[0]["rate"], runs[0]["steps"]
         minutes = sum(run["cpu_seconds"] for run in runs) / len(runs) / 60
@@ -117,9 +116,9 @@ def _draw_plans(axes: Axes, plans: Mapping[int, Run]) -> None:
 
 
 def _draw_arms(axes: Axes, arms: Mapping[str, Sequence[Run]]) -> None:
-    names = [name for name in arms if name != CONTROL and CONTROL in arms]
+    names = [name for name in arms if name != BASE and BASE in arms]
     for place, name in enumerate(reversed(names)):
-        found = difference(arms[name], arms[CONTROL])
+        found = difference(arms[name], arms[BASE])
         color = SEAM if name == SOLAR else CALM
         error = 2 * (found.all.standard_error or 0)
         axes.errorbar(found.all.nats_per_token, place, xerr=error, fmt="o", color=color, capsize=3, markersize=6)

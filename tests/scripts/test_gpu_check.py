@@ -9,8 +9,9 @@ import gpu_check
 import gpu_steps
 import pytest
 from gpu_curves import curve
-from gpu_pack import EXTRAS, Parts, required
+from gpu_pack import EXTRAS, Parts, package_files, required
 from gpu_random_base import MISTRAL_7B, OUTER
+from gpu_recovery import ORDER
 from gpu_runs import Check, Clock, OutOfTimeError, Results, train
 from gpu_settings import GPU, TINY, adapter_recipe, small_recipe
 from gpu_steps import LORA, QLORA, STEPS, as_trained, memory_setups
@@ -67,14 +68,19 @@ def test_the_estimate_does_not_grow_a_grown_checkpoint(tmp_path):
 
 def test_packed_parts_are_one_file_and_hold_the_packages_that_training_imports(tmp_path):
     data = bytes(range(256)) * 40
-    with lzma.open(Parts(tmp_path, 100), "wb") as file:
+    with lzma.open(Parts(tmp_path, "some", 100), "wb") as file:
         file.write(data)
     parts = sorted(tmp_path.iterdir())
     assert {path.stat().st_size for path in parts[:-1]} == {100}
     assert lzma.decompress(b"".join(path.read_bytes() for path in parts)) == data
     names = required("solar_plugins", EXTRAS)
-    assert names >= {"axolotl", "transformers", "peft", "datasets", "aiohttp", "bitsandbytes", "solar-plugins"}
+    assert names >= {"axolotl", "transformers", "peft", "datasets", "aiohttp", "bitsandbytes", "gguf", "solar-plugins"}
     assert not names & {"torch", "oci", "nvidia-cublas-cu13"}
+    assert "aiohttp" not in required("solar_plugins", EXTRAS, frozenset({"aiohttp"}))
+    packed = {str(place) for _, place in package_files(["bitsandbytes", "mistral-common"])}
+    assert {"bitsandbytes/__init__.py", "bitsandbytes/libbitsandbytes_cuda130.so"} <= packed
+    assert "mistral_common/data/tokenizer.model.v1" in packed
+    assert not [name for name in packed if "cuda12" in name or "tekken_" in name]
 
 
 @pytest.fixture
@@ -219,7 +225,9 @@ def rehearsal(tmp_path_factory):
     """Upscaling, QLoRA and recovery at tiny size, as real processes; memory and throughput share their code."""
     folder = tmp_path_factory.mktemp("rehearsal")
     steps = ["upscale", "qlora", "recovery"]
-    status = gpu_check.main([*steps, "--tiny", "--folder", str(folder / "work"), "--output", str(folder / "out")])
+    status = gpu_check.main(
+        [*steps, "--tiny", "--at-once", "2", "--folder", str(folder / "work"), "--output", str(folder / "out")]
+    )
     assert status == 0, (folder / "out" / "gpu.md").read_text()
     yield folder
     shutil.rmtree(folder)
@@ -246,10 +254,15 @@ def test_rehearsal_of_up_scaling_and_qlora(rehearsal):
 @pytest.mark.timeout(1800)  # the first of them makes the fixture: several whole runs
 def test_rehearsal_of_recovery(rehearsal):
     """A random model's loss begins near that of guessing: ln 32,000 = 10.373."""
-    base, upscaled = figures_of(rehearsal, "recovery").values()
-    assert (base["num_layers"], upscaled["num_layers"]) == (8, 12)
-    assert base["order_sha256"] == upscaled["order_sha256"]
+    runs = {run["arm"]: run for run in figures_of(rehearsal, "recovery").values()}
+    assert set(runs) == set(ORDER)
+    depths = {"the base, equal tokens": 8, "the base, equal compute": 8}
+    assert {arm: run["num_layers"] for arm, run in runs.items()} == dict.fromkeys(ORDER, 12) | depths
+    base, upscaled = runs["the base, equal tokens"], runs["DUS"]
     assert base["step_tokens"] == upscaled["step_tokens"]
+    assert len(runs["the base, equal compute"]["step_tokens"]) >= 4
+    for arm in ("block expansion, new layers only", "DUS, seam only"):
+        assert runs[arm]["trained_parameters"] < runs[arm]["parameters"]
     for run in (base, upscaled):
         points = curve(run)
         assert [found["step"] for found in run["evaluations"]] == [0, 2, 4, 4]

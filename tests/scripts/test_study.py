@@ -4,7 +4,8 @@ import random
 import statistics
 
 import pytest
-from study import DUS, STARTS, block_name, chosen, repeated
+from study import block_name, chosen
+from study_arms import DUS, STARTS, repeated
 from study_figures import correlation, difference, of_best_rate
 
 from solar_plugins.solar_block import InitArgs
