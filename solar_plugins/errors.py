@@ -25,6 +25,10 @@ class EvaluationError(SolarError):
     """Evaluation results cannot be used for the requested table."""
 
 
+class HubError(SolarError):
+    """A repository on the Hub cannot be found, read or written, or its answer cannot be used."""
+
+
 class PluginError(SolarError):
     """A plugin is missing or broken, or registers a name that is already taken."""
 

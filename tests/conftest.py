@@ -8,6 +8,7 @@ from pathlib import Path
 import commands
 import pytest
 import yaml
+from stand_in_hub import stand_in_hub
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"
@@ -147,6 +148,13 @@ def run():
 def run_warm():
     """The same for ``python``, Axolotl's and mergekit's programs, in a process that has them imported already."""
     return lambda *command, **options: commands.run(commands.warm(*command), **options)
+
+
+@pytest.fixture
+def hub():
+    """A `StandInHub`; use it from this process with ``hub.use(monkeypatch, home)``."""
+    with stand_in_hub() as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
