@@ -466,6 +466,27 @@ def check_recipes(path: Path, gpus: tuple[str, ...], as_json_text: bool) -> None
         raise SystemExit(1)
 
 
+@recipes.command("gallery")
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default="gallery.html",
+    show_default=True,
+    help="The HTML file to write.",
+)
+def gallery(folder: Path | None, output: Path) -> None:
+    """Write a page of all installed recipes, or of those below FOLDER: stage, base, layers, memory, status, results.
+
+    The page is one file that can be sorted and filtered in a browser, without a server. Nothing is downloaded.
+    """
+    from solar_plugins.sharing.gallery import entries_of, gallery_of_packs, write_gallery
+
+    entries = entries_of(folder) if folder else gallery_of_packs()
+    count = write_gallery(entries, output, f"Recipes in {folder.resolve().name}" if folder else "Recipes")
+    click.echo(f"{output}: {count} recipe{'' if count == 1 else 's'}")
+
+
 @solar.group()
 def cache() -> None:
     """List and remove the upscaled checkpoints that recipes have cached."""

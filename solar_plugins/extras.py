@@ -12,6 +12,7 @@ EXTRA_OF: Mapping[str, str] = {
     "solar probe": "probe",
     "solar report": "report",
     "solar report on test_datasets of type solar_plugins.*": "axolotl",
+    "solar recipes gallery": "gallery",
     "solar preview": "torch",
     "solar sdpo-order": "torch",
     "a layer with computed weights": "torch",
@@ -22,6 +23,7 @@ EXTRA_OF: Mapping[str, str] = {
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "axolotl": ("axolotl",),
+    "gallery": ("jinja2",),
     "parquet": ("pyarrow",),
     "plot": ("matplotlib",),
     "probe": ("matplotlib", "jinja2", "torch", "transformers", "accelerate"),

@@ -50,23 +50,8 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
     """
     assert recipe.path is not None
     path = recipe.path
-    stages = [path.name]
-    while True:
-        name, revision = recipe.base
-        maker = None if recipe.upscales or (Path(name) / CONFIG).is_file() else _maker(name, path.parent)
-        if maker is None:
-            break
-        stages.insert(0, str(maker.relative_to(path.parent)))
-        if len(stages) > MAX_STAGES:
-            raise ArgsError(
-                f"{path}: the recipes before it form a cycle ({' -> '.join(stages[:4])} -> ...); change base_model or "
-                "output_dir in one of them"
-            )
-        recipe = read_recipe(maker)
-        if recipe.base_model is None:
-            raise ArgsError(
-                f"{maker}: a merge without base_model, so the base of {path.name} is not known. Run the merge first"
-            )
+    recipe, stages = start_of(recipe)
+    name, revision = recipe.base
     try:
         found = find_config(
             base or name,
@@ -79,7 +64,7 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
             f"{error}\nThe stages of {path.name} start from base_model: {name}, and no recipe in {path.parent} writes "
             "it. Give the config.json of that model, or of a similar one, with --base"
         ) from None
-    stages.insert(0, base or name)
+    stages = [base or name, *stages]
     if recipe.solar is None or not recipe.upscales:
         return FoundModel(_unchanged(found), found.decoder, plan_of_model(found.decoder, base or name), tuple(stages))
     plan, already_grown = requested_plan(found.decoder, base or name, recipe.solar.init)
@@ -87,6 +72,36 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
         found, plan = found.with_donors(plan, recipe.solar.init)
     model = _unchanged(found) if already_grown else _upscaled(found, plan)
     return FoundModel(model, found.decoder, plan, tuple(stages), already_grown)
+
+
+def start_of(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """The recipe at the start of the chain of stages that leads to a recipe, and the recipes of the chain in order.
+
+    Args:
+        recipe: The recipe, read from a file.
+
+    Raises:
+        SolarError: A recipe of the chain cannot be read, or the chain is a cycle.
+    """
+    assert recipe.path is not None
+    path = recipe.path
+    stages = [path.name]
+    while True:
+        name = recipe.base.name
+        maker = None if recipe.upscales or (Path(name) / CONFIG).is_file() else _maker(name, path.parent)
+        if maker is None:
+            return recipe, stages
+        stages.insert(0, str(maker.relative_to(path.parent)))
+        if len(stages) > MAX_STAGES:
+            raise ArgsError(
+                f"{path}: the recipes before it form a cycle ({' -> '.join(stages[:4])} -> ...); change base_model or "
+                "output_dir in one of them"
+            )
+        recipe = read_recipe(maker)
+        if recipe.base_model is None:
+            raise ArgsError(
+                f"{maker}: a merge without base_model, so the base of {path.name} is not known. Run the merge first"
+            )
 
 
 def _upscaled(base: FoundConfig, plan: LayerPlan) -> Model:

@@ -23,17 +23,21 @@ NOTHING = "(nothing: the text ends here)"
 """Stands for an empty continuation."""
 
 
-def template(name: str, *, autoescape: bool = True) -> Template:
-    """A template of this folder. Using a name that is not defined is an error.
+FOLDER = Path(__file__).parent
+
+
+def template(name: str, folder: Path = FOLDER, *, autoescape: bool = True) -> Template:
+    """A template, which may include those of this folder. Using a name that is not defined is an error.
 
     Args:
         name: Its file name.
+        folder: That holds it.
         autoescape: Whether everything that is filled in is escaped for HTML.
     """
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([folder, FOLDER]),
         autoescape=autoescape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

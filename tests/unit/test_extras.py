@@ -30,6 +30,7 @@ ARGUMENTS = {
     "solar report on test_datasets of type solar_plugins.*": [
         *("report", "{folder}/recipe.yml", "{folder}/solar_sft.yml", "--output", "{folder}/report.html")
     ],
+    "solar recipes gallery": ["recipes", "gallery", "{folder}", "--output", "{folder}/gallery.html"],
     "solar preview": ["preview", "{folder}/preview.yml"],
     "solar sdpo-order": ["sdpo-order", "{folder}/base", "{folder}/pairs.jsonl", "--max-length", "64"],
     "a layer with computed weights": [

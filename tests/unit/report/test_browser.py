@@ -1,13 +1,9 @@
 """The pages in a real browser: report and probe, light and dark, on a phone and on paper."""
 
-import html
-import json
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
+from browser import A4, DESKTOP, PHONE, browse, in_a_browser, measured
 
 from solar_plugins.evaluation.loss import Difference, Loss
 from solar_plugins.evaluation.probe.candidates import every_repeat
@@ -15,23 +11,7 @@ from solar_plugins.evaluation.probe.probe import Comparison, Document, Documents
 from solar_plugins.report import probe_results
 from solar_plugins.report.page import render_page
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = [
-    pytest.mark.slow,  # Starts a browser.
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium"),
-]
-
-PHONE, DESKTOP = 375, 1280
-A4 = 688
-"""Width of an A4 page without its margins of 14 mm, in CSS pixels: (210 - 28) / 25.4 * 96."""
-
-
-def browse(address, *options):
-    """What Chromium writes to its standard output, and the lines of its console."""
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", *options, address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+pytestmark = in_a_browser
 
 
 def probe_result(layers=12):
@@ -88,30 +68,6 @@ def pages(folder, report, chain_report):
     for name, page in made.items():
         (folder / f"{name}.html").write_text(page, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in made}
-
-
-def measured(pages, folder, widths, *options, on_paper=False):
-    """What measure.js says of every page at every width, and the lines of the console.
-
-    A window is at least 500 pixels wide, an iframe is not.
-    """
-    frames = [
-        f'<iframe name="{name}" src="{path.name}" style="border: 0; width: {width}px; height: 9000px"'
-        f"{' data-print=1' if on_paper else ''}></iframe>"
-        for name, path in pages.items()
-        for width in widths
-    ]
-    script = Path(__file__).with_name("measure.js").read_text(encoding="utf-8")
-    outer = folder / "measure.html"
-    outer.write_text(
-        f'<!doctype html><meta charset="utf-8"><meta name="color-scheme" content="light dark"><body>{"".join(frames)}'
-        f"<script>{script}</script>",
-        encoding="utf-8",
-    )
-    dom, console = browse(f"file://{outer}", "--allow-file-access-from-files", "--dump-dom", *options)
-    found = json.loads(html.unescape(re.search(r'data-measured="([^"]*)"', dom)[1]))
-    assert [(one["name"], one["width"]) for one in found] == [(name, width) for name in pages for width in widths]
-    return found, console
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
