@@ -26,7 +26,9 @@ WINDOW_TOKENS = 512
 
 class MetricsPlugin(BasePlugin):
     def get_training_args(self, cfg):
-        return {} if torch.cuda.is_available() else {"use_cpu": True}
+        """Mixed precision where the weights are in fp32, which no key of Axolotl's asks for; without a GPU, the CPU."""
+        autocast = {} if cfg.bf16 or cfg.fp16 else {"bf16": True}
+        return autocast | ({} if torch.cuda.is_available() else {"use_cpu": True})
 
     def add_callbacks_post_trainer(self, cfg, trainer):
         return [Recorder(cfg, trainer)]
@@ -83,6 +85,7 @@ class Recorder(TrainerCallback):
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             # The checkpoint's name without its private path.
             "base_model": Path(self.base_model).name,
+            "mixed_precision": self.trainer.accelerator.mixed_precision,
             "num_layers": model.config.num_hidden_layers,
             "parameters": model.num_parameters(),
             "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -35,7 +35,8 @@ class Settings:
         small_drop_layers: m for that.
         numbers: Recipe keys for number format and kernels of the bfloat16 setups.
         exact_numbers: The same for comparing models: fp32 weights, because bfloat16 loses updates smaller than 1/256
-            of a weight (Axolotl trains pure bfloat16 weights).
+            of a weight (Axolotl trains pure bfloat16 weights). gpu_metrics then asks for mixed precision, which is
+            faster and uses less memory: torch has no fused attention for fp32 with fewer key than query heads.
         adapter_changes: Additional recipe keys for LoRA and QLoRA.
         adapter_tokens: Sequence length with adapters.
         memory_tokens: Sequence lengths of the memory step.
