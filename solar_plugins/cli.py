@@ -207,7 +207,7 @@ def plan(
         raise click.UsageError("--gpus and --gpu-memory require --memory")
     report = source.report()
     if plot:
-        from solar_plugins.report.plan_plot import draw_plan
+        from solar_plugins.report.plan_picture import draw_plan
 
         draw_plan(report.plan, plot)
         click.echo(f"plot: {plot}", err=True)
@@ -338,18 +338,18 @@ def mergekit(source: PlanSource) -> None:
 
     report = source.report()
     if report.already_grown:
-        raise ArgsError(f"base_model: {report.base} was already upscaled by this plan; give the base it came from")
+        raise ArgsError(f"base_model: {report.base.name} was already upscaled by this plan; give the base it came from")
     # `source.report()` has already checked that the user trusts the base's code.
-    trusted_keys = report.decoder.trusted_keys
+    trusted_keys = report.base.decoder.trusted_keys
     weights, *donors = (
         weights_of(name, revision, trust_remote_code=True, trusted_keys=trusted_keys)
         for name, revision in (
-            (report.base, report.revision),
-            *((donor.name, donor.revision) for donor in report.donors),
+            (report.base.name, report.base.revision),
+            *((donor.name, donor.revision) for donor in report.base.donors),
         )
     )
     references = [donor.model for donor in donors]
-    merge = passthrough_merge(weights.model, report.decoder, report.plan, weights.dtypes, references)
+    merge = passthrough_merge(weights.model, report.base.decoder, report.plan, weights.dtypes, references)
     click.echo(f"# {report.plan}\n{yaml.safe_dump(merge, sort_keys=False)}", nl=False)
 
 
@@ -550,16 +550,8 @@ def report(
     pipeline file in place of RECIPE and all of them. If their recipes have test data for it, the loss on eval responses
     and the accuracy on eval pairs are measured too.
     """
-    from solar_plugins.extras import require
-    from solar_plugins.pipeline import is_pipeline, read_pipeline, report_stages
     from solar_plugins.report.report import write_report
 
-    require("solar report")
-    if is_pipeline(recipe):
-        if later:
-            raise click.UsageError(f"{recipe} is a pipeline, which names its stages; give no others")
-        recipe, *stages = report_stages(read_pipeline(recipe))
-        later = tuple(stages)
     write_report(recipe, later, held_out=held_out, prompts=prompts, output=output)
 
 

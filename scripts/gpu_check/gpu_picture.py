@@ -10,8 +10,7 @@ from gpu_curves import Run, best_runs, mean_curve, same_seeds
 from study_arms import BASE, EQUAL_COMPUTE, EXPANSION, PROBED, SCALED, SEAM_ONLY, SOLAR
 
 from solar_plugins.evaluation.loss import difference
-from solar_plugins.report.picture import CALM, FONTS, GRID, INK, MUTED, PAPER, SEAM, save_picture
-from solar_plugins.report.plan_layout import spread
+from solar_plugins.report.picture import CALM, FONTS, GRID, INK, MUTED, PAPER, SEAM, save_picture, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

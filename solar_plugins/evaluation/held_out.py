@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from solar_plugins.axolotl_adapter.recipe_checks import FormattedDataset, formatted_datasets
-from solar_plugins.data.encoder import Encoded, make_encoder
+from solar_plugins.data.encoder import Encoded, Encoder, make_encoder
 from solar_plugins.data.formatters.base import PreferenceFormatter, Row, RowError, SFTFormatter
 from solar_plugins.data.row_encoder import EncodedAnswer, EncodedPair, RowEncoder
 from solar_plugins.data.row_files import numbered_rows, parse_row, read_blocks, row_place
@@ -146,69 +146,42 @@ class Question(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOutAnswers:
-    """The ``test_datasets`` of a stage of instruction tuning.
+class HeldOutRows[Example]:
+    """The ``test_datasets`` of a stage.
 
     Args:
         stage: Its name.
         sets: A summary of the rows of each dataset.
-        answers: Prompt and answer; the labels cover the answer and EOS.
-        questions: The first of them, as questions.
-        tokenizer: The stage's; its EOS token ends every answer.
+        examples: The encoded rows. The labels of a response cover its answer and EOS.
     """
 
     stage: str
     sets: tuple[str, ...]
-    answers: tuple[Encoded, ...]
-    questions: tuple[Question, ...]
-    tokenizer: PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOutPairs:
-    """The ``test_datasets`` of a stage of preference training.
-
-    Args:
-        stage: Its name.
-        sets: A summary of the rows of each dataset.
-        pairs: The encoded pairs.
-    """
-
-    stage: str
-    sets: tuple[str, ...]
-    pairs: tuple[EncodedPair, ...]
+    examples: tuple[Example, ...]
 
 
 type Tokenizers = Mapping[str, PreTrainedTokenizerBase]
-"""The tokenizer of each stage, by the stage's name."""
+"""The tokenizer of each stage, by the stage's name. Its EOS token ends every answer."""
 
 
-def held_out_answers(stages: Sequence[Stage], tokenizers: Tokenizers) -> HeldOutAnswers | None:
-    """Those of the first stage that has any, or None.
-
-    Raises:
-        SolarError: They cannot be read.
-    """
-    for stage in stages:
-        if found := _test_sets(stage, SFTFormatter):
-            answers, lines = _read(stage, found, tokenizers, lambda encoder, row, _: encoder.conversation(row))
-            tokens = tuple(answer.tokens for answer in answers)
-            return HeldOutAnswers(stage.name, lines, tokens, _first_questions(answers), tokenizers[stage.name])
-    return None
-
-
-def held_out_pairs(stages: Sequence[Stage], tokenizers: Tokenizers) -> HeldOutPairs | None:
-    """Those of the first stage that has any, or None.
+def held_out_answers(stages: Sequence[Stage], tokenizers: Tokenizers) -> HeldOutRows[EncodedAnswer] | None:
+    """The eval responses of the first stage of instruction tuning that has any, or None.
 
     Raises:
         SolarError: They cannot be read.
     """
-    for stage in stages:
-        if found := _test_sets(stage, PreferenceFormatter):
-            # For KTO too: it trains on single answers, but they are compared here.
-            pairs, lines = _read(stage, found, tokenizers, lambda encoder, row, index: [encoder.pair(row, index)])
-            return HeldOutPairs(stage.name, lines, tuple(pairs))
-    return None
+    return _first_rows(stages, tokenizers, SFTFormatter, lambda encoder, row, _: encoder.conversation(row))
+
+
+def held_out_pairs(stages: Sequence[Stage], tokenizers: Tokenizers) -> HeldOutRows[EncodedPair] | None:
+    """The eval pairs of the first stage of preference training that has any, or None.
+
+    For KTO too: it trains on single answers, but they are compared here.
+
+    Raises:
+        SolarError: They cannot be read.
+    """
+    return _first_rows(stages, tokenizers, PreferenceFormatter, lambda encoder, row, index: [encoder.pair(row, index)])
 
 
 def ask(texts: Sequence[str]) -> tuple[Question, ...]:
@@ -239,62 +212,69 @@ def require_known_tokens(stage: str, texts: Sequence[Encoded], reference: PreTra
         )
 
 
-def _test_sets(stage: Stage, kind: type[SFTFormatter] | type[PreferenceFormatter]) -> list[FormattedDataset]:
-    if stage.recipe is None:
-        return []
-    try:
-        sets = list(formatted_datasets(stage.recipe))
-    except SolarError as error:
-        raise type(error)(f"{stage.recipe.path}: {error}") from None
-    return [found for found in sets if found.key == "test_datasets" and isinstance(found.formatter, kind)]
+def _first_rows[Example: Fit](
+    stages: Sequence[Stage],
+    tokenizers: Tokenizers,
+    kind: type[SFTFormatter] | type[PreferenceFormatter],
+    encode: Callable[[RowEncoder, Row, int], Sequence[Example]],
+) -> HeldOutRows[Example] | None:
+    for stage in stages:
+        if stage.recipe is not None:
+            try:
+                sets = [
+                    found
+                    for found in formatted_datasets(stage.recipe)
+                    if found.key == "test_datasets" and isinstance(found.formatter, kind)
+                ]
+                if sets:
+                    tokens = make_encoder(tokenizers[stage.name], str(stage.directory))
+                    return HeldOutRows(stage.name, *_read(stage.recipe, sets, tokens, encode))
+            except SolarError as error:
+                raise type(error)(f"{stage.recipe.path}: {error}") from None
+    return None
 
 
 def _read[Example: Fit](
-    stage: Stage,
+    recipe: Recipe,
     sets: Sequence[FormattedDataset],
-    tokenizers: Tokenizers,
+    tokens: Encoder,
     encode: Callable[[RowEncoder, Row, int], Sequence[Example]],
-) -> tuple[list[Example], tuple[str, ...]]:
-    """The examples of some datasets, without those that are too long, and a summary of each dataset."""
+) -> tuple[tuple[str, ...], tuple[Example, ...]]:
+    """A summary of each dataset, and the examples of all without those that are too long."""
     from tqdm import tqdm
 
     require("solar report on test_datasets of type solar_plugins.*")
     from solar_plugins.axolotl_adapter.datasets import check_tally, expanded, load_rows, row_encoder
 
-    recipe = stage.recipe
-    assert recipe is not None  # it named the sets
-    tokens = make_encoder(tokenizers[stage.name], str(stage.directory))
     kept, lines = list[Example](), list[str]()
-    try:
-        _ = recipe.sequence_tokens  # Refuses a length at which nothing can be measured.
-        for source in (one for found in sets for one in expanded(found)):
-            if source.entry.get("shards"):
-                raise DataError(
-                    f"{source.where}: shards: {source.entry['shards']}; the report reads all rows of a dataset, "
-                    "and the other shards may have been trained on. Put the held-out rows into a file of their own"
-                )
-            encoder = row_encoder(recipe, source, tokens)
-            tally = RowTally(source.where, source.formatter.name)
-            dataset = load_rows(recipe, source, tokens)
-            rows = tqdm(numbered_rows(dataset), f"Reading {source.where}", len(dataset), unit="row", mininterval=0.5)
-            for index, numbered in enumerate(rows):
-                try:
-                    if isinstance(numbered.row, RowError):
-                        raise numbered.row
-                    examples = encode(encoder, numbered.row, numbered.row_index)
-                except RowError as error:
-                    tally.add_error(index, error)
-                    continue
-                tally.add(index, examples)
-                kept += [example for example in examples if not example.too_long]
-            tally.name_rows(partial(row_place, dataset))
-            lines.append(check_tally(recipe, tally, encoder))
-    except SolarError as error:
-        raise type(error)(f"{recipe.path}: {error}") from None
-    return kept, tuple(lines)
+    _ = recipe.sequence_tokens  # Refuses a length at which nothing can be measured.
+    for source in (one for found in sets for one in expanded(found)):
+        if source.entry.get("shards"):
+            raise DataError(
+                f"{source.where}: shards: {source.entry['shards']}; the report reads all rows of a dataset, "
+                "and the other shards may have been trained on. Put the held-out rows into a file of their own"
+            )
+        encoder = row_encoder(recipe, source, tokens)
+        tally = RowTally(source.where, source.formatter.name)
+        dataset = load_rows(recipe, source, tokens)
+        rows = tqdm(numbered_rows(dataset), f"Reading {source.where}", len(dataset), unit="row", mininterval=0.5)
+        for index, numbered in enumerate(rows):
+            try:
+                if isinstance(numbered.row, RowError):
+                    raise numbered.row
+                examples = encode(encoder, numbered.row, numbered.row_index)
+            except RowError as error:
+                tally.add_error(index, error)
+                continue
+            tally.add(index, examples)
+            kept += [example for example in examples if not example.too_long]
+        tally.name_rows(partial(row_place, dataset))
+        lines.append(check_tally(recipe, tally, encoder))
+    return tuple(lines), tuple(kept)
 
 
-def _first_questions(answers: Sequence[EncodedAnswer]) -> tuple[Question, ...]:
+def first_questions(answers: Sequence[EncodedAnswer]) -> tuple[Question, ...]:
+    """The first eval responses that start a conversation, as questions."""
     first = (answer for answer in answers if all(message["role"] != "assistant" for message in answer.messages))
     return tuple(
         Question("\n\n".join(message["content"] for message in answer.messages), answer.prompt)

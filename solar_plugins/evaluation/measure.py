@@ -194,26 +194,32 @@ class PairLogProbs:
     rejected: tuple[float, ...]
 
     @property
-    def num_preferred(self) -> int:
-        """The number of pairs whose chosen answer has the higher log-probability."""
-        return sum(chosen > rejected for chosen, rejected in zip(self.chosen, self.rejected, strict=True))
-
-    @property
     def is_finite(self) -> bool:
         """Whether all log-probabilities are finite."""
         return all(map(math.isfinite, self.chosen + self.rejected))
 
-    def num_rewarded(self, reference: PairLogProbs) -> int:
+    @property
+    def margins(self) -> tuple[float, ...]:
+        """Of each pair, the log-probability of the chosen answer minus that of the rejected one."""
+        return tuple(chosen - rejected for chosen, rejected in zip(self.chosen, self.rejected, strict=True))
+
+    @property
+    def num_preferred(self) -> int | None:
+        """The number of pairs whose chosen answer has the higher log-probability; None if one is not finite."""
+        return sum(margin > 0 for margin in self.margins) if self.is_finite else None
+
+    def num_rewarded(self, reference: PairLogProbs) -> int | None:
         """The number of pairs with a positive reward margin; divided by all pairs, DPO's reward accuracy.
 
         Args:
             reference: The log-probabilities of the same pairs under the reference model.
+
+        Returns:
+            None if a log-probability of either is not finite.
         """
-        margins = [chosen - rejected for chosen, rejected in zip(self.chosen, self.rejected, strict=True)]
-        reference_margins = [
-            chosen - rejected for chosen, rejected in zip(reference.chosen, reference.rejected, strict=True)
-        ]
-        return sum(margin > base for margin, base in zip(margins, reference_margins, strict=True))
+        if not (self.is_finite and reference.is_finite):
+            return None
+        return sum(margin > before for margin, before in zip(self.margins, reference.margins, strict=True))
 
 
 def answers_loss(model: PreTrainedModel, answers: Sequence[Encoded], description: str = "eval responses") -> Loss:

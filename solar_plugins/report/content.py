@@ -167,8 +167,8 @@ class Report:
         if base.pairs and reference and reference.pairs:
             pairs, count = [model.pairs or base.pairs for model in self.models], len(base.pairs.chosen)
             later = self.models.index(reference) + 1
-            gained = [share(_gained(one, reference.pairs), count) for one in pairs[later:]]
-            preferred = [share(_preferred(one), count) for one in pairs]
+            gained = [share(one.num_rewarded(reference.pairs), count) for one in pairs[later:]]
+            preferred = [share(one.num_preferred, count) for one in pairs]
             headings = ["chosen more likely", f"margin up vs. {reference.name}"]
             rows = [list(cells) for cells in zip(preferred, [""] * later + gained, strict=True)]
             yield Metrics("preference pairs", counted(count, "pair"), headings, rows)
@@ -201,22 +201,21 @@ class Report:
         held_out: list[tuple[str, str | None]] = [(os.path.normpath(self.conditions.held_out), None)]
         for measured in filter(None, (self.conditions.answers, self.conditions.pairs)):
             held_out += _files(self.stage(measured.stage), "test_datasets")
+        trained = {stage.name: _files(stage, "datasets", "pretraining_dataset") for stage in self.stages}
         found = dict[str, list[str]]()
-        for path, part in dict.fromkeys(held_out):
-            if names := [stage.name for stage in self.stages if _trains_on(stage, path, part)]:
+        for path, part in held_out:
+            if names := [
+                name for name, files in trained.items() if any(path == p and part in (None, q) for p, q in files)
+            ]:
                 found.setdefault(path, names)
         return found
 
 
-def _trains_on(stage: Stage, path: str, part: str | None) -> bool:
-    files = _files(stage, "datasets") + _files(stage, "pretraining_dataset")
-    return any(found == path and part in (None, other) for found, other in files)
-
-
-def _files(stage: Stage, key: DatasetKey) -> list[tuple[str, str]]:
-    entries = [entry for _, entry in stage.recipe.entries(key)] if stage.recipe else []
-    parts = [str([entry.get(part) for part in ("split", "name", "data_files")]) for entry in entries]
-    return [(os.path.normpath(str(entry.get("path"))), part) for entry, part in zip(entries, parts, strict=True)]
+def _files(stage: Stage, *keys: DatasetKey) -> list[tuple[str, str]]:
+    """The path of each dataset, and which part of it is read."""
+    entries = [entry for key in keys for _, entry in stage.recipe.entries(key)] if stage.recipe else []
+    parts = ("split", "name", "data_files")
+    return [(os.path.normpath(str(entry.get("path"))), str([entry.get(part) for part in parts])) for entry in entries]
 
 
 def _loss_cells(loss: Loss, base: Loss) -> list[str]:
@@ -281,16 +280,6 @@ def share(count: int | None, pairs: int) -> str:
     return f"{100 * count / pairs:.0f} % ± {100 * share_standard_error(count, pairs):.0f}"
 
 
-def _preferred(pairs: PairLogProbs) -> int | None:
-    """In how many pairs the chosen response has the higher log-probability."""
-    return pairs.num_preferred if pairs.is_finite else None
-
-
-def _gained(pairs: PairLogProbs, reference: PairLogProbs) -> int | None:
-    """In how many pairs the margin, chosen over rejected, is larger than the reference's."""
-    return pairs.num_rewarded(reference) if pairs.is_finite and reference.is_finite else None
-
-
 def to_json(report: Report) -> dict[str, Any]:
     """The raw metrics as JSON-ready values; what is not finite is None.
 
@@ -338,13 +327,13 @@ def _loss_json(loss: Loss, base: Loss) -> dict[str, Any]:
 
 def _pair_json(pairs: PairLogProbs, reference: MeasuredModel) -> dict[str, Any]:
     assert reference.pairs is not None
-    preferred = _preferred(pairs)
+    preferred = pairs.num_preferred
     return {
         "pairs": len(pairs.chosen),
         "preferred": preferred,
         "standard_error": None if preferred is None else share_standard_error(preferred, len(pairs.chosen)),
         "reference": reference.name,
-        "gained_on_reference": _gained(pairs, reference.pairs),
+        "gained_on_reference": pairs.num_rewarded(reference.pairs),
         "chosen_log_probability": pairs.chosen,
         "rejected_log_probability": pairs.rejected,
     }

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from solar_plugins.report.picture import CALM, MUTED, PAPER, SEAM, new_sheet, plain_axes
-from solar_plugins.report.plan_layout import spread
+from solar_plugins.report.picture import CALM, MUTED, PAPER, SEAM, new_sheet, plain_axes, spread
 from solar_plugins.report.stages import Stage
 from solar_plugins.report.training_log import MANY_POINTS, Series, smoothed
 
@@ -41,10 +40,9 @@ class Chart(NamedTuple):
     @property
     def alternative_text(self) -> str:
         """The chart in a sentence."""
-        kinds = [("training", self.series.train), ("eval", self.series.held_out)]
         lines = [
             f"{name} from {points[0].value:.{self.decimals}f} to {points[-1].value:.{self.decimals}f}"
-            for name, points in kinds
+            for name, points in (("training", self.series.train), ("eval", self.series.held_out))
             if points
         ]
         return f"{self.quantity.capitalize()} by optimizer step: {', '.join(lines)}"
@@ -69,7 +67,6 @@ def curve_figure(chart: Chart) -> Figure:
     width, height = chart.width - LEFT - RIGHT, HEIGHT - BOTTOM - TOP
     axes = figure.add_axes((LEFT / chart.width, BOTTOM / HEIGHT, width / chart.width, height / HEIGHT))
     plain_axes(axes)
-    train, held_out = smoothed(chart.series.train), chart.series.held_out
     values = [point.value for point in chart.series.points] + [math.log(2)] * chart.ln_2
     margin = 0.06 * (max(values) - min(values)) or 0.1
     low, high = min(values) - margin, max(values) + margin
@@ -77,22 +74,21 @@ def curve_figure(chart: Chart) -> Figure:
     axes.set(ylim=(low, high), xlim=(0, max(last_step, 1) * 1.01))
     axes.xaxis.set_major_locator(MaxNLocator(math.floor(width / STEP_TICK_DISTANCE), integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(6))
+    ends = []
     if chart.ln_2:
         axes.axhline(math.log(2), color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+        ends = [(math.log(2), "ln 2", MUTED)]
+    train = smoothed(chart.series.train)
     if train is not chart.series.train:
         axes.plot(*zip(*chart.series.train, strict=True), color=CALM, linewidth=0.9, alpha=0.4)
-    lines = [("training", train, CALM), ("eval", held_out, SEAM)]
-    for name, points, color in lines:
-        marker = "o" if name == "eval" or len(points) < MANY_POINTS else None
-        # Not clipped: the mark at step 0 lies on the edge.
-        style: dict[str, Any] = {"marker": marker, "markersize": 4.5, "markeredgecolor": PAPER, "clip_on": False}
-        axes.plot([point.step for point in points], [point.value for point in points], color=color, lw=1.8, **style)
-    ends = [
-        (points[-1].value, f"{name} {points[-1].value:.{chart.decimals}f}", color)
-        for name, points, color in lines
-        if points
-    ]
-    ends = sorted(ends + [(math.log(2), "ln 2", MUTED)] * chart.ln_2)
+    for name, points, color in (("training", train, CALM), ("eval", chart.series.held_out, SEAM)):
+        if points:
+            marker = "o" if name == "eval" or len(points) < MANY_POINTS else None
+            # Not clipped: the mark at step 0 lies on the edge.
+            style: dict[str, Any] = {"marker": marker, "markersize": 4.5, "markeredgecolor": PAPER, "clip_on": False}
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=1.8, **style)
+            ends.append((points[-1].value, f"{name} {points[-1].value:.{chart.decimals}f}", color))
+    ends.sort()
     wanted = [BOTTOM + (value - low) * height / (high - low) for value, _, _ in ends]
     for (_, text, color), y in zip(ends, spread(wanted, LABEL_DISTANCE, BOTTOM, HEIGHT - TOP), strict=True):
         sheet.text(chart.width - RIGHT + 8, y, text, size=8.5, weight="bold", color=color, va="center_baseline")

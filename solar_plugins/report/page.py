@@ -13,7 +13,7 @@ from solar_plugins.recipe import METHODS_WITHOUT_REFERENCE
 from solar_plugins.report.content import Report, counted, number
 from solar_plugins.report.curves import curve_figure, stage_charts
 from solar_plugins.report.picture import inline_svg
-from solar_plugins.report.plan_plot import plan_figure
+from solar_plugins.report.plan_picture import plan_figure
 from solar_plugins.report.training_log import MANY_POINTS
 
 if TYPE_CHECKING:

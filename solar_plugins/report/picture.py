@@ -8,8 +8,9 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from solar_plugins.errors import SolarError
@@ -51,13 +52,42 @@ def new_sheet(width_points: float, height_points: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def plain_axes(axes: Axes) -> None:
+def plain_axes(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
     """The style of every chart: no frame, muted labels, and a light line at each tick of the vertical axis."""
     axes.set_facecolor("none")
     axes.spines[:].set_visible(False)
     axes.tick_params(which="both", length=0, labelsize=8, labelcolor=MUTED)
     axes.grid(axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
+    axes.set_title(title, fontsize=9.5, color=INK, loc="left")
+    axes.set_xlabel(x, fontsize=8.5, color=MUTED)
+    axes.set_ylabel(y, fontsize=8.5, color=MUTED)
+
+
+def spread(wanted: Sequence[float], distance: float, low: float, high: float) -> list[float]:
+    """The positions from ``low`` to ``high`` nearest to ``wanted`` (least squares), ``distance`` or more apart.
+
+    Args:
+        wanted: Ascending positions.
+        distance: Small enough that all fit between ``low`` and ``high``.
+        low: The lowest position.
+        high: The highest position.
+
+    Example:
+        >>> spread([50, 51, 99], 10, 0, 100)
+        [45.5, 55.5, 99.0]
+    """
+    # Pool adjacent violators: without the steps of `distance`, positions only have to ascend.
+    pools: list[tuple[float, int]] = []
+    for index, position in enumerate(wanted):
+        total, count = position - index * distance, 1
+        while pools and pools[-1][0] / pools[-1][1] > total / count:
+            lower_total, lower_count = pools.pop()
+            total, count = total + lower_total, count + lower_count
+        pools.append((total, count))
+    top = high - (len(wanted) - 1) * distance
+    levels = [min(max(total / count, low), top) for total, count in pools for _ in range(count)]
+    return [level + index * distance for index, level in enumerate(levels)]
 
 
 def save_picture(figure: Figure, path: Path) -> None:
@@ -92,7 +122,7 @@ def depth_colors(num_layers: int, scale: Sequence[str] = DEPTH_COLORS) -> list[s
     return [to_hex(gradient(layer / max(num_layers - 1, 1))) for layer in range(num_layers)]
 
 
-def inline_svg(figure: Figure, alternative_text: str) -> str:
+def inline_svg(figure: Figure, alternative_text: str, titles: Mapping[str, str] = MappingProxyType({})) -> str:
     """A picture as an ``<svg>`` element for the body of an HTML page: transparent, in the colors of the page's theme.
 
     Its text can be searched. It contains no address, not even that of a namespace, which HTML does not need.
@@ -100,6 +130,7 @@ def inline_svg(figure: Figure, alternative_text: str) -> str:
     Args:
         figure: The picture.
         alternative_text: What it shows, for screen readers.
+        titles: What is shown while the mouse is over a part of it, by the part's ``gid``.
     """
     svg = _rendered(figure, "svg", transparent=True).decode()
     svg = svg[svg.index("<svg") :]
@@ -107,6 +138,8 @@ def inline_svg(figure: Figure, alternative_text: str) -> str:
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
     for color, variable in THEMED.items():
         svg = svg.replace(color, f"var(--{variable})")
+    for gid, title in titles.items():
+        svg = svg.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{html.escape(title)}</title>')
     return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(alternative_text)}"', 1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
 if TYPE_CHECKING:
+    from solar_plugins.upscaling.base_model import BaseCheckpoint
     from solar_plugins.upscaling.trained_layers import Trained
 
 DEFAULT_SEQUENCE_TOKENS = 4096
@@ -39,10 +40,8 @@ NOT_CHECKED = "weights     not checked: the plan comes from config.json alone; `
 class PlanReport:
     """A plan with its sizes and memory."""
 
-    base: str
-    revision: str | None
-    decoder: Decoder
-    """Of the base."""
+    base: FoundConfig
+    """With the donors of the plan."""
     init: InitArgs
     plan: LayerPlan
     size: ModelSize | None
@@ -52,14 +51,15 @@ class PlanReport:
     sequence_tokens: int
     memory: list[SetupMemory]
     """In common setups; empty if sizes or widths are unknown."""
-    weights_checked: bool = False
-    """Whether the base's weights were read and match its config."""
     already_grown: bool = False
     """Whether this plan already made ``base``, so that the recipe uses it unchanged."""
     trained: Trained | None = None
     """What ``solar.train`` of the recipe trains; None without that key."""
-    donors: tuple[FoundConfig, ...] = ()
-    """Of the plan."""
+
+    @property
+    def weights_checked(self) -> bool:
+        """Whether the base's weights were read and match its config."""
+        return self.base.folder is not None
 
 
 def plan_for_recipe(path: Path) -> PlanReport:
@@ -83,8 +83,7 @@ def plan_for_recipe(path: Path) -> PlanReport:
         from solar_plugins.upscaling.trained_layers import trained_parts
 
         trained = trained_parts(recipe.solar.train, base.decoder, plan)
-    make = _upscaled_already if already_grown else _to_upscale
-    return replace(make(base, init, plan, recipe.sequence_tokens), trained=trained)
+    return _report(base, init, plan, recipe.sequence_tokens, already_grown=already_grown, trained=trained)
 
 
 def plan_for_base(
@@ -110,48 +109,35 @@ def plan_for_base(
     """
     found = find_config(base, revision, trust_remote_code=trust_remote_code, trusted_keys=init.trusted_keys)
     found, plan = found.with_donors(plan_of(init, found.decoder.num_layers, where), init)
-    return _to_upscale(found, init, plan, sequence_tokens)
+    return _report(found, init, plan, sequence_tokens)
 
 
-def _to_upscale(base: FoundConfig, init: InitArgs, plan: LayerPlan, sequence_tokens: int) -> PlanReport:
+def _report(
+    base: FoundConfig,
+    init: InitArgs,
+    plan: LayerPlan,
+    sequence_tokens: int,
+    *,
+    already_grown: bool = False,
+    trained: Trained | None = None,
+) -> PlanReport:
+    made = _unchanged(len(plan)) if already_grown else plan
     if base.folder:
-        planned_checkpoint(base.folder, plan)  # Raises what `solar upscale` would raise.
-    else:
+        planned_checkpoint(base.folder, made)  # Raises what `solar upscale` would raise.
+    elif not already_grown:
         # Raises before a download what writing the config would raise.
         upscale_config(base.decoder, plan, [donor.decoder for donor in base.donors])
-    size, base_size = (_size(base, made) for made in (plan, _unchanged(plan.base_layers)))
-    memory = _memory(base, plan, sequence_tokens)
+    before = None if already_grown else base.folder
     return PlanReport(
-        base=base.name,
-        revision=base.revision,
-        decoder=base.decoder,
+        base=base,
         init=init,
         plan=plan,
-        size=size,
-        base_size=base_size,
-        sequence_tokens=sequence_tokens,
-        memory=memory,
-        weights_checked=base.folder is not None,
-        donors=base.donors,
-    )
-
-
-def _upscaled_already(base: FoundConfig, init: InitArgs, plan: LayerPlan, sequence_tokens: int) -> PlanReport:
-    made = _unchanged(len(plan))
-    if base.folder:
-        planned_checkpoint(base.folder, made)
-    return PlanReport(
-        base=base.name,
-        revision=base.revision,
-        decoder=base.decoder,
-        init=init,
-        plan=plan,
-        size=_size(base, made),
-        base_size=size_from_config(base.decoder, plan.base_layers),
+        size=_size(base.decoder, base.folder, made),
+        base_size=_size(base.decoder, before, _unchanged(plan.base_layers)),
         sequence_tokens=sequence_tokens,
         memory=_memory(base, made, sequence_tokens),
-        weights_checked=base.folder is not None,
-        already_grown=True,
+        already_grown=already_grown,
+        trained=trained,
     )
 
 
@@ -159,10 +145,8 @@ def _unchanged(num_layers: int) -> LayerPlan:
     return LayerPlan.from_sources(num_layers, range(num_layers))
 
 
-def _size(base: FoundConfig, plan: LayerPlan) -> ModelSize | None:
-    if base.folder:
-        return size_from_shards(planned_shards(base.folder, plan), base.decoder)
-    return size_from_config(base.decoder, len(plan))
+def _size(decoder: Decoder, folder: BaseCheckpoint | None, plan: LayerPlan) -> ModelSize | None:
+    return size_from_shards(planned_shards(folder, plan), decoder) if folder else size_from_config(decoder, len(plan))
 
 
 WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
@@ -189,7 +173,7 @@ def as_json(report: PlanReport) -> dict[str, Any]:
     """
     plan = report.plan
     return {
-        "base": report.base,
+        "base": report.base.name,
         "already_grown": report.already_grown,
         "weights_checked": report.weights_checked,
         "strategy": report.init.strategy,
@@ -203,7 +187,7 @@ def as_json(report: PlanReport) -> dict[str, Any]:
         "seams": [seam_as_dict(seam) for seam in plan.seams()],
         "base_parameters": report.base_size.parameters if report.base_size else None,
         "parameters": report.size.parameters if report.size else None,
-        "dtype": report.decoder.dtype,
+        "dtype": report.base.decoder.dtype,
         "checkpoint_bytes": report.size.checkpoint_bytes if report.size else None,
         "sequence_tokens": report.sequence_tokens,
         "memory": [estimate._asdict() for estimate in report.memory],
@@ -215,7 +199,7 @@ def as_text(report: PlanReport) -> str:
     """The report for a terminal, with the upscaled model's top layer on top."""
     plan = report.plan
     head = [
-        f"{report.base}: {plan.base_layers} -> {len(plan)} layers by {report.init.strategy}",
+        f"{report.base.name}: {plan.base_layers} -> {len(plan)} layers by {report.init.strategy}",
         *_growth_lines(report),
         *_size_lines(report),
         *([] if report.weights_checked else [NOT_CHECKED]),
@@ -231,21 +215,22 @@ def _growth_lines(report: PlanReport) -> list[str]:
         return [
             f"upscaled    by this plan already; used unchanged, with its {len(report.plan)} layers, NOT upscaled again"
         ]
-    if PROVENANCE_KEY in report.decoder.config:
+    if PROVENANCE_KEY in report.base.decoder.config:
         return ["upscaled    before, according to its config.json; this plan upscales it once more"]
     return []
 
 
 def _size_lines(report: PlanReport) -> list[str]:
+    decoder = report.base.decoder
     if report.size is None:
         return [
-            f"parameters  unknown: for model_type {report.decoder.model_type!r} config.json alone is not enough; give "
-            "the folder with its weights"
+            f"parameters  unknown: for model_type {decoder.model_type!r} config.json alone is not enough; give the "
+            "folder with its weights"
         ]
     before = f"{report.base_size.parameters:,} -> " if report.base_size else ""
     return [
         f"parameters  {before}{report.size.parameters:,}",
-        f"checkpoint  {format_bytes(report.size.checkpoint_bytes)} in {report.decoder.dtype}",
+        f"checkpoint  {format_bytes(report.size.checkpoint_bytes)} in {decoder.dtype}",
     ]
 
 

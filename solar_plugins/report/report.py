@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import solar_plugins
+from solar_plugins.data.row_encoder import EncodedAnswer, EncodedPair
 from solar_plugins.errors import ArgsError, SolarError
 from solar_plugins.evaluation.held_out import (
-    HeldOutAnswers,
-    HeldOutPairs,
+    HeldOutRows,
+    Question,
+    Tokenizers,
     ask,
     checked_prompts,
+    first_questions,
     held_out_answers,
     held_out_pairs,
     held_out_path,
@@ -30,6 +28,7 @@ from solar_plugins.evaluation.held_out import (
 from solar_plugins.evaluation.measure import Task, measure_model, token_windows
 from solar_plugins.evaluation.models import hardware, load_tokenizer
 from solar_plugins.extras import require
+from solar_plugins.pipeline import is_pipeline, read_pipeline, report_stages
 from solar_plugins.recipe import Recipe, read_recipe
 from solar_plugins.report.content import Conditions, MeasuredSet, Report, to_json
 from solar_plugins.report.page import render_page
@@ -41,6 +40,7 @@ from solar_plugins.upscaling.checkpoint import ensure_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.provenance import recorded_plan
 from solar_plugins.upscaling.strategies import plan_of
+from solar_plugins.versions import package_versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,8 +59,8 @@ def write_report(
     directory, as in Axolotl.
 
     Args:
-        recipe_path: A recipe with a ``solar:`` block that has been trained.
-        later: The stages after it, in order: for each its Axolotl recipe, or the folder of a merged model.
+        recipe_path: A recipe with a ``solar:`` block that has been trained, or a pipeline file that names all stages.
+        later: The stages after the recipe, in order: for each its Axolotl recipe, or the folder of a merged model.
         held_out: A ``.jsonl`` file of texts; by default the first of the recipe's ``test_datasets``.
         prompts: What the models continue or, if a later stage names held-out instructions, answer. By default the
             first of these instructions, else the first words of the first held-out texts.
@@ -71,6 +71,12 @@ def write_report(
     """
     require("solar report")
     _check_output(output)
+    if is_pipeline(recipe_path):
+        if later:
+            raise ArgsError(
+                f"{recipe_path} is a pipeline, which names its stages, but {later[0]} is given too; omit it"
+            )
+        recipe_path, *later = report_stages(read_pipeline(recipe_path))
     recipe = read_recipe(recipe_path)
     base, plan = _base_and_plan(recipe)
     stages = find_stages(recipe, plan, later, lambda other: _base_and_plan(other)[1])
@@ -82,20 +88,20 @@ def write_report(
     read = partial(token_windows, texts=texts, sequence_tokens=sequence_tokens, num_tokens=num_tokens)
     if not (windows := read(tokenizer)):
         raise ArgsError(f"{text_path}: no text has two tokens, of which one could be predicted; give longer texts")
-    answers, pairs = _chat_sets(stages, tokenizer, read) if later else (None, None)
+    tokenizers, answers, pairs = _chat_rows(stages, tokenizer, read) if later else ({}, None, None)
+    questions = tuple[Question, ...]()
+    if answers:
+        questions = ask(asked) if prompts else first_questions(answers.examples)
+        asked = tuple(question.shown for question in questions)
     task = Task(
         windows,
-        asked,
-        tokenizer,
+        [question.prompt for question in questions] or asked,
+        tokenizers[answers.stage] if answers else tokenizer,
         MAX_NEW_TOKENS,
-        pairs=pairs.pairs if pairs else (),
+        answers=[answer.tokens for answer in answers.examples] if answers else (),
+        pairs=pairs.examples if pairs else (),
         trust_remote_code=recipe.trusts_code,
     )
-    if answers:
-        questions = ask(asked) if prompts else answers.questions
-        asked = tuple(question.shown for question in questions)
-        rendered = tuple(question.prompt for question in questions)
-        task = replace(task, prompts=rendered, tokenizer=answers.tokenizer, answers=answers.answers)
     directories = {"base": base.fetched, "upscaled": _upscaled(recipe)}
     for stage in stages:
         if stage.untrained and stage.recipe:
@@ -115,13 +121,18 @@ def write_report(
             hardware=hardware(),
             versions=_versions(),
             date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-            answers=MeasuredSet(answers.stage, answers.sets, len(answers.answers)) if answers else None,
-            pairs=MeasuredSet(pairs.stage, pairs.sets, len(pairs.pairs)) if pairs else None,
+            answers=MeasuredSet(answers.stage, answers.sets, len(answers.examples)) if answers else None,
+            pairs=MeasuredSet(pairs.stage, pairs.sets, len(pairs.examples)) if pairs else None,
         ),
         html=output,
     )
-    _write(report.json, json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    _write(report.html, render_page(report))
+    for path, text in (
+        (report.json, json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"),
+        (report.html, render_page(report)),
+    ):
+        with write_errors_explained(path, "report", "give another output", SolarError):
+            # A file name may hold bytes that are not UTF-8; they must not cost the report.
+            write_file(path, text.encode(errors="backslashreplace"))
     show_report(report)
     return report
 
@@ -160,34 +171,26 @@ def _base_and_plan(recipe: Recipe) -> tuple[BaseCheckpoint, LayerPlan]:
     return base.with_donors(plan_of(init, base.num_layers), init)
 
 
-def _chat_sets(
+def _chat_rows(
     stages: Sequence[Stage],
     reference: PreTrainedTokenizerBase,
     read: Callable[[PreTrainedTokenizerBase], list[list[int]]],
-) -> tuple[HeldOutAnswers | None, HeldOutPairs | None]:
-    """The held-out responses and pairs that later stages name, in tokens that the base has too."""
+) -> tuple[Tokenizers, HeldOutRows[EncodedAnswer] | None, HeldOutRows[EncodedPair] | None]:
+    """The stages' tokenizers, and the held-out responses and pairs that stages name, in tokens that the base has."""
     trusted = stages[0].recipe is not None and stages[0].recipe.trusts_code
     tokenizers = {stage.name: load_tokenizer(stage.directory, trust_remote_code=trusted) for stage in stages}
     for stage in stages:
         check_tokenizer(stage, reference, tokenizers[stage.name], read)
     answers, pairs = held_out_answers(stages, tokenizers), held_out_pairs(stages, tokenizers)
     if answers:
-        require_known_tokens(answers.stage, answers.answers, reference)
+        require_known_tokens(answers.stage, [answer.tokens for answer in answers.examples], reference)
     if pairs:
-        both = [answer.tokens for pair in pairs.pairs for answer in (pair.chosen, pair.rejected)]
+        both = [answer.tokens for pair in pairs.examples for answer in (pair.chosen, pair.rejected)]
         require_known_tokens(pairs.stage, both, reference)
-    return answers, pairs
+    return tokenizers, answers, pairs
 
 
 def _versions() -> dict[str, str]:
-    versions = {"solar_plugins": solar_plugins.__version__}
-    for package in ("axolotl", "transformers", "torch"):
-        with suppress(PackageNotFoundError):  # Measuring does not need Axolotl.
-            versions[package] = version(package)
-    return versions | {"python": platform.python_version()}
-
-
-def _write(path: Path, text: str) -> None:
-    with write_errors_explained(path, "report", "give another output", SolarError):
-        # A file name may hold bytes that are not UTF-8; they must not cost the report.
-        write_file(path, text.encode(errors="backslashreplace"))
+    found = package_versions()
+    names = {name: name for name in ("solar_plugins", "axolotl", "transformers", "torch")} | {"python": "Python"}
+    return {key: found[name] for key, name in names.items() if name in found}

@@ -97,41 +97,34 @@ def find_stages(
         SolarError: A stage was not trained, comes from another plan or base, or has the name or folder of another one.
     """
     assert recipe.path is not None
-    first = _trained_stage(_stage_name(recipe.path) if later else NAMES[2], recipe)
+    stages = [_trained_stage(_stage_name(recipe.path) if later else NAMES[2], recipe)]
     require_plan(
-        first.directory,
+        stages[0].directory,
         plan,
-        f"output_dir: {first.directory}",
+        f"output_dir: {stages[0].directory}",
         f"but this recipe's plan is {plan}; it comes from another recipe. Train this recipe, or give the one that was "
         "trained",
     )
-    stages = [first]
     for argument in later:
         stage = _later_stage(argument)
-        if stage.recipe and stage.recipe.upscales:
-            stage = _with_other_plan(stage, recipe, plan_of_recipe(stage.recipe))
+        own = plan_of_recipe(stage.recipe) if stage.recipe and stage.recipe.upscales else None
+        if stage.recipe and own and stage.recipe.base != recipe.base:
+            raise ArgsError(
+                f"{argument}: upscales base_model: {stage.recipe.base.name}, but {recipe.path} upscales "
+                f"{recipe.base.name}; a report compares plans of one base. Give each base a report of its own"
+            )
         require_plan(
             stage.directory,
-            stage.plan or plan,
+            own or plan,
             f"{argument}: output_dir: {stage.directory}" if stage.recipe else str(argument),
             "but this recipe's plan is another one; train it again"
-            if stage.plan
+            if own
             else f"but {recipe.path}, the first stage, makes {plan}; later stages come from that upscaled model. Give "
             "the stages that were trained from it, or also the recipe that upscales by the other plan",
         )
-        stages.append(stage)
+        stages.append(replace(stage, plan=own, began_with=_began_with(stage, stages)))
     _require_different(stages)
-    return tuple(replace(stage, began_with=_began_with(stage, stages[:place])) for place, stage in enumerate(stages))
-
-
-def _with_other_plan(stage: Stage, first: Recipe, plan: LayerPlan) -> Stage:
-    assert stage.recipe is not None
-    if stage.recipe.base != first.base:
-        raise ArgsError(
-            f"{stage.recipe.path}: upscales base_model: {stage.recipe.base.name}, but {first.path} upscales "
-            f"{first.base.name}; a report compares plans of one base. Give each base a report of its own"
-        )
-    return replace(stage, plan=plan)
+    return tuple(stages)
 
 
 def _began_with(stage: Stage, earlier: Sequence[Stage]) -> str | None:
@@ -145,9 +138,22 @@ def _stage_name(path: Path) -> str:
     return path.stem.removeprefix(RECIPE_PREFIX)
 
 
+def _trained_stage(name: str, recipe: Recipe) -> Stage:
+    assert recipe.path is not None
+    output = recipe.output_directory
+    return Stage(name, trained_directory(output, recipe.path), recipe, read_training_log(output))
+
+
 def _later_stage(argument: Path) -> Stage:
     if argument.is_dir():
-        return _merged_stage(argument)
+        if _holds_model(argument):
+            return Stage(argument.resolve().name, argument)
+        raise CheckpointError(
+            f"{argument}: a LoRA adapter, but the report measures full models; merge it, and give the merged folder"
+            if _is_adapter(argument)
+            else f"{argument}: holds no model (config.json and model*.safetensors); expected the folder of a merged "
+            "model. Merge first, or give the Axolotl recipe of the stage"
+        )
     if not argument.is_file() and argument.suffix not in RECIPE_SUFFIXES:
         raise ArgsError(
             f"{argument}: neither a recipe nor a folder; expected a later stage's Axolotl recipe, or the folder of a "
@@ -164,41 +170,22 @@ def _later_stage(argument: Path) -> Stage:
         raise type(error)(f"{argument}: {error}") from None
 
 
-def _merged_stage(directory: Path) -> Stage:
-    if not _holds_model(directory):
-        raise CheckpointError(
-            f"{directory}: a LoRA adapter, but the report measures full models; merge it, and give the merged folder"
-            if _is_adapter(directory)
-            else f"{directory}: holds no model (config.json and model*.safetensors); expected the folder of a merged "
-            "model. Merge first, or give the Axolotl recipe of the stage"
-        )
-    return Stage(directory.resolve().name, directory)
-
-
-def _trained_stage(name: str, recipe: Recipe) -> Stage:
-    assert recipe.path is not None
-    output = recipe.output_directory
-    return Stage(name, trained_directory(output, recipe.path), recipe, read_training_log(output))
-
-
 def _require_different(stages: Sequence[Stage]) -> None:
     """Check that no two stages share a name or a folder: the later one would have overwritten the earlier one."""
-    taken = {name: "the report itself" for name in NAMES[:2]}
-    folders = dict[Path, str]()
+    names, folders = dict.fromkeys(NAMES[:2], "the report itself"), dict[Path, str]()
     for stage in stages:
-        where = str(stage.recipe.path if stage.recipe else stage.directory)
-        if stage.name in taken:
+        where, folder = str(stage.recipe.path if stage.recipe else stage.directory), stage.directory.resolve()
+        if stage.name in names:
             raise ArgsError(
-                f"{where}: its name in the report would be {stage.name!r}, like that of {taken[stage.name]}; give each "
+                f"{where}: its name in the report would be {stage.name!r}, like that of {names[stage.name]}; give each "
                 "stage once, or rename the recipe or the folder"
             )
-        taken[stage.name] = where
-        if (folder := stage.directory.resolve()) in folders:
+        if folder in folders:
             raise ArgsError(
                 f"{where}: its model is in {stage.directory}, like that of {folders[folder]}; give each stage an "
                 "output_dir of its own and train it, or leave one out"
             )
-        folders[folder] = where
+        names[stage.name] = folders[folder] = where
 
 
 def check_tokenizer(

@@ -14,6 +14,7 @@ from solar_plugins.evaluation.held_out import (
     Question,
     ask,
     checked_prompts,
+    first_questions,
     held_out_answers,
     held_out_pairs,
     held_out_path,
@@ -59,14 +60,14 @@ def write(path, rows):
 def test_eval_responses_of_the_first_stage_that_has_any_as_in_training(stages, tokenizers, tokenizer):
     found = held_out_answers(stages, tokenizers)
 
-    assert (found.stage, found.tokenizer) == ("sft", tokenizer)
-    assert len(found.answers) == 4
+    assert found.stage == "sft"
+    assert len(found.examples) == 4
     prompt, answer = "### User:\nWho came by?\n\n### Assistant:\n", "The wolf."
-    ids, labels = found.answers[2]
+    ids, labels = found.examples[2].tokens
     assert ids == [*tokenizer(prompt + answer)["input_ids"], END]
     assert tokenizer.decode([label for label in labels if label != IGNORED_LABEL]) == answer + "</s>"
     assert labels.index(next(label for label in labels if label >= 0)) == len(tokenizer(prompt)["input_ids"])
-    assert max(len(ids) for ids, _ in found.answers) <= 64
+    assert max(len(answer.tokens.input_ids) for answer in found.examples) <= 64
     [words] = found.sets
     assert "as alpaca: 5 rows read, 4 kept, 1 dropped: 1 longer than sequence_len 64 (row 3)" in words
 
@@ -81,7 +82,7 @@ def test_questions_are_the_first_instructions_that_fit(stages, tokenizers):
         ],
     )
 
-    assert held_out_answers(stages, tokenizers).questions == (
+    assert first_questions(held_out_answers(stages, tokenizers).examples) == (
         Question("Why?", "### User:\nWhy?\n\n### Assistant:\n"),
         Question("And how?\n\nSlowly", "### User:\nAnd how?\n\nSlowly\n\n### Assistant:\n"),
     )
@@ -94,7 +95,7 @@ def test_all_sets_of_the_stage_count(stages, tokenizers, tmp_path):
 
     found = held_out_answers(stages, tokenizers)
 
-    assert len(found.answers) == 5
+    assert len(found.examples) == 5
     assert [words.split(": ")[0].split(" as ")[1] for words in found.sets] == ["alpaca", "metamath"]
 
 
@@ -103,7 +104,7 @@ def test_answers_are_truncated_as_in_axolotl(stages, tokenizers, tokenizer):
     room = len(tokenizer("### User:\nWhy?\n\n### Assistant:\n")["input_ids"]) + 2
     stages = with_keys(stages, 1, excess_length_strategy="truncate", sequence_len=room)
 
-    [(ids, labels)] = held_out_answers(stages, tokenizers).answers
+    [(_, _, _, (ids, labels), *_)] = held_out_answers(stages, tokenizers).examples
 
     assert len(ids) == room
     assert [label for label in labels if label >= 0] == tokenizer("Once upon", add_special_tokens=False)["input_ids"]
@@ -117,10 +118,10 @@ def test_eval_pairs_of_the_first_stage_that_has_any(stages, tokenizers, tokenize
 
     assert found.stage == "dpo"
     prompt = "### System:\nBe brief.\n\n### User:\nOf what was the house?\n\n### Assistant:\n"
-    for answer, expected in zip(found.pairs[1][1:3], ("Straw.", "Of bricks and of straw."), strict=True):
+    for answer, expected in zip(found.examples[1][1:3], ("Straw.", "Of bricks and of straw."), strict=True):
         assert answer.tokens.input_ids == [*tokenizer(prompt + expected)["input_ids"], END]
         assert tokenizer.decode([label for label in answer.tokens.labels if label >= 0]) == expected + "</s>"
-    assert [pair.cut for pair in found.pairs] == [False, False]
+    assert [pair.cut for pair in found.examples] == [False, False]
 
 
 def test_training_report_and_sdpo_order_encode_rows_the_same(stages, tokenizers, tokenizer, tmp_path):
@@ -132,7 +133,7 @@ def test_training_report_and_sdpo_order_encode_rows_the_same(stages, tokenizers,
     entry = {"path": str(path), "ds_type": "json", "split": "train", **kind}
     stages = with_keys(stages, 2, test_datasets=[entry], datasets=[entry], seed=None)
 
-    reported = held_out_pairs(stages, tokenizers).pairs
+    reported = held_out_pairs(stages, tokenizers).examples
     file = find_file(path, None)
     encoder = make_encoder(tokenizer, "test")
     rows = RowEncoder(file.formatter, encoder, 128, truncate=True)
@@ -163,7 +164,7 @@ def test_pairs_that_training_leaves_out_are_left_out(stages, tokenizers):
 
     found = held_out_pairs(stages, tokenizers)
 
-    assert [pair.row for pair in found.pairs] == [2]
+    assert [pair.row for pair in found.examples] == [2]
     assert "2 rows read, 1 kept, 1 dropped: 1 longer than sequence_len 128 (row 1)" in found.sets[0]
 
 
@@ -216,9 +217,9 @@ def test_tokens_that_the_base_lacks_are_rejected(stages, tokenizers, tokenizer, 
 
     found = held_out_answers(stages, tokenizers | {"sft": own_tokenizer})
 
-    require_known_tokens("sft", found.answers, own_tokenizer)
+    require_known_tokens("sft", [answer.tokens for answer in found.examples], own_tokenizer)
     with pytest.raises(CheckpointError, match=r"^sft: .* the token 320, .*special_tokens"):
-        require_known_tokens("sft", found.answers, tokenizer)
+        require_known_tokens("sft", [answer.tokens for answer in found.examples], tokenizer)
 
 
 def test_the_option_overrides_the_recipe(tmp_path):

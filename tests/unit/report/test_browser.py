@@ -8,7 +8,7 @@ from browser import A4, DESKTOP, PHONE, browse, in_a_browser, measured
 from solar_plugins.evaluation.loss import Difference, Loss
 from solar_plugins.evaluation.probe.candidates import every_repeat
 from solar_plugins.evaluation.probe.probe import Comparison, Document, Documents, PlanResult, ProbeResult
-from solar_plugins.report import probe_results
+from solar_plugins.report import probe
 from solar_plugins.report.page import render_page
 
 pytestmark = in_a_browser
@@ -63,7 +63,7 @@ def pages(folder, report, chain_report):
     made = {
         "recipe": render_page(report),
         "chain": render_page(chain_report),
-        "probe": probe_results.render_page(result, [1_000_000] * len(result.plans), block),
+        "probe": probe.render_page(result, [1_000_000] * len(result.plans), block),
     }
     for name, page in made.items():
         (folder / f"{name}.html").write_text(page, encoding="utf-8")

@@ -12,6 +12,7 @@ from solar_plugins.report.picture import (
     inline_svg,
     new_sheet,
     save_picture,
+    spread,
 )
 
 
@@ -80,3 +81,18 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path):
 def test_layers_have_different_colors():
     assert len(set(depth_colors(88))) == 88
     assert len(depth_colors(1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ([], []),
+        ([5], [5]),
+        ([20, 40], [20, 40]),
+        ([30, 30], [25, 35]),
+        ([0, 0, 0], [0, 10, 20]),
+        ([100, 100], [90, 100]),
+    ],
+)
+def test_spread_moves_as_little_as_it_can(wanted, expected):
+    assert spread(wanted, 10, 0, 100) == expected

@@ -23,7 +23,12 @@ def write(path, **recipe):
 def test_a_recipe_gives_base_revision_and_sequence_length(base, tmp_path):
     path = write(tmp_path / "r.yml", base_model=str(base), solar=SOLAR, sequence_len=64, revision_of_model="v1")
     report = plan_for_recipe(path)
-    assert (report.base, report.revision, report.sequence_tokens, len(report.plan)) == (str(base), "v1", 64, 12)
+    assert (report.base.name, report.base.revision, report.sequence_tokens, len(report.plan)) == (
+        str(base),
+        "v1",
+        64,
+        12,
+    )
     path = write(tmp_path / "r.yml", base_model=str(base), solar=SOLAR)
     assert plan_for_recipe(path).sequence_tokens == 512, "Axolotl's default"
 

@@ -190,7 +190,7 @@ def test_a_file_name_that_is_no_utf_8_does_not_cost_the_report(trained_recipe, t
 
 def test_importing_the_report_is_cheap():
     code = (
-        "import sys, solar_plugins.report.report, solar_plugins.report.plan_plot;"
+        "import sys, solar_plugins.report.report, solar_plugins.report.plan_picture;"
         "print(*{'torch', 'transformers', 'matplotlib', 'jinja2', 'rich', 'tqdm', 'axolotl'} & set(sys.modules))"
     )
 

@@ -13,7 +13,7 @@ from solar_plugins.evaluation.loss import Loss
 from solar_plugins.evaluation.probe import probe as probe_module
 from solar_plugins.evaluation.probe.candidates import read_candidates
 from solar_plugins.evaluation.probe.probe import FIRST_CAP, LAST_CAP, still_racing
-from solar_plugins.report.probe_results import short_name
+from solar_plugins.report.probe import short_name
 from solar_plugins.solar_block import parse_solar_block
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.strategies import plan_of
@@ -61,7 +61,7 @@ def test_every_repeat(folder):
     assert str(plan_of(parse_solar_block(block).init, LAYERS)) == best, "the block makes that very plan"
     assert "ranks seams" in result.output
     page = (folder / "out" / "probe.html").read_text()
-    assert page.count('<rect class="cell"') == 21
+    assert page.count('<g id="cell-') == page.count("nats per token above the base\n") == 21
     assert "://" not in page
     assert (folder / "out" / "probe.png").stat().st_size > 10_000
 

@@ -1,11 +1,13 @@
 import re
 import sys
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from solar_plugins.errors import SolarError
-from solar_plugins.report.plan_plot import draw_plan, plan_figure
+from solar_plugins.report.plan_picture import FOOT_HEIGHT, PlanLayout, draw_plan, plan_figure, seam_label
 from solar_plugins.upscaling.layer_plan import Donor, LayerPlan, PlannedLayer
 
 
@@ -122,3 +124,41 @@ def test_a_missing_matplotlib_is_explained(tmp_path, monkeypatch):
     with pytest.raises(SolarError, match="solar plan --plot needs matplotlib "):
         draw_plan(PLANS["tiny"], tmp_path / "plan.svg")
     assert not (tmp_path / "plan.svg").exists()
+
+
+plans = st.integers(1, 40).flatmap(
+    lambda depth: st.builds(
+        LayerPlan.from_sources, st.just(depth), st.lists(st.integers(0, depth - 1), min_size=1, max_size=120)
+    )
+)
+
+
+def test_a_label_says_what_meets():
+    plan = LayerPlan.from_sources(32, [*range(24), *range(8, 32)])
+    assert seam_label(plan, *plan.seams()) == "seam: layer 23 feeds 8, distance 15"
+
+
+@given(plans)
+def test_layers_never_overlap_and_stay_in_the_column(plan):
+    layout = PlanLayout(plan)
+    low, high = FOOT_HEIGHT, FOOT_HEIGHT + layout.column_height
+    for count, lower_edge in ((plan.base_layers, layout.base_y), (len(plan), layout.new_y)):
+        edges = [lower_edge(index) for index in range(count)]
+        assert all(above - below >= layout.layer_height - 1e-6 for below, above in pairwise(edges))
+        assert edges[0] >= low - 1e-6
+        assert edges[-1] + layout.layer_height <= high + 1e-6
+
+
+@given(plans)
+def test_a_seam_lies_between_the_two_layers_that_it_joins(plan):
+    layout = PlanLayout(plan)
+    for seam in layout.seams:
+        assert layout.new_y(seam.position - 1) + layout.layer_height < layout.seam_y(seam) < layout.new_y(seam.position)
+
+
+@given(plans)
+def test_labels_never_touch_and_stay_in_the_column(plan):
+    layout = PlanLayout(plan)
+    labels = layout.label_ys
+    assert all(above - below >= layout.label_distance - 1e-6 for below, above in pairwise(labels))
+    assert all(FOOT_HEIGHT - 1e-6 <= y <= FOOT_HEIGHT + layout.column_height + 1e-6 for y in labels)
