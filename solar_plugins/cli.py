@@ -23,7 +23,7 @@ from solar_plugins.plugins.recipe_packs import (
 )
 from solar_plugins.report.plan_report import PlanReport, as_json, as_text, plan_for_base, plan_for_recipe
 from solar_plugins.solar_block import InitArgs
-from solar_plugins.text import format_bytes
+from solar_plugins.text import format_bytes, printable
 from solar_plugins.upscaling.strategies import init_strategies, plan_of
 
 
@@ -139,7 +139,8 @@ class SolarGroup(click.Group):
         try:
             return super().invoke(ctx)
         except SolarError as error:
-            raise click.ClickException(str(error)) from None
+            # Names in it may come from files of others.
+            raise click.ClickException(printable(str(error))) from None
         except BrokenPipeError:
             raise  # The reader closed the pipe, as in `solar plan ... | head`; click exits silently.
         except OSError as error:

@@ -6,13 +6,16 @@ Every JSON or YAML file that this package reads as one value goes through here, 
 from __future__ import annotations
 
 import json
+import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from solar_plugins.errors import ArgsError, CheckpointError, SolarError
+from solar_plugins.text import printable
 
 MAX_JSON_BYTES = 25_000_000
 """Four times the largest known safetensors header or index: 150,000 tensors of a mixture of 384 experts."""
@@ -20,8 +23,17 @@ MAX_JSON_BYTES = 25_000_000
 MAX_JSON_VALUES = 1_000_000
 """A parsed value takes up to 150 bytes, so this bounds the memory. A header has about 8 values per tensor."""
 
-MAX_NAME_LENGTH = 500
+MAX_YAML_CHARACTERS = 1_000_000
+"""A recipe has thousands, a merge of single layers some ten thousand."""
 
+MAX_YAML_VALUES = 100_000
+"""With aliases expanded: nine lines of nine aliases each stand for 400 million values."""
+
+MAX_YAML_DEPTH = 100
+MAX_NUMBER_LENGTH = 400
+"""Digits of a YAML number. ``1:1:1:...``, a number to the base 60, takes quadratic time."""
+
+MAX_NAME_LENGTH = 500
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_LFS_POINTER_BYTES = 1024
@@ -107,18 +119,22 @@ def read_text(path: Path, *, error: MakeError = ArgsError, fix: str = GIVE_YAML)
     """The text of a file that the user named.
 
     Raises:
-        SolarError: An ``error``: it cannot be read, or is not UTF-8.
+        SolarError: An ``error``: it cannot be read, is not UTF-8, or is too large for a file that people write.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_YAML_CHARACTERS + 1)
     except OSError as problem:
         raise error(f"{path}: cannot be read ({problem.strerror}); {fix}") from None
     except ValueError as problem:
         raise error(f"{path}: not UTF-8 ({problem}); save the file as UTF-8") from None
+    if len(text) > MAX_YAML_CHARACTERS:
+        raise error(f"{path}: more than {MAX_YAML_CHARACTERS:,} characters, too many for a file of this kind; {fix}")
+    return text
 
 
 def parse_yaml(text: str, where: str, error: MakeError = ArgsError) -> Any:
-    """The value that a YAML text describes.
+    """The value that a YAML text describes. Tags that build objects are errors; so is what would exhaust the machine.
 
     Args:
         text: The text.
@@ -126,14 +142,92 @@ def parse_yaml(text: str, where: str, error: MakeError = ArgsError) -> Any:
         error: As for `read_json_object`.
 
     Raises:
-        SolarError: An ``error``: it is not YAML. The message has the line and column.
+        SolarError: An ``error``: it is not YAML, or too large, too deep, or has an alias inside its own value. The
+            message has the line and column.
     """
     import yaml  # Imported late: it takes longer to load than most plans take to compute.
 
+    if len(text) > MAX_YAML_CHARACTERS:
+        raise error(f"{where}: {len(text):,} characters of YAML, expected at most {MAX_YAML_CHARACTERS:,}; shorten it")
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as problem:
-        raise error(f"{where}: not valid YAML; {' '.join(str(problem).split())}") from None
+        return yaml.load(text, _bounded_loader())
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as problem:
+        raise error(f"{where}: not valid YAML; {printable(' '.join(str(problem).split()))}") from None
+
+
+def duplicate_keys(text: str) -> list[str]:
+    """The keys that a map of a YAML text has twice, with the line of the second. YAML's readers take the last value.
+
+    Args:
+        text: A text that `parse_yaml` accepts.
+    """
+    import yaml
+
+    found: list[str] = []
+    for event_map in _maps(yaml.compose(text, _bounded_loader())):
+        seen: set[str] = set()
+        for key, _ in event_map.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
+                found.append(f"{printable(key.value):.100} (line {key.start_mark.line + 1})")
+            seen.add(str(key.value))
+    return found
+
+
+def _maps(node: Any) -> Iterator[Any]:
+    import yaml
+
+    visited: set[int] = set()
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, yaml.CollectionNode) or id(node) in visited:
+            continue
+        visited.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            yield node
+            waiting += [part for pair in node.value for part in pair]
+        else:
+            waiting += node.value
+
+
+@cache
+def _bounded_loader() -> Any:
+    import yaml
+
+    class BoundedLoader(yaml.SafeLoader):
+        """Counts values as they are read, with aliases expanded."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__(text)
+            self.num_values = self.depth = 0
+            self.sizes: dict[int, int] = {}
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            mark, is_alias = event.start_mark, isinstance(event, yaml.AliasEvent)
+            before = self.num_values
+            self.depth += 1
+            if self.depth > MAX_YAML_DEPTH:
+                raise yaml.MarkedYAMLError(problem=f"nested more than {MAX_YAML_DEPTH} levels deep", problem_mark=mark)
+            node: Any = super().compose_node(parent, index)
+            self.depth -= 1
+            if is_alias and id(node) not in self.sizes:
+                raise yaml.MarkedYAMLError(problem="an alias stands inside the value it refers to", problem_mark=mark)
+            if is_alias:
+                self.num_values += self.sizes[id(node)]
+            else:
+                self.num_values += 1
+                self.sizes[id(node)] = self.num_values - before
+            if self.num_values > MAX_YAML_VALUES:
+                problem = f"more than {MAX_YAML_VALUES:,} values, with aliases expanded"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+            is_number = isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float"))
+            if is_number and len(node.value) > MAX_NUMBER_LENGTH:
+                problem = f"a number of {len(node.value):,} characters"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+            return node
+
+    return BoundedLoader
 
 
 def is_plain_file_name(name: object) -> bool:
@@ -160,6 +254,22 @@ def is_plain_relative_path(name: object) -> bool:
         and all(is_plain_file_name(part) for part in name.split("/"))
         and "\\" not in name
         and not PureWindowsPath(name).drive
+    )
+
+
+RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
+
+def is_portable_path(name: object) -> bool:
+    """Whether ``name`` is a plain relative path that every system can write: no device names, no final dots.
+
+    Example:
+        >>> [is_portable_path(name) for name in ("a/b.yml", "a/NUL.yml", "a./b", "what?.yml", "b.yml ")]
+        [True, False, False, False, False]
+    """
+    return is_plain_relative_path(name) and not any(
+        RESERVED_ON_WINDOWS.fullmatch(part) or part.endswith((".", " ")) or set(part) & set('<>:"|?*')
+        for part in str(name).split("/")
     )
 
 

@@ -1,15 +1,19 @@
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
-from solar_plugins.errors import CheckpointError, DataError
+from solar_plugins.errors import ArgsError, CheckpointError, DataError
 from solar_plugins.storage import untrusted as untrusted_files
 from solar_plugins.storage.untrusted import (
+    duplicate_keys,
     is_plain_file_name,
     parse_json_object,
+    parse_yaml,
     read_json_object,
+    read_text,
     require_file,
     require_inside,
 )
@@ -146,3 +150,54 @@ def test_the_hub_cache_may_link_to_its_own_blobs_only(tmp_path):
     shutil.move(model / "blobs", tmp_path / "large-disk")
     (model / "blobs").symlink_to(tmp_path / "large-disk")
     require_inside(snapshot / "good", snapshot)
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+BOMBS = {
+    "aliases": LAUGHS,
+    "merge keys": "a: &a {" + ", ".join(f"k{i}: 1" for i in range(2000)) + "}\nb: {<<: [" + "*a, " * 2000 + "]}\n",
+    "an alias inside itself": "a: &a [*a]\n",
+    "flow nesting": "[" * 5000,
+    "block nesting": "- " * 5000,
+    "question marks": "? " * 5000,
+    "many values": "- a\n" * 150_000,
+    "a number to the base 60": "a: 1" + ":1" * 400_000,
+    "a number of many digits": "a: 0x" + "f" * 900_000,
+    "more text than a file of this kind has": "a: '" + "x" * 1_000_000 + "'",
+    "a tag that runs a command": "a: !!python/object/apply:os.system ['touch executed']",
+    "a tag that builds an object": "a: !!python/object/new:os.PathLike []",
+    "a tag that names a module": "a: !!python/module:this",
+    "an unknown tag": "a: !solar 1",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_yaml_that_would_exhaust_the_machine_or_build_objects(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    start = time.monotonic()
+    with pytest.raises(ArgsError, match=r"r\.yml: ") as caught:
+        parse_yaml(BOMBS[name], "r.yml")
+    assert time.monotonic() - start < 10
+    assert len(str(caught.value)) < 1000
+    assert not list(tmp_path.iterdir())
+
+
+def test_aliases_of_ordinary_size_are_expanded():
+    assert parse_yaml("a: &a {x: 1}\nb: *a\nc: {<<: *a, y: 2}\n", "r") == {
+        "a": {"x": 1},
+        "b": {"x": 1},
+        "c": {"x": 1, "y": 2},
+    }
+
+
+def test_keys_that_are_there_twice():
+    text = "output_dir: out\nsolar: {init: {drop_layers: 8, drop_layers: 9}}\nx: 1\noutput_dir: /\n"
+    assert sorted(duplicate_keys(text)) == ["drop_layers (line 2)", "output_dir (line 4)"]
+    assert duplicate_keys("a: {<<: &b {x: 1}, <<: *b}\n") == []
+
+
+def test_an_endless_file_is_not_read_to_its_end():
+    with pytest.raises(ArgsError, match="more than 1,000,000 characters"):
+        read_text(Path("/dev/zero"))
