@@ -431,7 +431,7 @@ def sdpo_order(model: Path, files: tuple[Path, ...], as_json_text: bool, **optio
 
 @solar.group()
 def recipes() -> None:
-    """List, copy and check recipes: the built-in ones, those of other packages, and your own."""
+    """List, copy, fetch and check recipes: the built-in ones, those of other packages, and your own."""
 
 
 @recipes.command("list")
@@ -449,6 +449,22 @@ def copy(directory: Path) -> None:
     """Copy all recipes into DIRECTORY (default: ./recipes), ready to run and edit."""
     for path in copy_recipes(recipe_packs(), directory):
         click.echo(path)
+
+
+@recipes.command("fetch")
+@click.argument("source", metavar="ORG/MODEL[@REVISION]|DIR")
+@click.option("--output", type=click.Path(path_type=Path), help="The folder to write.  [default: the model's name]")
+@click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
+def fetch_recipes(source: str, output: Path | None, as_json_text: bool) -> None:
+    """Find the recipes in a model repository or a folder, and write them with a note of where they come from.
+
+    Finds recipe, merge, mixture and pipeline files, YAML in cards of Axolotl and mergekit, lineages and bundles.
+    Downloads small text files only. Nothing that is fetched is executed.
+    """
+    from solar_plugins.sharing.fetch import as_json, as_text, fetch
+
+    fetched, folder = fetch(source, output)
+    click.echo(json.dumps(as_json(fetched, folder), indent=2) if as_json_text else as_text(fetched, folder))
 
 
 @recipes.command("check")
