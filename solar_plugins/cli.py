@@ -239,6 +239,7 @@ def _memory_text(
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--strategy", default="dus", show_default=True, help="The upscaling strategy.")
+@click.option("--copy", is_flag=True, help="Copy all weights, even where the file system could share blocks with BASE.")
 @_trust_remote_code
 @_trust_config_key
 @_duplicates
@@ -247,6 +248,7 @@ def upscale(
     out: Path,
     revision: str | None,
     strategy: str,
+    copy: bool,
     trust_remote_code: bool,
     trusted_keys: tuple[str, ...],
     **arguments: str | None,
@@ -258,7 +260,7 @@ def upscale(
     found = find_base(base, revision, trust_remote_code=trust_remote_code, trusted_keys=trusted_keys)
     init = _init_args(strategy, arguments)
     found, layer_plan = found.with_donors(plan_of(init, found.num_layers, where=""), init)
-    written = write_checkpoint(found, layer_plan, out)
+    written = write_checkpoint(found, layer_plan, out, copy=copy)
     click.echo(f"{out}: {layer_plan}{'' if written else ' (already there, complete)'}")
 
 

@@ -113,6 +113,11 @@ class SolarArgs(BaseModel):
         min_length=1,
         description="directory for upscaled checkpoints; default: $HF_HOME/solar_plugins, next to the hub cache",
     )
+    copies: bool | None = Field(
+        None,
+        alias="copy",
+        description="copy all weights, even where the file system could share blocks with the base; default: false",
+    )
 
     @property
     def init(self) -> InitArgs:

@@ -221,7 +221,7 @@ def _upscaled_checkpoint(cfg: MutableMapping[str, Any], recipe: Recipe, solar: S
     refuse_frozen_new_layers(recipe, base.decoder, plan)
     if solar.train is not None:
         refuse_frozen_identity_layers(solar.train, base.decoder, plan)
-    checkpoint = ensure_checkpoint(base, plan, solar.cache_dir)
+    checkpoint = ensure_checkpoint(base, plan, solar.cache_dir, copy=bool(solar.copies))
     refuse_other_plans_checkpoint(recipe, plan, checkpoint)
     return checkpoint
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError
+from solar_plugins.storage.reflink import clone_range
 from solar_plugins.storage.untrusted import MAX_JSON_BYTES, MAX_NAME_LENGTH, parse_json_object, require_file
 
 DTYPE_BITS: Mapping[str, int] = {
@@ -68,11 +69,22 @@ class Shard(NamedTuple):
 
     filename: str
     tensors: tuple[PlannedTensor, ...]
+    block: int = 0
+    """The size of the blocks to share with the source files where possible; 0: copy all bytes."""
+    residue: int = 0
+    """With ``block``: where in a block the data begins."""
 
     @property
     def data_bytes(self) -> int:
         """Size of the tensor data in bytes, without the header."""
         return sum(tensor.source.num_bytes for tensor in self.tensors)
+
+    def whole_blocks(self) -> Iterator[tuple[Path, int]]:
+        """The source file and the length in bytes of each range of whole blocks that can be shared."""
+        for piece in _runs(self, self.residue):
+            middle = _whole_blocks(piece, self.block) if self.block else None
+            if middle is not None and piece.source is not None:
+                yield piece.source, middle.num_bytes
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -161,17 +173,18 @@ def plan_shards(tensors: Iterable[PlannedTensor], max_bytes: int) -> list[Shard]
             used = 0
         groups[-1].append(tensor)
         used += tensor.source.num_bytes
-    count = len(groups)
-    names = (
-        ["model.safetensors"]
-        if count == 1
-        else [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
-    )
     # Widest dtype first, as the reference writer does, so that all tensors are aligned to their dtype.
     return [
         Shard(name, tuple(sorted(group, key=lambda tensor: -DTYPE_BITS[tensor.source.dtype])))
-        for name, group in zip(names, groups, strict=True)
+        for name, group in zip(shard_names(len(groups)), groups, strict=True)
     ]
+
+
+def shard_names(count: int) -> list[str]:
+    """The hub's file names for so many shards."""
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
 
 
 def shard_index(shards: Sequence[Shard]) -> dict[str, Any]:
@@ -184,7 +197,10 @@ def shard_index(shards: Sequence[Shard]) -> dict[str, Any]:
 
 
 def shard_header(shard: Shard) -> bytes:
-    """The length prefix and the JSON header of a new file, padded so that the data is aligned to 8 bytes."""
+    """The length prefix and the JSON header of a new file, padded so that the data is aligned to 8 bytes.
+
+    With ``shard.block``, it is padded so that the data begins at ``shard.residue`` within a block.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for tensor in shard.tensors:
@@ -192,7 +208,7 @@ def shard_header(shard: Shard) -> bytes:
         entry = {"dtype": tensor.source.dtype, "shape": tensor.source.shape, "data_offsets": [position, end]}
         header[tensor.name], position = entry, end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * ((shard.residue - 8 - len(text)) % (shard.block or 8))
     return struct.pack("<Q", len(text)) + text
 
 
@@ -203,9 +219,15 @@ class _Piece(NamedTuple):
     target_start: int
     num_bytes: int
 
+    def part(self, start: int, end: int) -> _Piece:
+        """The bytes ``[start, end)`` of it."""
+        return self._replace(
+            source_start=self.source_start + start, target_start=self.target_start + start, num_bytes=end - start
+        )
 
-def _pieces(shard: Shard, data_start: int) -> Iterator[_Piece]:
-    """The copies that fill a shard: ranges adjacent in both files are joined, then split evenly among threads."""
+
+def _runs(shard: Shard, data_start: int) -> list[_Piece]:
+    """The copies that fill a shard; ranges adjacent in both files are joined."""
     runs: list[_Piece] = []
     target = data_start
     for tensor in shard.tensors:
@@ -218,10 +240,7 @@ def _pieces(shard: Shard, data_start: int) -> Iterator[_Piece]:
             runs[-1] = runs[-1]._replace(num_bytes=runs[-1].num_bytes + size)
         else:
             runs.append(run)
-    for run in runs:
-        for offset in range(0, run.num_bytes, PIECE_BYTES):
-            size = min(PIECE_BYTES, run.num_bytes - offset)
-            yield _Piece(run.source, run.source_start + offset, run.target_start + offset, size)
+    return runs
 
 
 def _is_adjacent(run: _Piece, following: _Piece) -> bool:
@@ -231,13 +250,50 @@ def _is_adjacent(run: _Piece, following: _Piece) -> bool:
     return run.source is None or run.source_start + run.num_bytes == following.source_start
 
 
-def write_shard(shard: Shard, directory: Path, advance: Callable[[int], object]) -> None:
+def _whole_blocks(run: _Piece, block: int) -> _Piece | None:
+    """The part of a run that consists of whole blocks in both files; None if there is none."""
+    start = -run.source_start % block
+    end = run.num_bytes - (run.source_start + run.num_bytes) % block
+    fits = run.source is not None and run.source_start % block == run.target_start % block and start < end
+    return run.part(start, end) if fits else None
+
+
+def _split(runs: Iterable[_Piece]) -> Iterator[_Piece]:
+    """Pieces for several threads."""
+    for run in runs:
+        for start in range(0, run.num_bytes, PIECE_BYTES):
+            yield run.part(start, min(start + PIECE_BYTES, run.num_bytes))
+
+
+def _share(
+    runs: Iterable[_Piece], block: int, sources: Mapping[Path, int], target: int, advance: Callable[[int], object]
+) -> Iterator[_Piece]:
+    """Share the whole blocks of runs as far as the file system can; yields what is left to copy."""
+    for run in runs:
+        middle = _whole_blocks(run, block)
+        if middle is None or middle.source is None:
+            yield run
+            continue
+        shared = clone_range(sources[middle.source], middle.source_start, target, middle.target_start, middle.num_bytes)
+        if not shared:
+            yield run
+            continue
+        advance(middle.num_bytes)
+        start = middle.source_start - run.source_start
+        ends = (run.part(0, start), run.part(start + middle.num_bytes, run.num_bytes))
+        yield from (end for end in ends if end.num_bytes)
+
+
+def write_shard(shard: Shard, directory: Path, advance: Callable[[int], object]) -> int:
     """Write a file, header and data, and flush it to disk.
 
     Args:
         shard: The file.
         directory: Its directory. The file must not exist.
-        advance: Called with the number of bytes written, from several threads.
+        advance: Called with the number of bytes written or shared, from several threads.
+
+    Returns:
+        The number of bytes that were copied or computed; the others share their blocks with a source file.
 
     Raises:
         CheckpointError: A source file was truncated while it was read.
@@ -251,9 +307,11 @@ def write_shard(shard: Shard, directory: Path, advance: Callable[[int], object])
             for path in {tensor.source.file for tensor in shard.tensors}
         }
         _write_all(target, memoryview(header), 0)
+        runs = _runs(shard, len(header))
+        copied = list(_share(runs, shard.block, sources, target, advance)) if shard.block else runs
         moves = [
             threads.submit(_move, piece, sources.get(piece.source) if piece.source else None, target, advance)
-            for piece in _pieces(shard, len(header))
+            for piece in _split(copied)
         ]
         try:
             _write_computed(shard, target, len(header), advance)
@@ -264,6 +322,8 @@ def write_shard(shard: Shard, directory: Path, advance: Callable[[int], object])
             threads.shutdown(cancel_futures=True)
             raise
         os.fsync(target)
+    computed = sum(tensor.source.num_bytes for tensor in shard.tensors if tensor.compute)
+    return computed + sum(piece.num_bytes for piece in copied)
 
 
 def _write_computed(shard: Shard, target: int, position: int, advance: Callable[[int], object]) -> None:

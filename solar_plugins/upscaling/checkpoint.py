@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,8 @@ from solar_plugins.storage.atomic import (
     write_errors_explained,
 )
 from solar_plugins.storage.cards import CARD, read_card
-from solar_plugins.storage.safetensors import shard_index, write_shard
+from solar_plugins.storage.reflink import NONE, Sharing, find_sharing
+from solar_plugins.storage.safetensors import Shard, shard_index, write_shard
 from solar_plugins.storage.untrusted import require_inside
 from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint
@@ -53,17 +54,22 @@ def default_cache_dir() -> Path:
     return Path(HF_HOME) / "solar_plugins"
 
 
-def cache_name(base: BaseCheckpoint, plan: LayerPlan) -> str:
+def cache_name(base: BaseCheckpoint, plan: LayerPlan, *, copy: bool = False) -> str:
     """The directory name of an upscaled checkpoint. It depends on the base, the plan and the format version.
+
+    With ``copy`` it is another one, because an existing checkpoint may share blocks with the base.
 
     It contains no part of the base's name: Axolotl derives the model type from words such as "llama" in a path.
     """
     trust = [sorted(base.trusted_keys)] if base.trusted_keys else []  # They are recorded in the new config.json.
-    content = json.dumps([FORMAT_VERSION, base.identity, plan.to_dict(), *trust], sort_keys=True)
+    copied = ["copy"] if copy else []
+    content = json.dumps([FORMAT_VERSION, base.identity, plan.to_dict(), *trust, *copied], sort_keys=True)
     return f"{CACHE_PREFIX}{plan.base_layers}-to-{len(plan)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
-def ensure_checkpoint(base: BaseCheckpoint, plan: LayerPlan, cache_dir: str | Path | None) -> Path:
+def ensure_checkpoint(
+    base: BaseCheckpoint, plan: LayerPlan, cache_dir: str | Path | None, *, copy: bool = False
+) -> Path:
     """The directory of the upscaled checkpoint in the cache. Writes the checkpoint if it does not exist.
 
     Safe to call from many processes at once: one writes, the others wait and then use it.
@@ -72,16 +78,17 @@ def ensure_checkpoint(base: BaseCheckpoint, plan: LayerPlan, cache_dir: str | Pa
         base: The base.
         plan: The plan.
         cache_dir: Default: `default_cache_dir`.
+        copy: Copy every byte, even where the file system could share blocks with the base.
 
     Raises:
         CheckpointError: The base cannot be used, or the checkpoint cannot be written. No partial checkpoint is left.
     """
     cache = Path(cache_dir) if cache_dir else default_cache_dir()
-    directory = Path(os.path.expanduser(cache)).absolute() / cache_name(base, plan)
+    directory = Path(os.path.expanduser(cache)).absolute() / cache_name(base, plan, copy=copy)
     with _os_errors_explained(directory):
         written = ensure_directory(
             directory,
-            fill=partial(_fill, base, plan, directory),
+            fill=partial(_fill, base, plan, directory, copy),
             is_finished=partial(is_finished, base=base, plan=plan),
             what=WHAT,
         )
@@ -92,8 +99,14 @@ def ensure_checkpoint(base: BaseCheckpoint, plan: LayerPlan, cache_dir: str | Pa
     return directory
 
 
-def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> bool:
+def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path, *, copy: bool = False) -> bool:
     """Write the upscaled checkpoint to ``directory``, which must not exist or be empty. False if it already exists.
+
+    Args:
+        base: The base.
+        plan: The plan.
+        directory: Where to.
+        copy: As for `ensure_checkpoint`.
 
     Raises:
         CheckpointError: As `ensure_checkpoint`; also if the directory has other content, or is inside the base.
@@ -114,7 +127,7 @@ def write_checkpoint(base: BaseCheckpoint, plan: LayerPlan, directory: Path) -> 
                 "give another name"
             )
         written = write_directory(
-            directory, partial(_fill, base, plan, directory), partial(is_finished, base=base, plan=plan)
+            directory, partial(_fill, base, plan, directory, copy), partial(is_finished, base=base, plan=plan)
         )
     if written:
         announce("checkpoint_written", path=directory, plan=plan, base=base)
@@ -146,20 +159,21 @@ def _os_errors_explained(directory: Path) -> AbstractContextManager[None]:
     return write_errors_explained(directory, WHAT, "choose another place with solar.cache_dir", CheckpointError)
 
 
-def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -> None:
+def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, copy: bool, directory: Path) -> None:
     """Write into ``directory``, which will be renamed to ``final``."""
-    config, shards, changed = planned_checkpoint(base, plan)
+    weight_files = {stored.file for model in base.models for stored in model.tensors.values()}
+    sharing = NONE if copy else find_sharing(weight_files, directory)
+    config, shards, changed = planned_checkpoint(base, plan, sharing.block)
     require_what_computes(shards)
-    total_bytes = sum(shard.data_bytes for shard in shards)
     companions = {base.relative(path): path for path in base.companions}
-    _require_space(total_bytes + sum(path.stat().st_size for path in companions.values()), final, directory)
+    shared_ranges = (part for shard in shards for part in shard.whole_blocks())
+    shared_bytes = sum(size for path, size in shared_ranges if path in sharing.files)
+    total_bytes = sum(shard.data_bytes for shard in shards)
+    companion_bytes = sum(path.stat().st_size for path in companions.values())
+    _require_space(total_bytes - shared_bytes + companion_bytes, final, directory)
     LOG.info("upscaling %s: %s, %s, into %s", base.name, plan, format_bytes(total_bytes), final)
     state = base.state()
-    with progress(total_bytes, "upscaling") as advance:
-        for shard in shards:
-            write_shard(shard, directory, advance)
-    if len(shards) > 1:
-        _write_json(directory / INDEX, shard_index(shards))
+    _write_weights(shards, directory, sharing)
     for name, path in companions.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         if name in changed:
@@ -175,8 +189,31 @@ def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, directory: Path) -
     (directory / CARD).write_text(_card(base, plan), encoding="utf-8")
     _refuse_changed(base, state)
     files = {name: (directory / name).stat().st_size for name in sorted(files_below(directory))}
-    marker = Marker(base.public_name, base.revision, base.identity, plan, files, base.hub_was_asked)
+    marker = Marker(base.public_name, base.revision, base.identity, plan, files, base.hub_was_asked, sharing.block)
     _write_json(directory / MARKER, marker.to_dict())
+
+
+def _write_weights(shards: Sequence[Shard], directory: Path, sharing: Sharing) -> None:
+    total_bytes = sum(shard.data_bytes for shard in shards)
+    with progress(total_bytes, "upscaling") as advance:
+        copied_bytes = sum(write_shard(shard, directory, advance) for shard in shards)
+    if len(shards) > 1:
+        _write_json(directory / INDEX, shard_index(shards))
+    if sharing.block:
+        LOG.info("%s", space_line(total_bytes, copied_bytes))
+
+
+def space_line(total_bytes: int, copied_bytes: int) -> str:
+    """How much of the weights shares blocks with the base, and how much disk space they take.
+
+    >>> space_line(4_500_000_000, 7_000)
+    '4.5 GB of weights: 4.5 GB shared with the base, 7 kB copied; new disk space: 7 kB (du counts shared blocks twice)'
+    """
+    total, shared, copied = map(format_bytes, (total_bytes, total_bytes - copied_bytes, copied_bytes))
+    return (
+        f"{total} of weights: {shared} shared with the base, {copied} copied; new disk space: {copied} (du counts "
+        "shared blocks twice)"
+    )
 
 
 def _card(base: BaseCheckpoint, plan: LayerPlan) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from solar_plugins.errors import CheckpointError, SolarError
+from solar_plugins.storage.reflink import LARGEST_BLOCK
 from solar_plugins.storage.untrusted import is_plain_relative_path, read_json_object
 from solar_plugins.upscaling.base_model import CONFIG
 from solar_plugins.upscaling.layer_plan import LayerPlan
@@ -33,6 +34,8 @@ class Marker(NamedTuple):
     """Relative path, with slashes, and size of every other file."""
     hub_was_asked: bool = True
     """False if the base is a hub model that was read from the offline cache, so that files may be missing."""
+    shared_block: int = 0
+    """The block size that the shards are laid out for, so that they can share blocks with the base; 0: for none."""
 
     def to_dict(self) -> dict[str, Any]:
         """The marker as JSON-ready values."""
@@ -42,6 +45,7 @@ class Marker(NamedTuple):
             "plan": self.plan.to_dict(),
             "files": dict(self.files),
             "hub_was_asked": self.hub_was_asked,
+            **({"shared_block": self.shared_block} if self.shared_block else {}),
         }
 
 
@@ -69,7 +73,9 @@ def read_marker(directory: Path) -> Marker:
         _require(all(is_plain_relative_path(name) for name in files))
         _require(all(type(size) is int and size >= 0 for size in files.values()))
         _require(isinstance(asked, bool))
-        return Marker(name, revision, identity, LayerPlan.from_dict(data["plan"]), files, asked)
+        block = data.get("shared_block", 0)
+        _require(type(block) is int and 0 <= block <= LARGEST_BLOCK)
+        return Marker(name, revision, identity, LayerPlan.from_dict(data["plan"]), files, asked, block)
     except (KeyError, TypeError, ValueError, SolarError) as error:
         raise CheckpointError(
             f"{path}: damaged ({type(error).__name__}: {error}); expected the base's name, revision and identity, the "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.storage.safetensors import FLOATS, PlannedTensor, Shard, StoredTensor, plan_shards
+from solar_plugins.storage.shared_layout import share_shards
 from solar_plugins.upscaling.base_model import BaseCheckpoint
 from solar_plugins.upscaling.decoder import PREDICTION_LAYER_KEYS, Decoder
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
@@ -204,8 +205,13 @@ def float_shapes(stored: Mapping[str, StoredTensor]) -> dict[str, tuple[int, ...
     return {name: tensor.shape for name, tensor in stored.items() if tensor.dtype in FLOATS}
 
 
-def planned_shards(base: BaseCheckpoint, plan: LayerPlan) -> list[Shard]:
+def planned_shards(base: BaseCheckpoint, plan: LayerPlan, block: int = 0) -> list[Shard]:
     """The shards of the upscaled checkpoint.
+
+    Args:
+        base: The base.
+        plan: The plan.
+        block: Size in bytes of the blocks to share with the base's files; 0: none.
 
     Raises:
         CheckpointError: The base's tensors cannot be read, or do not match its config.
@@ -219,13 +225,11 @@ def planned_shards(base: BaseCheckpoint, plan: LayerPlan) -> list[Shard]:
     ]
     copies = tensor_copies(stored[0], base.decoder, plan, shapes[0], donors)
     computed = _computed(base, plan, copies)
-    return plan_shards(
-        (
-            PlannedTensor(copy.name, stored[copy.model][copy.source], copy.start == "zero", computed.get(copy.name))
-            for copy in copies
-        ),
-        MAX_SHARD_BYTES,
-    )
+    tensors = [
+        PlannedTensor(copy.name, stored[copy.model][copy.source], copy.start == "zero", computed.get(copy.name))
+        for copy in copies
+    ]
+    return share_shards(tensors, block, MAX_SHARD_BYTES) if block else plan_shards(tensors, MAX_SHARD_BYTES)
 
 
 def _computed(

@@ -82,7 +82,7 @@ def verify_checkpoint(
     same = base.identity == marker.base_identity
     what = "the base or a donor" if base.donors else "the base"
     note = "" if same else f"{what} is not the recorded one: it was changed, touched or copied, or is another model"
-    shards = planned_shards(base, marker.plan)
+    shards = planned_shards(base, marker.plan, marker.shared_block)
     require_what_computes(shards)
     for path, difference in _differences(directory, base, marker, shards):
         if difference:

@@ -185,7 +185,7 @@ def test_a_read_only_place(base, tmp_path, monkeypatch):
 def test_a_base_that_changes_while_it_is_copied(base, tmp_path, monkeypatch):
     def change_the_base(*args):
         os.utime(base / "model.safetensors", ns=(1, 1))
-        real_write_shard(*args)
+        return real_write_shard(*args)
 
     real_write_shard = checkpoint.write_shard
     monkeypatch.setattr(checkpoint, "write_shard", change_the_base)
@@ -332,7 +332,7 @@ def test_a_shard_that_is_replaced_by_one_of_the_same_size_and_time_is_noticed(ba
         shutil.copy(path, base / "other")
         os.utime(base / "other", ns=times)
         (base / "other").rename(path)
-        real_write_shard(*args)
+        return real_write_shard(*args)
 
     real_write_shard = checkpoint.write_shard
     monkeypatch.setattr(checkpoint, "write_shard", replace)
