@@ -1,7 +1,7 @@
 """Runs the writer many times in forked processes, each with one fault, and prints what came out as JSON.
 
-A program of its own, so that it forks fast: ``python fault_runner.py MODE FOLDER``. Faults strike at the k-th
-operation on a file, for every k (`faults.py`).
+A program of its own, so that it forks fast: ``python fault_runner.py MODE FOLDER [WIDTH]``. Faults strike at the k-th
+operation on a file, for every k (`faults.py`). A disk that shares blocks needs a WIDTH whose tensors have whole blocks.
 """
 
 import collections
@@ -59,8 +59,8 @@ def make_base(directory, layers=2, hidden=8, vocabulary=16):
 class Trial:
     """One base, what a run without faults makes of it, and a cache that is emptied between the attempts."""
 
-    def __init__(self, folder):
-        self.base = make_base(folder / "base")
+    def __init__(self, folder, hidden=8):
+        self.base = make_base(folder / "base", hidden=hidden)
         self.pristine = Path(shutil.copytree(self.base, folder / "pristine"))
         self.cache = folder / "cache"
         self.target = self.cache / cache_name(find_base(str(self.base)), PLAN)
@@ -304,8 +304,8 @@ class Crowd:
 
 
 if __name__ == "__main__":
-    mode, folder = sys.argv[1], Path(sys.argv[2])
-    made = Trial(folder)
+    mode, folder, *width = sys.argv[1:]
+    made = Trial(Path(folder), *map(int, width))
     modes = {"kill": kill, "errors": errors, "changes": changes}
     if mode in modes:
         result = modes[mode](made)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from shared_disks import SHARING, disk
 
 from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling import checkpoint
@@ -23,6 +24,9 @@ from solar_plugins.upscaling.layer_plan import LayerPlan
 RUNNER = Path(__file__).parent / "fault_runner.py"
 
 pytestmark = pytest.mark.slow
+
+SHARED_WIDTH = 128
+"""Matrices of 32 kB, so that they have whole blocks to share."""
 
 
 @pytest.fixture
@@ -37,8 +41,8 @@ def folder():
 def attempts(folder, run):
     """What the runner reports of a mode."""
 
-    def run_mode(mode):
-        result = run("python", RUNNER, mode, folder, env={"PYTHONPATH": str(RUNNER.parents[1])})
+    def run_mode(mode, folder=folder, width=8):
+        result = run("python", RUNNER, mode, folder, width, env={"PYTHONPATH": str(RUNNER.parents[1])})
         assert result.returncode == 0, result.stderr[-2000:]
         report = json.loads(result.stdout)
         print({key: value for key, value in report.items() if key != "waiting"})
@@ -75,6 +79,32 @@ def test_every_operation_fails_once(attempts):
         *("lstat", "stat", "fstat", "open", "mkdir", "read", "write", "unlink"),
         "close",
     } | {"sendfile"}
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_killed_before_every_operation_on_a_disk_that_shares_blocks(attempts, kind):
+    """The same promises; the operations that share blocks are among those before which it is killed."""
+    with disk(kind) as shared:
+        report = attempts("kill", shared, SHARED_WIDTH)
+        assert report["points"] >= 60
+        assert report["outcomes"]["partial left"] > 40
+        assert any(json.loads(path.read_text()).get("shared_block") for path in shared.glob("cache/*/solar_plan.json"))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", SHARING)
+def test_every_operation_fails_once_on_a_disk_that_shares_blocks(attempts, kind):
+    with disk(kind) as shared:
+        report = attempts("errors", shared, SHARED_WIDTH)
+        assert report["texts"].keys() == {"No space left on device", "Input/output error"}
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_eight_processes_on_a_disk_that_shares_blocks(attempts, kind):
+    with disk(kind) as shared:
+        report = attempts("many-1-die", shared, SHARED_WIDTH)
+        assert report["statuses"] == [-signal.SIGKILL, *[0] * 7], report["errors"]
+        assert (report["placed"], report["rest"]) == (1, [])
 
 
 @pytest.mark.nightly
