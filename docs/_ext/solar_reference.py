@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -31,6 +32,7 @@ from solar_plugins.plugins import hookspecs
 from solar_plugins.plugins.dpo_configs import DPOConfig
 from solar_plugins.plugins.manager import BUILT_IN_PLUGINS, owned
 from solar_plugins.plugins.recipe_packs import recipe_directory, recipe_files, recipe_summary
+from solar_plugins.sharing.gallery import entries_of, write_gallery
 from solar_plugins.upscaling.initializers.base import LayerInitializer
 from solar_plugins.upscaling.strategies.base import InitStrategy
 
@@ -276,6 +278,26 @@ def rst(docstring: str) -> str:
     return f"```{{eval-rst}}\n{docstring.strip()}\n```"
 
 
+# --- gallery
+
+GALLERY = "_static/gallery.html"
+
+
+class Gallery(SphinxDirective):
+    """The page of `solar recipes gallery`, in a frame."""
+
+    def run(self) -> list[nodes.Node]:
+        """The frame, and a link to the page alone."""
+        frame = f'<p><a href="{GALLERY}">The page alone</a></p><iframe class="gallery" title="Gallery" src="{GALLERY}"></iframe>'
+        return [nodes.raw("", frame, format="html")]
+
+
+def write_gallery_page(app: Sphinx, error: Exception | None) -> None:
+    """Write the page next to the theme's files."""
+    if error is None and app.builder.format == "html":
+        write_gallery(entries_of(recipe_directory(), "solar_plugins"), Path(app.outdir, GALLERY), "Recipes")
+
+
 # --- marks
 
 
@@ -314,7 +336,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Add the directives and the transform to Sphinx."""
     app.add_directive("solar-keys", ModelKeys)
     app.add_directive("solar-registered", Registered)
+    app.add_directive("solar-gallery", Gallery)
     app.add_transform(ShowMarks)
     app.connect("missing-reference", stable_name)
     app.connect("autodoc-skip-member", only_stable)
+    app.connect("build-finished", write_gallery_page)
     return {"parallel_read_safe": True}
