@@ -18,7 +18,7 @@ export OMP_WAIT_POLICY ?= passive
 # order of tests/conftest.py: slow ones first.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: dist help setup demo pipeline test test-fast test-nightly bench study docs lint fix clean architectures gpu-check gpu-check-data
+.PHONY: dist help setup demo pipeline gallery test test-fast test-nightly bench study docs lint fix clean architectures gpu-check gpu-check-data
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -81,6 +81,11 @@ gpu-check-data: $(INSTALLED)  ## fetch the small model and the text for gpu-chec
 
 architectures: $(INSTALLED)  ## compare every decoder of transformers with its modules, write docs/architectures.md
 	SOLAR_WRITE_DOCS=1 $(BIN)/python -m pytest tests/unit/decoders
+
+gallery: $(INSTALLED)  ## write the page of all recipes, build/gallery.html, and its picture, docs/gallery.png, with Chromium
+	$(BIN)/solar recipes gallery --output build/gallery.html
+	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --blink-settings=preferredColorScheme=1 \
+	    --force-device-scale-factor=1.3 --window-size=1440,890 --screenshot=docs/gallery.png file://$(CURDIR)/build/gallery.html
 
 docs: $(INSTALLED)  ## build the docs site in build/docs; any warning is an error, including dead links
 	$(BIN)/python -m sphinx -W --keep-going -n -q docs build/docs

@@ -15,11 +15,14 @@ other modules of `solar_plugins` may change in any release. Importing this modul
   `NothingToLearn` for a valid row to leave out. `text`, `optional_text`, `question`, `single_turn`, `read_message`,
   `read_messages` and `answer_of` read the common formats.
 * **Settings and recipes**: `DPOConfig`, `RecipePack`.
+* **Checks**: `check_recipes` gives each `Finding` of ``solar recipes check``, for the tests of a package of recipes.
 * **Events**: the `checkpoint_written` hook receives a `LayerPlan` and a `BaseCheckpoint`. Of `BaseCheckpoint`, the
   fields ``name``, ``directory``, ``config`` and ``revision`` are stable.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from solar_plugins.data.formatters.base import (
     LabelledAnswer,
@@ -42,6 +45,7 @@ from solar_plugins.errors import CheckpointError, PlanError
 from solar_plugins.plugins.dpo_configs import DPOConfig
 from solar_plugins.plugins.markers import hookimpl
 from solar_plugins.plugins.recipe_packs import RecipePack
+from solar_plugins.sharing.findings import Finding
 from solar_plugins.upscaling.base_model import BaseCheckpoint
 from solar_plugins.upscaling.initializers.base import BaseLayer, LayerInitializer, NewTensor
 from solar_plugins.upscaling.layer_plan import Donor, LayerPlan, PlannedLayer
@@ -54,6 +58,7 @@ __all__ = [
     "Count",
     "DPOConfig",
     "Donor",
+    "Finding",
     "InitStrategy",
     "LabelledAnswer",
     "LayerInitializer",
@@ -74,6 +79,7 @@ __all__ = [
     "StrategyArgs",
     "UnpairedFormatter",
     "answer_of",
+    "check_recipes",
     "hookimpl",
     "optional_text",
     "question",
@@ -82,3 +88,18 @@ __all__ = [
     "single_turn",
     "text",
 ]
+
+
+def check_recipes(path: Path, offline: bool = True) -> list[Finding]:
+    """What ``solar recipes check`` finds in a recipe, a pipeline, or all files of a folder. Nothing is executed.
+
+    Args:
+        path: The file or folder.
+        offline: Do not ask the Hub whether bases and datasets exist.
+
+    Raises:
+        SolarError: The path does not exist, or holds nothing that can be checked.
+    """
+    from solar_plugins.sharing.check import check  # Late: plugins import this module at every start.
+
+    return check(path, offline=offline)

@@ -446,10 +446,29 @@ def list_recipes() -> None:
 
 
 @recipes.command("copy")
-@click.argument("directory", type=click.Path(path_type=Path), default="recipes")
-def copy(directory: Path) -> None:
-    """Copy all recipes into DIRECTORY (default: ./recipes), ready to run and edit."""
-    for path in copy_recipes(recipe_packs(), directory):
+@click.argument("names", nargs=-1, metavar="[NAME.yml]... [DIRECTORY]")
+def copy(names: tuple[str, ...]) -> None:
+    """Copy all recipes, or those with a NAME, into DIRECTORY (default: ./recipes), ready to run and edit.
+
+    A NAME is one of `solar recipes list`; its last part is enough if no other recipe has it. A recipe is copied with
+    the files that it needs: its DeepSpeed configuration, the stages of a pipeline.
+    """
+    directories = [name for name in names if not name.endswith((".yml", ".yaml"))]
+    if len(directories) > 1:
+        raise click.UsageError(f"give one directory, not {', '.join(directories)}; names of recipes end in .yml")
+    recipe_names = [name for name in names if name not in directories]
+    for path in copy_recipes(recipe_packs(), Path(*directories or ["recipes"]), recipe_names):
+        click.echo(path)
+
+
+@recipes.command("new-pack")
+@click.argument("name")
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+def make_pack(name: str, directory: Path | None) -> None:
+    """Make a pip-installable package of recipes called NAME in DIRECTORY (default: ./NAME), with a test of them."""
+    from solar_plugins.sharing.new_pack import new_pack
+
+    for path in new_pack(name, directory):
         click.echo(path)
 
 
@@ -502,7 +521,7 @@ def gallery(folder: Path | None, output: Path) -> None:
     from solar_plugins.sharing.gallery import entries_of, gallery_of_packs, write_gallery
 
     entries = entries_of(folder) if folder else gallery_of_packs()
-    count = write_gallery(entries, output, f"Recipes in {folder.resolve().name}" if folder else "Recipes")
+    count = write_gallery(entries, output, f"Recipes in {folder.resolve().name}" if folder else "Installed recipes")
     click.echo(f"{output}: {count} recipe{'' if count == 1 else 's'}")
 
 

@@ -5,6 +5,7 @@ Also the sentence shown for a mark such as ``<!-- needs: gpu -->`` before an exa
 
 from __future__ import annotations
 
+import datetime
 import inspect
 import re
 import types
@@ -119,10 +120,12 @@ def value_words(annotation: Any) -> str:
     if origin is list:
         return f"list of {plural(value_words(parts[0]))}"
     if origin is dict:
-        return f"map of {plural(value_words(parts[1]))}"
+        return "map" if parts[1] is Any else f"map of {plural(value_words(parts[1]))}"
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return "block"
-    return {int: "integer", float: "number", str: "text", bool: "`true`, `false`"}.get(annotation, "any")
+    return {int: "integer", float: "number", str: "text", bool: "`true`, `false`", datetime.date: "date"}.get(
+        annotation, "any"
+    )
 
 
 def plural(words: str) -> str:
@@ -135,7 +138,7 @@ def default_words(field: FieldInfo) -> str:
     """The default as YAML, ``required``, or nothing if it is None."""
     if field.is_required():
         return "required"
-    if field.default is None or field.default is PydanticUndefined:
+    if field.default in (None, "", PydanticUndefined):
         return ""
     return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 
@@ -288,14 +291,17 @@ class Gallery(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The frame, and a link to the page alone."""
-        frame = f'<p><a href="{GALLERY}">The page alone</a></p><iframe class="gallery" title="Gallery" src="{GALLERY}"></iframe>'
-        return [nodes.raw("", frame, format="html")]
+        link = f'<p><a href="{GALLERY}">Open it as a page of its own</a></p>'
+        frame = f'<iframe class="gallery" title="Gallery" src="{GALLERY}"></iframe>'
+        return [nodes.raw("", link + frame, format="html")]
 
 
 def write_gallery_page(app: Sphinx, error: Exception | None) -> None:
     """Write the page next to the theme's files."""
     if error is None and app.builder.format == "html":
-        write_gallery(entries_of(recipe_directory(), "solar_plugins"), Path(app.outdir, GALLERY), "Recipes")
+        write_gallery(
+            entries_of(recipe_directory(), "solar_plugins"), Path(app.outdir, GALLERY), "Recipes of solar_plugins"
+        )
 
 
 # --- marks

@@ -204,7 +204,6 @@ def test_recipes_are_listed_and_copied(tmp_path):
         (["plan", "--base", "./nowhere", "--drop-layers", "1"], "base_model: './nowhere' is neither a local directory"),
         (["plan", "missing.yml"], "missing.yml: cannot be read (No such file or directory)"),
         (["upscale", "{base}", "{base}/out", "--strategy", "dsu"], "strategy: 'dsu' is not a registered strategy"),
-        (["recipes", "copy", "solar_dus_lora.yml"], "solar_dus_lora.yml: is the name of a recipe"),
         (["recipes", "copy", "{base}/config.json"], "{base}/config.json: is a file, not a directory"),
         (["plan", "--base", "{base}", "--slices", "0:4"], "slices: unknown key; known: drop_layers, target_layers"),
     ],

@@ -117,7 +117,7 @@ def test_sorting_puts_rows_without_a_value_last(driven, entries):
         peaks = [int(peak) for peak in driven[name]["peaks"] if peak]
         assert peaks == sorted(peaks, reverse=descending)
         assert driven[name]["peaks"][len(peaks) :] == [""] * (len(entries) - len(peaks))
-        assert driven[name]["sorted"] == [["memory of each GPU", "descending" if descending else "ascending"]]
+        assert driven[name]["sorted"] == [["GPU memory", "descending" if descending else "ascending"]]
     layers = [int(number) for number in driven["layers by the list"]["layers"] if number]
     assert layers == sorted(layers, reverse=True)
     assert driven["layers by the list"]["sorted"] == [["layers", "descending"]]
