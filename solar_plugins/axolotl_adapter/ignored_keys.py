@@ -45,7 +45,7 @@ def refuse_misspelled_keys(recipe: Mapping[str, Any], schema: type[BaseModel]) -
     Raises:
         ArgsError: There is one. The run would use that key's default.
     """
-    for path, key, known in _unknown_keys(recipe, schema):
+    for path, key, known in unknown_keys(recipe, schema):
         close = close_match(key, known, MIN_SIMILARITY)
         if close:
             raise ArgsError(
@@ -54,9 +54,10 @@ def refuse_misspelled_keys(recipe: Mapping[str, Any], schema: type[BaseModel]) -
             )
 
 
-def _unknown_keys(
+def unknown_keys(
     keys: Mapping[str, Any], schema: type[BaseModel], path: str = ""
 ) -> Iterator[tuple[str, str, list[str]]]:
+    """The keys that a schema does not know: the path of the map, the key, and the keys that are known there."""
     fields = schema.model_fields
     aliases = {str(name) for field in fields.values() for name in (field.alias, field.validation_alias) if name}
     known = [*fields, *aliases]
@@ -66,7 +67,7 @@ def _unknown_keys(
             yield path, name, known
         inner = _model_in(fields[name].annotation) if name in fields else None
         if inner is not None and isinstance(value, Mapping):
-            yield from _unknown_keys(value, inner, f"{path}{name}.")
+            yield from unknown_keys(value, inner, f"{path}{name}.")
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -1,0 +1,161 @@
+"""The models and datasets that a recipe, merge, mixture or evaluation names, and how each can be pinned."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from solar_plugins.recipe import REVISION_KEYS
+from solar_plugins.sharing.hub_facts import RepositoryType
+from solar_plugins.sharing.sources import Source
+
+HUB_ID = re.compile(r"[\w][\w.-]{0,95}(?:/[\w][\w.-]{0,95})?")
+DATA_SUFFIX = re.compile(r"\.(?:jsonl?|parquet|csv|tsv|txt|arrow|ya?ml|gz|zst|xz|lz4|zip|tar|py|gguf|safetensors|bin)$")
+REMOTE = re.compile(r"^[a-z][a-z0-9+.-]*://")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Reference(NamedTuple):
+    """A model or dataset that a file names."""
+
+    key: str
+    name: str
+    revision: str | None
+    kind: RepositoryType
+    pin: str | None
+    """The key that pins its revision; None if no key does."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is a URL, such as ``s3://bucket/file``."""
+        return bool(REMOTE.match(self.name)) and not self.name.startswith("file://")
+
+    @property
+    def looks_local(self) -> bool:
+        """Whether it can only be a local path, because no hub id has that form.
+
+        >>> [Reference("k", name, None, "dataset", None).looks_local for name in ("a/b", "a/b.jsonl", "./a", "a/b/c")]
+        [False, True, True, True]
+        """
+        return not self.is_remote and (
+            not HUB_ID.fullmatch(self.name)
+            or bool(DATA_SUFFIX.search(self.name))
+            or self.name.startswith((".", "/", "~"))
+        )
+
+
+def references(source: Source) -> list[Reference]:
+    """The models and datasets that a file names, in order; each once."""
+    found = {
+        "recipe": _of_recipe,
+        "merge": _of_merge,
+        "mixture": _of_mixture,
+        "evaluation": _of_evaluation,
+    }
+    finder = found.get(source.kind)
+    by_name: dict[tuple[str, str | None], Reference] = {}
+    for one in finder(source.content) if finder else ():
+        by_name.setdefault((one.name, one.revision), one)
+    return list(by_name.values())
+
+
+def _of_recipe(content: Mapping[str, Any]) -> Iterator[Reference]:
+    revision = next((str(content[key]) for key in REVISION_KEYS if content.get(key)), None)
+    base = content.get("base_model")
+    if isinstance(base, str) and base:
+        yield Reference("base_model", base, revision, "model", REVISION_KEYS[0])
+    # Axolotl passes the base's revision on to these too (`load_tokenizer`, `load_model_config`).
+    for key in ("tokenizer_config", "base_model_config", "processor_config"):
+        name = content.get(key)
+        if isinstance(name, str) and name and name != base:
+            yield Reference(key, name, None, "model", None)
+    if isinstance(lora := content.get("lora_model_dir"), str) and lora:
+        yield Reference("lora_model_dir", lora, None, "model", None)
+    yield from _slices_of_other_models(content)
+    for key in ("datasets", "test_datasets", "pretraining_dataset"):
+        entries = content.get(key)
+        one_entry = [entries] if isinstance(entries, str | Mapping) else []
+        for number, entry in enumerate(entries if isinstance(entries, list) else one_entry):
+            yield from _of_dataset(f"{key}[{number}]", key, entry)
+
+
+def _slices_of_other_models(content: Mapping[str, Any]) -> Iterator[Reference]:
+    solar = content.get("solar")
+    init = solar.get("init") if isinstance(solar, Mapping) else None
+    slices = init.get("slices") if isinstance(init, Mapping) else None
+    for number, part in enumerate(slices if isinstance(slices, list) else ()):
+        if isinstance(part, Mapping) and isinstance(part.get("model"), str):
+            revision = part.get("revision")
+            key = f"solar.init.slices[{number}]"
+            yield Reference(f"{key}.model", part["model"], str(revision) if revision else None, "model", "revision")
+
+
+def _of_dataset(where: str, key: str, entry: Any) -> Iterator[Reference]:
+    if isinstance(entry, str):
+        yield Reference(where, entry, None, "dataset", None)
+    elif isinstance(entry, Mapping) and isinstance(entry.get("path"), str) and entry.get("type") != "_synthetic":
+        name = entry["path"]
+        if name in LOADERS:  # Then `data_files` has the paths.
+            files = entry.get("data_files")
+            for file in [files] if isinstance(files, str) else files if isinstance(files, list) else []:
+                yield Reference(f"{where}.data_files", str(file), None, "dataset", None)
+            return
+        revision = entry.get("revision")
+        pin = None if key == "pretraining_dataset" else f"{where}.revision"
+        yield Reference(f"{where}.path", name, str(revision) if revision and pin else None, "dataset", pin)
+
+
+LOADERS = ("json", "csv", "parquet", "text", "arrow")
+"""Names that `datasets` has for kinds of files."""
+
+
+def _of_merge(content: Mapping[str, Any]) -> Iterator[Reference]:
+    for key, value in _models_in(content, ""):
+        for part in value.split("+"):  # a model and a LoRA
+            name, _, revision = part.partition("@")
+            if name:
+                yield Reference(key, name, revision or None, "model", f"{key}: {name}@REVISION")
+
+
+def _models_in(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            place = f"{where}.{key}" if where else str(key)
+            if key in ("model", "base_model", "tokenizer_source", "source") and isinstance(inner, str):
+                if inner not in ("union", "base"):
+                    yield place, inner
+            elif key in ("model", "base_model") and isinstance(inner, Mapping):
+                model = inner.get("model")
+                path = model.get("path") if isinstance(model, Mapping) else model
+                if isinstance(path, str):
+                    yield place, path
+            else:
+                yield from _models_in(inner, place)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _models_in(inner, f"{where}[{number}]")
+
+
+def _of_mixture(content: Mapping[str, Any]) -> Iterator[Reference]:
+    sets = content.get("sets")
+    for name, one in sets.items() if isinstance(sets, Mapping) else ():
+        yield from _files(f"sets.{name}.path", one)
+    against = content.get("decontaminate")
+    files = against.get("against") if isinstance(against, Mapping) else None
+    for number, one in enumerate(files if isinstance(files, list) else ()):
+        yield from _files(f"decontaminate.against[{number}].path", one)
+
+
+def _files(key: str, entry: Any) -> Iterator[Reference]:
+    paths = entry.get("path") if isinstance(entry, Mapping) else None
+    for path in [paths] if isinstance(paths, str) else paths if isinstance(paths, list) else []:
+        if isinstance(path, str):
+            # `solar mix` reads files only.
+            yield Reference(key, path if "/" in path else f"./{path}", None, "dataset", None)
+
+
+def _of_evaluation(content: Mapping[str, Any]) -> Iterator[Reference]:
+    name = content.get("lm_eval_model")
+    if isinstance(name, str) and name:
+        yield Reference("lm_eval_model", name, None, "model", None)

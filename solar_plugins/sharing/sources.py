@@ -1,0 +1,231 @@
+"""The YAML files in a path that a user named: recipes, merges, mixtures, pipelines, also those of a bundle."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from solar_plugins.errors import ArgsError, SolarError
+from solar_plugins.pipeline import Stage, read_pipeline
+from solar_plugins.sharing.bundle import Bundle, is_bundle, read_bundle
+from solar_plugins.sharing.findings import Finding
+from solar_plugins.storage.untrusted import parse_yaml, read_text, require_file
+
+type FileKind = Literal["recipe", "merge", "mixture", "pipeline", "evaluation"]
+
+MAX_FILES, MAX_BYTES, MAX_NEIGHBORS = 500, 1_000_000, 200
+KINDS_IN_WORDS = "recipe (base_model), merge (merge_method), mixture (output, sets) or pipeline (stages)"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A YAML file, or a stage of a pipeline, whose recipe may have overrides.
+
+    Args:
+        path: The file.
+        name: Its path relative to the given folder, with the stage where that matters.
+        kind: What it is.
+        content: Its keys, with the stage's overrides; in a bundle with variables as ``${NAME}``.
+        text: Its text.
+        overrides: Keys of the recipe with other values.
+        stage: The stage of a pipeline that it is.
+        earlier: What the stages before it write.
+        later: What the stages after it write.
+        bundle: The bundle that it is in.
+    """
+
+    path: Path
+    name: str
+    kind: FileKind
+    content: Mapping[str, Any]
+    text: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    stage: str | None = None
+    earlier: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
+    bundle: Bundle | None = None
+
+
+def kind_of(content: Any) -> FileKind | None:
+    """What a YAML file is, from its keys; None if it is nothing that can be checked.
+
+    >>> kind_of({"base_model": "a/b", "merge_method": "slerp"}), kind_of({"base_model": "a/b"}), kind_of([1])
+    ('merge', 'recipe', None)
+    """
+    if not isinstance(content, Mapping):
+        return None
+    if isinstance(content.get("stages"), list):
+        return "pipeline"
+    if "merge_method" in content:
+        return "merge"
+    if "sets" in content and "base_model" not in content:
+        return "mixture"
+    if "base_model" in content:
+        return "recipe"
+    if any(str(key).startswith("lm_eval_") for key in content):
+        return "evaluation"
+    return "recipe" if "datasets" in content and "output_dir" in content else None
+
+
+def read_sources(path: Path, findings: list[Finding]) -> list[Source]:
+    """The files to look at, pipelines followed by their stages. Files that cannot be read are added to ``findings``.
+
+    Raises:
+        ArgsError: The path does not exist, or holds nothing of the kind.
+    """
+    if path.is_dir() and is_bundle(path):
+        try:
+            return list(_bundle_sources(read_bundle(path)))
+        except ArgsError as error:
+            findings.append(Finding("error", path.name, "", str(error), "fetch it again, or ask its author", "file"))
+            return []
+    found = list(_file_sources(path, findings))
+    if not found and not findings:
+        raise ArgsError(f"{path}: holds no {KINDS_IN_WORDS}; give such a YAML file, or a folder with some")
+    stages = [stage for source in found if source.kind == "pipeline" for stage in _stages(source, found, findings)]
+    return [*found, *stages]
+
+
+def _bundle_sources(bundle: Bundle) -> Iterator[Source]:
+    stages = bundle.manifest.stages
+    files = {stage.file: stage for stage in stages if stage.file and not stage.overrides}
+    for name, content in bundle.contents.items():
+        kind = kind_of(content)
+        if kind is None:
+            continue
+        path = bundle.folder / name
+        source = Source(path, name, kind, content, path.read_text(encoding="utf-8"), bundle=bundle)
+        stage = files.get(name)
+        yield replace(source, stage=stage.name if stage else None)
+    for stage in stages:
+        if stage.file and stage.overrides and stage.file in bundle.contents:
+            content = {**bundle.contents[stage.file], **stage.overrides}
+            path = bundle.folder / stage.file
+            name = f"{stage.file} (stage {stage.name})"
+            if kind := kind_of(content):
+                yield Source(path, name, kind, content, "", dict(stage.overrides), stage.name, bundle=bundle)
+
+
+def _file_sources(path: Path, findings: list[Finding]) -> Iterator[Source]:
+    if path.is_dir():
+        files, folder = list(islice(_yaml_files(path), MAX_FILES + 1)), path
+    elif path.exists():
+        files, folder = [path], path.parent
+    else:
+        raise ArgsError(f"{path}: does not exist; give a recipe, merge, mixture or pipeline, or a folder of them")
+    if len(files) > MAX_FILES:
+        raise ArgsError(f"{path}: more than {MAX_FILES} YAML files; give a smaller folder")
+    for file in files:
+        name = file.relative_to(folder).as_posix()
+        try:
+            contents = _contents(file)
+        except (SolarError, OSError) as error:
+            findings.append(Finding("error", name, "", str(error), "fix the file, or remove it", "file"))
+            continue
+        kinds = [kind_of(content) for content, _ in contents]
+        if not any(kinds) and not path.is_dir():
+            raise ArgsError(f"{path}: is no {KINDS_IN_WORDS}; give such a file")
+        for number, ((content, text), kind) in enumerate(zip(contents, kinds, strict=True), 1):
+            if kind is not None:
+                yield Source(file, f"{name} (document {number})" if len(contents) > 1 else name, kind, content, text)
+
+
+def _contents(file: Path) -> list[tuple[Any, str]]:
+    """The YAML documents of a file with their texts; mergekit-multi reads several."""
+    size = require_file(file, error=ArgsError, fix="give a YAML file")
+    if size > MAX_BYTES:
+        raise ArgsError(f"{file}: {size:,} bytes, expected at most {MAX_BYTES:,} in a recipe")
+    text = read_text(file)
+    parts = [part for part in re.split(r"^---\s*$", text, flags=re.MULTILINE) if part.strip()]
+    documents = parts if len(parts) > 1 and "merge_method" in text else [text]
+    return [(parse_yaml(part, str(file)), part) for part in documents]
+
+
+def _yaml_files(folder: Path) -> Iterator[Path]:
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            file = Path(where, name)
+            if file.suffix in (".yml", ".yaml") and not name.startswith(".") and file.is_file():
+                yield file
+
+
+def _stages(pipeline: Source, found: Sequence[Source], findings: list[Finding]) -> Iterator[Source]:
+    """The stages with a file, unless that file is looked at anyway and the stage changes nothing in it."""
+    try:
+        stages = read_pipeline(pipeline.path).stages
+    except SolarError as error:
+        text = str(error).removeprefix(f"{pipeline.path}: ")
+        findings.append(Finding("error", pipeline.name, text.split(":", 1)[0], text, "", "pipeline"))
+        return
+    known = {source.path.resolve() for source in found}
+    for number, stage in enumerate(stages):
+        if stage.file is None or stage.kind == "command":
+            continue
+        kind = kind_of(stage.content)
+        if kind is None or (stage.file.resolve() in known and not stage.overrides):
+            continue
+        yield Source(
+            stage.file,
+            f"{pipeline.name}: stage {stage.name}",
+            kind,
+            stage.content,
+            read_text(stage.file),
+            stage.overrides,
+            stage.name,
+            _outputs(stages[:number]),
+            _outputs(stages[number + 1 :]),
+        )
+
+
+def _outputs(stages: Sequence[Stage]) -> tuple[str, ...]:
+    return tuple(output for stage in stages for output in stage.outputs)
+
+
+def normal(path: str) -> str:
+    """A local path without ``./``, ``..`` and a last slash; ``/merged`` stands for what merge-lora makes of a run."""
+    return os.path.normpath(os.path.expanduser(path)).removesuffix("/merged")
+
+
+def written_by(sources: Sequence[Source], path: Path) -> dict[str, str]:
+    """What recipes write, with the name of the file: those that are looked at, and their neighbors."""
+    found = dict[str, str]()
+    neighbors = list[Source]()
+    if path.is_file():
+        unread = list[Finding]()
+        here = path.resolve().parent
+        files = [*here.glob("*.y*ml"), *here.glob("*/*.y*ml"), *here.parent.glob("*.y*ml")]
+        for file in islice(dict.fromkeys(sorted(files)), MAX_NEIGHBORS):
+            try:
+                neighbors += _file_sources(file, unread)
+            except SolarError:
+                continue
+    for source in (*sources, *neighbors):
+        for output in _written(source):
+            found.setdefault(normal(output), source.name)
+    return found
+
+
+def _written(source: Source) -> Iterator[str]:
+    if source.kind == "pipeline":
+        stages = source.content["stages"]
+        for stage in stages if isinstance(stages, list) else ():
+            if isinstance(stage, Mapping):
+                outputs = stage.get("outputs")
+                overrides = stage.get("overrides")
+                inner = overrides.get("output_dir") if isinstance(overrides, Mapping) else None
+                yield from filter(_is_text, [stage.get("output"), inner])
+                yield from filter(_is_text, outputs if isinstance(outputs, list) else [])
+        return
+    output = source.content.get("output" if source.kind == "mixture" else "output_dir")
+    if source.kind in ("recipe", "mixture") and isinstance(output, str) and output:
+        yield output
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
