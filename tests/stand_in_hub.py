@@ -19,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import yaml
+
 FIRST_COMMIT = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 HUB_ERRORS = {
     "RepoNotFound": (404, "Repository not found"),
@@ -352,7 +354,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def info(self, kind, name, revision="main"):
         repo, commit = self._commit(kind, name, revision, reads_files=False)
-        siblings = [{"rfilename": path} for path in sorted(commit.files)]
+        siblings = [{"rfilename": path, "size": len(commit.files[path])} for path in sorted(commit.files)]
+        matter = re.match(rb"---\n(.*?)\n---", commit.files.get("README.md", b""), re.DOTALL)
         return (
             200,
             {"X-Repo-Commit": commit.id},
@@ -363,6 +366,7 @@ class _Handler(BaseHTTPRequestHandler):
                     "private": repo.private,
                     "gated": "manual" if repo.gated else False,
                     "lastModified": _iso(commit.date),
+                    "cardData": yaml.safe_load(matter[1]) if matter else None,
                     "siblings": siblings,
                     "tags": [],
                 }

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from solar_plugins.axolotl_adapter.schema import Answer, Problem
 from solar_plugins.data.mixture_args import MixtureArgs
-from solar_plugins.errors import CheckpointError, SolarError
+from solar_plugins.errors import ArgsError, CheckpointError, PluginError, SolarError
 from solar_plugins.logs import logger
 from solar_plugins.recipe import Recipe, parse_recipe
 from solar_plugins.sharing.bundle import CARD, MANIFEST, PICTURES, Bundle
@@ -26,9 +28,10 @@ from solar_plugins.sharing.references import COMMIT, Reference, references
 from solar_plugins.sharing.schemas import MergeAnswer, ask_schemas
 from solar_plugins.sharing.secrets import Private, in_file, in_text
 from solar_plugins.sharing.sources import Source, normal, read_sources, written_by
-from solar_plugins.solar_block import invalid
+from solar_plugins.solar_block import InitArgs, invalid
 from solar_plugins.upscaling.base_model import CONFIG, find_config
 from solar_plugins.upscaling.provenance import plan_of_model, requested_plan
+from solar_plugins.upscaling.strategies import init_strategy, strategy_arguments
 from solar_plugins.upscaling.trained_layers import refuse_frozen_identity_layers, training_keys
 from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.versions import package_versions
@@ -95,6 +98,7 @@ def check(path: Path, *, gpus: Sequence[str] | None = None, offline: bool | None
         for one_check in CHECKS:
             findings += one_check(source, context)
     said = {(one.file, one.key) for one in findings if one.kind == "keys"}
+    findings = [one for one in findings if one.kind != "plan" or (one.file, one.key) not in said]
     findings += (one for one in _schema_findings(sources) if one.level != "error" or (one.file, one.key) not in said)
     bundle = next((source.bundle for source in sources if source.bundle), None)
     if bundle is not None:
@@ -188,24 +192,37 @@ def _fix_in(text: str, otherwise: str) -> str:
 
 
 def _block_findings(source: Source, context: _Context) -> Iterator[Finding]:
-    """The solar: block, and a mixture's keys. With Axolotl its schema asks our plugin too, and says the same."""
-    if source.kind == "recipe":
-        try:
-            parse_recipe(_opened(source), source.path, source.text)
-        except SolarError as error:
-            for line in str(error).split("\n"):
-                key = line.split(":", 1)[0]
-                text = _without_key(key, line)
-                yield Finding("error", source.name, key, text, _fix_in(text, "fix the value"), "keys")
-    elif source.kind == "mixture":
-        from pydantic import ValidationError
-
-        try:
+    """The keys of the solar: block with its strategy's arguments, and those of a mixture."""
+    error = ""
+    try:
+        if source.kind == "recipe":
+            recipe = parse_recipe(_opened(source), source.path, source.text)
+            if recipe.solar is not None and recipe.upscales:
+                _check_arguments(recipe.solar.init)
+        elif source.kind == "mixture":
             MixtureArgs.model_validate(source.content)
-        except ValidationError as error:
-            for line in invalid(error, "", MixtureArgs.model_fields).split("\n"):
-                key, _, text = line.partition(": ")
-                yield Finding("error", source.name, key, text, _fix_in(text, "fix the value"), "keys")
+    except SolarError as problem:
+        error = str(problem)
+    except ValidationError as problem:
+        error = invalid(problem, "", MixtureArgs.model_fields)
+    for line in error.splitlines():
+        key = line.split(":", 1)[0]
+        text = _without_key(key, line)
+        yield Finding("error", source.name, key, text, _fix_in(text, "fix the value"), "keys")
+
+
+def _check_arguments(init: InitArgs) -> None:
+    """As far as that is possible without the base.
+
+    Raises:
+        SolarError: The strategy is not registered, or does not take these arguments.
+    """
+    try:
+        strategy_arguments(init)
+    except PluginError as error:
+        raise PluginError(f"solar.init.strategy: {error}") from None
+    except ValidationError as error:
+        raise ArgsError(invalid(error, "solar.init.", init_strategy(init.strategy).args.model_fields)) from None
 
 
 def _type_findings(source: Source, context: _Context) -> Iterator[Finding]:
@@ -414,11 +431,11 @@ def _memory_findings(source: Source, context: _Context) -> Iterator[Finding]:
     from solar_plugins.memory.memory_report import memory_of_recipe
 
     for gpus in context.gpus:
-        number = f"{gpus.count} x {gpus.gigabytes:g} GB"
+        number = f"{gpus.number} x {gpus.gigabytes:g} GB"
         try:
             if "${" in str(source.content.get("base_model")):
                 raise SolarError("whoever runs this names the base")
-            found = memory_of_recipe(source.path, None, gpus.count, gpus.gigabytes, source.overrides)
+            found = memory_of_recipe(source.path, None, gpus.number, gpus.gigabytes, source.overrides)
         except CheckpointError as error:
             base = re.search(r"^The stages of .* start from base_model: (\S+), and", str(error), re.MULTILINE)
             why = f"it needs the config.json of {base[1]}, which is not here" if base else str(error)

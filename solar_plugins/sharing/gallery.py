@@ -35,8 +35,8 @@ from solar_plugins.recipe import Recipe, read_recipe, read_yaml
 from solar_plugins.report.page import template
 from solar_plugins.report.picture import DEPTH_COLORS, DONOR_COLORS
 from solar_plugins.sharing.bundle import MANIFEST, Bundle, read_bundle
-from solar_plugins.sharing.check import kind_of
 from solar_plugins.sharing.secrets import in_file
+from solar_plugins.sharing.sources import kind_of
 from solar_plugins.solar_block import invalid
 from solar_plugins.storage.atomic import write_errors_explained, write_file
 from solar_plugins.storage.untrusted import leads_out, read_json_object

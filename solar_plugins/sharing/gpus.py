@@ -23,7 +23,7 @@ class Gpus(NamedTuple):
     """GPUs that a training must fit."""
 
     text: str
-    count: int
+    number: int
     gigabytes: float
 
 

@@ -19,6 +19,7 @@ from solar_plugins.storage.untrusted import parse_yaml, read_text, require_file
 type FileKind = Literal["recipe", "merge", "mixture", "pipeline", "evaluation"]
 
 MAX_FILES, MAX_BYTES, MAX_NEIGHBORS = 500, 1_000_000, 200
+MAX_VALUES, MAX_DEPTH = 100_000, 50
 KINDS_IN_WORDS = "recipe (base_model), merge (merge_method), mixture (output, sets) or pipeline (stages)"
 
 
@@ -143,7 +144,22 @@ def _contents(file: Path) -> list[tuple[Any, str]]:
     text = read_text(file)
     parts = [part for part in re.split(r"^---\s*$", text, flags=re.MULTILINE) if part.strip()]
     documents = parts if len(parts) > 1 and "merge_method" in text else [text]
-    return [(parse_yaml(part, str(file)), part) for part in documents]
+    return [(_bounded(parse_yaml(part, str(file)), file), part) for part in documents]
+
+
+def _bounded(content: Any, file: Path) -> Any:
+    """The content, if it is small with every YAML alias written out: all checks walk through it."""
+    waiting, seen = [(content, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if seen > MAX_VALUES or depth > MAX_DEPTH:
+            raise ArgsError(
+                f"{file}: more than {MAX_VALUES:,} values or {MAX_DEPTH} levels, aliases written out; expected a recipe"
+            )
+        inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+        waiting += ((one, depth + 1) for one in inner)
+    return content
 
 
 def _yaml_files(folder: Path) -> Iterator[Path]:

@@ -1,46 +1,283 @@
-"""`solar recipes check`."""
+"""`solar recipes check`, without Axolotl; what its schema says is in tests/unit/sharing/test_schemas.py."""
+
+import json
 
 import pytest
+import yaml
+from click.testing import CliRunner
+from known_models import MISTRAL
 
+from solar_plugins.cli import solar
 from solar_plugins.errors import ArgsError
+from solar_plugins.sharing import check as check_module
 from solar_plugins.sharing.check import check
+from solar_plugins.sharing.gpus import parse_gpus
+from solar_plugins.sharing.schemas import Answers
 
-RECIPE = """\
-base_model: org/model
-plugins: [solar_plugins.SolarPlugin]
-solar: {init: {strategy: dus, drop_layers: 2}}
-datasets: [{path: org/data, type: alpaca}]
-output_dir: out
-seed: 1
-"""
+COMMIT = "a" * 40
+RECIPE = {
+    "base_model": "base",
+    "plugins": ["solar_plugins.SolarPlugin"],
+    "solar": {"init": {"strategy": "dus", "drop_layers": 8}},
+    "datasets": [{"path": "data/rows.jsonl", "type": "alpaca"}],
+    "output_dir": "out/dus",
+    "optimizer": "adamw_torch_fused",
+    "micro_batch_size": 1,
+    "sequence_len": 512,
+    "gradient_checkpointing": True,
+    "bf16": True,
+    "seed": 1,
+}
 
 
-@pytest.fixture
-def recipe(tmp_path):
-    path = tmp_path / "recipe.yml"
-    path.write_text(RECIPE)
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """A working directory with a base and a dataset. The schemas are not asked."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(check_module, "ask_schemas", lambda recipes, merges: Answers(None, None))
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/config.json").write_text(json.dumps(MISTRAL))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/rows.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    return tmp_path
+
+
+def write(path, **changes):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {key: value for key, value in (RECIPE | changes).items() if value is not None}
+    path.write_text(yaml.safe_dump(content))
     return path
 
 
-def levels(findings, kind):
-    return [(one.level, one.key) for one in findings if one.kind == kind]
+def found(path, kind=None, **options):
+    """Level, key and text of the findings of a kind; without Axolotl each recipe has one that says so."""
+    findings = check(path, **{"offline": True} | options)
+    return [
+        (f.level, f.key, f.text) for f in findings if f.kind == kind or (not kind and "not installed" not in f.text)
+    ]
 
 
-def test_a_token_in_a_comment_is_an_error(recipe):
-    token = "hf_" + "a" * 34
-    recipe.write_text(RECIPE + f"# {token}\n")
-    findings = check(recipe, offline=True)
-    assert levels(findings, "secrets") == [("error", "line 7")]
-    assert token not in str(findings)
+def levels(path, kind, **options):
+    return [(level, key) for level, key, _ in found(path, kind, **options)]
 
 
-def test_a_wrong_key_of_the_block_is_an_error(recipe):
-    recipe.write_text(RECIPE.replace("solar: {", "solar: {inti: 1, "))
-    assert levels(check(recipe, offline=True), "keys") == [("error", "solar.inti")]
+def test_a_good_recipe_has_no_findings(place):
+    assert found(write(place / "a.yml")) == []
 
 
-def test_a_path_without_recipes(tmp_path):
-    with pytest.raises(ArgsError, match="no recipe"):
-        check(tmp_path)
-    with pytest.raises(ArgsError, match="does not exist"):
-        check(tmp_path / "missing.yml")
+def test_without_axolotl_it_says_so(place):
+    ((level, _, text),) = found(write(place / "a.yml"), "keys")
+    assert level == "unknown"
+    assert "unknown: not installed" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "level", "key"),
+    [
+        ({"seed": None}, "seed", "warning", "seed"),
+        ({"solar": {"init": {"strategy": "dus", "drop_layers": 40}}}, "plan", "error", "solar.init.drop_layers"),
+        ({"solar": {"inti": {}}}, "keys", "error", "solar.inti"),
+        ({"solar": {"init": {"strategy": "duz"}}}, "keys", "error", "solar.init.strategy"),
+        ({"solar": {"init": {"strategy": "dus", "drop_layer": 8}}}, "keys", "error", "solar.init.drop_layer"),
+        ({"base_model": "org/model"}, "pins", "warning", "base_model"),
+        ({"base_model": "org/model", "revision_of_model": "main"}, "pins", "warning", "revision_of_model"),
+        ({"base_model": "base2/"}, "exists", "error", "base_model"),
+        ({"base_model": "./nowhere/base"}, "exists", "warning", "base_model"),
+        ({"base_model": "${BASE}"}, "exists", "error", "base_model"),
+        ({"base_model": "data/rows.jsonl"}, "exists", "error", "base_model"),
+        ({"base_model": "data"}, "exists", "error", "base_model"),
+        ({"datasets": [{"path": "data/row.jsonl"}]}, "exists", "error", "datasets[0].path"),
+        ({"datasets": [{"path": "s3://b/row.jsonl"}]}, "exists", "unknown", "datasets[0].path"),
+        (
+            {"datasets": [{"path": "json", "data_files": ["data/no.jsonl"]}]},
+            "exists",
+            "error",
+            "datasets[0].data_files",
+        ),
+        ({"pretraining_dataset": [{"path": "org/d"}]}, "pins", "warning", "pretraining_dataset[0].path"),
+        ({"deepspeed": "zero9.json"}, "exists", "error", "deepspeed"),
+        ({"trust_remote_code": True}, "code", "warning", "trust_remote_code"),
+        ({"plugins": ["other_package.Plugin"]}, "code", "warning", "plugins[0]"),
+        ({"datasets": [{"path": "data/rows.jsonl", "type": "mine.load"}]}, "code", "warning", "datasets[0].type"),
+        ({"trl": {"reward_funcs": ["rewards.length"]}}, "code", "warning", "trl.reward_funcs"),
+        ({"trainer_cls": "mine.Trainer"}, "code", "warning", "trainer_cls"),
+        ({"attn_implementation": "someone/kernel"}, "code", "warning", "attn_implementation"),
+        ({"chat_template_jinja": "x.jinja"}, "code", "note", "chat_template_jinja"),
+        ({"output_dir": "/mnt/disk/out"}, "paths", "warning", "output_dir"),
+        ({"hub_token": "0123456789"}, "secrets", "error", "hub_token"),
+    ],
+)
+def test_what_is_found(place, changes, kind, level, key):
+    without_axolotl = ("unknown", "")
+    assert [one for one in levels(write(place / "a.yml", **changes), kind) if one != without_axolotl] == [(level, key)]
+
+
+def test_nothing_else_is_found_in_a_pinned_hub_recipe(place):
+    data = {"path": "org/data", "type": "alpaca", "revision": COMMIT}
+    path = write(place / "a.yml", base_model="org/model", revision_of_model=COMMIT, datasets=[data])
+    assert {level for level, *_ in found(path)} == {"unknown"}
+
+
+def test_a_token_in_a_comment_is_found_and_not_repeated(place):
+    path, token = write(place / "a.yml"), "hf_" + "a" * 34
+    path.write_text(path.read_text() + f"# {token}\n")
+    ((level, _, text),) = found(path, "secrets")
+    assert level == "error"
+    assert token not in text
+
+
+def test_memory(place):
+    path = write(place / "a.yml")
+    assert [level for level, *_ in found(path, "memory", gpus=["24", "H200"])] == ["error", "note"]
+    qlora = {"adapter": "qlora", "load_in_4bit": True, "lora_r": 8, "lora_target_linear": True}
+    assert [level for level, *_ in found(write(place / "q.yml", **qlora), "memory", gpus=["8xH100"])] == ["note"]
+    assert found(write(place / "o.yml", optimizer="muon"), "memory", gpus=["24"])[0][0] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("H100", (1, 80)), ("8xA100-80GB", (8, 80)), ("rtx 4090", (1, 24)), ("2x24GB", (2, 24)), ("47.5", (1, 47.5))],
+)
+def test_gpus(text, expected):
+    assert parse_gpus(text)[1:] == expected
+
+
+@pytest.mark.parametrize("text", ["H1000000", "A100", "0", "", "x", "0xH100"])
+def test_unknown_gpus(text):
+    with pytest.raises(ArgsError, match="--gpu"):
+        parse_gpus(text)
+
+
+class TestPipelines:
+    def stages(self, place, *stages, **more):
+        path = place / "pipeline.yml"
+        path.write_text(yaml.safe_dump({"records": "out/records", "stages": list(stages)} | more))
+        return path
+
+    def test_a_base_that_an_earlier_stage_writes_is_there(self, place):
+        write(place / "r/one.yml")
+        write(place / "r/two.yml", base_model="out/dus", output_dir="out/sft", solar=None)
+        path = self.stages(place, {"name": "one", "recipe": "r/one.yml"}, {"name": "two", "recipe": "r/two.yml"})
+        assert found(path) == []
+
+    def test_a_base_that_a_later_stage_writes_is_an_error(self, place):
+        write(place / "r/one.yml")
+        write(place / "r/two.yml", base_model="out/dus", output_dir="out/sft", solar=None)
+        path = self.stages(place, {"name": "two", "recipe": "r/two.yml"}, {"name": "one", "recipe": "r/one.yml"})
+        assert levels(path, "pipeline") == [("error", "base_model")]
+
+    def test_overrides_count(self, place):
+        write(place / "r/one.yml")
+        stage = {"name": "one", "recipe": "r/one.yml", "overrides": {"base_model": "data/base9"}}
+        assert levels(self.stages(place, stage), "exists") == [("error", "base_model")]
+
+    def test_a_missing_file_of_a_stage(self, place):
+        assert found(self.stages(place, {"name": "one", "recipe": "no.yml"}))[0][0] == "error"
+
+    @pytest.mark.parametrize(
+        ("launch", "count"),
+        [
+            ("srun --kill-on-bad-exit=1 torchrun --nnodes 4", 0),
+            ("accelerate launch", 0),
+            ("LD_PRELOAD=x.so accelerate launch", 1),
+            ("bash -c 'curl x | sh' --", 1),
+            ("python -c 'import os'", 1),
+            ("./launch.sh", 1),
+        ],
+    )
+    def test_launch_texts(self, place, launch, count):
+        write(place / "r/one.yml")
+        path = self.stages(place, {"name": "one", "recipe": "r/one.yml"}, launch=launch)
+        assert [level for level, *_ in found(path, "code")] == ["warning"] * count
+
+
+class TestOnline:
+    CARD = "---\nlicense: {}\n---\nA model.\n"
+
+    @pytest.fixture(autouse=True)
+    def online(self, hub, monkeypatch, tmp_path_factory):
+        hub.use(monkeypatch, tmp_path_factory.mktemp("hub"))
+        self.hub = hub
+
+    def recipe(self, place, **changes):
+        return write(place / "a.yml", **{"base_model": "org/model", "solar": None} | changes)
+
+    def test_what_exists_is_named_with_its_commit(self, place):
+        head = self.hub.repo("org/model", {"README.md": self.CARD.format("apache-2.0")}).head.id
+        findings = check(self.recipe(place), offline=False)
+        assert [(f.kind, f.level, head in f.fix) for f in findings if f.kind != "keys"] == [("pins", "warning", True)]
+
+    @pytest.mark.parametrize(
+        ("licence", "expected"),
+        [("cc-by-nc-4.0", "warning"), ("llama3.1", "note"), ("mit", None), ("unknown", "warning")],
+    )
+    def test_licences(self, place, licence, expected):
+        self.hub.repo("org/model", {"README.md": self.CARD.format(licence)})
+        assert [level for level, *_ in found(self.recipe(place), "licence", offline=False)] == [expected] * bool(
+            expected
+        )
+
+    def test_a_card_without_a_licence(self, place):
+        self.hub.repo("org/model", {"README.md": "hello\n"})
+        assert levels(self.recipe(place), "licence", offline=False) == [("warning", "base_model")]
+
+    def test_what_does_not_exist(self, place):
+        self.hub.repo("org/data", kind="dataset")
+        data = [{"path": "org/data", "revision": "v9", "type": "alpaca"}]
+        assert levels(self.recipe(place, datasets=data), "exists", offline=False) == [
+            ("error", "base_model"),
+            ("error", "datasets[0].path"),
+        ]
+
+    def test_a_network_that_fails_is_unknown_and_asked_once(self, place):
+        self.hub.misbehave("GET", "/api/", cut=0, times=99)
+        path = self.recipe(place, datasets=[{"path": f"org/d{n}", "type": "alpaca"} for n in range(5)])
+        assert {level for level, *_ in found(path, "exists", offline=False)} == {"unknown"}
+
+
+def test_a_folder_is_checked_as_one(place):
+    write(place / "r/one.yml")
+    (place / "r/mix.yml").write_text(
+        yaml.safe_dump({"output": "made", "sets": {"a": {"path": "data/rows.jsonl", "text_columns": ["output"]}}})
+    )
+    write(place / "r/two.yml", base_model="out/dus", solar=None, datasets=[{"path": "made/a.jsonl", "type": "alpaca"}])
+    (place / "r/notes.yml").write_text("- 1\n")
+    assert found(place / "r") == []
+    (place / "r/broken.yml").write_text("a: [\n")
+    assert next((f.level, f.file, f.kind) for f in check(place / "r", offline=True)) == ("error", "broken.yml", "file")
+
+
+def test_a_path_without_recipes(place):
+    (place / "empty").mkdir()
+    (place / "list.yml").write_text("- 1\n")
+    for path, text in (("empty", "holds no recipe"), ("no.yml", "does not exist"), ("list.yml", "is no recipe")):
+        with pytest.raises(ArgsError, match=text):
+            check(place / path)
+
+
+def test_hostile_files(place):
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]\n" for n in range(1, 12)
+    )
+    write(place / "r/one.yml")
+    (place / "r/bomb.yml").write_text(bomb + "base_model: x\n")
+    (place / "r/tag.yml").write_text("base_model: !!python/object/apply:os.system ['touch owned']\n")
+    (place / "r/large.yml").write_text("base_model: x\n" + "# x\n" * 400_000)
+    (place / "r/dir.yml").mkdir()
+    assert levels(place / "r", "file") == [("error", "")] * 3
+    assert not (place / "owned").exists()
+
+
+def test_the_command(place):
+    write(place / "a.yml")
+    result = CliRunner().invoke(solar, ["recipes", "check", "a.yml"])
+    assert result.exit_code == 0
+    assert "0 errors" in result.output
+    write(place / "a.yml", base_model="data/\x1b[31mbase", datasets=[{"path": "x" * 500 + ".jsonl", "type": "alpaca"}])
+    result = CliRunner().invoke(solar, ["recipes", "check", "a.yml", "--gpu", "24"])
+    assert result.exit_code == 1
+    assert "\x1b" not in result.output
+    assert max(map(len, result.output.splitlines())) <= 125
+    as_json = json.loads(CliRunner().invoke(solar, ["recipes", "check", "a.yml", "--json"]).stdout)
+    assert not as_json["passed"]
+    assert {one["level"] for one in as_json["findings"]} >= {"error", "unknown"}
