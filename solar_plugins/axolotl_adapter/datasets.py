@@ -47,11 +47,12 @@ SAMPLE_ROWS = 100
 """Rows that a formatter must be able to read before an error message suggests it."""
 
 
-def use_prepared_datasets(cfg: Any) -> list[str]:
+def use_prepared_datasets(cfg: Any, tallies: list[RowTally] | None = None) -> list[str]:
     """Prepare every dataset with a formatter of ours, or find it in the cache, and change ``cfg`` to use it.
 
     Args:
         cfg: Axolotl's validated recipe. Its dataset entries are changed, and its chat template if it has none.
+        tallies: The tally of each dataset is appended to it.
 
     Returns:
         A line for each dataset: rows read, kept, dropped and why.
@@ -74,6 +75,7 @@ def use_prepared_datasets(cfg: Any) -> list[str]:
         prepared, line = _prepared(recipe, source, encoder)
         sources.append(PreparedSource(source, prepared))
         lines.append(line)
+        (tallies if tallies is not None else []).append(prepared.tally)
     replaced: dict[str, dict[int, list[Any]]] = {}
     for found in sets:
         replaced.setdefault(found.key, {})[found.number] = []

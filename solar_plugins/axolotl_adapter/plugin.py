@@ -23,12 +23,14 @@ from solar_plugins.axolotl_adapter.precision import lost_steps
 from solar_plugins.axolotl_adapter.ranks import ready_together
 from solar_plugins.axolotl_adapter.recipe_checks import changes, check_recipe, log_named_settings
 from solar_plugins.axolotl_adapter.resume import refuse_other_plans_checkpoint
+from solar_plugins.axolotl_adapter.run_record import record_run
 from solar_plugins.axolotl_adapter.trained_parameters import (
     check_trained_parameters,
     compiled,
     refuse_frozen_new_layers,
     scale_old_rates,
 )
+from solar_plugins.data.row_tally import RowTally
 from solar_plugins.errors import ArgsError, CheckpointError, DataError
 from solar_plugins.logs import speaks_for_node
 from solar_plugins.recipe import REVISION_KEYS, Recipe, concerns_us, parse_recipe
@@ -64,6 +66,7 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
     """
 
     _row_lines: Sequence[str] = ()
+    _tallies: Sequence[RowTally] = ()
 
     def register(self, cfg: MutableMapping[str, Any]) -> None:
         """Write the upscaled checkpoint, or find it in the cache, and set ``base_model`` to it.
@@ -110,7 +113,8 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
         """
         with errors_as_paragraphs():
             try:
-                self._row_lines = use_prepared_datasets(cfg)
+                tallies = list[RowTally]()
+                self._row_lines, self._tallies = use_prepared_datasets(cfg, tallies), tallies
             except OSError as error:
                 raise DataError(
                     f"dataset_prepared_path: {error.filename or cfg.get('dataset_prepared_path')} cannot be read or "
@@ -121,12 +125,17 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
         """Check that exactly the parameters of ``solar.train`` are trained, and set their learning rates.
 
+        The run is recorded as well.
+
         Raises:
             SolarError: Other layers would be trained.
         """
+        if not concerns_us(cfg):
+            return
         with errors_as_paragraphs():
-            recipe = parse_recipe(cfg) if concerns_us(cfg) else None
-            if recipe is None or recipe.solar is None or recipe.solar.train is None:
+            recipe = parse_recipe(cfg)
+            record_run(trainer, recipe.output_dir, self._tallies)
+            if recipe.solar is None or recipe.solar.train is None:
                 return
             args, decoder = recipe.solar.train, _decoder_of_base(recipe)
             trained = trained_parts(args, decoder, plan_of_model(decoder, recipe.base.name))
