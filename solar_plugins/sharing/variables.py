@@ -261,6 +261,8 @@ def _left_out_keys(root: Node | None, text: str) -> Iterator[tuple[str, int, int
         private_launch = key.value == "launch" and PRIVATE_LAUNCH.search(str(value.value))
         if (LEFT_OUT.fullmatch(str(key.value)) or private_launch) and key.start_mark.column == 0:
             start, end = key.start_mark.index, value.end_mark.index
+            if getattr(value, "flow_style", None) is False:  # A block ends where the next key starts, after comments.
+                end = max((node.end_mark.index for node, _ in _scalars(value)), default=end)
             line_end = text.find("\n", end - 1)
             yield str(key.value), start, line_end + 1 if line_end >= 0 else len(text)
 
