@@ -525,6 +525,30 @@ def gallery(folder: Path | None, output: Path) -> None:
     click.echo(f"{output}: {count} recipe{'' if count == 1 else 's'}")
 
 
+@recipes.command("share")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--to", "repo", required=True, metavar="ORG/NAME", help="The model repository on the Hub.")
+@click.option("--yes", is_flag=True, help="Upload it; without this option it is only built, shown and checked.")
+@click.option("--public", is_flag=True, help="Make a new repository public.  [default: private]")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Where to write the bundle; an earlier bundle there is replaced.  [default: NAME]",
+)
+@click.option(
+    "--results", multiple=True, type=click.Path(path_type=Path), help="A file of results of lm_eval. Repeatable."
+)
+def share(run: Path, repo: str, yes: bool, public: bool, output: Path | None, results: tuple[Path, ...]) -> None:
+    """Share a finished RUN: a recipe, a pipeline, or the output folder of a training.
+
+    Writes a bundle: the recipes without paths of this machine, the plan, hashes of the data, package versions, losses
+    and a card.
+    """
+    from solar_plugins.sharing.share import share as share_run
+
+    share_run(run, repo, yes=yes, public=public, output=output, results=results)
+
+
 @solar.group()
 def cache() -> None:
     """List and remove the upscaled checkpoints that recipes have cached."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from solar_plugins.errors import SolarError
 from solar_plugins.storage.untrusted import read_json_object
 
-STATE_FILE = "trainer_state.json"
+STATE_FILE, RECORDED_LOG = "trainer_state.json", "solar_run/log.json"
 REPAIR = "restore the file, or remove it to have the report without that training curve"
 
 LOSS, MARGINS, ACCURACIES = "loss", "rewards/margins", "rewards/accuracies"
@@ -77,23 +77,32 @@ class TrainingLog:
 def read_training_log(output_dir: Path) -> TrainingLog | None:
     """The log of the run that wrote ``output_dir``, or None if it kept none.
 
-    The Trainer writes its log into each checkpoint (``checkpoint-*/trainer_state.json``); a run with
-    ``save_strategy: no`` leaves none. The folder may hold checkpoints of an earlier run, so the newest file counts; a
-    longer log that starts with the same entries is of the same run and preferred, because copying loses file times.
+    Raises:
+        SolarError: A log is damaged.
+    """
+    state = read_training_state(output_dir)
+    return training_log(state) if state else None
+
+
+def read_training_state(output_dir: Path) -> dict[str, Any] | None:
+    """The ``trainer_state.json`` with the log of the run that wrote ``output_dir``, or None if it kept none.
+
+    The Trainer writes its log into each checkpoint (``checkpoint-*/trainer_state.json``), and our plugin writes it once
+    at the end. The folder may hold checkpoints of an earlier run, so the newest file counts; a longer log that starts
+    with the same entries is of the same run and preferred, because copying loses file times.
 
     Raises:
         SolarError: A log is damaged.
     """
-    files = [
-        path for path in (output_dir / STATE_FILE, *output_dir.glob(f"checkpoint-*/{STATE_FILE}")) if path.is_file()
-    ]
+    places = (output_dir / STATE_FILE, output_dir / RECORDED_LOG, *output_dir.glob(f"checkpoint-*/{STATE_FILE}"))
+    files = [path for path in places if path.is_file()]
     states = [_read_state(path) for path in sorted(files, key=lambda path: path.stat().st_mtime_ns)]
     if not states:
         return None
     newest = states[-1]["log_history"]
     same_run = [state for state in states if state["log_history"][: len(newest)] == newest]
     # Two checkpoints may hold the same entries; the later one has the higher global_step.
-    return training_log(max(same_run, key=lambda state: (len(state["log_history"]), state.get("global_step") or 0)))
+    return max(same_run, key=lambda state: (len(state["log_history"]), state.get("global_step") or 0))
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def _carry_out(pipeline: Pipeline, situation: Situation, label: str, *, again: b
     versions = package_versions()
     record = StageRecord("started", situation.content, situation.inputs, versions=versions)
     write_record(record_path(pipeline, stage), record)
-    status = _run(command, log_path(pipeline, stage), pipeline.records / "lock")
+    status = run_supervised(command, log_path(pipeline, stage), pipeline.records / "lock")
     seconds = time.monotonic() - started
     if status != 0:
         raise StageError(_failure(pipeline, stage, status))
@@ -241,14 +241,17 @@ def _free_name(path: Path) -> Path:
     return found
 
 
-def _run(command: list[str], log: Path, lock: Path) -> int:
+def run_supervised(command: list[str], log: Path, lock: Path, environment: Mapping[str, str] | None = None) -> int:
     """Run a command under the supervisor; what it prints goes to the terminal and to its log."""
     supervised = [sys.executable, "-m", "solar_plugins.running.supervisor", str(os.getpid()), str(lock), *command]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     with (
         log.open("wb") as kept,
         subprocess.Popen(
-            supervised, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"PATH": path}
+            supervised,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PATH": path} | dict(environment or {}),
         ) as process,
     ):
         assert process.stdout is not None
@@ -266,13 +269,17 @@ def _run(command: list[str], log: Path, lock: Path) -> int:
 
 def _failure(pipeline: Pipeline, stage: Stage, status: int) -> str:
     log = log_path(pipeline, stage)
-    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-    last = [line for line in lines if line.strip()][-LAST_LINES:]
-    said = "\n".join(f"  {line[:300]}" for line in last) or "  (it printed nothing)"
     return (
-        f"{pipeline.path}: stage {stage.name} failed with status {status}. The end of {log}:\n{said}\n"
+        f"{pipeline.path}: stage {stage.name} failed with status {status}. The end of {log}:\n{last_lines(log)}\n"
         f"Fix the cause and repeat the command; stages that are done are skipped"
     )
+
+
+def last_lines(log: Path) -> str:
+    """The end of a log, for a message."""
+    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
+    last = [line for line in lines if line.strip()][-LAST_LINES:]
+    return "\n".join(f"  {line[:300]}" for line in last) or "  (it printed nothing)"
 
 
 def _other_versions(record: StageRecord | None) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from solar_plugins.errors import ArgsError
@@ -43,6 +44,9 @@ PATH_KEYS = (
 )
 """Keys whose text is a path if a file or folder of that name exists."""
 NEVER_PATHS = ("type", "split", "name", "field", "strategy", "plugins", "ds_type", "kind")
+
+STAGE_FILES = ("recipe", "merge", "mixture")
+"""Keys of a pipeline's stages that name files."""
 
 LEFT_OUT = re.compile(
     r"(use_)?(wandb|mlflow|comet|trackio|swanlab|tensorboard|otel|opentelemetry|ray|gcp|aws|s3)(_\w+)?"
@@ -98,11 +102,19 @@ class Variables:
     """Files that are copied into the bundle: by their path in it."""
     _names: dict[Path, str] = field(default_factory=dict)
     _folders: dict[Path, str] = field(default_factory=dict)
+    _where: str = ""
 
-    def add_output(self, stage: str, path: str, what: str) -> None:
-        """Declare what a stage writes."""
-        name = self._free(stage)
-        self.declared[name] = Variable(meaning=what, example=f"outputs/{stage}", kind="output", producer=stage)
+    def add_output(self, stage: str, output: str, path: str, what: str) -> None:
+        """Declare what a stage writes.
+
+        Args:
+            stage: The stage.
+            output: What the output is called: the stage, or the stage and a number.
+            path: As the recipes have it.
+            what: In words.
+        """
+        name = self._free(output)
+        self.declared[name] = Variable(meaning=what, example=f"outputs/{output}", kind="output", producer=stage)
         self.outputs[path] = name
 
     def replaced(self, text: str, keys: Sequence[str]) -> str | None:
@@ -133,7 +145,8 @@ class Variables:
             name = f"recipes/{self._file_name(path, 'settings')}"
             self.included[name] = path
             return f"${{{BUNDLE}}}/{name}"
-        return f"${{{self._input(path, key, '.'.join(keys))}}}"
+        place = re.sub(r"\.(\d+)\b", r"[\1]", ".".join(keys))
+        return f"${{{self._input(path, key, f'{self._where}{place}')}}}"
 
     def _is_path(self, text: str, key: str) -> bool:
         if is_machine_path(text) or text.startswith(("./", "../")):
@@ -186,18 +199,20 @@ class Variables:
             free, number = f"{name}_{number}", number + 1
         return free
 
-    def in_file(self, text: str, where: str) -> Text:
+    def in_file(self, text: str, where: str, files: Mapping[str, str] = MappingProxyType({})) -> Text:
         """A recipe, merge, mixture or pipeline file with variables.
 
         Args:
             text: Its text.
             where: Its name in errors.
+            files: In a pipeline: the path in the bundle of the file of each stage.
 
         Raises:
             ArgsError: A value has a ``${...}`` of its own.
         """
         import yaml
 
+        self._where = f"{where}: "
         text = text.removeprefix("\ufeff").replace("\r\n", "\n")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         removed = {key: (start, end) for key, start, end in _left_out_keys(root, text)}
@@ -213,7 +228,8 @@ class Variables:
                 scalars.setdefault((node.start_mark.index, node.end_mark.index), (node.value, keys))
         for (start, end), (value, keys) in scalars.items():
             try:
-                new = self._value(value, keys)
+                is_file = bool(files) and keys[-1] in STAGE_FILES
+                new = files.get(value) if is_file else self._value(value, keys)
             except ArgsError as error:
                 raise ArgsError(f"{where}: {error}") from None
             if new is not None:

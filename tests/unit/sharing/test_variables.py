@@ -44,7 +44,7 @@ def folder(tmp_path, monkeypatch):
 def variables(**outputs):
     found = Variables(MACHINE)
     for stage, path in outputs.items():
-        found.add_output(stage, path, f"the model of {stage}")
+        found.add_output(stage, stage, path, f"the model of {stage}")
     return found
 
 
@@ -94,6 +94,16 @@ def test_a_path_that_is_gone_and_a_launch_with_an_account(folder):
     )
     assert yaml.safe_load(text) == {"records": "${OUTPUTS}/records", "command": "cat '${ROWS}'"}
     assert left_out == ("p.yml: launch",)
+
+
+def test_the_files_of_a_pipeline(folder):
+    text, _ = variables(dus="out").in_file(
+        "stages:\n  - {name: dus, recipe: ../x/dus.yml, overrides: {output_dir: out}}\n",
+        "p.yml",
+        {"../x/dus.yml": "recipes/dus.yml"},
+    )
+    stage = {"name": "dus", "recipe": "recipes/dus.yml", "overrides": {"output_dir": "${DUS}"}}
+    assert yaml.safe_load(text) == {"stages": [stage]}
 
 
 def test_other_forms_of_yaml(folder):

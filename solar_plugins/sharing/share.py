@@ -1,0 +1,558 @@
+"""`solar recipes share`: a finished run or pipeline as a bundle: built, shown, checked, and uploaded if asked."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from solar_plugins import lineage
+from solar_plugins.errors import ArgsError, SolarError
+from solar_plugins.lineage.public import is_hub_id
+from solar_plugins.pipeline import Kind, is_pipeline, read_pipeline
+from solar_plugins.recipe import parse_recipe
+from solar_plugins.running.runner import situation_of
+from solar_plugins.sharing.bundle import (
+    CARD,
+    CURVES,
+    DATA,
+    METRICS,
+    PICTURES,
+    PLANS,
+    STEPS,
+    VERSIONS,
+    Bundle,
+    BundleStage,
+    Dataset,
+    Metric,
+    StagePlan,
+    stages_json,
+    write_bundle,
+)
+from solar_plugins.sharing.bundle_card import MARK, CardFacts, Evaluation, bundle_card
+from solar_plugins.sharing.run_facts import (
+    RunFacts,
+    cached_commit,
+    curves,
+    dataset_facts,
+    datasets_of,
+    metrics_of,
+    model_digest,
+    read_run,
+    require_finished,
+)
+from solar_plugins.sharing.secrets import SECRET_NAME, in_file
+from solar_plugins.sharing.variables import BUNDLE, OUTPUTS, Variables, names_machine
+from solar_plugins.storage.cards import read_card, split_card
+from solar_plugins.storage.untrusted import parse_yaml, read_json_object, read_text
+from solar_plugins.tables import lines, table
+from solar_plugins.text import format_bytes
+from solar_plugins.upscaling.base_model import CONFIG
+from solar_plugins.upscaling.layer_plan import LayerPlan
+from solar_plugins.upscaling.provenance import recorded_plan
+
+PIPELINE_FILE = "pipeline.yml"
+RECIPES = "recipes/"
+FRONT_KEYS = ("base_model", "base_model_relation", "datasets", "license", "license_name", "license_link", "language")
+"""Metadata of the trained model's card that hold for its recipe too."""
+SECRET_VARIABLE_LENGTH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RunStage:
+    """A finished stage.
+
+    Args:
+        name: Its name in the bundle.
+        kind: As in a pipeline file.
+        file: The name of its file in `RECIPES`; empty for a command.
+        text: The text of that file.
+        content: Its keys, with overrides.
+        overrides: Keys with other values than in the file.
+        outputs: What it wrote, as its file says.
+        place: Where it wrote a model.
+        versions: Of the packages that ran it, if a pipeline recorded them.
+        seconds: How long it took, if a pipeline recorded it.
+    """
+
+    name: str
+    kind: Kind
+    file: str
+    text: str
+    content: Mapping[str, Any]
+    outputs: tuple[str, ...]
+    place: Path
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: float | None = None
+
+
+class Run(NamedTuple):
+    """A finished run: a pipeline, or one recipe."""
+
+    name: str
+    stages: list[RunStage]
+    pipeline: Path | None = None
+
+
+class Built(NamedTuple):
+    """A bundle, and what its author should know."""
+
+    bundle: Bundle
+    left_out: list[str]
+    notes: list[str]
+
+
+def find_run(path: Path) -> Run:
+    """The finished run that a user names.
+
+    Args:
+        path: A pipeline file, a recipe file, or the output folder of a training.
+
+    Raises:
+        SolarError: It is none of them, or it is not finished.
+    """
+    if path.is_dir():
+        return _run_of_folder(path)
+    if is_pipeline(path):
+        return _run_of_pipeline(path)
+    text = read_text(path)
+    content = parse_yaml(text, str(path))
+    if not isinstance(content, Mapping) or "base_model" not in content:
+        raise ArgsError(
+            f"{path}: no base_model; expected a recipe that was trained, a pipeline that `solar run` finished, or the "
+            "output folder of a training"
+        )
+    recipe = parse_recipe(content, path, text)
+    stage = RunStage(_stage_name(path.stem), "recipe", path.name, text, content, (recipe.output_dir,),
+                     recipe.output_directory)  # fmt: skip
+    return Run(path.stem, [stage])
+
+
+def _run_of_folder(folder: Path) -> Run:
+    found = lineage.read(folder)
+    last = found.stages[-1] if found and found.stages else None
+    if last is None or last.recipe is None:
+        raise ArgsError(
+            f"{folder}: {lineage.LINEAGE_FILE} with the recipe of the run is missing; give the recipe file instead"
+        )
+    content = parse_yaml(last.recipe, f"{folder}/{lineage.LINEAGE_FILE}")
+    if not isinstance(content, Mapping):
+        raise ArgsError(f"{folder}/{lineage.LINEAGE_FILE}: the recipe is no map of keys; give the recipe file instead")
+    name = folder.resolve().name
+    outputs = (str(content.get("output_dir") or folder),)
+    stage = RunStage(_stage_name(name), "recipe", f"{_stage_name(name)}.yml", last.recipe, content, outputs, folder)
+    return Run(name, [stage])
+
+
+def _run_of_pipeline(path: Path) -> Run:
+    pipeline = read_pipeline(path)
+    stages, files = [], dict[str, str]()
+    for stage in pipeline.stages:
+        situation = situation_of(pipeline, stage)
+        if situation.verdict.action != "skip" or situation.record is None:
+            raise ArgsError(
+                f"{path}: stage {stage.name} is not done ({situation.verdict.reason}); finish it first: "
+                f"solar run {path}"
+            )
+        text = read_text(stage.file) if stage.file else ""
+        name = stage.file.name if stage.file else ""
+        if files.setdefault(name, text) != text:
+            name = f"{stage.name}-{name}"
+        stages.append(
+            RunStage(
+                stage.name,
+                stage.kind,
+                name,
+                text,
+                stage.content,
+                stage.outputs,
+                Path(stage.outputs[0]).expanduser(),
+                stage.overrides,
+                situation.record.versions,
+                situation.record.seconds,
+            )
+        )
+    return Run(path.stem if path.stem != "pipeline" else path.resolve().parent.name, stages, path)
+
+
+def _stage_name(text: str) -> str:
+    name = re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).lstrip("_.-")[:60]
+    return name or "run"
+
+
+def build(run: Run, folder: Path, repo: str, *, results: Sequence[Path] = (), pictures: bool = True) -> Built:
+    """Write the bundle of a finished run. The same run gives the same bytes.
+
+    Args:
+        run: The run.
+        folder: Where; a bundle that is there is replaced.
+        repo: Where it will be shared, for the card.
+        results: Files of lm_eval, next to those in the output folders.
+        pictures: Draw the plan and the curves, if matplotlib is installed.
+
+    Raises:
+        SolarError: Something is not finished, is secret, or cannot be read.
+    """
+    variables = Variables()
+    for stage in run.stages:
+        for number, output in enumerate(stage.outputs):
+            what = "model" if stage.kind in ("recipe", "merge") else "data" if stage.kind == "mixture" else "output"
+            name = stage.name if not number else f"{stage.name}_{number + 1}"
+            variables.add_output(stage.name, name, output, f"the {what} that stage {stage.name} writes")
+    left_out: list[str] = []
+    texts: dict[str, str] = {}
+    for stage in run.stages:
+        _refuse_secrets(stage.text, stage.content, stage.file or stage.name)
+        if stage.file and RECIPES + stage.file not in texts:
+            shared = variables.in_file(stage.text, stage.file)
+            texts[RECIPES + stage.file] = shared.text
+            left_out += shared.left_out
+    pipeline = _pipeline_text(run, variables, left_out)
+    texts |= {PIPELINE_FILE: pipeline} if pipeline else {}
+    facts = {stage.name: read_run(stage.place) for stage in run.stages if stage.kind == "recipe"}
+    notes = [f"stage {name}: {note}" for name, of_run in facts.items() for note in of_run.notes]
+    for stage in run.stages:
+        if stage.kind == "recipe":
+            require_finished(Path(stage.file), stage.place, facts[stage.name])
+    content = _Content(run, facts, variables)
+    stages, plans, data, versions = content.stages(), content.plans(), content.data(), content.versions()
+    evaluations = list(_evaluations([stage.place for stage in run.stages], results))
+    drawn = dict(_pictures(plans, facts, run)) if pictures else {}
+    if pictures and not drawn:
+        notes.append("no pictures: matplotlib is not installed; pip install 'solar_plugins[report]'")
+    files = {path: text.encode() for path, text in texts.items()}
+    files |= {name: path.read_bytes() for name, path in variables.included.items()}
+    files |= {
+        PLANS: stages_json(plans),
+        DATA: stages_json(data),
+        VERSIONS: stages_json(versions),
+        METRICS: stages_json(content.metrics(evaluations)),
+        STEPS: stages_json({name: of_run.steps for name, of_run in facts.items() if of_run.steps}),
+        CURVES: curves({name: of_run.history for name, of_run in facts.items()}),
+    }
+    title = repo.rpartition("/")[2]
+    declared = {name: one for name, one in sorted(variables.declared.items()) if name not in (OUTPUTS, BUNDLE)}
+    files[CARD] = bundle_card(
+        CardFacts(
+            title=title,
+            repo=repo,
+            front=_front(run),
+            stages=stages,
+            variables=declared,
+            plans=plans,
+            data=data,
+            metrics=content.metrics([]),
+            versions=versions,
+            evaluations=evaluations,
+            pictures={path: meaning for path, (meaning, _) in drawn.items()},
+            texts=texts,
+            notes=notes,
+            compared_steps={name: len(of_run.steps) for name, of_run in facts.items()},
+        )
+    ).encode()
+    for name, written in files.items():
+        _refuse_private(name, written, variables)
+    files |= {path: picture for path, (_, picture) in drawn.items()}
+    bundle = write_bundle(
+        folder,
+        files,
+        name=title,
+        stages=stages,
+        variables=variables.declared,
+        pipeline=PIPELINE_FILE if pipeline else None,
+        replace=True,
+    )
+    return Built(bundle, left_out, notes)
+
+
+def _pipeline_text(run: Run, variables: Variables, left_out: list[str]) -> str:
+    """The pipeline file, with the files of its stages in `RECIPES`."""
+    if run.pipeline is None:
+        return ""
+    text = read_text(run.pipeline)
+    content = parse_yaml(text, str(run.pipeline))
+    _refuse_secrets(text, content, run.pipeline.name)
+    named = {stage["name"]: stage for stage in content["stages"]}
+    files = {
+        named[stage.name][stage.kind]: RECIPES + stage.file
+        for stage in run.stages
+        if stage.kind in named[stage.name] and stage.file
+    }
+    shared = variables.in_file(text, run.pipeline.name, files)
+    left_out += shared.left_out
+    return shared.text
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The parts of a bundle that come from the facts of its stages."""
+
+    run: Run
+    facts: Mapping[str, RunFacts]
+    variables: Variables
+
+    def stages(self) -> list[BundleStage]:
+        return [self._stage(stage) for stage in self.run.stages]
+
+    def _stage(self, stage: RunStage) -> BundleStage:
+        facts = self.facts.get(stage.name)
+        run = facts.run if facts else None
+        base = stage.content.get("base_model") if stage.kind == "recipe" else None
+        named = self.variables.replaced(base, ("base_model",)) if isinstance(base, str) else None
+        overrides = {
+            key: (self.variables.replaced(value, (key,)) or value) if isinstance(value, str) else value
+            for key, value in stage.overrides.items()
+        }
+        revision = stage.content.get("revision_of_model")
+        return BundleStage(
+            name=stage.name,
+            kind=stage.kind,
+            file=RECIPES + stage.file if stage.file else None,
+            overrides=overrides,
+            steps=facts.planned_steps or (run.steps if run else None) if facts else None,
+            processes=run.processes if run else None,
+            device=run.device if run else None,
+            precision=run.precision if run else None,
+            base=named or base,
+            base_commit=(str(revision) if revision else cached_commit(base)) if base and named is None else None,
+            base_digest=model_digest(Path(base).expanduser()) if base and named else None,
+            seconds=stage.seconds,
+        )
+
+    def plans(self) -> dict[str, StagePlan]:
+        """The plans of the stages whose own recipe upscales."""
+        found = {}
+        for stage in self.run.stages:
+            if stage.kind == "recipe" and "init" in (stage.content.get("solar") or {}):
+                plan = (
+                    recorded_plan(read_json_object(stage.place / CONFIG)) if (stage.place / CONFIG).is_file() else None
+                )
+                if plan is not None:
+                    found[stage.name] = StagePlan(text=str(plan), plan=_public_plan(plan, self.variables))
+        return found
+
+    def data(self) -> dict[str, list[Dataset]]:
+        found = {}
+        for stage in self.run.stages:
+            if stage.kind != "recipe":
+                continue
+            local = [
+                place.path for place in datasets_of(stage.content) if self.variables.replaced(place.path, ("path",))
+            ]
+            names = {path: self.variables.file_name(path) for path in local}
+            variables = {path: name for path in local if (name := self.variables.variable_of(path)) is not None}
+            found[stage.name] = dataset_facts(stage.content, self.facts[stage.name].run, names, variables)
+        return found
+
+    def versions(self) -> dict[str, dict[str, str]]:
+        found = {}
+        for stage in self.run.stages:
+            facts = self.facts.get(stage.name)
+            found[stage.name] = dict(facts.run.versions if facts and facts.run else stage.versions)
+        return {name: versions for name, versions in found.items() if versions}
+
+    def metrics(self, evaluations: Sequence[Evaluation]) -> dict[str, list[Metric]]:
+        found = {
+            stage.name: metrics_of(parse_recipe(stage.content), self.facts[stage.name])
+            for stage in self.run.stages
+            if stage.kind == "recipe"
+        }
+        for one in evaluations:
+            how = f"lm_eval, {one.shots} shots, {one.examples} examples"
+            metric = Metric(name=f"{one.task} {one.metric} ({one.filtered})", value=one.value, how=how)
+            found.setdefault(self.run.stages[-1].name, []).append(metric)
+        return {name: metrics for name, metrics in found.items() if metrics}
+
+
+def _public_plan(plan: LayerPlan, variables: Variables) -> dict[str, Any]:
+    content = plan.to_dict()
+    for donor in content.get("donors", ()):
+        donor["name"] = donor["name"] if is_hub_id(donor["name"]) else variables.file_name(donor["name"])
+    return content
+
+
+def _front(run: Run) -> dict[str, Any]:
+    """Metadata of the last trained model's card that hold for its recipes too."""
+    for stage in reversed(run.stages):
+        front, _ = split_card(read_card(stage.place))
+        found = {key: front[key] for key in FRONT_KEYS if front.get(key)}
+        for key in ("base_model", "datasets"):
+            named = [found[key]] if isinstance(found.get(key), str) else found.get(key) or []
+            found[key] = [one for one in named if isinstance(one, str) and is_hub_id(one)]
+        if any(found.values()):
+            return {key: value for key, value in found.items() if value}
+    bases = [str(stage.content.get("base_model")) for stage in run.stages if stage.kind == "recipe"]
+    return {"base_model": bases[0]} if bases and is_hub_id(bases[0]) and not Path(bases[0]).exists() else {}
+
+
+def _evaluations(places: Sequence[Path], more: Sequence[Path]) -> Iterator[Evaluation]:
+    """The results of lm_eval: of the newest file in each folder, and of the files given."""
+    files = list(more)
+    for place in dict.fromkeys(places):
+        found = sorted(place.rglob("results_*.json")) if place.is_dir() else []
+        files += found[-1:]  # Their names end in the time.
+    for file in files:
+        content = read_json_object(file, error=SolarError, fix="give a file of results that lm_eval wrote")
+        shots, samples = content.get("n-shot") or {}, content.get("n-samples") or {}
+        results = content.get("results")
+        if not isinstance(results, Mapping):
+            raise SolarError(f"{file}: no results; give a file that lm_eval wrote, such as results_2026-01-31.json")
+        for task, scores in results.items():
+            for key, value in scores.items() if isinstance(scores, Mapping) else ():
+                metric, _, filtered = str(key).partition(",")
+                number = isinstance(value, int | float) and math.isfinite(value)
+                if filtered and number and not metric.endswith("_stderr"):
+                    size = samples.get(task, {})
+                    examples = size.get("effective") if isinstance(size, Mapping) else None
+                    yield Evaluation(str(task), metric, filtered, float(value), shots.get(task), examples)
+
+
+def _pictures(
+    plans: Mapping[str, StagePlan], facts: Mapping[str, RunFacts], run: Run
+) -> Iterator[tuple[str, tuple[str, bytes]]]:
+    """Pictures of the plans and the loss curves: path, what it shows, PNG; none without matplotlib."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return
+    from solar_plugins.report.curves import Chart, curve_figure
+    from solar_plugins.report.picture import save_picture
+    from solar_plugins.report.plan_plot import plan_figure
+    from solar_plugins.report.training_log import training_log
+
+    contents = {stage.name: stage.content for stage in run.stages}
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "picture.png"
+        for name, plan in plans.items():
+            save_picture(plan_figure(LayerPlan.from_dict(plan.plan)), path)
+            yield f"{PICTURES}plan-{name}.png", (f"The layer plan of {name}", path.read_bytes())
+        for name, of_run in facts.items():
+            log = training_log({"log_history": of_run.history})
+            if log.loss.points:
+                chart = Chart(log.loss, "loss", ln_2=contents[name].get("rl") == "dpo")
+                save_picture(curve_figure(chart), path)
+                yield f"{PICTURES}loss-{name}.png", (f"{chart.alternative_text} ({name})", path.read_bytes())
+
+
+def _refuse_secrets(text: str, content: Any, where: str) -> None:
+    """Refuse a file of the run that has a secret, even where it would be left out."""
+    found = next((one for one in in_file(text, content) if one.kind == "secret"), None)
+    if found is not None:
+        raise ArgsError(
+            f"{where}: {found.where}: has {found.what}. Remove it, revoke it if the file was ever shared, and give it "
+            "by `hf auth login` or an environment variable instead; nothing was written"
+        )
+
+
+def _refuse_private(name: str, content: bytes, variables: Variables) -> None:
+    """Refuse a file of the bundle that has a secret, or a path or name of this machine."""
+    text = content.decode()
+    value = parse_yaml(text, name) if name.endswith((".yml", ".json")) else None
+    for one in in_file(text, value, variables.machine):
+        raise ArgsError(
+            f"{name}: {one.where}: {one.what if one.kind == 'secret' else f'has {one.what}'}, which is only of this "
+            "machine. Change it in the recipe, or remove it; nothing was written"
+        )
+    for number, line in enumerate(text.splitlines(), 1):
+        if names_machine(line, variables.machine):
+            raise ArgsError(
+                f"{name}: line {number}: has the name of the user or of the machine. Change it in the recipe, or "
+                "remove it; nothing was written"
+            )
+    for variable, secret in os.environ.items():
+        if SECRET_NAME.search(variable) and len(secret) >= SECRET_VARIABLE_LENGTH and secret in text:
+            raise ArgsError(f"{name}: has the value of the environment variable {variable}; remove it from the recipe")
+
+
+def share(
+    path: Path,
+    repo: str,
+    *,
+    yes: bool = False,
+    public: bool = False,
+    output: Path | None = None,
+    results: Sequence[Path] = (),
+) -> None:
+    """Build the bundle of a finished run, show it, check it, and with ``yes`` upload it in one commit.
+
+    Args:
+        path: A pipeline file, a recipe file, or the output folder of a training.
+        repo: ``ORG/NAME``.
+        yes: Upload it.
+        public: Whether a new repository is public.
+        output: Where to write the bundle; default: the name of the repository.
+        results: Files of lm_eval.
+
+    Raises:
+        SolarError: The run is not finished, something is private, the check fails, or the upload does.
+    """
+    if not is_hub_id(repo):
+        raise ArgsError(f"--to {repo}: not the name of a repository; expected ORG/NAME, such as me/solar-recipe")
+    folder = output or Path(repo.rpartition("/")[2])
+    built = build(find_run(path), folder, repo, results=results)
+    click.echo("\n".join(_shown(built, folder)))
+    _check(folder)
+    if not yes:
+        kind = "public" if public else "private"
+        click.echo(f"\nNothing was sent. Repeat the command with --yes to upload it to {repo} ({kind} if it is new).")
+        return
+    _upload(repo, folder, built, private=not public)
+
+
+def _shown(built: Built, folder: Path) -> Iterator[str]:
+    manifest = built.bundle.manifest
+    sizes = {CARD: (folder / CARD).stat().st_size} | {name: entry.bytes for name, entry in manifest.files.items()}
+    yield f"{folder}: {len(sizes) + 1} files, {format_bytes(sum(sizes.values()))}"
+    yield from lines(table(["file", "size"], [[name, format_bytes(size)] for name, size in sizes.items()]))
+    inputs = {name: one for name, one in manifest.variables.items() if one.kind == "input"}
+    if inputs:
+        yield ""
+        rows = [[name, one.meaning] for name, one in inputs.items()]
+        yield from lines(table(["variable", "what whoever reproduces it gives"], rows, left=(0, 1)))
+    if built.left_out:
+        yield ""
+        yield "Left out, because it is of this machine or account:"
+        yield from (f"  {one}" for one in built.left_out)
+    if built.notes:
+        yield ""
+        yield "Not known:"
+        yield from (f"  {note}" for note in built.notes)
+    yield ""
+    yield f"The card, {folder / CARD}:"
+    card = (folder / CARD).read_text(encoding="utf-8").partition("\n## Recipes")[0]
+    yield from (f"  {line}".rstrip() for line in card.splitlines())
+
+
+def _check(folder: Path) -> None:
+    from solar_plugins.sharing.check import as_text, check, has_errors
+
+    findings = check(folder)
+    click.echo(f"\n{as_text(findings)}")
+    if has_errors(findings):
+        raise SolarError(f"{folder}: the check found errors; fix the recipe, run it again, and share that run")
+
+
+def _upload(repo: str, folder: Path, built: Built, *, private: bool) -> None:
+    from solar_plugins.sharing import hub
+
+    card = CARD
+    try:
+        there = hub.list_files(repo)
+        known = hub.download(there, [one.path for one in there.files if one.path == CARD], 5_000_000)
+    except SolarError:
+        known = {}  # It does not exist yet; every other problem stops the upload too.
+    if CARD in known and MARK not in known[CARD].read_text(encoding="utf-8", errors="replace"):
+        card = ""
+        click.echo(f"{repo} has a card of its own, which stays")
+    files = [*built.bundle.manifest.files, "solar_bundle.json", *([card] if card else [])]
+    found = hub.upload(repo, folder, files, f"Share the recipe of {built.bundle.manifest.name}", private=private)
+    kind = {True: "private", False: "public", None: "existing"}[found.private]
+    click.echo(f"{found.url} ({kind}), commit {found.commit}")
