@@ -549,6 +549,53 @@ def share(run: Path, repo: str, yes: bool, public: bool, output: Path | None, re
     share_run(run, repo, yes=yes, public=public, output=output, results=results)
 
 
+@recipes.command("reproduce")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps of each training.  [default: all]")
+@click.option("--stage", "stages", multiple=True, metavar="STAGE", help="Repeat this stage alone. Repeatable.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A variable: a path or a hub id. Repeatable.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default="reproduction",
+    show_default=True,
+    help="A new folder for recipes, logs and models.",
+)
+@click.option("--launch", help="Text before `-m axolotl.cli.train`.  [default: accelerate launch --num_processes N]")
+@click.option("--trust-code", is_flag=True, help="Run a bundle that runs code of others.")
+def reproduce(
+    bundle: Path,
+    steps: int | None,
+    stages: tuple[str, ...],
+    settings: tuple[str, ...],
+    output: Path,
+    launch: str | None,
+    trust_code: bool,
+) -> None:
+    """Train the stages of a BUNDLE again, and compare the rows and the loss of each step.
+
+    Lists first what differs here: packages, devices, data, base. With --steps the training ends early, with the
+    schedule of the entire run.
+    """
+    from solar_plugins.sharing.reproduce import reproduce as reproduce_bundle
+
+    values = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {setting}: expected NAME=VALUE, such as BASE_MODEL=org/model")
+        values[name] = value
+    reproduce_bundle(
+        bundle, steps=steps, stages=stages, values=values, output=output, launch=launch, trust_code=trust_code
+    )
+
+
 @solar.group()
 def cache() -> None:
     """List and remove the upscaled checkpoints that recipes have cached."""

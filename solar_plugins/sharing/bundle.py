@@ -188,6 +188,10 @@ class Manifest(_Part):
         for path in filter(None, [self.pipeline, *(stage.file for stage in self.stages)]):
             if path not in self.files:
                 raise ValueError(f"files: {path!r:.100} is missing, which a stage needs")
+        for text in (text for stage in self.stages for text in texts_in(stage.overrides)):
+            unknown = [name for name in VARIABLE.findall(text) if name not in self.variables]
+            if unknown:
+                raise ValueError(f"stages: overrides: {unknown[0]!r:.60} is no variable")
         for name, variable in self.variables.items():
             if variable.producer is not None and variable.producer not in names:
                 raise ValueError(f"variables.{name}: producer {variable.producer!r} is no stage")
@@ -251,16 +255,17 @@ class Bundle:
             lines = [f"  {name}: {one.meaning}, such as {one.example}" for name, one in missing.items()]
             options = " ".join(f"--set {name}=..." for name in missing)
             raise ArgsError(f"{self.folder}: these variables need a value:\n" + "\n".join(lines) + f"\nGive {options}")
-        return {path: _replaced(content, values) for path, content in self.contents.items()}
+        return {path: with_values(content, values) for path, content in self.contents.items()}
 
 
-def _replaced(value: Any, values: Mapping[str, str]) -> Any:
+def with_values(value: Any, values: Mapping[str, str]) -> Any:
+    """A value of a bundle with its variables replaced."""
     if isinstance(value, str):
         return VARIABLE.sub(lambda found: values[found[1]], value)
     if isinstance(value, Mapping):
-        return {key: _replaced(part, values) for key, part in value.items()}
+        return {key: with_values(part, values) for key, part in value.items()}
     if isinstance(value, list):
-        return [_replaced(part, values) for part in value]
+        return [with_values(part, values) for part in value]
     return value
 
 

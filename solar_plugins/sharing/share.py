@@ -49,7 +49,7 @@ from solar_plugins.sharing.run_facts import (
     require_finished,
 )
 from solar_plugins.sharing.secrets import SECRET_NAME, in_file
-from solar_plugins.sharing.variables import BUNDLE, OUTPUTS, Variables, names_machine
+from solar_plugins.sharing.variables import Variables, names_machine
 from solar_plugins.storage.cards import read_card, split_card
 from solar_plugins.storage.untrusted import parse_yaml, read_json_object, read_text
 from solar_plugins.tables import lines, table
@@ -239,7 +239,7 @@ def build(run: Run, folder: Path, repo: str, *, results: Sequence[Path] = (), pi
         CURVES: curves({name: of_run.history for name, of_run in facts.items()}),
     }
     title = repo.rpartition("/")[2]
-    declared = {name: one for name, one in sorted(variables.declared.items()) if name not in (OUTPUTS, BUNDLE)}
+    declared = dict(sorted(variables.declared.items()))
     files[CARD] = bundle_card(
         CardFacts(
             title=title,

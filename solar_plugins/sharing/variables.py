@@ -144,6 +144,7 @@ class Variables:
         if key in INCLUDED_KEYS and path.is_file() and path.stat().st_size <= MAX_INCLUDED_BYTES:
             name = f"recipes/{self._file_name(path, 'settings')}"
             self.included[name] = path
+            self.declared.setdefault(BUNDLE, Variable(meaning="the folder of the bundle", example=".", kind="output"))
             return f"${{{BUNDLE}}}/{name}"
         place = re.sub(r"\.(\d+)\b", r"[\1]", ".".join(keys))
         return f"${{{self._input(path, key, f'{self._where}{place}')}}}"

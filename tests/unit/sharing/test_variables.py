@@ -66,7 +66,7 @@ def test_paths_become_variables_and_the_rest_stays(folder):
     assert "alicia" not in text
     assert "node-17" not in text
     assert "alicia" not in str(found.declared)
-    assert set(found.declared) == {"DUS", "BASE_MODEL", "TRAIN", "OUTPUTS", "DATA"}
+    assert set(found.declared) == {"DUS", "BASE_MODEL", "TRAIN", "OUTPUTS", "DATA", "BUNDLE"}
     for said in ("wandb_project", "wandb_entity", "hub_model_id", "comment on line 2", "comment on line 18"):
         assert any(said in one for one in left_out)
     assert len(left_out) == 5
