@@ -1109,6 +1109,53 @@ class TestWhatTrainingLeaves:
         assert given == {"max_length": 9}, "nothing that changes the loss"
 
 
+class TestRunRecord:
+    facts = relied_on_by("axolotl_adapter/run_record.py")
+
+    def test_the_trainer_calls_its_own_training_step_and_counts_before_on_step_end(self, tmp_path):
+        from transformers import Trainer, TrainerCallback, TrainingArguments
+
+        class Model(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.weight = torch.nn.Parameter(torch.ones(1))
+
+            def forward(self, input_ids, labels=None):
+                return {"loss": (self.weight * input_ids).mean()}
+
+        class Counts(TrainerCallback):
+            def on_step_end(self, args, state, control, **_):
+                seen.append(("step", state.global_step))
+                control.should_training_stop = state.global_step == 2
+
+            def on_epoch_end(self, args, state, control, **_):
+                seen.append(("epoch", control.should_save))
+
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=2,
+            save_strategy="epoch",
+            report_to=[],
+            use_cpu=True,
+        )
+        rows = [{"input_ids": torch.tensor([number]), "labels": torch.tensor([number])} for number in range(20)]
+        trainer, seen = Trainer(Model(), arguments, train_dataset=rows), []
+        train = trainer.training_step
+
+        def training_step(model, inputs, *more, **options):
+            seen.append(sorted(inputs))
+            return train(model, inputs, *more, **options)
+
+        trainer.training_step = training_step
+        trainer.add_callback(Counts())
+        trainer.train()
+        batch = ["input_ids", "labels"]
+        ended = ("epoch", True)  # Although the epoch is not over: we take it back.
+        assert seen == [batch, batch, ("step", 1), batch, batch, ("step", 2), ended]
+        assert trainer.state.max_steps == 30
+
+
 class TestMergedModel:
     """Run in tests/axolotl/test_merged_lora.py."""
 
