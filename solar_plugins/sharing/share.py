@@ -425,7 +425,7 @@ def _pictures(
         return
     from solar_plugins.report.curves import Chart, curve_figure
     from solar_plugins.report.picture import save_picture
-    from solar_plugins.report.plan_plot import plan_figure
+    from solar_plugins.report.plan_picture import plan_figure
     from solar_plugins.report.training_log import training_log
 
     contents = {stage.name: stage.content for stage in run.stages}
