@@ -14,6 +14,7 @@ import click
 
 from solar_plugins import __version__
 from solar_plugins.errors import ArgsError, SolarError
+from solar_plugins.logs import debug_trace
 from solar_plugins.plugins.recipe_packs import (
     copy_recipes,
     recipe_files,
@@ -128,7 +129,10 @@ def _recipe_or_base(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class SolarGroup(click.Group):
-    """Prints a `SolarError` or `OSError` as one paragraph and exits with status 1. Any other exception is a bug."""
+    """Prints a `SolarError` or `OSError` as one paragraph and exits with status 1. Any other exception is a bug.
+
+    With ``SOLAR_PLUGINS_DEBUG=1`` the traceback is printed before the paragraph.
+    """
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command, whether it was called as ``solar`` or ``axolotl solar``."""
@@ -139,11 +143,13 @@ class SolarGroup(click.Group):
         try:
             return super().invoke(ctx)
         except SolarError as error:
+            click.echo(printable(debug_trace(error)), err=True, nl=False)
             # Names in it may come from files of others.
             raise click.ClickException(printable(str(error))) from None
         except BrokenPipeError:
             raise  # The reader closed the pipe, as in `solar plan ... | head`; click exits silently.
         except OSError as error:
+            click.echo(debug_trace(error), err=True, nl=False)
             raise click.ClickException(
                 f"{error.filename or 'a file'}: cannot be read or written ({error.strerror or error}); "
                 "check the path and its permissions"

@@ -1,4 +1,4 @@
-"""A run that ends with an error of this package prints its message, without a stack trace through Axolotl."""
+"""A run that ends with an error of this package prints its message, without a traceback unless that is asked for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from solar_plugins.errors import SolarError
+from solar_plugins.logs import debug_trace
 
 type ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
 
@@ -25,7 +26,7 @@ class ParagraphHook:
     def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """Called by Python with the error that ends the process."""
         if isinstance(error, SolarError):
-            print(f"\nsolar_plugins: {error}\n", file=sys.stderr)
+            print(f"{debug_trace(error)}\nsolar_plugins: {error}\n", file=sys.stderr)
         else:
             self.previous(kind, error, trace)
 

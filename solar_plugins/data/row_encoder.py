@@ -38,6 +38,7 @@ from solar_plugins.data.formatters.base import (
 from solar_plugins.data.formatters.columns import check_nothing_is_ignored
 from solar_plugins.data.row_tally import FORMATTER_FAILED
 from solar_plugins.data.template import Example, is_in_loss, render
+from solar_plugins.logs import debugging
 
 DEFAULT_SEED = 42
 """For recipes and commands that set no seed; Axolotl's default."""
@@ -217,6 +218,8 @@ class RowEncoder:
         except RowError:
             raise
         except Exception as error:
+            if debugging():
+                raise
             # A third-party formatter may raise or return anything: count the row as bad, with the error.
             raise RowError(self.formatter.name, _failure(error)) from error
 

@@ -12,6 +12,8 @@ A plugin is a module (or object) with functions marked ``@hookimpl``. It imports
 * **Loading.** Each process loads the plugins when it first looks something up. A plugin that fails to load is skipped
   with a warning that names it. If the recipe needs something from it, that is an error.
   ``SOLAR_PLUGINS_DISABLE=name,...`` (distribution names) disables plugins.
+* **Debugging.** With ``SOLAR_PLUGINS_DEBUG=1`` every error comes with its traceback, that of a skipped plugin too, and
+  the first exception in a formatter ends the command instead of counting a bad row.
 
 The built-in strategies, initializers, formatters, settings and recipes are registered through the same hooks.
 """

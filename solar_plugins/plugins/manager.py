@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pluggy
 
 from solar_plugins.errors import PluginError
-from solar_plugins.logs import logger
+from solar_plugins.logs import debug_trace, logger
 from solar_plugins.plugins import hookspecs
 from solar_plugins.plugins.markers import PROJECT_NAME
 from solar_plugins.text import close_match
@@ -94,7 +94,8 @@ def _described(error: BaseException) -> str:
     ours = (__file__, pluggy.__path__[0], importlib.__path__[0])
     frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(("<", *ours))]
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
+    trace = debug_trace(error)
+    return f"{type(error).__name__}: {error}{place}" + (f"\n{trace}" if trace else "")
 
 
 def _distribution(point: EntryPoint) -> str:

@@ -190,11 +190,16 @@ class LayerPlan:
             >>> plan = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
             >>> plan.seam_words(*plan.seams())
             'layer 2 feeds layer 1, distance 1'
+            >>> plan = LayerPlan.from_sources(2, [0, 0, 1])
+            >>> plan.seam_words(*plan.seams())
+            'layer 0 feeds its copy'
         """
         below, above = (
             f"{source} of {self.model_words(model)}" if self.donors else str(source)
             for source, model in ((seam.below, seam.below_model), (seam.above, seam.above_model))
         )
+        if seam.distance == 0:
+            return f"layer {below} feeds its copy"
         distance = "another model" if seam.distance is None else f"distance {seam.distance}"
         return f"layer {below} feeds {'' if short else 'layer '}{above}, {distance}"
 

@@ -215,6 +215,16 @@ def test_an_error_is_one_paragraph_and_exit_status_1(base, arguments, message):
     assert result.stdout == ""
 
 
+def test_with_the_debug_switch_an_error_has_its_traceback(base, monkeypatch):
+    monkeypatch.setenv("SOLAR_PLUGINS_DEBUG", "1")
+    result = CliRunner().invoke(solar, ["plan", "--base", str(base), "--drop-layers", "9"])
+    assert result.exit_code == 1
+    trace, message = result.stderr.split("\nError: ")
+    assert trace.startswith("Traceback (most recent call last)")
+    assert "in plan_depth_up_scaling" in trace
+    assert message.startswith("drop_layers: 9 is impossible")
+
+
 @pytest.mark.parametrize("options", [["--base", "{base}", "--drop-layers", "2"], ["{recipe}", "--memory"]])
 def test_plan_starts_at_once_and_loads_neither_torch_nor_axolotl(base, recipe, options):
     """`python -X importtime` lists every module that is imported; the CPU time is printed for people, not asserted."""

@@ -66,3 +66,21 @@ def test_a_hook_that_another_package_chained_to_ours_stays(others, capsys):
     end_with(bug)
     assert capsys.readouterr().err == "\nsolar_plugins: second\n\n", "once"
     assert (later, others) == ([bug], [bug])
+
+
+def test_with_the_debug_switch_the_traceback_and_its_cause_come_before_the_message(others, capsys, monkeypatch):
+    def read():
+        try:
+            raise KeyError("the cause")
+        except KeyError:
+            raise ArgsError("solar.init: wrong") from None
+
+    monkeypatch.setenv("SOLAR_PLUGINS_DEBUG", "1")
+    with pytest.raises(ArgsError) as caught, errors_as_paragraphs():
+        read()
+    end_with(caught.value)
+    first, message = capsys.readouterr().err.split("\nsolar_plugins: ")
+    assert message == "solar.init: wrong\n\n"
+    assert first.index("KeyError: 'the cause'") < first.index("ArgsError: solar.init: wrong")
+    assert "in read" in first
+    assert others == []

@@ -189,6 +189,17 @@ def test_a_formatter_that_fails_makes_a_bad_row_under_its_name(tokenizer, to_mes
         RowEncoder(formatter, make_encoder(tokenizer, "test"), 64).conversation({"x": "a"})
 
 
+def test_with_the_debug_switch_a_formatters_exception_is_raised(tokenizer, monkeypatch):
+    formatter = SFTFormatter(name="quiz", columns=("x",), to_messages=lambda row: row["x"] / 2, summary="")
+    rows = RowEncoder(formatter, make_encoder(tokenizer, "test"), 64)
+    monkeypatch.setenv("SOLAR_PLUGINS_DEBUG", "0")
+    with pytest.raises(RowError):
+        rows.conversation({"x": "a"})
+    monkeypatch.setenv("SOLAR_PLUGINS_DEBUG", "1")
+    with pytest.raises(TypeError, match="unsupported operand"):
+        rows.conversation({"x": "a"})
+
+
 def test_a_formatter_of_the_wrong_kind_is_a_type_error(encoder):
     with pytest.raises(TypeError, match="the formatter alpaca is a SFTFormatter"):
         encoder("alpaca").pair(INSTRUCTION, 0)

@@ -224,6 +224,16 @@ def test_a_hook_that_fails_is_skipped_and_named_once_and_where_something_is_miss
     assert failure in str(error.value)
 
 
+def test_with_the_debug_switch_a_failed_hook_is_skipped_with_its_traceback(monkeypatch, caplog):
+    monkeypatch.setenv("SOLAR_PLUGINS_DEBUG", "1")
+    installed(monkeypatch, x=Fails())
+    with caplog.at_level("WARNING"):
+        assert "dus" in strategies.init_strategies()
+    (warning,) = caplog.messages
+    assert "Traceback (most recent call last)" in warning
+    assert "in register_init_strategies" in warning
+
+
 def test_a_function_without_its_mark_would_never_be_called(monkeypatch, caplog):
     class Unmarked:
         def register_recipes(self):

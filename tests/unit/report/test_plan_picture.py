@@ -77,7 +77,7 @@ def test_every_seam_of_many_has_its_label(tmp_path):
 
     svg = (tmp_path / "plan.svg").read_text()
     labels = re.findall(r">(seam: [^<]*)<", svg)
-    assert labels == [f"seam: layer {index} feeds {index}, distance 0" for index in range(64)]
+    assert labels == [f"seam: layer {index} feeds its copy" for index in range(64)]
     assert len(set(re.findall(r'id="(seam-\d+)"', svg))) == 64
 
 
