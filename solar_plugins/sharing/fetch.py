@@ -18,7 +18,7 @@ from solar_plugins.lineage.record import LINEAGE_FILE
 from solar_plugins.lineage.record import read as read_lineage
 from solar_plugins.sharing import hub
 from solar_plugins.sharing.bundle import CARD, MANIFEST, MAX_PICTURE_BYTES, PICTURES, read_bundle
-from solar_plugins.sharing.check import kind_of
+from solar_plugins.sharing.sources import kind_of
 from solar_plugins.storage.atomic import write_file
 from solar_plugins.storage.untrusted import (
     MAX_YAML_CHARACTERS,
@@ -367,17 +367,18 @@ def _yaml_blocks(card: str) -> list[str]:
         in_details = in_details or "See axolotl config" in line
         if not plain.startswith(("```", "~~~")):
             continue
-        fence, block, closed = plain[:3], list[str](), 0
+        language = plain.lstrip(plain[0])
+        fence, block, closed = plain.removesuffix(language), list[str](), 0
         for inner in rest:
-            plain_inner = inner.strip()
-            if in_details and plain_inner.startswith("</details>"):
+            end = inner.strip()
+            if in_details and end.startswith("</details>"):
                 break
-            if plain_inner == fence:
+            if end.startswith(fence) and not end.strip(fence[0]):
                 closed = len(block)
                 if not in_details:
                     break
             block.append(inner)
-        if plain.strip("`~ ").lower() in ("yaml", "yml") and block[:closed]:
+        if language.strip().lower() in ("yaml", "yml") and block[:closed]:
             found.append("\n".join(block[:closed]) + "\n")
         in_details = False
     return found

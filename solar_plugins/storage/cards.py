@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from solar_plugins.storage.untrusted import leads_out
+from solar_plugins.storage.untrusted import bounded_loader, leads_out
 
 CARD = "README.md"
 MAX_CARD_CHARACTERS = 1_000_000
@@ -57,7 +57,7 @@ def _loader() -> Any:
     """A YAML loader without aliases, which could expand to any size, and for which the language ``no`` is a text."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(bounded_loader()):  # type: ignore[misc]
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
                 raise yaml.YAMLError("an alias")

@@ -150,7 +150,7 @@ def parse_yaml(text: str, where: str, error: MakeError = ArgsError) -> Any:
     if len(text) > MAX_YAML_CHARACTERS:
         raise error(f"{where}: {len(text):,} characters of YAML, expected at most {MAX_YAML_CHARACTERS:,}; shorten it")
     try:
-        return yaml.load(text, _bounded_loader())
+        return yaml.load(text, bounded_loader())
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as problem:
         raise error(f"{where}: not valid YAML; {printable(' '.join(str(problem).split()))}") from None
 
@@ -164,7 +164,7 @@ def duplicate_keys(text: str) -> list[str]:
     import yaml
 
     found: list[str] = []
-    for event_map in _maps(yaml.compose(text, _bounded_loader())):
+    for event_map in _maps(yaml.compose(text, bounded_loader())):
         seen: set[str] = set()
         for key, _ in event_map.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
@@ -191,7 +191,8 @@ def _maps(node: Any) -> Iterator[Any]:
 
 
 @cache
-def _bounded_loader() -> Any:
+def bounded_loader() -> Any:
+    """PyYAML's safe loader, which stops where a text would exhaust the machine: see `parse_yaml`."""
     import yaml
 
     class BoundedLoader(yaml.SafeLoader):
