@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from solar_plugins.errors import ArgsError, CheckpointError
 from solar_plugins.memory.parameters import Model
+from solar_plugins.pipeline import Stage, read_pipeline
 from solar_plugins.recipe import Recipe, read_recipe
 from solar_plugins.upscaling.base_model import CONFIG, FoundConfig, find_config
 from solar_plugins.upscaling.decoder import Decoder
@@ -19,6 +20,10 @@ from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
 MAX_STAGES = 20
+
+OUTPUT_DIR = re.compile(r"^output_dir: *[\"']?([^\s\"'#]+)", re.MULTILINE)
+STAGES = re.compile(r"^stages:", re.MULTILINE)
+"""Text searches: parsing every recipe of a folder would take too long."""
 
 
 class FoundModel(NamedTuple):
@@ -39,7 +44,7 @@ def model_of(recipe: Recipe, base: str | None) -> FoundModel:
     """The model that the recipe trains.
 
     If its ``base_model`` does not exist, it is looked up in the recipes of the same folder: the one with that
-    ``output_dir``, or a merge whose command writes it. So the chain is followed to its start.
+    ``output_dir``, or a merge to which a pipeline file there gives that output. So the chain is followed to its start.
 
     Args:
         recipe: The recipe, read from a file.
@@ -133,14 +138,19 @@ def _model(decoder: Decoder, shapes: Mapping[str, Shape] | None, num_layers: int
 
 
 def _maker(name: str, folder: Path) -> Path | None:
-    """The recipe in a folder that writes ``name``, the ``base_model`` of another one."""
+    """The recipe in a folder that writes ``name``; where a merge is written, a pipeline says."""
     wanted = name.rstrip("/").removesuffix("/merged")  # merge-lora adds this to an output_dir.
-    recipes = (path for pattern in ("*.yml", "*/*.yml") for path in sorted(folder.glob(pattern)) if path.is_file())
-    return next((path for path in recipes if wanted in _written_by(path)), None)
+    files = [path for pattern in ("*.yml", "*/*.yml") for path in sorted(folder.glob(pattern)) if path.is_file()]
+    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in files}
+    trained = next((path for path, text in texts.items() if wanted in OUTPUT_DIR.findall(text)), None)
+    if trained is not None:
+        return trained
+    stages = (stage for path, text in texts.items() if STAGES.search(text) for stage in _stages(path))
+    return next((stage.file for stage in stages if stage.kind == "merge" and wanted in stage.outputs), None)
 
 
-def _written_by(path: Path) -> Iterator[str]:
-    """The folders that a recipe writes, by a text search: parsing every recipe would take too long."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    yield from re.findall(r"^output_dir: *[\"']?([^\s\"'#]+)", text, re.MULTILINE)
-    yield from re.findall(r"^# run: +mergekit-yaml \S+ (\S+)", text, re.MULTILINE)
+def _stages(pipeline: Path) -> tuple[Stage, ...]:
+    try:
+        return read_pipeline(pipeline).stages
+    except ArgsError:
+        return ()  # Not the user's question: this recipe may have nothing to do with that file.

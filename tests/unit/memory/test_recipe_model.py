@@ -100,7 +100,10 @@ def test_a_cycle(tmp_path):
 
 
 def test_a_merge_of_slices(tmp_path):
-    (tmp_path / "merge.yml").write_text("# run: mergekit-yaml merge.yml outputs/m\nslices: []\n")
+    (tmp_path / "merge.yml").write_text("slices: []\n")
+    stage = "{name: m, merge: merge.yml, output: outputs/m}"
+    (tmp_path / "pipeline.yml").write_text(f"records: records\nstages:\n- {stage}\n")
+    (tmp_path / "broken.yml").write_text("stages: [{name: x}]\n")  # Another file's fault is not this recipe's.
     with pytest.raises(ArgsError, match=r"merge.yml: a merge without base_model, .* r.yml"):
         found(write(tmp_path / "r.yml", base_model="outputs/m"))
 
