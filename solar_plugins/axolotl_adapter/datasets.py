@@ -28,7 +28,7 @@ from solar_plugins.data.prepared_datasets import (
     read_set,
 )
 from solar_plugins.data.row_encoder import DEFAULT_SEED, RowEncoder
-from solar_plugins.data.row_files import columns_of
+from solar_plugins.data.row_tables import columns_of
 from solar_plugins.data.row_tally import RowTally
 from solar_plugins.data.template import renders_as_solar, template_text
 from solar_plugins.errors import DataError, SolarError
@@ -266,7 +266,7 @@ def load_rows(recipe: Recipe, source: FormattedDataset, encoder: Encoder) -> Any
         encoder: Used to try other formatters if columns are missing.
 
     Returns:
-        A `datasets.Dataset`; `row_files.numbered_rows` gives its rows, which have the columns that are needed.
+        A `datasets.Dataset`; `row_tables.numbered_rows` gives its rows, which have the columns that are needed.
 
     Raises:
         DataError: There are none, a column is missing, or the dataset has several splits and the recipe names none.

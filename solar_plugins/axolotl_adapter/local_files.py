@@ -19,7 +19,8 @@ from typing import Any
 
 from solar_plugins.axolotl_adapter.recipe_checks import FormattedDataset
 from solar_plugins.data.formatters.columns import wanted_columns
-from solar_plugins.data.row_files import COMPRESSIONS, JSON_NAMES, PARQUET_NAMES, SNIFF_BYTES, row_table
+from solar_plugins.data.row_files import COMPRESSIONS, JSON_NAMES, PARQUET_NAMES, SNIFF_BYTES
+from solar_plugins.data.row_tables import row_table
 from solar_plugins.errors import DataError, SolarError
 from solar_plugins.logs import logger
 from solar_plugins.storage.content import content_hashes

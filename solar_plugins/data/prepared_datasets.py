@@ -31,8 +31,8 @@ from solar_plugins.data.formatters.base import (
     UnpairedFormatter,
 )
 from solar_plugins.data.row_encoder import EncodedAnswer, RowEncoder
-from solar_plugins.data.row_files import row_place, rows_of_batch
 from solar_plugins.data.row_selection import Examples
+from solar_plugins.data.row_tables import row_place, rows_of_batch
 from solar_plugins.data.row_tally import TOO_LONG, RowTally
 from solar_plugins.data.template import template_text
 from solar_plugins.errors import DataError

@@ -16,7 +16,8 @@ from solar_plugins.axolotl_adapter.recipe_checks import FormattedDataset, format
 from solar_plugins.data.encoder import Encoded, Encoder, make_encoder
 from solar_plugins.data.formatters.base import PreferenceFormatter, Row, RowError, SFTFormatter
 from solar_plugins.data.row_encoder import EncodedAnswer, EncodedPair, RowEncoder
-from solar_plugins.data.row_files import numbered_rows, parse_row, read_blocks, row_place
+from solar_plugins.data.row_files import parse_row, read_blocks
+from solar_plugins.data.row_tables import numbered_rows, row_place
 from solar_plugins.data.row_tally import Fit, RowTally
 from solar_plugins.data.template import render
 from solar_plugins.errors import ArgsError, CheckpointError, DataError, SolarError

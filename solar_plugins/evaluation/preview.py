@@ -11,7 +11,8 @@ from solar_plugins.axolotl_adapter.recipe_checks import FormattedDataset, format
 from solar_plugins.data.encoder import Encoder, make_encoder
 from solar_plugins.data.formatters.base import PreferenceFormatter, RowError, SFTFormatter
 from solar_plugins.data.row_encoder import RowEncoder
-from solar_plugins.data.row_files import JSON_NAMES, PARQUET_NAMES, NumberedRow, numbered_rows, parsed_rows
+from solar_plugins.data.row_files import JSON_NAMES, PARQUET_NAMES, NumberedRow, parsed_rows
+from solar_plugins.data.row_tables import numbered_rows
 from solar_plugins.errors import ArgsError
 from solar_plugins.evaluation.models import load_tokenizer
 from solar_plugins.extras import require

@@ -10,7 +10,7 @@ import pytest
 from solar_plugins.axolotl_adapter.local_files import is_local, load_local
 from solar_plugins.axolotl_adapter.recipe_checks import FormattedDataset
 from solar_plugins.data.formatters import sft_formatters
-from solar_plugins.data.row_files import LINE_COLUMN, numbered_rows
+from solar_plugins.data.row_tables import LINE_COLUMN, numbered_rows
 from solar_plugins.errors import DataError
 
 
