@@ -602,6 +602,22 @@ def reproduce(
     )
 
 
+@recipes.command("card")
+@click.argument("directory", type=click.Path(path_type=Path))
+def card(directory: Path) -> None:
+    """Write the model card of the model in DIRECTORY: what it was made from, by which stages, under which licence.
+
+    For a model that mergekit merged, run it where mergekit ran. `solar run` and training write the card by themselves.
+    What you wrote into README.md stays.
+    """
+    from solar_plugins.lineage.merges import describe
+
+    described = describe(directory)
+    click.echo(described.path)
+    for warning in described.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+
+
 @solar.group()
 def cache() -> None:
     """List and remove the upscaled checkpoints that recipes have cached."""

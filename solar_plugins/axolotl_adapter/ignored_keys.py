@@ -90,20 +90,20 @@ def with_overrides(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _expanded(block: Mapping[str, Any]) -> dict[str, Any]:
     """Axolotl splits an option only at the first double underscore (``load_cfg`` in axolotl/cli/config.py)."""
-    plain = {key: _plain(value) for key, value in block.items() if "__" not in str(key)}
+    found = {key: plain(value) for key, value in block.items() if "__" not in str(key)}
     for key, value in block.items():
         if "__" in str(key):
             outer, inner = str(key).split("__", 1)
-            nested = plain.get(outer)
-            plain[outer] = _expanded({**(nested if isinstance(nested, Mapping) else {}), inner: value})
-    return plain
+            nested = found.get(outer)
+            found[outer] = _expanded({**(nested if isinstance(nested, Mapping) else {}), inner: value})
+    return found
 
 
-def _plain(value: Any) -> Any:
-    """Axolotl's own mapping has every attribute, so pydantic would treat it as a model."""
+def plain(value: Any) -> Any:
+    """A copy with plain maps and lists. Axolotl's own mapping has every attribute: for pydantic it would be a model."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def refuse_lost_options(arguments: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """Fixes what ``axolotl merge-lora`` gets wrong in the merged folder.
 
-It merges shard by shard and copies every other file from ``base_model``: the tokenizer from before the training, a
-config with the old EOS token, and from an upscaled base the plan file and a model card that says that nothing was
-trained. The adapter's folder has the tokenizer that the rows were encoded with.
+It merges shard by shard and copies every other file from ``base_model``: the tokenizer from before the training, and a
+config with the old EOS token. The adapter's folder has the tokenizer that the rows were encoded with. `model_cards`
+replaces the base's card.
 """
 
 from __future__ import annotations
@@ -16,12 +16,8 @@ from typing import Any
 
 from solar_plugins.logs import logger
 from solar_plugins.storage.atomic import write_file
-from solar_plugins.storage.cards import CARD
 from solar_plugins.storage.untrusted import read_json_object
 from solar_plugins.upscaling.base_model import CONFIG
-from solar_plugins.upscaling.marker import MARKER
-from solar_plugins.upscaling.model_card import model_card
-from solar_plugins.upscaling.provenance import PROVENANCE_KEY, recorded_plan
 
 LOG = logger("merged_model")
 
@@ -39,7 +35,7 @@ model without the new tokens."""
 
 
 def finish_merged_model(adapter: Path, merged: Path, *, save_jinja_files: bool, trust_remote_code: bool) -> None:
-    """Give a merged model the tokenizer and the EOS token of its training, and replace the card of its base.
+    """Give a merged model the tokenizer and the EOS token of its training.
 
     Args:
         adapter: The folder where Axolotl saved the adapter, with the tokenizer.
@@ -51,7 +47,6 @@ def finish_merged_model(adapter: Path, merged: Path, *, save_jinja_files: bool, 
         CheckpointError: A config of the merged model cannot be read.
         OSError: A file cannot be read or written.
     """
-    _replace_card(merged)
     if not (adapter / "tokenizer_config.json").is_file():
         LOG.warning(
             "%s: has no tokenizer_config.json, so the merged model in %s keeps the tokenizer and the EOS token of "
@@ -110,16 +105,3 @@ def _update(ids: SimpleNamespace, config: dict[str, Any]) -> None:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_file(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def _replace_card(merged: Path) -> None:
-    """Remove the plan file, which describes the untrained model, and write a card of the trained model."""
-    (merged / MARKER).unlink(missing_ok=True)
-    config = read_json_object(merged / CONFIG)
-    plan = recorded_plan(config)
-    if plan is None:
-        return
-    base, card = config[PROVENANCE_KEY], merged / CARD
-    old = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
-    new = model_card(str(base["base_model"]), plan, old, on_hub=bool(base["base_revision"]), trained=True)
-    write_file(card, new.encode())

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import axolotl
@@ -17,8 +18,14 @@ from pydantic import BaseModel
 from solar_plugins.axolotl_adapter.bindings import bind, folder_by_content, is_called_without_plugins
 from solar_plugins.axolotl_adapter.datasets import prepared_directory, use_prepared_datasets
 from solar_plugins.axolotl_adapter.excepthook import errors_as_paragraphs
-from solar_plugins.axolotl_adapter.ignored_keys import refuse_lost_options, refuse_misspelled_keys, with_overrides
+from solar_plugins.axolotl_adapter.ignored_keys import (
+    plain,
+    refuse_lost_options,
+    refuse_misspelled_keys,
+    with_overrides,
+)
 from solar_plugins.axolotl_adapter.merged_model import finish_merged_model
+from solar_plugins.axolotl_adapter.model_cards import describe_merged_adapter, describe_training
 from solar_plugins.axolotl_adapter.precision import lost_steps
 from solar_plugins.axolotl_adapter.ranks import ready_together
 from solar_plugins.axolotl_adapter.recipe_checks import changes, check_recipe, log_named_settings
@@ -62,11 +69,14 @@ class SolarPluginArgs(BaseModel):
 class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
     """Upscales the recipe's base before Axolotl loads it, and reads the datasets with our formatters.
 
-    Does nothing for a recipe without a ``solar:`` block and without our formatters.
+    For a recipe without a ``solar:`` block and without our formatters it only describes models that come from an
+    upscaled one.
     """
 
     _row_lines: Sequence[str] = ()
     _tallies: Sequence[RowTally] = ()
+    _asked: Mapping[str, Any] = MappingProxyType({})
+    """The recipe with command-line overrides, as the user wrote it."""
 
     def register(self, cfg: MutableMapping[str, Any]) -> None:
         """Write the upscaled checkpoint, or find it in the cache, and set ``base_model`` to it.
@@ -79,6 +89,7 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
         """
         with errors_as_paragraphs():
             refuse_lost_options(sys.argv)
+            self._asked = plain(with_overrides(cfg))
             if not concerns_us(cfg):
                 return
             if speaks_for_node():
@@ -123,16 +134,18 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
                 ) from None
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
-        """Check that exactly the parameters of ``solar.train`` are trained, and set their learning rates.
+        """Describe the trained model on its card, if its base carries our record, whatever the recipe has.
 
-        The run is recorded as well.
+        Also record the run, check that exactly the parameters of ``solar.train`` are trained, and set their learning
+        rates.
 
         Raises:
             SolarError: Other layers would be trained.
         """
-        if not concerns_us(cfg):
-            return
         with errors_as_paragraphs():
+            describe_training(cfg, self._asked, trainer)
+            if not concerns_us(cfg):
+                return
             recipe = parse_recipe(cfg)
             record_run(trainer, recipe.output_dir, self._tallies)
             if recipe.solar is None or recipe.solar.train is None:
@@ -151,14 +164,15 @@ class SolarPlugin(BasePlugin):  # type: ignore[misc]  # Axolotl ships no types
         self._row_lines = []
 
     def post_lora_merge(self, cfg: Any, adapter_path: str, output_path: str) -> None:
-        """Give the merged model the tokenizer of its training, and a card of its own.
+        """Give the merged model a card of its own if its base carries our record, and the tokenizer of its training.
 
         Raises:
             SolarError: A config of the merged model cannot be read.
         """
-        if not concerns_us(cfg):
-            return
         with errors_as_paragraphs():
+            describe_merged_adapter(cfg, self._asked, Path(adapter_path), Path(output_path))
+            if not concerns_us(cfg):
+                return
             finish_merged_model(
                 Path(adapter_path),
                 Path(output_path),

@@ -1,4 +1,4 @@
-"""A lineage as a model card: metadata that the Hub reads, and the plan and the stages in words. Pure.
+"""A lineage as a model card: metadata that the Hub reads, and the plan and the stages in words. Only `save` writes.
 
 The card has no path of a machine: a local model or dataset is the last part of its name, and only hub ids become links.
 What an author wrote stays: the generated part is between two comments, and metadata of the author win.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from solar_plugins.lineage.public import public_text
-from solar_plugins.lineage.record import Lineage, Source, Stage
-from solar_plugins.storage.cards import split_card
+from solar_plugins.lineage.record import LINEAGE_FILE, Lineage, Source, Stage, write
+from solar_plugins.storage.atomic import write_file
+from solar_plugins.storage.cards import CARD, split_card
 from solar_plugins.upscaling.model_card import UNTRAINED, plan_section
 
 TOOLS = {
@@ -85,6 +87,25 @@ def card(lineage: Lineage, old_card: str = "", made: str = "") -> str:
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n" + "\n\n".join(parts) + "\n"
 
 
+def save(folder: Path, lineage: Lineage, *, old_card: str, made: str = "") -> None:
+    """Write the lineage file and the card of a model or adapter.
+
+    Args:
+        folder: The model's.
+        lineage: As for `card`.
+        old_card: As for `card`.
+        made: As for `card`.
+
+    Raises:
+        OSError: One cannot be written.
+    """
+    for name in (LINEAGE_FILE, CARD):
+        if (folder / name).is_symlink():  # Its target may be the file of somebody else, or in the cache of the Hub.
+            (folder / name).unlink()
+    write(folder, lineage)
+    write_file(folder / CARD, card(lineage, old_card, made).encode())
+
+
 def _united(ours: dict[str, Any], own: Mapping[str, Any], tool: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata of a lineage, of the author and of a tool: of the last only the tags are true."""
     found = ours | {key: value for key, value in own.items() if key not in ("tags", "datasets")}
@@ -110,8 +131,8 @@ def license_warning(lineage: Lineage) -> str | None:
     if lineage.unlicensed or not lineage.licenses:
         names = ", ".join(lineage.unlicensed) or "the base"
         return (
-            f"the card of {names} states no licence. Find out under which licence it may be used, and set license in "
-            "the metadata of README.md before you publish this model"
+            f"no licence is known of {names}: no card that was found states one. Find out under which licence it may "
+            "be used, and set license in the metadata of README.md before you publish this model"
         )
     return None
 
@@ -251,4 +272,5 @@ def _kept_sections(body: str) -> Iterator[str]:
     for section in re.split(r"^(?=## )", body, flags=re.M)[1:]:
         title = section.partition("\n")[0].removeprefix("## ").strip()
         if title in KEPT_SECTIONS:
-            yield public_text(section.replace("<!--", "<!- -")).strip() + "\n"
+            text = public_text(section.replace("<!--", "<!- -"))
+            yield re.sub(r"\n(?:[ \t]*\n){2,}", "\n\n", text).strip() + "\n"

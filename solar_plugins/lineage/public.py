@@ -22,6 +22,8 @@ USER_IN_URL = re.compile(r"(?<=://)[^\s/@]+@")
 ABSOLUTE = re.compile(r"(?<![\w./:~\\-])(?:~[\w.-]*|[A-Za-z]:|)[/\\](?:[\w.+@=,-]+[/\\])+([\w.+@=,-]*)")
 """An absolute path of at least two parts inside a text; group 1 is the last part."""
 
+MAX_RECIPE_CHARACTERS = 100_000
+
 NOT_PUBLISHED = frozenset({"axolotl_config_path", "strict", "inference", "merge_lora"})
 """What Axolotl's commands write into a recipe."""
 
@@ -75,6 +77,17 @@ def public_recipe(content: Mapping[str, Any]) -> dict[str, Any]:
     """
     kept = {str(key): value for key, value in content.items() if key not in NOT_PUBLISHED and value is not None}
     return {key: _public(value) for key, value in kept.items() if not SECRET_KEY.search(key)}
+
+
+def recipe_text(content: Mapping[str, Any]) -> str | None:
+    """A recipe as YAML that may be published; None if it is empty or too long for a lineage.
+
+    Comments are not in it, and values are those of the run: command-line overrides count.
+    """
+    import yaml  # Imported late, as in `storage.untrusted`.
+
+    text = yaml.safe_dump(public_recipe(content), sort_keys=False, allow_unicode=True, width=110) if content else ""
+    return text if 0 < len(text) <= MAX_RECIPE_CHARACTERS else None
 
 
 def _public(value: Any) -> Any:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from solar_plugins.errors import CheckpointError, SolarError
-from solar_plugins.lineage.public import is_hub_id, public_name
+from solar_plugins.lineage.public import MAX_RECIPE_CHARACTERS, is_hub_id, public_name
 from solar_plugins.solar_block import invalid
 from solar_plugins.storage.atomic import write_file
-from solar_plugins.storage.cards import read_card, split_card
+from solar_plugins.storage.cards import CARD, read_card, split_card
 from solar_plugins.storage.untrusted import leads_out, read_json_object
 from solar_plugins.upscaling.base_model import CONFIG
+from solar_plugins.upscaling.checkpoint import CACHE_PREFIX
+from solar_plugins.upscaling.hub import fetch
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import MARKER, read_marker
 from solar_plugins.upscaling.provenance import PROVENANCE_KEY
+from solar_plugins.versions import package_versions
 
 LINEAGE_FILE = "solar_lineage.json"
 MAX_STAGES = 200
-MAX_RECIPE_CHARACTERS = 100_000
 
 
 def _is_printable(text: str) -> str:
@@ -140,14 +142,16 @@ class Lineage(_Record):
     def hub_parents(self) -> list[Source]:
         """The nearest models on the hub that this one was made from: the metadata ``base_model`` of its card.
 
-        A stage that started from a local model stands for what that model was made from.
+        A stage that started from a local model stands for what that model was made from. Of a merged adapter only
+        its base counts: several would be a merge of models for the Hub.
         """
         found = self._parents(len(self.stages) - 1) if self.stages else list(self.bases)
         return [*{source.name: source for source in found if source.on_hub}.values()]
 
     def _parents(self, number: int) -> list[Source]:
         found: list[Source] = []
-        for source in self.stages[number].sources:
+        stage = self.stages[number]
+        for source in stage.sources[:1] if stage.kind == "merge_lora" else stage.sources:
             earlier = [i for i in range(number) if self.stages[i].result.name == source.name]
             if source.on_hub:
                 found.append(source)
@@ -163,55 +167,69 @@ class Lineage(_Record):
         return self.model_copy(update={"stages": (*self.stages, stage)[-MAX_STAGES:]})
 
 
-def read(folder: Path) -> Lineage | None:
+def read(folder: Path, named: Source | None = None) -> Lineage | None:
     """The lineage of the model or adapter in a folder; None if it says nothing about it.
 
-    Without a lineage file the record in config.json gives the base and the plan, and the stages stay unknown; only of a
-    model that is not trained yet (`marker.MARKER`) is the one stage known.
+    Without a lineage file the record in config.json gives the base and the plan, and the stages stay unknown. An
+    upscaled checkpoint that is not trained yet (`marker.MARKER`) has the lineage file of its base, if it has one.
+
+    Args:
+        folder: The folder.
+        named: The model as the user named it, if not by the folder.
 
     Raises:
         CheckpointError: The file, or the record in config.json, cannot be read.
         OSError: A file cannot be read.
     """
     path = folder / LINEAGE_FILE
+    found = None
     if path.exists() and not leads_out(path, folder):
         try:
-            return Lineage.model_validate(read_json_object(path))
+            found = Lineage.model_validate(read_json_object(path))
         except ValidationError as error:
             lines = "; ".join(invalid(error).splitlines()[:5])
             raise CheckpointError(
                 f"{path}: not a lineage of this version of solar_plugins ({lines}); remove the file, or restore it"
             ) from None
-    if not (folder / CONFIG).exists():
-        return None
-    return of_config(folder, read_json_object(folder / CONFIG))
+    untrained = _is_untrained(folder)
+    if (found is not None and not untrained) or not (folder / CONFIG).exists():
+        return found
+    recorded = of_config(read_json_object(folder / CONFIG))
+    if recorded is None:
+        return found
+    base = recorded.stages[0].sources[0]
+    if not untrained:
+        return with_license(recorded.model_copy(update={"earlier_unknown": True}), folder, base.short)
+    in_cache = folder.name.startswith(CACHE_PREFIX)
+    result = named or (recorded.stages[0].result if in_cache else model_source(str(folder)))
+    stage = recorded.stages[0].model_copy(update={"result": result})
+    if found is not None:  # That of the base.
+        return found.then(stage).model_copy(update={"plan": recorded.plan})
+    return with_license(recorded.model_copy(update={"stages": (stage,)}), folder, base.short)
 
 
-def of_config(folder: Path, config: Any) -> Lineage | None:
-    """The lineage that the record in a model's config gives; None without one.
+def of_config(config: Mapping[str, Any]) -> Lineage | None:
+    """The lineage that the record in a model's config gives, without licence; None without a record.
 
     Raises:
         CheckpointError: The record cannot be read.
-        OSError: The model's card cannot be read.
     """
     record = config.get(PROVENANCE_KEY)
     if record is None:
         return None
     try:
         plan = LayerPlan.from_dict(record["plan"])
-        base = Source(name=record["base_model"], revision=record["base_revision"], on_hub=bool(record["base_revision"]))
+        models = [(record["base_model"], record["base_revision"]), *((one.name, one.revision) for one in plan.donors)]
+        bases = tuple(Source(name=name, revision=revision, on_hub=bool(revision)) for name, revision in models)
     except (SolarError, KeyError, TypeError, ValidationError) as error:
         raise CheckpointError(
-            f"{folder / CONFIG}: the record {PROVENANCE_KEY!r} cannot be read ({' '.join(str(error).split()):.200}); "
-            "restore or remove it"
+            f"config.json: the record {PROVENANCE_KEY!r} cannot be read ({' '.join(str(error).split()):.200}); restore "
+            "or remove it"
         ) from None
-    donors = [Source(name=one.name, revision=one.revision, on_hub=bool(one.revision)) for one in plan.donors]
-    bases = (base, *donors)
-    untrained = _is_untrained(folder)
-    result = Source(name=f"{base.short}-{len(plan)}-layers")
+    result = Source(name=f"{bases[0].short.rpartition('/')[2]}-{len(plan)}-layers")
+    donors = tuple(dict.fromkeys(one.short for one in bases[1:]))  # An upscaled checkpoint has the card of its base.
     stages = (Stage(kind="upscale", result=result, sources=bases),)
-    found = Lineage(bases=bases, plan=plan.to_dict(), stages=stages, earlier_unknown=not untrained)
-    return with_license(found, folder, base.short)
+    return Lineage(bases=bases, plan=plan.to_dict(), stages=stages, unlicensed=donors)
 
 
 def _is_untrained(folder: Path) -> bool:
@@ -219,18 +237,18 @@ def _is_untrained(folder: Path) -> bool:
         read_marker(folder)
     except SolarError:
         return False
-    return (folder / MARKER).is_file()
+    return True
 
 
-def with_license(lineage: Lineage, folder: Path, source: str) -> Lineage:
+def with_license(lineage: Lineage, folder: Path | None, source: str) -> Lineage:
     """The lineage with the licence and the languages that a model's card states, or with the fact that it has none.
 
     Args:
         lineage: The lineage.
-        folder: The model's.
+        folder: The model's; None if it is not known.
         source: Its name.
     """
-    front, _ = split_card(read_card(folder))
+    front, _ = split_card(read_card(folder) if folder else "")
     licenses, unlicensed = list(lineage.licenses), list(lineage.unlicensed)
     try:
         found = License(
@@ -260,10 +278,40 @@ def write(folder: Path, lineage: Lineage) -> None:
 
 
 def model_source(name: str, revision: str | None = None) -> Source:
-    """A model as a user named it in a recipe: what is not a directory and looks like a hub id is on the hub."""
+    """A model or dataset as a user named it: what is not a folder and looks like a hub id is on the hub."""
     if is_hub_id(name) and not Path(name).expanduser().exists():
         return Source(name=name, revision=revision, on_hub=True)
     return Source(name=public_name(name))
+
+
+class FoundModel(NamedTuple):
+    """A model that a user named."""
+
+    source: Source
+    folder: Path | None
+    """Where its config and card are; None if it is neither a folder nor looks like a hub id."""
+    lineage: Lineage | None
+
+
+def find_model(name: str, revision: str | None = None) -> FoundModel:
+    """A model that a user named, and what it was made from. Of a hub model four small files are downloaded.
+
+    Raises:
+        CheckpointError: A hub model is neither in the cache nor can be downloaded; or as `read`.
+        OSError: As `read`.
+    """
+    source = model_source(name, revision)
+    if source.on_hub:
+        folder = fetch(name, revision, [CONFIG, CARD, LINEAGE_FILE, MARKER])
+        source = source.model_copy(update={"revision": revision or folder.name})
+        return FoundModel(source, folder, read(folder, source))
+    folder = Path(name).expanduser()
+    return FoundModel(source, folder, read(folder)) if folder.is_dir() else FoundModel(source, None, None)
+
+
+def versions_of_stage(*packages: str) -> dict[str, str]:
+    """The versions of this package and of those that ran a stage, as far as they are installed."""
+    return {name: number for name, number in package_versions().items() if name in ("solar_plugins", *packages)}
 
 
 def merged(lineages: Iterable[Lineage]) -> Lineage:

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from solar_plugins.errors import ArgsError
+from solar_plugins.lineage import LINEAGE_FILE
 from solar_plugins.running.identity import Listing
 from solar_plugins.storage.atomic import write_file
+from solar_plugins.storage.cards import CARD
 from solar_plugins.storage.untrusted import read_json_object
 
 FORMAT = 1
+CARDS = (CARD, LINEAGE_FILE)
+"""Files that describe an output; authors edit the card before they publish the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,8 @@ def verdict(
     if len(missing) == len(record.outputs):
         return Verdict("start", f"{missing[0]} is gone")
     for output, files in record.outputs.items():
-        changed = next((name for name, hash_ in files.items() if found.get(output, {}).get(name) != hash_), None)
+        now = found.get(output, {})
+        changed = next((name for name, hash_ in files.items() if name not in CARDS and now.get(name) != hash_), None)
         if changed is not None:
             place = f"{output}/{changed}" if changed else output
             return Verdict("refuse", f"{place} was changed or removed after the stage was done")

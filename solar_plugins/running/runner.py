@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import click
 
 from solar_plugins.errors import ArgsError, SolarError
+from solar_plugins.lineage.merges import MERGE_FILE, describe
 from solar_plugins.pipeline import Pipeline, Stage, read_pipeline
 from solar_plugins.running.identity import Listing, digest, inputs_of, listing, producer_of
 from solar_plugins.running.record import StageRecord, Verdict, read_record, verdict, write_record
@@ -190,6 +191,7 @@ def _carry_out(pipeline: Pipeline, situation: Situation, label: str, *, again: b
     seconds = time.monotonic() - started
     if status != 0:
         raise StageError(_failure(pipeline, stage, status))
+    _describe_merges(stage, label)
     outputs = {output: listing(Path(output).expanduser()) for output in stage.outputs}
     missing = [output for output, files in outputs.items() if not files]
     if missing:
@@ -200,6 +202,22 @@ def _carry_out(pipeline: Pipeline, situation: Situation, label: str, *, again: b
     done = StageRecord("done", situation.content, situation.inputs, outputs, versions, round(seconds, 1))
     write_record(record_path(pipeline, stage), done)
     click.echo(f"{label}: done in {_duration(seconds)}")
+
+
+def _describe_merges(stage: Stage, label: str) -> None:
+    """Write the lineage and the card of what mergekit merged; a stage does not fail for its card."""
+    if stage.kind not in ("merge", "command"):
+        return
+    for folder in (Path(output).expanduser() for output in stage.outputs):
+        if not (folder / MERGE_FILE).is_file():
+            continue
+        try:
+            described = describe(folder)
+        except (SolarError, OSError) as error:
+            click.echo(f"{label}: no model card for {folder}: {error}", err=True)
+            continue
+        for warning in described.warnings:
+            click.echo(f"{label}: {described.path}: {warning}", err=True)
 
 
 def _resume_options(stage: Stage, label: str) -> list[str]:

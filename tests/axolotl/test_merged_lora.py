@@ -6,8 +6,10 @@ import shutil
 import pytest
 import yaml
 
+from solar_plugins import lineage
 from solar_plugins.plugins.recipe_packs import recipe_directory
 from solar_plugins.recipe import read_yaml
+from solar_plugins.storage.cards import split_card
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +68,16 @@ def assert_valid(merged, adapter):
     assert config["eos_token_id"] == ours.eos_token_id == trained.eos_token_id
     assert config["solar_plugins"]["plan"]["base_layers"] == 8
     assert not (merged / "solar_plan.json").exists()
-    assert "not been trained" not in (merged / "README.md").read_text()
+    for folder, relation in ((adapter, "adapter"), (*adapter.glob("checkpoint-*"), "adapter"), (merged, "merge_lora")):
+        last = lineage.read(folder).stages[-1]
+        assert last.adapter == "lora"
+        assert (last.kind == "merge_lora") == (relation == "merge_lora")
+        front, text = split_card((folder / "README.md").read_text())
+        assert front["library_name"] == ("transformers" if folder == merged else "peft")
+        assert {"axolotl", "depth-up-scaling", "solar_plugins"} <= set(front["tags"])
+        assert "not been trained" not in text
+        for private in (str(merged.parent), "upscaled-"):
+            assert private not in f"{front}{text}"
 
 
 def test_the_commands_in_the_head_comments(folder, run, run_warm):
@@ -84,6 +95,8 @@ def test_the_commands_in_the_head_comments(folder, run, run_warm):
     then = shipped(folder, "solar_dpo_lora.yml", pairs, base_model=f"{out}/merged")
     trained_and_merged(run_warm, folder, "solar_dpo_lora.yml")
     assert_valid(folder / then / "merged", folder / then)
+    kinds = [stage.kind for stage in lineage.read(folder / then / "merged").stages]
+    assert kinds == ["upscale", "sft", "merge_lora", "dpo", "merge_lora"]
 
 
 @pytest.mark.parametrize("method", ["memory_efficient", pytest.param("legacy", marks=pytest.mark.nightly)])

@@ -6,8 +6,14 @@ import shutil
 
 import pytest
 
+from solar_plugins import lineage
+from solar_plugins.lineage.merges import describe
 from solar_plugins.plugins.recipe_packs import recipe_directory
 from solar_plugins.recipe import read_yaml
+from solar_plugins.storage.cards import split_card
+from solar_plugins.upscaling.base_model import find_base
+from solar_plugins.upscaling.checkpoint import write_checkpoint
+from solar_plugins.upscaling.layer_plan import LayerPlan
 
 SMALL = recipe_directory() / "smollm2"
 
@@ -24,6 +30,7 @@ OTHER_PAIRS = [
     }
     for n in range(1, 4)
 ]
+PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
 ROWS = {
     "instructions_train": INSTRUCTIONS,
     "instructions_held_out": INSTRUCTIONS[:2],
@@ -35,14 +42,16 @@ ROWS = {
 
 @pytest.fixture
 def folder(tmp_path, tiny_model, sentencepiece_tokenizer):
-    """A folder to run the recipes in: a tiny model with the ChatML template replaces the upscaled one."""
-    runs = tmp_path / "runs" / "smollm2"
-    tiny_model(runs / "dus", kind="mistral", dtype="float32", vocab_size=32000)
+    """A folder to run the recipes in: a tiny upscaled model with the ChatML template replaces that of the demo."""
+    runs, base = tmp_path / "runs" / "smollm2", tmp_path / "base"
+    tiny_model(base, kind="mistral", dtype="float32", vocab_size=32000, num_hidden_layers=4)
     for path in sentencepiece_tokenizer.iterdir():
-        shutil.copy(path, runs / "dus")
-    (runs / "dus" / "chat_template.jinja").write_text(
+        shutil.copy(path, base)
+    (base / "chat_template.jinja").write_text(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     )
+    (base / "README.md").write_text("---\nlicense: mit\n---\n")
+    write_checkpoint(find_base(str(base)), PLAN, runs / "dus")
     (runs / "alignment").mkdir()
     for name, rows in ROWS.items():
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -52,7 +61,7 @@ def folder(tmp_path, tiny_model, sentencepiece_tokenizer):
 
 
 @pytest.mark.slow
-def test_sft_then_dpo_then_average(folder, run_warm):
+def test_sft_then_dpo_then_average(folder, run_warm, monkeypatch):
     """The SFT model is averaged too, which saves a second run of DPO."""
     import torch
     from safetensors.torch import load_file
@@ -85,6 +94,29 @@ def test_sft_then_dpo_then_average(folder, run_warm):
         tokenizer = AutoTokenizer.from_pretrained(runs / stage)
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert text == "### System:\ns\n\n### User:\nu\n\n### Assistant:\n", stage
+
+    monkeypatch.chdir(folder)
+    describe(runs / "average")
+    again = ("--base_model=runs/smollm2/average", "--output_dir=runs/smollm2/last", "--max_steps=1")
+    train(run_warm, folder, "solar_dpo.yml", *again)
+    assert_card_names_every_stage(runs / "last", str(folder))
+
+
+def assert_card_names_every_stage(model, machine):
+    found = lineage.read(model)
+    kinds = [(stage.kind, stage.result.short) for stage in found.stages]
+    assert kinds == [("upscale", "dus"), ("sft", "sft"), ("dpo", "dpo"), ("merge", "average"), ("dpo", "last")]
+    assert not found.earlier_unknown
+    assert found.layer_plan == PLAN
+    front, text = split_card((model / "README.md").read_text())
+    assert front["license"] == "mit"
+    assert {"axolotl", "depth-up-scaling", "solar_plugins", "trl", "dpo"} <= set(front["tags"])
+    for number, (_, name) in enumerate(kinds, 1):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{number}. ")]
+        assert f"`{name}`" in line
+    assert text.count("```yaml") == 4, "the recipes of the trained models and of the merge"
+    for wrong in (machine, "from scratch", "More information needed"):
+        assert wrong not in text
 
 
 def train(run_warm, folder, recipe, *overrides):

@@ -3,6 +3,9 @@
 import pytest
 from launchers import SHARDING, environment, evidence, train
 
+from solar_plugins import lineage
+from solar_plugins.storage.cards import split_card
+
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
 ROWS = [{"instruction": f"Add {n} and 1.", "input": "", "output": f"The sum is {n + 1}."} for n in range(10, 26)]
@@ -29,8 +32,18 @@ def test_lora(sharding, ranks, make_training_folder, run_warm):
         assert len(rank["losses"]) == 2
         assert len(rank["layer_sums"]) == 12
     assert_adapter_covers_every_layer(folder / "out")
+    assert_card_is_ours(folder / "out", "lora" if sharding else "qlora")
     if sharding == "zero3":
         assert_merged_is_the_upscaled_base_plus_the_adapter(folder, run_warm)
+
+
+def assert_card_is_ours(out, adapter):
+    """Of all ranks that save, none leaves the card of peft, which names the folder of the cache."""
+    last = lineage.read(out).stages[-1]
+    assert (last.kind, last.adapter) == ("sft", adapter)
+    front, text = split_card((out / "README.md").read_text())
+    assert front["library_name"] == "peft"
+    assert "upscaled-" not in f"{front}{text}"
 
 
 def assert_adapter_covers_every_layer(out):

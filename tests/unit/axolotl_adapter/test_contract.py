@@ -1214,6 +1214,68 @@ class TestMergedModel:
         assert (config.eos_token_id, config.bos_token_id, config.pad_token_id) == (9, 1, 9)
 
 
+class TestModelCards:
+    """Run in tests/axolotl/test_model_cards.py, with pushes."""
+
+    files = relied_on_by("axolotl_adapter/model_cards.py")
+
+    def test_cards_are_made_in_the_trainers_output_and_on_the_main_rank(self):
+        from transformers import Trainer
+        from trl.trainer.base_trainer import _BaseTrainer
+
+        for make in (Trainer.create_model_card, _BaseTrainer.create_model_card):
+            assert 'os.path.join(self.args.output_dir, "README.md")' in source(make)
+            assert "if not self.is_world_process_zero():\n            return" in source(make)
+
+    def test_the_output_of_a_trainer_can_be_changed(self, tmp_path):
+        from transformers import TrainingArguments
+
+        arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+        arguments.output_dir = "other"
+        assert arguments.output_dir == "other"
+
+    def test_peft_makes_a_card_with_each_save_by_a_method_that_can_be_replaced(self):
+        from peft import PeftModel
+
+        assert "self.create_or_update_model_card(save_directory)" in source(PeftModel.save_pretrained)
+        assert 'os.path.join(output_dir, "README.md")' in source(PeftModel.create_or_update_model_card)
+
+    def test_callbacks_are_told_before_a_push(self):
+        from transformers import Trainer
+
+        for push in (Trainer._push_from_checkpoint, Trainer.push_to_hub):
+            assert source(push).index("on_push_begin(") < source(push).index("upload_folder(")
+        assert source(Trainer.push_to_hub).index("create_model_card(") < source(Trainer.push_to_hub).index(
+            "upload_folder("
+        )
+
+    def test_an_evaluation_does_not_begin_a_training(self):
+        from transformers import Trainer
+
+        assert "on_train_begin(" in source(Trainer._inner_training_loop)
+        assert "on_train_begin" not in source(Trainer.evaluate)
+
+    def test_a_model_keeps_our_record_as_an_attribute_of_its_config(self, tmp_path):
+        from transformers import AutoConfig, LlamaConfig
+
+        record = {"base_model": "org/base", "base_revision": None, "plan": {}}
+        LlamaConfig(solar_plugins=record).save_pretrained(tmp_path)
+        assert AutoConfig.from_pretrained(tmp_path).solar_plugins == record
+
+    def test_only_axolotl_sets_the_key_of_a_validated_config(self, life):
+        from solar_plugins.axolotl_adapter.model_cards import VALIDATED
+
+        assert VALIDATED not in life.raw
+        assert VALIDATED in life.result
+
+    def test_axolotl_makes_the_card_after_the_last_save(self):
+        import axolotl.train
+
+        text = source(axolotl.train.train)
+        assert text.index("save_trained_model(cfg, trainer, model)") < text.index("create_model_card(cfg, trainer)")
+        assert "post_trainer_create(cfg, trainer)" in source(axolotl.train.setup_model_and_trainer)
+
+
 class TestEvaluation:
     files = relied_on_by("evaluation/sdpo_order.py", "evaluation/h6.py")
 

@@ -7,15 +7,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from solar_plugins import SolarPlugin
 from solar_plugins.axolotl_adapter.merged_model import finish_merged_model
-from solar_plugins.errors import CheckpointError
 from solar_plugins.upscaling.layer_plan import LayerPlan
-from solar_plugins.upscaling.marker import MARKER
-from solar_plugins.upscaling.model_card import model_card
 from solar_plugins.upscaling.provenance import provenance
 
 PLAN = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
 GROWN = provenance("org/base", "0" * 40, PLAN)
-OLD_CARD = model_card("org/base", PLAN, "---\nlicense: mit\n---\n", on_hub=True)
 TEMPLATE = "{{ 'SOLAR' }}"
 
 
@@ -34,13 +30,11 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture
 def folders(tmp_path, tokenizer):
-    """``adapter`` and ``merged`` as Axolotl writes them: the second has all small files of an upscaled base."""
+    """``adapter`` and ``merged`` as Axolotl writes them: the second has the small files of an upscaled base."""
     adapter, merged = tmp_path / "out", tmp_path / "out" / "merged"
     shutil.copytree(tokenizer, merged)
     write(merged / "config.json", {"model_type": "mistral", "bos_token_id": 1, "eos_token_id": 2} | GROWN)
     write(merged / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "temperature": 0.5})
-    (merged / MARKER).write_text("{}")
-    (merged / "README.md").write_text(OLD_CARD)
     (merged / "chat_template.jinja").write_text("the base's")
     (merged / "additional_chat_templates").mkdir()
     (merged / "additional_chat_templates" / "old.jinja").write_text("the base's")
@@ -106,40 +100,15 @@ def test_the_ids_of_a_multimodal_model_are_in_its_text_config(folders, tokenizer
     assert not (folders[1] / "generation_config.json").exists()
 
 
-def test_the_upscaled_bases_plan_file_and_card_are_replaced(folders, tokenizer):
-    train(folders[0], tokenizer)
-    finish(folders)
-    card = (folders[1] / "README.md").read_text()
-    assert not (folders[1] / MARKER).exists()
-    assert "not been trained" not in card
-    assert "has been trained after up-scaling" in card
-    assert "license: mit" in card
-    assert "base_model:\n- org/base" in card
-
-
-def test_the_card_of_a_base_that_was_not_upscaled_stays(folders, tokenizer):
-    write(folders[1] / "config.json", {"model_type": "mistral"})
-    (folders[1] / "README.md").write_text("the base's card")
-    train(folders[0], tokenizer)
-    finish(folders)
-    assert (folders[1] / "README.md").read_text() == "the base's card"
-
-
 def test_an_adapter_without_a_tokenizer_gives_a_warning(folders, caplog):
     finish(folders)
     assert f"{folders[0]}: has no tokenizer_config.json" in caplog.text
     assert f"merged model in {folders[1]} keeps the tokenizer" in caplog.text
     assert (folders[1] / "tokenizer.model").exists()
-    assert not (folders[1] / MARKER).exists()
-
-
-def test_a_record_that_cannot_be_read_is_an_error(folders):
-    write(folders[1] / "config.json", {"solar_plugins": {"plan": 1}})
-    with pytest.raises(CheckpointError, match="the record 'solar_plugins' cannot be read"):
-        finish(folders)
 
 
 def test_a_recipe_without_this_package_changes_nothing(folders):
+    write(folders[1] / "config.json", {"model_type": "mistral"})
     before = {path: path.read_bytes() for path in folders[1].rglob("*") if path.is_file()}
     SolarPlugin().post_lora_merge({"base_model": "x"}, str(folders[0]), str(folders[1]))
     assert {path: path.read_bytes() for path in folders[1].rglob("*") if path.is_file()} == before

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from lineages import BASE, MIT, ON_HUB, PLAN, SFT, TUNED, UPSCALE, UPSCALED, lineage
@@ -39,6 +40,16 @@ def test_without_the_file_the_record_gives_base_and_plan(tmp_path):
     assert found.licenses == (License(id="other", name="own", link="LICENSE", source="org/base"),)
 
 
+def test_a_base_with_stages_of_its_own_that_is_upscaled_again_keeps_them(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(base, lineage(UPSCALE, SFT))
+    plan = LayerPlan.from_sources(8, [*range(6), *range(2, 8)])
+    write_checkpoint(find_base(str(base)), plan, tmp_path / "up")
+    found = read(Path("up"))
+    assert [stage.kind for stage in found.stages] == ["upscale", "sft", "upscale"]
+    assert (found.layer_plan, found.result.name) == (plan, "up")
+
+
 def test_a_base_from_a_folder_is_not_on_the_hub(tmp_path):
     config(tmp_path, provenance("base", None, PLAN))
     found = read(tmp_path)
@@ -50,7 +61,9 @@ def test_a_base_from_a_folder_is_not_on_the_hub(tmp_path):
 def test_donors_are_bases_too(tmp_path):
     plan = LayerPlan(1, (PlannedLayer(0), PlannedLayer(0, model=1)), (Donor("org/b", "b" * 40, 1),))
     config(tmp_path, provenance("org/base", "a" * 40, plan))
-    assert [source.name for source in read(tmp_path).hub_parents] == ["org/base", "org/b"]
+    found = read(tmp_path)
+    assert [source.name for source in found.hub_parents] == ["org/base", "org/b"]
+    assert "org/b" in found.unlicensed, "the card is inherited from the base alone"
 
 
 def test_of_an_upscaled_checkpoint_every_stage_is_known(base, tmp_path):

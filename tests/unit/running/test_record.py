@@ -8,6 +8,7 @@ from solar_plugins.running.record import StageRecord, read_record, verdict, writ
 CONTENT, INPUTS = {"learning_rate": 1e-4}, {"base": "b1"}
 FILES = {"out": {"model": "m1", "config": "c1"}}
 DONE = StageRecord("done", CONTENT, INPUTS, FILES)
+WITH_CARD = StageRecord("done", CONTENT, INPUTS, {"out": FILES["out"] | {"README.md": "r1"}})
 STARTED = StageRecord("started", CONTENT, INPUTS)
 NOTHING = {"out": {}}
 
@@ -21,6 +22,7 @@ NOTHING = {"out": {}}
         (DONE, CONTENT, INPUTS, NOTHING, "start", "out is gone"),
         (DONE, CONTENT, INPUTS, {"out": {"model": "m1"}}, "refuse", "out/config"),
         (DONE, CONTENT, INPUTS, {"out": {"model": "m2", "config": "c1"}}, "refuse", "out/model"),
+        (WITH_CARD, CONTENT, INPUTS, {"out": FILES["out"] | {"README.md": "edited"}}, "skip", "done"),
         (DONE, {"learning_rate": 2e-4}, INPUTS, FILES, "refuse", "learning_rate: 0.0001 is now 0.0002"),
         (DONE, {"learning_rate": 2e-4}, INPUTS, NOTHING, "start", "learning_rate"),
         (DONE, CONTENT | {"seed": 1}, INPUTS, FILES, "refuse", "seed: None is now 1"),

@@ -92,6 +92,25 @@ def test_files_beside_an_output_do_not_matter(folder):
     assert run()[1].count(": done") == 3
 
 
+def test_a_merge_gets_its_card_which_may_be_edited(folder):
+    for name, licence in (("m", "mit"), ("n", "apache-2.0")):
+        Path(name).mkdir()
+        Path(name, "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    Path("merge.py").write_text(
+        "import pathlib; p = pathlib.Path('merged'); p.mkdir(); (p / 'config.json').write_text('{}'); "
+        "(p / 'mergekit_config.yml').write_text('models: [{model: m}, {model: n}]')"
+    )
+    stages([("merged", "merge.py", ["m", "n"], ["merged"])])
+    status, said = run()
+    assert status == 0
+    for fact in ("merged/README.md", "mit", "apache-2.0"):
+        assert fact in said
+    card = Path("merged/README.md")
+    assert "Merge with mergekit" in card.read_text()
+    card.write_text(card.read_text() + "\nMore.\n")
+    assert ": done" in run()[1]
+
+
 def test_a_changed_input_is_found(folder):
     stages([("two", "copy.py a b", ["a"], ["b"])])
     Path("a").mkdir()
