@@ -70,6 +70,7 @@ class Recorder(TrainerCallback):
         self.metrics.setdefault("startup_seconds", time.time() - float(os.environ["GPU_CHECK_LAUNCHED"]))
 
     def on_step_end(self, args, state, control, **kwargs):
+        self._note_peak()
         self.step_seconds.append(now() - self.mark)
         self.step_tokens.append(self.tokens)
         every = int(os.environ.get("GPU_CHECK_EVAL_EVERY", "0"))
@@ -78,7 +79,7 @@ class Recorder(TrainerCallback):
         self.mark = now()
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.metrics["train_peak"] = peak_memory()
+        self._note_peak()
         self._evaluate(state.global_step, "validation.jsonl")
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         metrics = self.metrics | {
@@ -98,6 +99,11 @@ class Recorder(TrainerCallback):
             "evaluations": self.evaluations,
         }
         Path(os.environ["GPU_CHECK_METRICS"]).write_text(json.dumps(metrics))
+
+    def _note_peak(self):
+        """Keep the highest peak of all steps: Axolotl resets torch's counter whenever it logs."""
+        found, known = peak_memory(), self.metrics.get("train_peak") or {}
+        self.metrics["train_peak"] = found and {key: max(value, known.get(key, 0)) for key, value in found.items()}
 
     def _evaluate(self, step: int, file: str) -> None:
         if "GPU_CHECK_HELD_OUT" not in os.environ:
