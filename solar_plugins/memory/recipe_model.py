@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from solar_plugins.upscaling.upscaled_config import upscale_config
 from solar_plugins.upscaling.upscaled_tensors import planned_shards
 
 MAX_STAGES = 20
+MAX_RECIPE_BYTES = 1_000_000
 
 OUTPUT_DIR = re.compile(r"^output_dir: *[\"']?([^\s\"'#]+)", re.MULTILINE)
 STAGES = re.compile(r"^stages:", re.MULTILINE)
@@ -141,12 +143,26 @@ def _maker(name: str, folder: Path) -> Path | None:
     """The recipe in a folder that writes ``name``; where a merge is written, a pipeline says."""
     wanted = name.rstrip("/").removesuffix("/merged")  # merge-lora adds this to an output_dir.
     files = [path for pattern in ("*.yml", "*/*.yml") for path in sorted(folder.glob(pattern)) if path.is_file()]
-    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in files}
-    trained = next((path for path, text in texts.items() if wanted in OUTPUT_DIR.findall(text)), None)
+    found = {path: _writes(path, path.stat().st_mtime_ns) for path in files}
+    trained = next((path for path, (outputs, _) in found.items() if wanted in outputs), None)
     if trained is not None:
         return trained
-    stages = (stage for path, text in texts.items() if STAGES.search(text) for stage in _stages(path))
+    stages = (stage for path, (_, is_pipeline) in found.items() if is_pipeline for stage in _stages(path))
     return next((stage.file for stage in stages if stage.kind == "merge" and wanted in stage.outputs), None)
+
+
+@lru_cache(maxsize=2000)
+def _writes(path: Path, modified: int) -> tuple[frozenset[str], bool]:
+    """The ``output_dir`` of a recipe, and whether the file is a pipeline.
+
+    Args:
+        path: The file.
+        modified: When; a changed file is read again.
+    """
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        return frozenset(), False
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return frozenset(OUTPUT_DIR.findall(text)), bool(STAGES.search(text))
 
 
 def _stages(pipeline: Path) -> tuple[Stage, ...]:

@@ -29,7 +29,7 @@ from solar_plugins.errors import ArgsError, SolarError
 from solar_plugins.extras import require
 from solar_plugins.logs import logger
 from solar_plugins.memory.memory_report import FREE_SHARE, MemoryReport, memory_of_recipe
-from solar_plugins.memory.recipe_model import model_of, start_of
+from solar_plugins.memory.recipe_model import MAX_RECIPE_BYTES, model_of, start_of
 from solar_plugins.plugins.recipe_packs import recipe_needs, recipe_packs, recipe_summary
 from solar_plugins.recipe import Recipe, read_recipe, read_yaml
 from solar_plugins.report.page import template
@@ -48,8 +48,7 @@ from solar_plugins.upscaling.strategies import plan_of
 LOG = logger("gallery")
 
 GALLERY_FILE = "gallery.json"
-MAX_RECIPES = 1000
-MAX_RECIPE_BYTES = 1_000_000
+MAX_RECIPES = 500
 MAX_TEXT = 300
 """Characters of a name or sentence on the page."""
 
@@ -311,6 +310,8 @@ def _training(
     """A recipe that trains: its plan and memory, if the config of the base at the start of its chain is at hand."""
     assert recipe.path is not None
     start, _ = start_of(recipe)
+    if start.path is None or leads_out(start.path, place.folder):
+        raise ArgsError(f"base_model: {recipe.base.name!r} is written by a recipe outside of this folder")
     name, revision = start.base
     known = replace(known, base=_public(recipe.base.name), origin=_public(name) if start is not recipe else "")
     base = place.config_of(name, revision)

@@ -248,7 +248,7 @@ def test_too_many_files_and_no_folder(tmp_path):
         entries_of(tmp_path / "missing")
     for number in range(MAX_RECIPES + 1):
         (tmp_path / f"{number}.yml").touch()
-    with pytest.raises(ArgsError, match="1,001 YAML files, expected at most 1,000"):
+    with pytest.raises(ArgsError, match="501 YAML files, expected at most 500"):
         entries_of(tmp_path)
 
 
