@@ -20,6 +20,16 @@ from solar_plugins.cli import solar
 from solar_plugins.errors import ArgsError
 from solar_plugins.memory.memory_report import memory_of_recipe
 from solar_plugins.plugins.recipe_packs import recipe_directory, recipe_files
+from solar_plugins.sharing.bundle import (
+    METRICS,
+    PLANS,
+    BundleStage,
+    Metric,
+    StagePlan,
+    Variable,
+    stages_json,
+    write_bundle,
+)
 from solar_plugins.sharing.gallery import (
     GALLERY_FILE,
     MAX_RECIPES,
@@ -398,3 +408,54 @@ def test_a_page_without_recipes():
     assert "0 recipes" in render([], "Recipes")
     assert stages_of({}) is None
     assert "cannot be used" in render([Entry("pack", "a.yml", problem="cannot be used")], "Recipes")
+
+
+# --- bundles
+
+
+GROWS = 'base_model: "${BASE_MODEL}"\nsolar: {init: {strategy: dus, drop_layers: 8}}\noutput_dir: "${OUTPUTS}/dus"\n'
+TUNES = 'base_model: "${OUTPUTS}/dus"\ndatasets: [{path: org/chats, type: chat}]\noutput_dir: "${OUTPUTS}/sft"\n'
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A bundle of two stages, with a plan and metrics, in a folder of fetched recipes."""
+    plan = LayerPlan.from_sources(32, [*range(24), *range(8, 32)])
+    plans = {name: StagePlan(text=str(plan), plan=plan.to_dict()) for name in ("dus", "sft")}
+    files = {
+        "recipes/dus.yml": GROWS.encode(),
+        "recipes/sft.yml": TUNES.encode(),
+        PLANS: stages_json(plans),
+        METRICS: stages_json({"sft": [Metric(name="eval_loss", value=1.23456, step=9, how="measured <b>well</b>")]}),
+    }
+    stages = [
+        BundleStage(name=name, kind="recipe", file=f"recipes/{name}.yml", processes=2, device="NVIDIA H100", base=base)
+        for name, base in (("dus", "org/base"), ("sft", "outputs/dus"))
+    ]
+    variables = {
+        "BASE_MODEL": Variable(meaning="the base", example="org/base"),
+        "OUTPUTS": Variable(meaning="where the run writes", example="outputs", kind="output"),
+    }
+    write_bundle(tmp_path / "fetched/run", files, name="run", stages=stages, variables=variables)
+    return tmp_path / "fetched/run"
+
+
+def test_a_bundle_says_what_was_run(bundle):
+    grown, tuned = entries_of(bundle.parent)
+    assert (grown.name, grown.base, grown.layers_before, grown.layers) == ("run/recipes/dus.yml", "org/base", 32, 48)
+    assert grown.plan is not None
+    assert (tuned.stages, tuned.base, tuned.layers, tuned.plan) == (("SFT",), "outputs/dus", 48, None)
+    assert (tuned.ran.status, tuned.ran.machine, tuned.ran.results) == (
+        "run",
+        "2 x NVIDIA H100",
+        {"eval_loss": "1.235"},
+    )
+    assert grown.ran.results == {}
+
+
+def test_a_bundle_that_was_changed_is_named(bundle):
+    (bundle / "recipes/dus.yml").write_text(GROWS + "learning_rate: 1\n")
+    for entry in entries_of(bundle.parent):
+        assert "was changed" in entry.problem
+        assert entry.ran is None
+        assert str(bundle) not in entry.problem
