@@ -215,7 +215,7 @@ def _hub_link(name: str, kind: str = "") -> str:
 
 def _plain(text: str) -> str:
     """A text without what Markdown or HTML would act on."""
-    return re.sub(r"[<>`*\[\]|\n]", " ", printable(str(text))).strip()
+    return re.sub(r"[<>`*|\n]", " ", printable(str(text))).replace("](", "] (").strip()
 
 
 def _code(text: str) -> str:

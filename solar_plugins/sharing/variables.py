@@ -95,7 +95,7 @@ class Variables:
         machine: Whose names must not appear.
     """
 
-    machine: Machine = field(default_factory=this_machine)
+    machine: Machine = field(default_factory=lambda: this_machine())
     outputs: dict[str, str] = field(default_factory=dict)
     declared: dict[str, Variable] = field(default_factory=dict)
     included: dict[str, Path] = field(default_factory=dict)
