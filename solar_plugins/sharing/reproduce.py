@@ -14,6 +14,7 @@ from solar_plugins.axolotl_adapter.run_record import STOP_AFTER
 from solar_plugins.errors import ArgsError, SolarError
 from solar_plugins.running.runner import last_lines, run_supervised
 from solar_plugins.sharing.bundle import Bundle, BundleStage, Dataset, Step, read_bundle, with_values
+from solar_plugins.sharing.foreign_code import foreign_code
 from solar_plugins.sharing.run_facts import (
     DataPlace,
     RunFacts,
@@ -25,9 +26,11 @@ from solar_plugins.sharing.run_facts import (
     read_run,
     rows_hash,
 )
+from solar_plugins.sharing.sources import read_sources
 from solar_plugins.sharing.variables import BUNDLE, LEFT_OUT, OUTPUTS
 from solar_plugins.storage.atomic import write_file
 from solar_plugins.tables import lines, table
+from solar_plugins.text import printable
 from solar_plugins.versions import package_versions
 
 RECIPES, LOGS = "recipes", "logs"
@@ -210,14 +213,14 @@ def _show_table(headings: Sequence[str], rows: Sequence[Sequence[str]], otherwis
 
 
 def _refuse_code(folder: Path, trust_code: bool) -> None:
-    from solar_plugins.sharing.check import check
-
-    found = [one for one in check(folder) if one.kind == "code" and one.level in ("error", "warning")]
+    """Refuse recipes that run code of others. Commands and launchers of a bundle are never run."""
+    sources = [source for source in read_sources(folder, []) if source.kind != "pipeline"]
+    found = [(source, code) for source in sources for code in foreign_code(source) if code.certain]
     if found and not trust_code:
-        said = "\n".join(f"  {one.file}: {one.key}: {one.text}" for one in found)
+        said = "\n".join(f"  {source.name}: {code.key}: {code.what}" for source, code in found)
         raise ArgsError(
-            f"{folder}: this bundle runs code of others:\n{said}\nRead that code first; then repeat the command with "
-            "--trust-code"
+            f"{folder}: this bundle runs code of others:\n{printable(said)}\nRead that code first; then repeat the "
+            "command with --trust-code"
         )
 
 

@@ -55,7 +55,12 @@ LEFT_OUT = re.compile(
 """Top-level keys that do not change what is trained: accounts, trackers, uploads and where a run resumed."""
 PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")
 """An anchor and a tag before a value."""
-PRIVATE_LAUNCH = re.compile(r"account|addr|rdzv|endpoint|host|node(list)?\b|partition|qos|mail|user|ip\b|port")
+LAUNCH = "accelerate launch"
+PRIVATE_LAUNCH = re.compile(
+    r"(?:^|\s)--?(?:account|A|partition|p|qos|reservation|nodelist|w|mail[\w-]*|user|uid|chdir|D|host\w*|include|exclude"
+    r"|master[_-]addr|main_process_\w+|rdzv[\w-]*)(?=[=\s]|$)"
+)
+"""Options of launchers that name an account, a queue or a machine."""
 
 
 def names_machine(text: str, machine: Machine) -> bool:
@@ -229,11 +234,11 @@ class Variables:
                 scalars.setdefault((node.start_mark.index, node.end_mark.index), (node.value, keys))
         for (start, end), (value, keys) in scalars.items():
             try:
-                is_file = bool(files) and keys[-1] in STAGE_FILES
-                new = files.get(value) if is_file else self._value(value, keys)
+                new = files.get(value) if files and keys[-1] in STAGE_FILES else self._value(value, keys)
             except ArgsError as error:
                 raise ArgsError(f"{where}: {error}") from None
             if new is not None:
+                left_out += [f"{where}: launch, which is now {new}"] if keys[-1] == "launch" else []
                 start += len(PROPERTIES.match(text, start)[0])  # type: ignore[index]  # it matches nothing too
                 edits.append((start, end, json.dumps(new, ensure_ascii=False)))
         for start, end, line in _comments(text, list(scalars)):
@@ -246,7 +251,10 @@ class Variables:
 
     def _value(self, text: str, keys: tuple[str, ...]) -> str | None:
         key = next((key for key in reversed(keys) if not key.isdigit()), "")
-        if key in ("command", "launch"):
+        if key == "launch":
+            private = PRIVATE_LAUNCH.search(text) or any(map(is_machine_path, shlex.split(text)))
+            return LAUNCH if private else None
+        if key == "command":
             words = [self.replaced(word, ("command",)) for word in shlex.split(text)]
             if not any(words):
                 return None
@@ -275,8 +283,7 @@ def _left_out_keys(root: Node | None, text: str) -> Iterator[tuple[str, int, int
     import yaml
 
     for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
-        private_launch = key.value == "launch" and PRIVATE_LAUNCH.search(str(value.value))
-        if (LEFT_OUT.fullmatch(str(key.value)) or private_launch) and key.start_mark.column == 0:
+        if LEFT_OUT.fullmatch(str(key.value)) and key.start_mark.column == 0:
             start, end = key.start_mark.index, value.end_mark.index
             if getattr(value, "flow_style", None) is False:  # A block ends where the next key starts, after comments.
                 end = max((node.end_mark.index for node, _ in _scalars(value)), default=end)

@@ -92,8 +92,12 @@ def test_a_path_that_is_gone_and_a_launch_with_an_account(folder):
     text, left_out = found.in_file(
         "records: records\nlaunch: srun --account=lab accelerate launch\ncommand: cat /data/x/rows.jsonl\n", "p.yml"
     )
-    assert yaml.safe_load(text) == {"records": "${OUTPUTS}/records", "command": "cat '${ROWS}'"}
-    assert left_out == ("p.yml: launch",)
+    content = yaml.safe_load(text)
+    assert content == {"records": "${OUTPUTS}/records", "launch": "accelerate launch", "command": "cat '${ROWS}'"}
+    assert left_out == ("p.yml: launch, which is now accelerate launch",)
+    for launch in ("accelerate launch", "torchrun --nproc_per_node 8"):
+        assert launch in variables().in_file(f"launch: {launch}\n", "p.yml").text
+    assert "python" not in variables().in_file("launch: /opt/bin/python x.py\n", "p.yml").text
 
 
 def test_the_files_of_a_pipeline(folder):
