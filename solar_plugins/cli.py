@@ -510,6 +510,38 @@ def check_recipes(path: Path, gpus: tuple[str, ...], as_json_text: bool) -> None
         raise SystemExit(1)
 
 
+@recipes.command("show")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--gpu", "gpus", multiple=True, metavar="NAME|GB", help="Estimate the memory on: 8xH100, 24. Repeatable.")
+@click.option("--base", help="A config.json, directory or hub id in place of the base, for plan and memory.")
+def show_recipe(path: Path, gpus: tuple[str, ...], base: str | None) -> None:
+    """Show what a recipe, merge, mixture, pipeline, bundle or folder at PATH does, needs and costs."""
+    from solar_plugins.sharing.show import show
+
+    click.echo(show(path, gpus=gpus, base=base))
+
+
+@recipes.command("diff")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
+def diff_recipes(first: Path, second: Path, as_json_text: bool) -> None:
+    """Show what FIRST and SECOND differ in by meaning: recipes, merges, mixtures, pipelines, bundles or folders.
+
+    Defaults are filled in; order and spelling do not count. Exits with 0 if there is no difference, 1 if there is one,
+    and 2 if a file cannot be used.
+    """
+    from solar_plugins.sharing.meaning import as_json, as_text, differences, meanings
+
+    try:
+        changes = differences(*meanings(first, second))
+    except SolarError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
+    click.echo(json.dumps(as_json(changes), indent=2) if as_json_text else as_text(changes))
+    raise SystemExit(1 if changes else 0)
+
+
 @recipes.command("gallery")
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option(

@@ -269,7 +269,7 @@ def _one_reference(source: Source, one: Reference, context: _Context, missing: l
     elif _exists(one.name):
         yield from _local_findings(source, one)
     elif _writer(place, context.written) is None:
-        if Path(os.path.expanduser(one.name)).parent.is_dir() and (one.looks_local or "/" in one.name):
+        if (one.looks_local or "/" in one.name) and _exists(os.path.dirname(one.name.rstrip("/")) or "."):
             text = f"{one.name} does not exist, but its folder does"
             yield Finding("error", source.name, one.key, text, "fix the spelling, or create it", "exists")
         elif one.looks_local:
@@ -291,7 +291,7 @@ def _exists(name: str) -> bool:
 
 
 def _is_in_a_local_folder(name: str) -> bool:
-    return "/" in name and Path(name).parent.is_dir()
+    return "/" in name and _exists(os.path.dirname(name))
 
 
 def _local_findings(source: Source, one: Reference) -> Iterator[Finding]:

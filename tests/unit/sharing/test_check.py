@@ -273,7 +273,9 @@ def test_the_command(place):
     result = CliRunner().invoke(solar, ["recipes", "check", "a.yml"])
     assert result.exit_code == 0
     assert "0 errors" in result.output
-    write(place / "a.yml", base_model="data/\x1b[31mbase", datasets=[{"path": "x" * 500 + ".jsonl", "type": "alpaca"}])
+    write(
+        place / "a.yml", base_model="data/\x1b[31mbase", datasets=[{"path": "x/" * 3000 + "y.jsonl", "type": "alpaca"}]
+    )
     result = CliRunner().invoke(solar, ["recipes", "check", "a.yml", "--gpu", "24"])
     assert result.exit_code == 1
     assert "\x1b" not in result.output
