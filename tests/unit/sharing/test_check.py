@@ -1,6 +1,8 @@
 """`solar recipes check`, without Axolotl; what its schema says is in tests/unit/sharing/test_schemas.py."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,6 +13,7 @@ from solar_plugins.cli import solar
 from solar_plugins.errors import ArgsError
 from solar_plugins.sharing import check as check_module
 from solar_plugins.sharing.check import check
+from solar_plugins.sharing.findings import LEVELS
 from solar_plugins.sharing.gpus import parse_gpus
 from solar_plugins.sharing.schemas import Answers
 
@@ -283,3 +286,9 @@ def test_the_command(place):
     as_json = json.loads(CliRunner().invoke(solar, ["recipes", "check", "a.yml", "--json"]).stdout)
     assert not as_json["passed"]
     assert {one["level"] for one in as_json["findings"]} >= {"error", "unknown"}
+
+
+def test_the_guide_names_every_check_and_level():
+    text = (Path(__file__).parents[3] / "docs/guides/check.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [kind for kind in check_module.KINDS]
+    assert re.findall(r"^\| (error|warning|unknown|note) \|", text, re.MULTILINE) == list(LEVELS)
