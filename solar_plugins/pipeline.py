@@ -148,20 +148,33 @@ def read_pipeline(path: Path) -> Pipeline:
         raise ArgsError(invalid(error, f"{path}: ", PipelineArgs.model_fields, parts)) from None
     stages = tuple(_read_stage(stage, path, args.launch) for stage in args.stages)
     _check_outputs(path, stages)
-    return Pipeline(path, Path(args.records).expanduser(), stages)
+    return Pipeline(path, Path(os.path.expanduser(args.records)), stages)
+
+
+def holds_more(output: str) -> str | None:
+    """What an output folder must not hold: the working directory or the home directory. None if it holds neither.
+
+    Example:
+        >>> holds_more("/"), holds_more("outputs/sft")
+        ('the working directory', None)
+    """
+    place = Path(os.path.abspath(os.path.expanduser(output)))
+    for what, kept in (("the working directory", Path.cwd()), ("the home directory", Path(os.path.expanduser("~")))):
+        if place == kept or place in kept.parents:
+            return what
+    return None
 
 
 def _check_outputs(pipeline: Path, stages: tuple[Stage, ...]) -> None:
-    """Every stage has outputs of its own, which may be moved aside: never the working directory or one above it."""
-    here = Path.cwd()
+    """Every stage has outputs of its own, which may be moved aside."""
     owners: dict[Path, str] = {}
     for stage in stages:
         for output in stage.outputs:
-            place = Path(os.path.abspath(Path(output).expanduser()))
-            if place == here or place in here.parents:
+            place = Path(os.path.abspath(os.path.expanduser(output)))
+            if held := holds_more(output):
                 raise ArgsError(
-                    f"{pipeline}: stage {stage.name}: output {output!r} holds the working directory; expected a folder "
-                    "or file of this stage alone, such as outputs/NAME"
+                    f"{pipeline}: stage {stage.name}: output {output!r} holds {held}; expected a folder or file of "
+                    "this stage alone, such as outputs/NAME"
                 )
             if place in owners:
                 raise ArgsError(

@@ -5,6 +5,7 @@ Only `read_recipe` and `parse_recipe` create a `Recipe`. All other modules take 
 
 from __future__ import annotations
 
+import os
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -205,7 +206,7 @@ class Recipe(AxolotlKeys):
     @property
     def output_directory(self) -> Path:
         """The directory that training writes to."""
-        return Path(self.output_dir).expanduser()
+        return Path(os.path.expanduser(self.output_dir))
 
     @property
     def weight_precision(self) -> Precision:

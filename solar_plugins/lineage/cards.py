@@ -37,7 +37,7 @@ PREFERENCE = "Preference training"
 BEGIN = "<!-- solar_plugins: written from solar_lineage.json; text outside this part stays"
 OWN = "; metadata of the author: "
 END = "<!-- solar_plugins: end -->"
-PART = re.compile(rf"{re.escape(BEGIN)}(?:{OWN}(?P<own>[^>\n]*?))? -->(?P<inside>.*?){re.escape(END)}", re.S)
+HEAD = re.compile(rf"{re.escape(BEGIN)}(?:{OWN}(?P<own>[^>\n]{{0,2000}}?))? -->")
 
 MADE_BY_TOOLS = (
     "This model card has been generated automatically according to the information the Trainer",
@@ -63,13 +63,13 @@ def card(lineage: Lineage, old_card: str = "", made: str = "") -> str:
         made: A trainer's new card, whose tables of results and settings are taken over.
     """
     old_front, body = split_card(old_card)
-    found = PART.search(body)
+    found = _part(body)
     own, before, after = {}, "", ""
     tool_front, tool_body = split_card(made)
     if found:
-        before, after = body[: found.start()].strip(), body[found.end() :].strip()
-        own = {key: old_front[key] for key in (found["own"] or "").split(", ") if key in old_front}
-        tool_front, tool_body = (tool_front, tool_body) if made else (old_front, found["inside"])
+        before, own_keys, inside, after = found
+        own = {key: old_front[key] for key in own_keys.split(", ") if key in old_front}
+        tool_front, tool_body = (tool_front, tool_body) if made else (old_front, inside)
     elif is_made(old_card):
         tool_front, tool_body = (tool_front, tool_body) if made else (old_front, body)
     else:
@@ -117,7 +117,19 @@ def _united(ours: dict[str, Any], own: Mapping[str, Any], tool: Mapping[str, Any
 
 def is_made(text: str) -> bool:
     """Whether a card is one that a tool made, so that nobody misses it."""
-    return bool(PART.search(text)) or any(mark in text for mark in MADE_BY_TOOLS)
+    return _part(text) is not None or any(mark in text for mark in MADE_BY_TOOLS)
+
+
+def _part(body: str) -> tuple[str, str, str, str] | None:
+    """What stands before the generated part, the author's keys of its head, the part, and what follows; None without.
+
+    The end is looked for first: a pattern for the entire part takes quadratic time where heads have no end.
+    """
+    head = HEAD.search(body, 0, max(body.rfind(END), 0))
+    if head is None:
+        return None
+    end = body.find(END, head.end())
+    return body[: head.start()].strip(), head["own"] or "", body[head.end() : end], body[end + len(END) :].strip()
 
 
 def license_warning(lineage: Lineage) -> str | None:

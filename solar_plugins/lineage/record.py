@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -279,7 +280,7 @@ def write(folder: Path, lineage: Lineage) -> None:
 
 def model_source(name: str, revision: str | None = None) -> Source:
     """A model or dataset as a user named it: what is not a folder and looks like a hub id is on the hub."""
-    if is_hub_id(name) and not Path(name).expanduser().exists():
+    if is_hub_id(name) and not Path(os.path.expanduser(name)).exists():
         return Source(name=name, revision=revision, on_hub=True)
     return Source(name=public_name(name))
 
@@ -305,7 +306,7 @@ def find_model(name: str, revision: str | None = None) -> FoundModel:
         folder = fetch(name, revision, [CONFIG, CARD, LINEAGE_FILE, MARKER])
         source = source.model_copy(update={"revision": revision or folder.name})
         return FoundModel(source, folder, read(folder, source))
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     return FoundModel(source, folder, read(folder)) if folder.is_dir() else FoundModel(source, None, None)
 
 

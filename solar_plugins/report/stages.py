@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,7 +131,7 @@ def find_stages(
 def _began_with(stage: Stage, earlier: Sequence[Stage]) -> str | None:
     if stage.recipe is None:
         return None
-    base = Path(str(stage.recipe.base_model)).expanduser().resolve()
+    base = Path(os.path.expanduser(str(stage.recipe.base_model))).resolve()
     return next((other.name for other in earlier if other.directory.resolve() == base), None)
 
 

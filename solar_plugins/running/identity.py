@@ -70,12 +70,12 @@ def producer_of(path: str, written: Sequence[str]) -> str | None:
 
 def absolute(path: str) -> Path:
     """A path without ``..`` and ``~``; links stay."""
-    return Path(os.path.abspath(Path(path).expanduser()))
+    return Path(os.path.abspath(os.path.expanduser(path)))
 
 
 def _exists(text: str) -> bool:
     try:
-        return Path(text).expanduser().exists()
+        return Path(os.path.expanduser(text)).exists()
     except (OSError, ValueError, RuntimeError):
         return False
 

@@ -111,13 +111,13 @@ def situation_of(pipeline: Pipeline, stage: Stage) -> Situation:
         inputs[path] = _input_digest(pipeline, stage, path, written[producer] if producer else None)
     record = read_record(record_path(pipeline, stage))
     content = json.loads(json.dumps(stage.content, default=str))
-    outputs = {output: _output_listing(Path(output).expanduser(), record, output) for output in stage.outputs}
+    outputs = {output: _output_listing(Path(os.path.expanduser(output)), record, output) for output in stage.outputs}
     return Situation(stage, content, inputs, record, verdict(record, content, inputs, outputs))
 
 
 def _input_digest(pipeline: Pipeline, stage: Stage, path: str, producer: Stage | None) -> str:
     """Of what an earlier stage wrote only the files count that it wrote: others may write beside them later."""
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))
     if not place.exists():
         by = f"; the stage {producer.name} writes it: run that first" if producer else "; check the path"
         raise StageError(f"{pipeline.path}: stage {stage.name}: {path} does not exist{by}")
@@ -192,7 +192,7 @@ def _carry_out(pipeline: Pipeline, situation: Situation, label: str, *, again: b
     if status != 0:
         raise StageError(_failure(pipeline, stage, status))
     _describe_merges(stage, label)
-    outputs = {output: listing(Path(output).expanduser()) for output in stage.outputs}
+    outputs = {output: listing(Path(os.path.expanduser(output))) for output in stage.outputs}
     missing = [output for output, files in outputs.items() if not files]
     if missing:
         raise StageError(
@@ -208,7 +208,7 @@ def _describe_merges(stage: Stage, label: str) -> None:
     """Write the lineage and the card of what mergekit merged; a stage does not fail for its card."""
     if stage.kind not in ("merge", "command"):
         return
-    for folder in (Path(output).expanduser() for output in stage.outputs):
+    for folder in (Path(os.path.expanduser(output)) for output in stage.outputs):
         if not (folder / MERGE_FILE).is_file():
             continue
         try:
@@ -224,7 +224,7 @@ def _resume_options(stage: Stage, label: str) -> list[str]:
     """How a training stage resumes; empty if it cannot, or is no training."""
     if stage.kind != "recipe":
         return []
-    for checkpoint in training_checkpoints(Path(stage.outputs[0]).expanduser()):
+    for checkpoint in training_checkpoints(Path(os.path.expanduser(stage.outputs[0]))):
         if saves_model_only(checkpoint):
             click.echo(f"{label}: {checkpoint} has the model only, no optimizer: the stage starts again")
             return []
@@ -240,7 +240,7 @@ def _resume_options(stage: Stage, label: str) -> list[str]:
 def _set_aside(stage: Stage, why: str, label: str) -> None:
     """Rename what a stage has written; nothing is ever deleted."""
     for output in stage.outputs:
-        place = Path(output).expanduser()
+        place = Path(os.path.expanduser(output))
         if place.exists():
             aside = _free_name(place.with_name(f"{place.name}.{why}-1"))
             place.rename(aside)

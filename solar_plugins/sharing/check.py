@@ -18,6 +18,7 @@ from solar_plugins.axolotl_adapter.schema import Answer, Problem
 from solar_plugins.data.mixture_args import MixtureArgs
 from solar_plugins.errors import ArgsError, CheckpointError, PluginError, SolarError
 from solar_plugins.logs import logger
+from solar_plugins.pipeline import holds_more
 from solar_plugins.recipe import Recipe, parse_recipe
 from solar_plugins.sharing.bundle import CARD, MANIFEST, PICTURES, Bundle
 from solar_plugins.sharing.findings import Finding, Level, as_json, as_text, counted, has_errors
@@ -29,6 +30,7 @@ from solar_plugins.sharing.schemas import MergeAnswer, ask_schemas
 from solar_plugins.sharing.secrets import Private, in_file, in_text
 from solar_plugins.sharing.sources import Source, normal, read_sources, written_by
 from solar_plugins.solar_block import InitArgs, invalid
+from solar_plugins.storage.untrusted import duplicate_keys
 from solar_plugins.upscaling.base_model import CONFIG, find_config
 from solar_plugins.upscaling.provenance import plan_of_model, requested_plan
 from solar_plugins.upscaling.strategies import init_strategy, strategy_arguments
@@ -487,6 +489,18 @@ def _private_findings(source: Source, context: _Context) -> Iterator[Finding]:
         yield _private(source.name, one, shared=source.bundle is not None)
 
 
+def _text_findings(source: Source, context: _Context) -> Iterator[Finding]:
+    """Keys that a reader would miss, and outputs that would be moved aside with everything in them."""
+    for key in duplicate_keys(source.text):
+        text = f"{key}: set twice; the last value counts"
+        yield Finding("error", source.name, key.partition(" ")[0], text, "remove one of them", "keys")
+    for key in ("output_dir", "output"):
+        output = source.content.get(key)
+        if isinstance(output, str) and (held := holds_more(output)):
+            text, fix = f"{output} holds {held}", "give a folder of this run alone, such as outputs/NAME"
+            yield Finding("error", source.name, key, text, fix, "paths")
+
+
 def _private(file: str, one: Private, *, shared: bool) -> Finding:
     if one.kind == "secret":
         fix = "remove it, and revoke it if the file was ever shared; log in with hf auth login, or export a variable"
@@ -524,6 +538,7 @@ type Check = Callable[[Source, _Context], Iterator[Finding]]
 
 CHECKS: tuple[Check, ...] = (
     _private_findings,
+    _text_findings,
     _block_findings,
     _type_findings,
     _reference_findings,

@@ -14,12 +14,11 @@ from solar_plugins.errors import ArgsError, SolarError
 from solar_plugins.pipeline import Stage, read_pipeline
 from solar_plugins.sharing.bundle import Bundle, is_bundle, read_bundle
 from solar_plugins.sharing.findings import Finding
-from solar_plugins.storage.untrusted import parse_yaml, read_text, require_file
+from solar_plugins.storage.untrusted import leads_out, parse_yaml, read_text, require_file
 
 type FileKind = Literal["recipe", "merge", "mixture", "pipeline", "evaluation"]
 
-MAX_FILES, MAX_BYTES, MAX_NEIGHBORS = 500, 1_000_000, 200
-MAX_VALUES, MAX_DEPTH = 100_000, 50
+MAX_FILES, MAX_NEIGHBORS = 500, 200
 KINDS_IN_WORDS = "recipe (base_model), merge (merge_method), mixture (output, sets) or pipeline (stages)"
 
 
@@ -123,6 +122,10 @@ def _file_sources(path: Path, findings: list[Finding]) -> Iterator[Source]:
         raise ArgsError(f"{path}: more than {MAX_FILES} YAML files; give a smaller folder")
     for file in files:
         name = file.relative_to(folder).as_posix()
+        if path.is_dir() and leads_out(file, folder):
+            text, fix = "a link out of the folder, which was not opened", "put the file itself there"
+            findings.append(Finding("warning", name, "", text, fix, "file"))
+            continue
         try:
             contents = _contents(file)
         except (SolarError, OSError) as error:
@@ -138,28 +141,11 @@ def _file_sources(path: Path, findings: list[Finding]) -> Iterator[Source]:
 
 def _contents(file: Path) -> list[tuple[Any, str]]:
     """The YAML documents of a file with their texts; mergekit-multi reads several."""
-    size = require_file(file, error=ArgsError, fix="give a YAML file")
-    if size > MAX_BYTES:
-        raise ArgsError(f"{file}: {size:,} bytes, expected at most {MAX_BYTES:,} in a recipe")
+    require_file(file, error=ArgsError, fix="give a YAML file")
     text = read_text(file)
     parts = [part for part in re.split(r"^---\s*$", text, flags=re.MULTILINE) if part.strip()]
     documents = parts if len(parts) > 1 and "merge_method" in text else [text]
-    return [(_bounded(parse_yaml(part, str(file)), file), part) for part in documents]
-
-
-def _bounded(content: Any, file: Path) -> Any:
-    """The content, if it is small with every YAML alias written out: all checks walk through it."""
-    waiting, seen = [(content, 0)], 0
-    while waiting:
-        value, depth = waiting.pop()
-        seen += 1
-        if seen > MAX_VALUES or depth > MAX_DEPTH:
-            raise ArgsError(
-                f"{file}: more than {MAX_VALUES:,} values or {MAX_DEPTH} levels, aliases written out; expected a recipe"
-            )
-        inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-        waiting += ((one, depth + 1) for one in inner)
-    return content
+    return [(parse_yaml(part, str(file)), part) for part in documents]
 
 
 def _yaml_files(folder: Path) -> Iterator[Path]:

@@ -317,7 +317,10 @@ def leads_out(path: Path, directory: Path) -> bool:
 
     The hub cache's own links, from ``snapshots/<commit>/<file>`` to ``blobs/<hash>`` of the same model, do not count.
     """
-    target, top = path.resolve(), directory.resolve()
+    try:
+        target, top = path.resolve(), directory.resolve()
+    except (OSError, RuntimeError):
+        return True  # A loop of links.
     if target.is_relative_to(top):
         return False
     snapshots = next((parent for parent in top.parents if parent.name == "snapshots"), None)
