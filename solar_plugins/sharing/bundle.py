@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -242,20 +242,23 @@ class Bundle:
                 raise ArgsError(f"{name}: {value!r:.100}; expected a path or a hub id")
         return {name: variable for name, variable in known.items() if name not in values}
 
-    def open(self, values: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-        """The content of each recipe, merge, mixture and pipeline file, with the variables replaced.
+    def open(self, values: Mapping[str, str], paths: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+        """The content of recipes, merges, mixtures and the pipeline file, with the variables replaced.
 
         Args:
-            values: Of each variable.
+            values: Of each variable that is used.
+            paths: Only these files; default: all.
 
         Raises:
             ArgsError: Variables have no value: all of them are named. Or as `missing`.
         """
-        if missing := self.missing(values):
+        chosen = {path: content for path, content in self.contents.items() if paths is None or path in paths}
+        used = {name for text in texts_in([*chosen.values()]) for name in VARIABLE.findall(text)}
+        if missing := {name: one for name, one in self.missing(values).items() if name in used}:
             lines = [f"  {name}: {one.meaning}, such as {one.example}" for name, one in missing.items()]
             options = " ".join(f"--set {name}=..." for name in missing)
             raise ArgsError(f"{self.folder}: these variables need a value:\n" + "\n".join(lines) + f"\nGive {options}")
-        return {path: with_values(content, values) for path, content in self.contents.items()}
+        return {path: with_values(content, values) for path, content in chosen.items()}
 
 
 def with_values(value: Any, values: Mapping[str, str]) -> Any:

@@ -179,6 +179,7 @@ def reproduce(
         SolarError: A variable has no value, a stage failed, or rows or losses differ.
     """
     bundle, values = read_bundle(folder), dict(values or {})
+    bundle.missing(values)
     names = [stage.name for stage in bundle.manifest.stages]
     if unknown := next((name for name in stages if name not in names), None):
         raise ArgsError(f"{folder}: no stage is called {unknown!r}; its stages: {', '.join(names)}")
@@ -191,16 +192,16 @@ def reproduce(
             own[name] = first if first not in own.values() else str(output / name.lower())
     own[OUTPUTS], own[BUNDLE] = str(output), str(folder.resolve())
     full = {name: value for name, value in (own | values).items() if name in bundle.manifest.variables}
-    bundle.open(full)
+    chosen = [stage for stage in bundle.manifest.stages if not stages or stage.name in stages]
+    bundle.open(full, [stage.file for stage in chosen if stage.file])
     given = [one.producer for name, one in bundle.manifest.variables.items() if one.producer and name in values]
     run = Reproduction(bundle, steps, full, given, output, launch, here)
     _refuse_code(folder, trust_code)
     if output.exists() and any(output.iterdir()):
         raise ArgsError(f"{output}: exists; give another --output, or remove it")
     compared = []
-    for stage in bundle.manifest.stages:
-        if not stages or stage.name in stages:
-            compared += list(_repeat(run, stage))
+    for stage in chosen:
+        compared += list(_repeat(run, stage))
     _conclude(compared)
 
 
@@ -229,7 +230,7 @@ def _repeat(run: Reproduction, stage: BundleStage) -> Iterator[Comparison]:
     if stage.name in run.given:
         click.echo(f"{stage.name}: given, not repeated")
         return
-    opened = run.bundle.open({name: run.values[name] for name in run.bundle.manifest.variables})
+    opened = run.bundle.open(run.values, [stage.file] if stage.file else [])
     if stage.kind == "mixture" and stage.file is not None:
         content = opened[stage.file]
         _run_stage(run, stage, ["solar", "mix", str(_write(run, stage, content))])

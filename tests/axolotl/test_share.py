@@ -8,6 +8,10 @@ import commands
 import pytest
 import yaml
 from commands import HERE, PROGRAMS
+from doc_blocks import blocks_of, commands_of
+
+REPOSITORY = HERE.parent
+TITLES = ("Share a recipe", "Reproduce a recipe")
 
 
 def launch():
@@ -25,7 +29,7 @@ def write_rows(path, rows):
 @pytest.fixture
 def here(training_folder):
     """A tiny pipeline: upscale and pretrain, then instruction tuning."""
-    recipe = yaml.safe_load((training_folder / "recipe.yml").read_text()) | {"max_steps": 4, "save_strategy": "no"}
+    recipe = yaml.safe_load((training_folder / "recipe.yml").read_text()) | {"max_steps": 6, "save_strategy": "no"}
     (training_folder / "dus.yml").write_text("# The first stage.\n" + yaml.safe_dump(recipe))
     rows = [{"instruction": f"What follows {i}?", "input": "", "output": f"{i + 1}"} for i in range(20)]
     write_rows(training_folder / "questions.jsonl", [*rows, {"instruction": "", "input": "", "output": ""}])
@@ -44,50 +48,59 @@ def here(training_folder):
     return training_folder
 
 
+def commands_of_the_guide():
+    """The commands of the guide's two sections: on the machine of the run, and on another one."""
+    page = REPOSITORY / "docs" / "guides" / "share.md"
+    start, turn = (page.read_text()[: page.read_text().index(f"## {title}")].count("\n") for title in TITLES)
+    found = {block.line > turn: [] for block in blocks_of(page) if block.line > start}
+    for block in blocks_of(page):
+        if block.line > start and block.language == "bash":
+            found[block.line > turn] += [command.words for command in commands_of(block)]
+    return found[False], found[True]
+
+
 @pytest.mark.slow
 def test_a_recipe_goes_through_the_hub_and_is_reproduced_elsewhere(here, hub, tmp_path_factory):
-    one, other = (hub.environment(tmp_path_factory.mktemp(name), HF_DATASETS_OFFLINE="1") for name in ("one", "other"))
-    ran = solar("run", "pipeline.yml", cwd=here)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    sent = solar("recipes", "share", "pipeline.yml", "--to", "org/tiny", "--yes", cwd=here, env=one)
-    assert sent.returncode == 0, sent.stdout + sent.stderr
-    assert hub.repos["model", "org/tiny"].private
-    assert len(hub.repos["model", "org/tiny"].commits) == 2, "the first one is the Hub's own"
+    """By the commands of the guide, with a folder, an HF_HOME and data of its own on each side."""
+    on_this_machine, elsewhere = commands_of_the_guide()
+    hub.organizations.append("your-name")
+    one, other = (hub.environment(tmp_path_factory.mktemp(name)) for name in ("one", "other"))
+    for words in on_this_machine:
+        done = solar(*words[1:], cwd=here, env={} if "run" in words else one)
+        assert done.returncode == 0, done.stdout + done.stderr
+    repo = hub.repos["model", "your-name/solar-recipe"]
+    assert repo.private
+    assert len(repo.commits) == 2, "the first one is the Hub's own"
 
     there = tmp_path_factory.mktemp("there")
-    fetched = solar("recipes", "fetch", "org/tiny", cwd=there, env=other)
-    assert fetched.returncode == 0, fetched.stdout + fetched.stderr
-    for path in (there / "tiny").rglob("*"):
-        if path.is_file():
-            assert str(here).encode() not in path.read_bytes(), path
-    checked = solar("recipes", "check", "tiny", cwd=there, env=other)
-    assert checked.returncode == 0, checked.stdout
-    refused = solar("recipes", "reproduce", "tiny", cwd=there, env=other)
-    assert refused.returncode == 1
-    for name in ("BASE_MODEL", "TRAIN", "QUESTIONS"):
-        assert f"--set {name}=..." in refused.stderr
-
     (there / "data").mkdir()
     for name in ("base", "train.jsonl", "questions.jsonl"):
         shutil.move(here / name, there / "data" / name)
     shutil.rmtree(here)
-    values = (
-        "--set",
-        "BASE_MODEL=data/base",
-        "--set",
-        "QUESTIONS=data/questions.jsonl",
-        "--set",
-        "TRAIN=data/train.jsonl",
-    )
-    repeat = ("recipes", "reproduce", "tiny", "--launch", "python", "--steps", 2, "--stage", "dus", *values)
-    same = solar(*repeat, cwd=there, env=other)
+    fetch, check, reproduce = elsewhere
+    for words in (fetch, check):
+        done = solar(*words[1:], cwd=there, env=other)
+        assert done.returncode == 0, done.stdout + done.stderr
+    fetched = [path for path in (there / "solar-recipe").rglob("*") if path.is_file()]
+    assert len(fetched) > 10
+    for path in fetched:
+        assert str(here).encode() not in path.read_bytes(), path
+
+    without = [word for word in reproduce[1:] if word != "--set" and "=" not in word]
+    refused = solar(*without, cwd=there, env=other)
+    assert refused.returncode == 1
+    assert "--set BASE_MODEL=... --set QUESTIONS=... --set TRAIN=..." in refused.stderr
+    same = solar(*reproduce[1:], "--stage", "dus", "--launch", "python", cwd=there, env=other)
     assert same.returncode == 0, same.stdout + same.stderr
-    assert "The same packages and devices here" in same.stdout
-    assert "dus: the same data and base here" in same.stdout
-    assert "2 steps of 4 rows  same    2 losses exactly equal" in same.stdout
-    assert "Reproduced" in same.stdout
+    for said in (
+        "The same packages and devices here",
+        "dus: the same data and base here",
+        "5 steps of 10 rows  same    5 losses exactly equal",
+        "Reproduced",
+    ):
+        assert said in same.stdout
     log = json.loads((there / "reproduction" / "dus" / "solar_run" / "log.json").read_text())
-    assert (log["global_step"], log["max_steps"]) == (2, 4), "the schedule is that of the entire run"
+    assert (log["global_step"], log["max_steps"]) == (5, 6), "the schedule is that of the entire run"
 
 
 @pytest.mark.slow
@@ -103,7 +116,7 @@ def test_a_pipeline_is_reproduced_and_a_changed_data_file_is_caught(here):
 
     entire = repeat()
     assert entire.returncode == 0, entire.stdout + entire.stderr
-    assert entire.stdout.count("4 losses exactly equal") == 2
+    assert entire.stdout.count("6 losses exactly equal") == 2
 
     few = repeat("--steps", 2, "--output", "few")
     assert few.returncode == 0, few.stdout + few.stderr
