@@ -24,6 +24,8 @@ LABEL_SHARE = 0.065
 """Minimum distance of two labels, as a share of the panel's height."""
 NEAR_ZERO_FROM = 4
 """The axis of the difference is scaled without the first quarter of its points, which are far above."""
+NEAR = 0.1
+"""It is also scaled without arms that end further than this from the base, in nats per token."""
 MILLION = 1e6
 
 
@@ -78,10 +80,10 @@ def _draw_differences(axes: Axes, best: dict[str, dict[int, Run]]) -> None:
         low = [one.nats_per_token - 2 * (one.standard_error or 0.0) for one in found]
         high = [one.nats_per_token + 2 * (one.standard_error or 0.0) for one in found]
         marker = "o" if arm == EQUAL_COMPUTE else None
-        axes.plot(x, y, color=COLORS[arm], linewidth=2.2 if arm == SOLAR else 1.4, marker=marker, clip_on=False)
+        axes.plot(x, y, color=COLORS[arm], linewidth=2.2 if arm == SOLAR else 1.4, marker=marker)
         axes.fill_between(x, low, high, color=COLORS[arm], alpha=0.12, linewidth=0)
         start = len(y) // NEAR_ZERO_FROM
-        shown += [*low[start:], *high[start:]]
+        shown += [*low[start:], *high[start:]] if abs(y[-1]) <= NEAR else []
         ends[arm] = y[-1]
     axes.axhline(0.0, color=CALM, linewidth=2.2)
     room = 0.05 * (max(shown) - min(shown)) or 0.1
@@ -93,9 +95,10 @@ def _draw_differences(axes: Axes, best: dict[str, dict[int, Run]]) -> None:
 def _label_ends(axes: Axes, ends: dict[str, float]) -> None:
     low, high = axes.get_ylim()
     ordered = sorted(ends.items(), key=lambda end: end[1])
-    places = spread([(value - low) / (high - low) for _, value in ordered], LABEL_SHARE, 0.0, 1.0)
+    wanted = [min((value - low) / (high - low), 1.0) for _, value in ordered]
+    places = spread(wanted, LABEL_SHARE, 0.0, 1.0)
     for place, (arm, value) in zip(places, ordered, strict=True):
-        text = arm if arm == BASE else f"{arm} {value:+.3f}"
+        text = arm if arm == BASE else f"{arm} {value:+.3f}{' ↑' if value > high else ''}"
         style = {"va": "center", "color": COLORS[arm], "fontweight": "bold", "fontsize": 8}
         axes.annotate(text, (1.02, place), xycoords="axes fraction", **style)
 

@@ -15,12 +15,13 @@ from solar_plugins.evaluation.loss import Difference, difference
 
 Step = Mapping[str, Any]
 
-PICTURE, PAGE = "recovery.png", "gpu.md"
+PICTURE, PAGE, NOTES = "recovery.png", "gpu.md", "notes.txt"
 GIGA = 1e9
 HEAD = """\
 # On a GPU
 
-Written by `make gpu-check`, which measured every number below; raw metrics are in the `.json` files next to this page.
+Written by `make gpu-check` (`scripts/gpu_check/`), which measured every number in the tables; raw metrics are in the
+`.json` files next to this page.
 """
 TINY_HEAD = """\
 # Rehearsal of the GPU check
@@ -35,7 +36,8 @@ def write_report(output: Path) -> Path:
     steps = {name: json.loads((output / f"{name}.json").read_text())
              for name in SECTIONS if (output / f"{name}.json").is_file()}  # fmt: skip
     page = output / PAGE
-    page.write_text(page_text(steps))
+    notes = output / NOTES
+    page.write_text(page_text(steps, notes.read_text() if notes.is_file() else ""))
     if "recovery" in steps and _comparable(steps["recovery"]):
         from gpu_picture import draw_recovery  # loads matplotlib: only after everything is measured
 
@@ -44,10 +46,10 @@ def write_report(output: Path) -> Path:
     return page
 
 
-def page_text(steps: Mapping[str, Step]) -> str:
-    """The page in Markdown."""
+def page_text(steps: Mapping[str, Step], notes: str = "") -> str:
+    """The page in Markdown, with notes written by hand below its head."""
     tiny = any(step["settings"]["tiny"] for step in steps.values())
-    parts = [TINY_HEAD if tiny else HEAD]
+    parts = [TINY_HEAD if tiny else HEAD, *filter(None, [notes])]
     for name, step in steps.items():
         parts.append(SECTIONS[name](step))
         if step["failures"]:

@@ -107,6 +107,26 @@ def test_wrong_arguments(arguments, capsys):
     assert stopped.value.code == 2
 
 
+def test_weights_in_fp32_are_trained_in_mixed_precision():
+    from gpu_metrics import MetricsPlugin
+
+    arguments = [MetricsPlugin().get_training_args(SimpleNamespace(bf16=bf16, fp16=False)) for bf16 in (False, True)]
+    assert ["bf16" in found for found in arguments] == [True, False]
+
+
+def test_the_peak_of_training_is_that_of_all_steps(monkeypatch):
+    """Axolotl resets torch's counter between them."""
+    import gpu_metrics
+
+    recorder = object.__new__(gpu_metrics.Recorder)
+    recorder.metrics = {}
+    for allocated, reserved in ((5, 9), (7, 8), (2, 3)):
+        peak = {"allocated": allocated, "reserved": reserved}
+        monkeypatch.setattr(gpu_metrics, "peak_memory", lambda peak=peak: peak)
+        recorder._note_peak()
+    assert recorder.metrics["train_peak"] == {"allocated": 7, "reserved": 9}
+
+
 @pytest.fixture
 def made_steps(monkeypatch):
     """Steps that measure nothing: each run adds its name to the list; those in `broken` fail."""

@@ -1,12 +1,13 @@
 """The arithmetic and the page of the recovery step, on made figures."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 from gpu_curves import best_rate, best_runs, crossing, curve, mean_curve
 from gpu_picture import COLORS
 from gpu_recovery import ORDER
-from gpu_report import page_text
+from gpu_report import page_text, write_report
 from study_arms import BASE, EQUAL_COMPUTE, SOLAR, STEPS, arms
 
 KINDS = {"wiki[0]": "articles", "numpy": "docstrings"}
@@ -106,6 +107,14 @@ def test_every_arm_has_a_place_and_a_color(monkeypatch):
     found = arms(2, "base")
     assert {arm.name for arm in found} == set(ORDER) == set(COLORS)
     assert {arm.name: arm.steps for arm in found} == dict.fromkeys(ORDER, STEPS) | {EQUAL_COMPUTE: 1.5 * STEPS}
+
+
+def test_notes_written_by_hand_are_on_the_page(tmp_path):
+    (tmp_path / "recovery.json").write_text(json.dumps(made_step(PASSING)))
+    (tmp_path / "notes.txt").write_text("One machine.")
+    text = write_report(tmp_path).read_text()
+    assert text.index("# On a GPU") < text.index("One machine.") < text.index("## Recovery")
+    assert (tmp_path / "recovery.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_failed_run_and_an_unfinished_step_are_said():

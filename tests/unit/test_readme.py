@@ -45,7 +45,7 @@ def test_every_picture_and_page_that_it_names_exists():
 
 def test_it_is_short_and_shows_use_before_limits():
     assert len(README.encode()) < 12_000
-    assert README.index("make demo") < README.index("## Install") < README.index("run on a GPU yet")
+    assert README.index("make demo") < README.index("## Install") < README.index("docs/gpu/gpu.md")
 
 
 def test_four_commands_lead_to_a_sentence():
