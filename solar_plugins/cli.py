@@ -576,7 +576,16 @@ def gallery(folder: Path | None, output: Path) -> None:
 @click.option(
     "--results", multiple=True, type=click.Path(path_type=Path), help="A file of results of lm_eval. Repeatable."
 )
-def share(run: Path, repo: str, yes: bool, public: bool, output: Path | None, results: tuple[Path, ...]) -> None:
+@click.option("--report", type=click.Path(path_type=Path), help="The JSON file that `solar report` wrote.")
+def share(
+    run: Path,
+    repo: str,
+    yes: bool,
+    public: bool,
+    output: Path | None,
+    results: tuple[Path, ...],
+    report: Path | None,
+) -> None:
     """Share a finished RUN: a recipe, a pipeline, or the output folder of a training.
 
     Writes a bundle: the recipes without paths of this machine, the plan, hashes of the data, package versions, losses
@@ -584,7 +593,7 @@ def share(run: Path, repo: str, yes: bool, public: bool, output: Path | None, re
     """
     from solar_plugins.sharing.share import share as share_run
 
-    share_run(run, repo, yes=yes, public=public, output=output, results=results)
+    share_run(run, repo, yes=yes, public=public, output=output, results=results, report=report)
 
 
 @recipes.command("reproduce")

@@ -12,6 +12,7 @@ import click
 
 from solar_plugins.axolotl_adapter.run_record import STOP_AFTER
 from solar_plugins.errors import ArgsError, SolarError
+from solar_plugins.running.identity import absolute
 from solar_plugins.running.runner import last_lines, run_supervised
 from solar_plugins.sharing.bundle import Bundle, BundleStage, Dataset, Step, read_bundle, with_values
 from solar_plugins.sharing.foreign_code import foreign_code
@@ -27,7 +28,7 @@ from solar_plugins.sharing.run_facts import (
     rows_hash,
 )
 from solar_plugins.sharing.sources import read_sources
-from solar_plugins.sharing.variables import BUNDLE, LEFT_OUT, OUTPUTS
+from solar_plugins.sharing.variables import BUNDLE, LEFT_OUT, OUTPUT_KEYS, OUTPUTS
 from solar_plugins.storage.atomic import write_file
 from solar_plugins.tables import lines, table
 from solar_plugins.text import printable
@@ -232,7 +233,7 @@ def _repeat(run: Reproduction, stage: BundleStage) -> Iterator[Comparison]:
         return
     opened = run.bundle.open(run.values, [stage.file] if stage.file else [])
     if stage.kind == "mixture" and stage.file is not None:
-        content = opened[stage.file]
+        content = opened[stage.file] | {"output": str(run.output / stage.name)}
         _run_stage(run, stage, ["solar", "mix", str(_write(run, stage, content))])
         return
     if stage.kind != "recipe" or stage.file is None:
@@ -267,7 +268,7 @@ def _producer(run: Reproduction, base: str) -> str | None:
 
 def _adjusted(run: Reproduction, stage: BundleStage, content: dict[str, Any]) -> dict[str, Any]:
     """The recipe without accounts and uploads, with the global batch of the bundle, and for K steps no checkpoints."""
-    content = {key: value for key, value in content.items() if not LEFT_OUT.fullmatch(key)}
+    content = _inside({key: value for key, value in content.items() if not LEFT_OUT.fullmatch(key)}, run.output)
     if run.steps is not None:
         content = {key: value for key, value in content.items() if key not in NOT_WITH_STEPS} | {"save_strategy": "no"}
     there, here = stage.processes or 1, _processes(run, stage)
@@ -282,6 +283,18 @@ def _adjusted(run: Reproduction, stage: BundleStage, content: dict[str, Any]) ->
         else:
             click.echo(f"{stage.name}: {there} processes there, {here} here: a step has other rows")
     return content
+
+
+def _inside(content: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """The keys of a recipe with every folder that it writes moved below ``output``."""
+    moved = dict(content)
+    for key, value in content.items():
+        if isinstance(value, Mapping) and key == "solar":
+            moved[key] = _inside(value, output)
+        elif key in OUTPUT_KEYS and value is not None:
+            place = absolute(str(value))
+            moved[key] = str(value) if place.is_relative_to(absolute(str(output))) else str(output / OUTPUT_KEYS[key])
+    return moved
 
 
 def _processes(run: Reproduction, stage: BundleStage) -> int:

@@ -188,7 +188,15 @@ def _stage_name(text: str) -> str:
     return name or "run"
 
 
-def build(run: Run, folder: Path, repo: str, *, results: Sequence[Path] = (), pictures: bool = True) -> Built:
+def build(
+    run: Run,
+    folder: Path,
+    repo: str,
+    *,
+    results: Sequence[Path] = (),
+    report: Path | None = None,
+    pictures: bool = True,
+) -> Built:
     """Write the bundle of a finished run. The same run gives the same bytes.
 
     Args:
@@ -196,6 +204,7 @@ def build(run: Run, folder: Path, repo: str, *, results: Sequence[Path] = (), pi
         folder: Where; a bundle that is there is replaced.
         repo: Where it will be shared, for the card.
         results: Files of lm_eval, next to those in the output folders.
+        report: The JSON file of `solar report`.
         pictures: Draw the plan and the curves, if matplotlib is installed.
 
     Raises:
@@ -225,6 +234,7 @@ def build(run: Run, folder: Path, repo: str, *, results: Sequence[Path] = (), pi
     content = _Content(run, facts, variables)
     stages, plans, data, versions = content.stages(), content.plans(), content.data(), content.versions()
     evaluations = list(_evaluations([stage.place for stage in run.stages], results))
+    measured = list(_report_metrics(report, variables)) if report else []
     drawn = dict(_pictures(plans, facts, run)) if pictures else {}
     if pictures and not drawn:
         notes.append("no pictures: matplotlib is not installed; pip install 'solar_plugins[report]'")
@@ -234,7 +244,7 @@ def build(run: Run, folder: Path, repo: str, *, results: Sequence[Path] = (), pi
         PLANS: stages_json(plans),
         DATA: stages_json(data),
         VERSIONS: stages_json(versions),
-        METRICS: stages_json(content.metrics(evaluations)),
+        METRICS: stages_json(content.metrics(evaluations, measured)),
         STEPS: stages_json({name: of_run.steps for name, of_run in facts.items() if of_run.steps}),
         CURVES: curves({name: of_run.history for name, of_run in facts.items()}),
     }
@@ -249,7 +259,7 @@ def build(run: Run, folder: Path, repo: str, *, results: Sequence[Path] = (), pi
             variables=declared,
             plans=plans,
             data=data,
-            metrics=content.metrics([]),
+            metrics=content.metrics([], measured),
             versions=versions,
             evaluations=evaluations,
             pictures={path: meaning for path, (meaning, _) in drawn.items()},
@@ -359,12 +369,13 @@ class _Content:
             found[stage.name] = dict(facts.run.versions if facts and facts.run else stage.versions)
         return {name: versions for name, versions in found.items() if versions}
 
-    def metrics(self, evaluations: Sequence[Evaluation]) -> dict[str, list[Metric]]:
+    def metrics(self, evaluations: Sequence[Evaluation], measured: Sequence[Metric]) -> dict[str, list[Metric]]:
         found = {
             stage.name: metrics_of(parse_recipe(stage.content), self.facts[stage.name])
             for stage in self.run.stages
             if stage.kind == "recipe"
         }
+        found.setdefault(self.run.stages[-1].name, []).extend(measured)
         for one in evaluations:
             how = f"lm_eval, {one.shots} shots, {one.examples} examples"
             metric = Metric(name=f"{one.task} {one.metric} ({one.filtered})", value=one.value, how=how)
@@ -413,6 +424,29 @@ def _evaluations(places: Sequence[Path], more: Sequence[Path]) -> Iterator[Evalu
                     size = samples.get(task, {})
                     examples = size.get("effective") if isinstance(size, Mapping) else None
                     yield Evaluation(str(task), metric, filtered, float(value), shots.get(task), examples)
+
+
+def _report_metrics(path: Path, variables: Variables) -> Iterator[Metric]:
+    """The held-out losses and pair accuracies that `solar report` measured."""
+    content = read_json_object(path, error=SolarError, fix="give the JSON file that `solar report` wrote")
+    try:
+        conditions = content["conditions"]
+        where = f"{conditions['hardware']['dtype']} on {conditions['hardware']['device']}"
+        texts = variables.file_name(str(conditions["held_out"]))
+        for name, model in content["models"].items():
+            how = f"solar report: cross-entropy in nats per token, {model['tokens']} tokens of {texts}; {where}"
+            yield Metric(name=f"held_out_loss of {name}", value=model["nats_per_token"], how=how)
+            if answers := model.get("answers"):
+                how = f"solar report: the same on {answers['tokens']} tokens of eval responses; {where}"
+                yield Metric(name=f"response_loss of {name}", value=answers["nats_per_token"], how=how)
+            if (pairs := model.get("pairs")) and pairs["preferred"] is not None:
+                how = f"solar report: share of {pairs['pairs']} eval pairs whose chosen response is likelier; {where}"
+                yield Metric(name=f"pair_accuracy of {name}", value=pairs["preferred"] / pairs["pairs"], how=how)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise SolarError(
+            f"{path}: not the metrics of `solar report` ({type(error).__name__}: {error!s:.100}); give its JSON file, "
+            "such as report.json"
+        ) from None
 
 
 def _pictures(
@@ -480,6 +514,7 @@ def share(
     public: bool = False,
     output: Path | None = None,
     results: Sequence[Path] = (),
+    report: Path | None = None,
 ) -> None:
     """Build the bundle of a finished run, show it, check it, and with ``yes`` upload it in one commit.
 
@@ -490,6 +525,7 @@ def share(
         public: Whether a new repository is public.
         output: Where to write the bundle; default: the name of the repository.
         results: Files of lm_eval.
+        report: The JSON file of `solar report`.
 
     Raises:
         SolarError: The run is not finished, something is private, the check fails, or the upload does.
@@ -497,7 +533,7 @@ def share(
     if not is_hub_id(repo):
         raise ArgsError(f"--to {repo}: not the name of a repository; expected ORG/NAME, such as me/solar-recipe")
     folder = output or Path(repo.rpartition("/")[2])
-    built = build(find_run(path), folder, repo, results=results)
+    built = build(find_run(path), folder, repo, results=results, report=report)
     click.echo("\n".join(_shown(built, folder)))
     _check(folder)
     if not yes:

@@ -280,7 +280,7 @@ CASES = [
         build=lambda folder: (bundle(folder), (folder / "recipes/sft.yml").write_text(RECIPE + "rl: dpo\n")),
     ),
     Case(
-        "a bundle whose recipe names `plugins` of others, or whose pipeline has a command",
+        "a bundle whose recipe names `plugins` of others",
         "`reproduce` starts nothing without `--trust-code`",
         {"check": "evil", "reproduce": "--trust-code"},
         build=lambda folder: bundle(folder, recipe="plugins: [evil.Plugin]\n" + RECIPE),

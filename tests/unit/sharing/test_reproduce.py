@@ -223,6 +223,17 @@ def test_code_of_others_is_not_run_without_a_word(folder, ran):
     assert len(ran) == 1
 
 
+def test_nothing_is_written_outside_the_folder(folder, ran):
+    places = {"dataset_prepared_path": "/elsewhere", "logging_dir": "../up", "solar": {"cache_dir": "~/cache"}}
+    make_bundle(folder, [], DUS | places | {"output_dir": "/"})
+    reproduce("--stage", "dus")
+    recipe = yaml.safe_load((folder / "reproduction" / "recipes" / "dus.yml").read_text())
+    assert recipe["output_dir"] == "reproduction/dus"
+    assert recipe["dataset_prepared_path"] == "reproduction/prepared"
+    assert recipe["logging_dir"] == "reproduction/logs"
+    assert recipe["solar"] == {"cache_dir": "reproduction/cache"}
+
+
 def test_a_stage_that_fails(folder, monkeypatch):
     def fail(command, log, lock, environment):
         log.write_text("out of memory\n")

@@ -209,6 +209,21 @@ class TestContent:
         assert (result.dataset_name, result.metric_type, result.metric_value) == ("arc_challenge", "acc_norm", 0.5)
         assert result.dataset_args == {"num_few_shot": 25}
 
+    def test_the_metrics_of_a_report(self, folder):
+        model = {"nats_per_token": 3.25, "tokens": 8192, "answers": {"nats_per_token": 2.5, "tokens": 64}}
+        conditions = {"hardware": {"device": "cpu", "dtype": "float32"}, "held_out": "/home/alicia/held_out.jsonl"}
+        models = {"base": model, "recipe": model | {"answers": None, "pairs": {"preferred": 3, "pairs": 4}}}
+        write(folder / "report.json", {"conditions": conditions, "models": models})
+        metrics = shared(folder, pictures=False, report=folder / "report.json").bundle.metrics["recipe"]
+        found = {metric.name: metric for metric in metrics}
+        assert found["held_out_loss of base"].value == 3.25
+        assert "8192 tokens of held_out.jsonl; float32 on cpu" in found["held_out_loss of base"].how
+        assert found["response_loss of base"].value == 2.5
+        assert found["pair_accuracy of recipe"].value == 0.75
+        write(folder / "report.json", {"models": {}})
+        with pytest.raises(SolarError, match=r"report\.json: not the metrics of `solar report`"):
+            shared(folder, pictures=False, report=folder / "report.json")
+
     def test_rows_count_and_not_bytes(self, tmp_path):
         (tmp_path / "a.jsonl").write_text('{"a": 1, "b": "é"}\n\n{"a": 2}\n')
         (tmp_path / "b.json").write_text('[{"b": "\\u00e9", "a": 1}, {"a": 2}]')
@@ -335,6 +350,12 @@ class TestUpload:
         """The check asks the Hub about every dataset there."""
         edit(folder, datasets=[{"path": "rows/train.jsonl", "type": "solar_plugins.alpaca"}])
 
+    @pytest.fixture
+    def passing(self, monkeypatch):
+        """Without the check, which imports Axolotl for 10 s."""
+        monkeypatch.setattr("solar_plugins.sharing.check.check", lambda folder: [])
+
+    @pytest.mark.usefixtures("passing")
     def test_nothing_is_sent_without_yes(self, folder, hub, monkeypatch, tmp_path):
         hub.use(monkeypatch, tmp_path / "hf")
         result = command()
@@ -344,6 +365,7 @@ class TestUpload:
         assert hub.requests == [] or not hub.asked("POST", ".")
         assert not hub.repos
 
+    @pytest.mark.usefixtures("passing")
     def test_one_private_commit_and_the_same_again_is_none(self, folder, hub, monkeypatch, tmp_path):
         hub.use(monkeypatch, tmp_path / "hf")
         hub.organizations.append("me")
@@ -358,6 +380,7 @@ class TestUpload:
         assert command("--yes").exit_code == 0
         assert len(repo.commits) == commits
 
+    @pytest.mark.usefixtures("passing")
     def test_public_and_a_card_of_others_that_stays(self, folder, hub, monkeypatch, tmp_path):
         hub.use(monkeypatch, tmp_path / "hf")
         hub.organizations.append("me")
