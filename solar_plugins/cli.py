@@ -427,7 +427,7 @@ def h6(results: tuple[Path, ...], as_json_text: bool) -> None:
 def sdpo_order(model: Path, files: tuple[Path, ...], as_json_text: bool, **options: Any) -> None:
     """Order preference FILES (JSON Lines) from easy to hard for stepwise DPO starting from MODEL.
 
-    The more pairs of a dataset the model already ranks as labelled, the easier it is (arXiv:2403.19270).
+    The more pairs of a dataset the model already ranks as labeled, the easier it is (arXiv:2403.19270).
     """
     from solar_plugins.evaluation.sdpo_order import as_json as order_as_json
     from solar_plugins.evaluation.sdpo_order import as_text as order_as_text

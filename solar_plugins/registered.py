@@ -17,7 +17,7 @@ KINDS: tuple[tuple[str, str, type[Any]], ...] = (
     ("initializers (solar.init.duplicates)", "register_layer_initializers", LayerInitializer),
     ("formatters of instruction datasets (type: solar_plugins.NAME)", "register_sft_formatters", SFTFormatter),
     ("formatters of preference pairs", "register_preference_formatters", PreferenceFormatter),
-    ("formatters of labelled responses, for rl: kto", "register_unpaired_formatters", UnpairedFormatter),
+    ("formatters of labeled responses, for rl: kto", "register_unpaired_formatters", UnpairedFormatter),
     ("settings (solar.dpo)", "register_dpo_configs", DPOConfig),
     ("recipes (solar recipes)", "register_recipes", RecipePack),
 )

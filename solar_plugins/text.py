@@ -35,7 +35,7 @@ def close_match(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | N
 
 
 def printable(text: str) -> str:
-    r"""Replace control characters, which could move the cursor or recolour the terminal. Line breaks are kept.
+    r"""Replace control characters, which could move the cursor or recolor the terminal. Line breaks are kept.
 
     Example:
         >>> printable("plain\x1b[31m red")

@@ -54,7 +54,7 @@ samples; judging by their texts and the datasets that its README lists, they com
 - `data/dpo_en_demo.json`, 300 pairs: DPO-En-Zh-20k, a selection of Orca, Capybara and UltraFeedback pairs. Several
   models wrote their answers, including GPT-4, and their providers' terms may forbid training competing models.
 
-Use the models trained here only to study the method, and check the upstream licences before you use them for more.
+Use the models trained here only to study the method, and check the upstream licenses before you use them for more.
 
 | file | rows | read by |
 |---|---|---|

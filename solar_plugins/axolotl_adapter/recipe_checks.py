@@ -95,10 +95,10 @@ def formatted_datasets(recipe: Recipe) -> Iterator[FormattedDataset]:
 
 
 def _formatter(name: str, method: Any, where: str) -> Formatter:
-    conversations, pairs, labelled = sft_formatters(), preference_formatters(), unpaired_formatters()
+    conversations, pairs, labeled = sft_formatters(), preference_formatters(), unpaired_formatters()
     wanted: Mapping[str, Formatter] = conversations
     if method:
-        wanted = {**pairs, **labelled} if method == "kto" else pairs
+        wanted = {**pairs, **labeled} if method == "kto" else pairs
     if name in wanted:
         if method and method not in PAIR_METHODS:
             raise ArgsError(
@@ -116,7 +116,7 @@ def _formatter(name: str, method: Any, where: str) -> Formatter:
             f"{where}: {TYPE_PREFIX}{name} yields preference pairs, but the recipe has no rl:, so it trains on "
             f"conversations. Add rl: dpo, or use one of {', '.join(sorted(conversations))}"
         )
-    if name in labelled:
+    if name in labeled:
         raise ArgsError(
             f"{where}: {TYPE_PREFIX}{name} yields single answers with a label, which only rl: kto trains on. Set rl: "
             f"kto, or use one of {', '.join(sorted(wanted))}"

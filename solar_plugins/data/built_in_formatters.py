@@ -31,7 +31,7 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
 
 @hookimpl
 def register_unpaired_formatters() -> list[UnpairedFormatter]:
-    """For single labelled answers (KTO)."""
+    """For single labeled answers (KTO)."""
     from solar_plugins.data.formatters.preference import built_in_unpaired_formatters
 
     return built_in_unpaired_formatters()

@@ -78,7 +78,7 @@ class TrainingRecords:
 
     Args:
         rows: Encodes a row.
-        unpaired: Make a labelled record of each answer of a pair, as KTO needs.
+        unpaired: Make a labeled record of each answer of a pair, as KTO needs.
     """
 
     rows: RowEncoder
@@ -128,8 +128,8 @@ class TrainingRecords:
             )
 
     def _answer(self, row: Row) -> Iterator[Record]:
-        answer, label = self.rows.labelled(row)
-        yield {PROBLEM_COLUMN: TOO_LONG} if answer.too_long else _labelled(answer, label)
+        answer, label = self.rows.labeled(row)
+        yield {PROBLEM_COLUMN: TOO_LONG} if answer.too_long else _labeled(answer, label)
 
     def _pair(self, row: Row, index: int) -> Iterator[Record]:
         pair = self.rows.pair(row, index)
@@ -137,14 +137,14 @@ class TrainingRecords:
         if pair.too_long:
             yield {PROBLEM_COLUMN: TOO_LONG}
         elif self.unpaired:
-            yield _labelled(chosen, True)
-            yield _labelled(rejected, False)
+            yield _labeled(chosen, True)
+            yield _labeled(rejected, False)
         else:
             answers = {"chosen": chosen.completion, "rejected": rejected.completion}
             yield {"prompt": chosen.prompt, **answers, **_bookkeeping(chosen, pair.cut)}
 
 
-def _labelled(answer: EncodedAnswer, label: bool) -> Record:
+def _labeled(answer: EncodedAnswer, label: bool) -> Record:
     texts = {"prompt": answer.prompt, "completion": answer.completion}
     return {**texts, "label": label, **_bookkeeping(answer, answer.cut)}
 

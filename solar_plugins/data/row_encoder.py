@@ -192,7 +192,7 @@ class RowEncoder:
             first, second = self._answer_of_pair(chosen), self._answer_of_pair(rejected)
             return EncodedPair(index + 1, first._replace(notes=notes), second)
 
-    def labelled(self, row: Row) -> tuple[EncodedAnswer, bool]:
+    def labeled(self, row: Row) -> tuple[EncodedAnswer, bool]:
         """A single answer, and whether it is desirable.
 
         Raises:

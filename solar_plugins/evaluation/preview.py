@@ -70,7 +70,7 @@ def _texts(rows: RowEncoder, numbered: NumberedRow) -> Iterator[str]:
             pair = rows.pair(numbered.row, numbered.row_index)
             answers = [(", chosen", pair.chosen), (", rejected", pair.rejected)]
         else:
-            answer, label = rows.labelled(numbered.row)
+            answer, label = rows.labeled(numbered.row)
             answers = [(", desirable" if label else ", undesirable", answer)]
     except RowError as error:
         yield f": dropped: {printable(str(error))}"

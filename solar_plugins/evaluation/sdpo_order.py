@@ -160,7 +160,7 @@ PAIRS_AT_ONCE = 16
 
 @dataclass
 class SetShare:
-    """How many pairs of a dataset a model prefers as labelled.
+    """How many pairs of a dataset a model prefers as labeled.
 
     Args:
         file: The dataset.

@@ -167,7 +167,7 @@ def register_preference_formatters() -> list[PreferenceFormatter]:
 
 @hookspec
 def register_unpaired_formatters() -> list[UnpairedFormatter]:
-    """Add formatters for unpaired preference datasets: single responses labelled good or bad, as KTO trains on.
+    """Add formatters for unpaired preference datasets: single responses labeled good or bad, as KTO trains on.
 
     A recipe with ``rl: kto`` selects one with ``datasets[].type: solar_plugins.<name>``.
 

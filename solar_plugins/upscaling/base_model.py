@@ -101,7 +101,7 @@ class BaseCheckpoint:
 
     @cached_property
     def side_files(self) -> dict[str, Any]:
-        """The content of the quantisation configs next to config.json, by file name.
+        """The content of the quantization configs next to config.json, by file name.
 
         Raises:
             CheckpointError: One is not a JSON object, or a link out of the directory.
@@ -178,7 +178,7 @@ class BaseCheckpoint:
                 logging.WARNING,
                 f"the hub is offline, so of the files of {self.name} other than weights, only those in the hub cache "
                 f"were copied: {listed(list(judged.kept)) or 'none'}. If you need more (tokenizer, processor, "
-                f"licence), run again online, or after `hf download {self.name} --revision {self.revision}`",
+                f"license), run again online, or after `hf download {self.name} --revision {self.revision}`",
             )
 
     @cached_property

@@ -1,7 +1,7 @@
 """Which files other than weights an upscaled model inherits from its base: all except those listed here.
 
 A list of files to copy would silently lose what it does not know: a processor's config, the vocabulary of a rare
-tokenizer, a licence. So this is a list of files not to copy, with the reasons. Pure, except for `walk`.
+tokenizer, a license. So this is a list of files not to copy, with the reasons. Pure, except for `walk`.
 """
 
 from __future__ import annotations

@@ -28,10 +28,10 @@ PREDICTION_LAYER_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
 """Config keys with the number of multi-token-prediction layers, which are stored after the last decoder layer."""
 
 QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quantization")
-"""Config keys with the quantisation: the standard one, that of old compressed-tensors versions, and MLX's."""
+"""Config keys with the quantization: the standard one, that of old compressed-tensors versions, and MLX's."""
 
 LANGUAGE_MODEL_CLASSES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "WithLMHead", "DoubleHeadsModel")
-"""Suffixes of transformers' classes with a language-modelling head."""
+"""Suffixes of transformers' classes with a language-modeling head."""
 
 
 _KEYS_BY_POSITION = POSITIONAL_KEYS.union(
@@ -69,7 +69,7 @@ class Decoder:
         architecture: The row for its model type, with this model's spelling of the tensor names.
         num_layers: Its depth.
         trusted_keys: Config keys that the user declared not to describe individual layers.
-        side_files: The quantisation configs next to config.json, by file name.
+        side_files: The quantization configs next to config.json, by file name.
     """
 
     config: Config
@@ -141,7 +141,7 @@ class Decoder:
 
     @property
     def has_language_model_head(self) -> bool:
-        """Whether the base has a language-modelling head, unlike an embedding model or a reward model.
+        """Whether the base has a language-modeling head, unlike an embedding model or a reward model.
 
         A config without a class is assumed to be that of a language model.
         """
@@ -154,7 +154,7 @@ class Decoder:
 
     @property
     def quantizations(self) -> dict[str, Any]:
-        """All quantisation configs, not validated, by their place: a key of the config, or a file."""
+        """All quantization configs, not validated, by their place: a key of the config, or a file."""
         found = {key: self.config.get(key) for key in QUANTIZATION_KEYS}
         if self.is_composite:
             found["text_config.quantization_config"] = self.text_config.get("quantization_config")
@@ -162,7 +162,7 @@ class Decoder:
 
     @property
     def quantization(self) -> Any:
-        """The first of `quantizations`, which readers use; None if the weights are not declared as quantised."""
+        """The first of `quantizations`, which readers use; None if the weights are not declared as quantized."""
         return next(iter(self.quantizations.values()), None)
 
     @property

@@ -111,13 +111,13 @@ def refuse_other_config(base: Decoder, donor: Decoder, name: str) -> None:
         name: The donor's name in an error.
 
     Raises:
-        CheckpointError: A key has another value, or one of the models is quantised or has custom code.
+        CheckpointError: A key has another value, or one of the models is quantized or has custom code.
     """
     for which, decoder in (("the base", base), (f"donor {name}", donor)):
         if decoder.quantization is not None:
             raise CheckpointError(
-                f"{which}: is quantised, and layers of several models can be stacked only if none is quantised; use "
-                "the unquantised model, and quantise after training"
+                f"{which}: is quantized, and layers of several models can be stacked only if none is quantized; use "
+                "the unquantized model, and quantize after training"
             )
         if decoder.config.get("auto_map"):
             raise CheckpointError(

@@ -34,7 +34,7 @@ Shape = tuple[int, ...]
 def shapes_from_config(decoder: Decoder, num_layers: int) -> dict[str, Shape] | None:
     """The shape of each parameter of a Llama- or Mistral-type model with ``num_layers`` layers, by name.
 
-    As in transformers' modeling_llama.py and modeling_mistral.py. None for other types and for quantised weights, which
+    As in transformers' modeling_llama.py and modeling_mistral.py. None for other types and for quantized weights, which
     need the tensors.
 
     Raises:
@@ -99,7 +99,7 @@ def size_from_config(decoder: Decoder, num_layers: int) -> ModelSize | None:
 
 
 def size_from_shards(shards: Iterable[Shard], decoder: Decoder) -> ModelSize:
-    """The exact size of a checkpoint from its shards; quantised weights count as stored."""
+    """The exact size of a checkpoint from its shards; quantized weights count as stored."""
     tensors = [tensor for shard in shards for tensor in shard.tensors]
     counts = {tensor.name: prod(tensor.source.shape) for tensor in tensors}
     layers = layer_tensors(counts, decoder).values()

@@ -29,7 +29,7 @@ def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub
     Args:
         base_name: Public name of the base.
         plan: The plan it was upscaled by.
-        base_card: The base's own card, from which the licence and the language are inherited.
+        base_card: The base's own card, from which the license and the language are inherited.
         on_hub: Whether ``base_name`` is a hub id, so that the hub can link to it.
         trained: Whether the model was trained after it was upscaled.
     """
@@ -55,7 +55,7 @@ def plan_section(plan: LayerPlan) -> str:
     rows = "\n".join(_range_rows(plan))
     seams = "".join(f"- below layer {seam.position}: {plan.seam_words(seam)}\n" for seam in plan.seams())
     return f"""\
-| new layers | {"layers" if plan.donors else "base layers"} | initialised as |
+| new layers | {"layers" if plan.donors else "base layers"} | initialized as |
 |---|---|---|
 {rows}
 

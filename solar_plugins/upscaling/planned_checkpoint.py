@@ -32,7 +32,7 @@ class PlannedCheckpoint(NamedTuple):
 def changed_companions(base: BaseCheckpoint, plan: LayerPlan) -> dict[str, bytes]:
     """The new content, by name, of companion files that have to change.
 
-    These are quantisation configs that name layers by number, and a generation config that transformers would refuse
+    These are quantization configs that name layers by number, and a generation config that transformers would refuse
     to save.
 
     Raises:
@@ -86,7 +86,7 @@ def _require_expected_parameters(
         decoder: The base's decoder.
         plan: The plan.
         base_name: The base's name in an error.
-        headless: Whether the base has no language-modelling head.
+        headless: Whether the base has no language-modeling head.
 
     Raises:
         CheckpointError: A tensor is missing or has another shape, or a layer has a tensor that the model does not.

@@ -1,6 +1,6 @@
-"""Quantised bases: tensors are copied as they are, and module names in quantisation configs follow the plan. Pure.
+"""Quantized bases: tensors are copied as they are, and module names in quantization configs follow the plan. Pure.
 
-Quantised tensors are copied like all others, because they have the layer's name. But quantisation configs contain lists
+Quantized tensors are copied like all others, because they have the layer's name. But quantization configs contain lists
 of modules, such as those kept in full precision, that refer to layers by number.
 """
 
@@ -29,16 +29,16 @@ SIDE_FILES: Mapping[str, str | None] = {
     "quantization_config.json": None,
     "hf_quant_config.json": "modelopt",
 }
-"""Quantisation configs outside config.json, of AutoGPTQ, AutoAWQ, AutoRound and NVIDIA's ModelOpt, with the method that
+"""Quantization configs outside config.json, of AutoGPTQ, AutoAWQ, AutoRound and NVIDIA's ModelOpt, with the method that
 each implies if it has none."""
 
-_QUANTISED = re.compile(
+_QUANTIZED = re.compile(
     r"\.(?:q(?:weight|zeros|data)|g_idx|scales|biases|SCB|weight_format|W_q|codes|codebooks|centroids|Qidxs|trellis|suh|svh|q_groups|q_invperm|scales_and_zeros"
     r"|(?:nested_)?(?:absmax|quant_map)|quant_state\..+|_data|_scale|(?:input|output)_scale"
     r"|weight_(?:packed|scales?|scale_inv|scale_2|shape|zero_point|g_idx))$"
     r"|_(?:blocks|scales)$|:\w+$"
 )
-"""Suffixes of tensors that only quantised weights have: of GPTQ and AWQ, MLX, bitsandbytes, HQQ, AQLM, VPTQ, QuIP#,
+"""Suffixes of tensors that only quantized weights have: of GPTQ and AWQ, MLX, bitsandbytes, HQQ, AQLM, VPTQ, QuIP#,
 EXL2 and EXL3, quanto, FP8, compressed-tensors and ModelOpt, MXFP4, torchao."""
 
 
@@ -70,13 +70,13 @@ def reordered_quantizations(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]
         if method not in KNOWN_METHODS:
             raise CheckpointError(
                 f"{_described(place)}: quant_method is {method!r:.200}; expected one of "
-                f"{', '.join(sorted(KNOWN_METHODS))}. Use the unquantised base, and quantise after training"
+                f"{', '.join(sorted(KNOWN_METHODS))}. Use the unquantized base, and quantize after training"
             )
         others = sorted({layer.initialization for layer in plan.layers} - {"copy"})
         if others:
             raise CheckpointError(
-                f"{_described(place)}: the weights are quantised, but the plan has {' and '.join(others)} layers, "
-                "whose weights must be zero or computed; use the unquantised base, or a plan of copies"
+                f"{_described(place)}: the weights are quantized, but the plan has {' and '.join(others)} layers, "
+                "whose weights must be zero or computed; use the unquantized base, or a plan of copies"
             )
     reordered = {}
     for place, said in decoder.quantizations.items():
@@ -86,7 +86,7 @@ def reordered_quantizations(decoder: Decoder, plan: LayerPlan) -> dict[str, Any]
 
 
 def refuse_undeclared_quantization(names: Iterable[str], decoder: Decoder) -> None:
-    """Refuse quantised weights without a quantisation config: they could not be loaded.
+    """Refuse quantized weights without a quantization config: they could not be loaded.
 
     Args:
         names: The tensors of the layers.
@@ -97,17 +97,17 @@ def refuse_undeclared_quantization(names: Iterable[str], decoder: Decoder) -> No
     """
     if decoder.quantization is not None:
         return
-    found = next(filter(_QUANTISED.search, names), None)
+    found = next(filter(_QUANTIZED.search, names), None)
     if found is not None:
         raise CheckpointError(
-            f"tensor {found!r:.200} is part of a quantised weight, but config.json has no quantization_config, and "
-            f"none of {', '.join(SIDE_FILES)} exists. Add the config that the quantiser wrote, or use the unquantised "
-            "base and quantise after training"
+            f"tensor {found!r:.200} is part of a quantized weight, but config.json has no quantization_config, and "
+            f"none of {', '.join(SIDE_FILES)} exists. Add the config that the quantizer wrote, or use the unquantized "
+            "base and quantize after training"
         )
 
 
 def refuse_undeclared_integers(dtypes: Mapping[str, str], decoder: Decoder) -> None:
-    """Refuse integer weights without a quantisation config: transformers would load them without scaling.
+    """Refuse integer weights without a quantization config: transformers would load them without scaling.
 
     Args:
         dtypes: The safetensors dtypes of the base's tensors, by name.
@@ -121,9 +121,9 @@ def refuse_undeclared_integers(dtypes: Mapping[str, str], decoder: Decoder) -> N
     found = next((name for name, dtype in dtypes.items() if name.endswith(".weight") and dtype in _INTEGERS), None)
     if found is not None:
         raise CheckpointError(
-            f"tensor {found!r:.200} has the dtype {dtypes[found]}, expected a floating-point dtype: it is quantised, "
-            "but config.json has no quantization_config. Add the config that the quantiser wrote, or use the "
-            "unquantised base and quantise after training"
+            f"tensor {found!r:.200} has the dtype {dtypes[found]}, expected a floating-point dtype: it is quantized, "
+            "but config.json has no quantization_config. Add the config that the quantizer wrote, or use the "
+            "unquantized base and quantize after training"
         )
 
 

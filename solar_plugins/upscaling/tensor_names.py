@@ -97,7 +97,7 @@ def model_names(
         )
     if not decoder.has_language_model_head:
         notes.append(
-            f"a {decoder.model_class} has no language-modelling head, and neither has the upscaled model: load it with "
+            f"a {decoder.model_class} has no language-modeling head, and neither has the upscaled model: load it with "
             "this class. Loaded as a language model, as Axolotl does by default, it would have a random head"
         )
     return TensorNames(stored, tuple(notes))
@@ -258,7 +258,7 @@ def _require_outer_tensors(stored: Mapping[str, str], decoder: Decoder, *, headl
         )
     if not has_head and not tied and decoder.has_language_model_head and not headless:
         raise CheckpointError(
-            f"tensor {_heads(model_type)[0]}.weight is missing, but by config.json the model has a language-modelling "
+            f"tensor {_heads(model_type)[0]}.weight is missing, but by config.json the model has a language-modeling "
             f"head (architectures: {decoder.model_class or 'not set'}, and tie_word_embeddings is not set); "
             "transformers would load a random one. For an embedding model, set architectures to its class, such as "
             "MistralModel; if the head is tied to the embeddings, set tie_word_embeddings: true"
@@ -270,7 +270,7 @@ def _heads(model_type: str) -> tuple[str, ...]:
 
 
 def is_tied(decoder: Decoder) -> bool:
-    """Whether the language-modelling head is the embedding matrix, by the config or the model type's default."""
+    """Whether the language-modeling head is the embedding matrix, by the config or the model type's default."""
     values = [
         part["tie_word_embeddings"] for part in (decoder.config, decoder.text_config) if "tie_word_embeddings" in part
     ]

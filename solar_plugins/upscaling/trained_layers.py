@@ -246,7 +246,7 @@ def embedding_modules(decoder: Decoder) -> tuple[str, ...]:
 
 
 def head_modules(decoder: Decoder) -> tuple[str, ...]:
-    """All names of the language-modelling head, such as ``lm_head``.
+    """All names of the language-modeling head, such as ``lm_head``.
 
     Raises:
         ArgsError: They are not known for this model type.

@@ -87,7 +87,7 @@ def layer_names(names: Iterable[str], decoder: Decoder) -> LayerNames:
         )
     layers = [numbered.get(index, []) for index in range(num_layers)]
     refuse_undeclared_quantization((name for layer in layers for name in layer), decoder)
-    # Which modules are quantised may differ by layer, and so may the tensors that are stored for a module.
+    # Which modules are quantized may differ by layer, and so may the tensors that are stored for a module.
     part = str if decoder.quantization is None else _module
     _check_same_parts(prefix, layers, decoder.layer_kinds, part)
     _check_stored_with(prefix, layers, decoder)

@@ -17,5 +17,5 @@ def preference_formatters() -> dict[str, PreferenceFormatter]:
 
 
 def unpaired_formatters() -> dict[str, UnpairedFormatter]:
-    """All registered formatters for single labelled answers (KTO), by name."""
+    """All registered formatters for single labeled answers (KTO), by name."""
     return registered("register_unpaired_formatters", UnpairedFormatter)

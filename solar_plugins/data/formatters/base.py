@@ -126,7 +126,7 @@ class UnpairedFormatter:
     Args:
         name: The part after ``type: solar_plugins.`` in a recipe with ``rl: kto``.
         columns: Required columns.
-        to_answer: Turns a row into a labelled answer. Pure; raises `RowError`.
+        to_answer: Turns a row into a labeled answer. Pure; raises `RowError`.
         summary: One line for listings.
         version: As in `SFTFormatter`.
         optional_columns: As in `SFTFormatter`.

@@ -185,7 +185,7 @@ def leading(key: str, default: int = 0) -> LayerField:
 
 
 def leading_hint(key: str) -> LayerField:
-    """As `leading`, for a key that transformers ignores in favour of a list, but other engines may read."""
+    """As `leading`, for a key that transformers ignores in favor of a list, but other engines may read."""
     field = leading(key)
 
     def write(config: Config, values: Sequence[bool]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ HEADS: Mapping[str, tuple[str, ...]] = {
     "xlnet": ("lm_loss",),
     "modernbert-decoder": ("decoder",),
 }
-"""The names of the language-modelling head if it is not ``lm_head``, including old names."""
+"""The names of the language-modeling head if it is not ``lm_head``, including old names."""
 
 _TIED = (
     "biogpt bloom cohere cohere2 cohere2_moe cohere_compass_text ctrl ernie4_5 ernie4_5_moe falcon falcon_mamba gemma "

@@ -83,18 +83,18 @@ def noisy(tensor: NewTensor, args: NoiseArgs) -> Tensor:
 
 
 def all_averaged(layer: BaseLayer, args: NoArgs) -> Mapping[str, Start]:
-    """All floating-point tensors are computed; the neighbouring layer must be of the same kind."""
-    layer.require_alike(_neighbour(layer.index, layer.num_layers))
+    """All floating-point tensors are computed; the neighboring layer must be of the same kind."""
+    layer.require_alike(_neighbor(layer.index, layer.num_layers))
     return dict.fromkeys(layer.shapes, "computed")
 
 
 def averaged(tensor: NewTensor, args: NoArgs) -> Tensor:
     """The mean of the source and the base layer above it; of the last layer, the one below it."""
-    base, other = tensor.base(), tensor.base(_neighbour(tensor.source, tensor.num_layers))
+    base, other = tensor.base(), tensor.base(_neighbor(tensor.source, tensor.num_layers))
     return ((_widened(base) + _widened(other)) / 2).to(base.dtype)
 
 
-def _neighbour(layer: int, num_layers: int) -> int:
+def _neighbor(layer: int, num_layers: int) -> int:
     if num_layers == 1:
         raise CheckpointError("average needs a base of at least 2 layers, found 1; use another initializer")
     return layer + 1 if layer + 1 < num_layers else layer - 1

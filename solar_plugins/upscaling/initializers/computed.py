@@ -148,7 +148,7 @@ def read_tensor(stored: StoredTensor) -> Tensor:
     if stored.dtype not in FLOATS:
         raise CheckpointError(
             f"{stored.file}: cannot compute with a tensor of dtype {stored.dtype}; expected one of "
-            f"{', '.join(FLOATS)}. Use the unquantised base, or a plan of copies"
+            f"{', '.join(FLOATS)}. Use the unquantized base, or a plan of copies"
         )
     data = bytearray(stored.num_bytes)
     with stored.file.open("rb") as file:

@@ -13,7 +13,7 @@ from solar_plugins.recipe import parse_recipe
 
 KEYS = {"micro_batch_size": 1, "gradient_accumulation_steps": 1, "batch_size": 1, "num_epochs": 1, "min_sample_len": 2}
 SPLIT = {"val_set_size": 0.2, "seed": 42}
-ASKED = ("Describe fruit {}", "Its colour?", "Its size?")
+ASKED = ("Describe fruit {}", "Its color?", "Its size?")
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_changed_file_is_split_again(recipe, folder):
     rows = (folder / "chats.jsonl").read_text()
     paths = set()
     for number in range(2):
-        (folder / "changing.jsonl").write_text(rows.replace("Its colour?", f"Its colour {number}?"))
+        (folder / "changing.jsonl").write_text(rows.replace("Its color?", f"Its color {number}?"))
         cfg = recipe(("changing", "sharegpt", {}), **SPLIT)
         use_prepared_datasets(cfg)
         paths |= {cfg.datasets[0].path, cfg.test_datasets[0].path}

@@ -79,7 +79,7 @@ def test_no_shipped_recipe_loses_small_steps_but_two_would_without_their_key():
 
 
 def test_a_step_below_a_256th_of_a_weight_is_rounded_away():
-    """bf16 stores 7 bits behind the leading one, so neighbours are 1/128 of a power of two apart."""
+    """bf16 stores 7 bits behind the leading one, so neighbors are 1/128 of a power of two apart."""
     weights = 1 + torch.arange(128) / 128
     assert torch.equal((weights * (1 + 1 / 513)).bfloat16().float(), weights), "no weight changes"
     assert torch.equal(torch.tensor(1 + 1 / 257).bfloat16(), torch.tensor(1.0).bfloat16())

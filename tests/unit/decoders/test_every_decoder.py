@@ -217,7 +217,7 @@ HEAD = """\
 Made by `tests/unit/decoders/test_every_decoder.py` (`make architectures`); do not edit.
 
 Each row is a tiny random model with 9 layers, saved by transformers, upscaled from its files and loaded by
-`AutoModelForCausalLM`. *Equal*: nothing was missing, unexpected or newly initialised; each layer's tensors, flags and
+`AutoModelForCausalLM`. *Equal*: nothing was missing, unexpected or newly initialized; each layer's tensors, flags and
 per-layer config fields are those of its source; the logits are those of the real modules rearranged in memory; and
 generation gives the same with and without the cache. `dus` drops 3 layers of each copy, `slices` stacks [0, 7) and
 [2, 9), `odd` stacks [0, 8), 4, 5, 7, 8, which breaks every period. With `dus` {equal} of {all} models are equal.

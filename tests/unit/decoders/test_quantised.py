@@ -1,4 +1,4 @@
-"""A real quantised checkpoint: bitsandbytes runs on a CPU, so its 4-bit copy can be compared with the real modules."""
+"""A real quantized checkpoint: bitsandbytes runs on a CPU, so its 4-bit copy can be compared with the real modules."""
 
 import json
 
@@ -18,7 +18,7 @@ HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 @pytest.fixture
-def quantised(tmp_path):
+def quantized(tmp_path):
     torch.manual_seed(0)
     config = AutoConfig.for_model("llama", **WIDTHS, **HEADS, num_hidden_layers=4)
     AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(tmp_path / "plain")
@@ -31,9 +31,9 @@ def quantised(tmp_path):
 
 
 @torch.no_grad()
-def test_a_four_bit_base_is_copied_as_it_is_with_its_exclusion_list(quantised, tmp_path):
+def test_a_four_bit_base_is_copied_as_it_is_with_its_exclusion_list(quantized, tmp_path):
     sources = [0, 1, 2, 1, 2, 3]
-    write_checkpoint(find_base(str(quantised)), LayerPlan.from_sources(4, sources), tmp_path / "deeper")
+    write_checkpoint(find_base(str(quantized)), LayerPlan.from_sources(4, sources), tmp_path / "deeper")
     config = json.loads((tmp_path / "deeper" / "config.json").read_text())
     assert config["quantization_config"]["llm_int8_skip_modules"] == [
         "lm_head",
@@ -44,7 +44,7 @@ def test_a_four_bit_base_is_copied_as_it_is_with_its_exclusion_list(quantised, t
     assert not any(info.values())
     kinds = [type(layer.mlp.up_proj).__name__ for layer in deeper.model.layers]
     assert kinds == ["Linear4bit", "Linear", "Linear4bit", "Linear", "Linear4bit", "Linear4bit"]
-    base = AutoModelForCausalLM.from_pretrained(quantised)
+    base = AutoModelForCausalLM.from_pretrained(quantized)
     tokens = torch.arange(3, 15)[None]
     reference = rearranged(base, sources, 4)(tokens, use_cache=False).logits
     assert torch.equal(deeper(tokens, use_cache=False).logits, reference)

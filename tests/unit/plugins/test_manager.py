@@ -39,7 +39,7 @@ class MisspeltHook:
 
 class TooManyArguments:
     @hookimpl
-    def checkpoint_written(self, path, plan, base, colour):
+    def checkpoint_written(self, path, plan, base, color):
         pass
 
 

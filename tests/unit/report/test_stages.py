@@ -254,7 +254,7 @@ def test_a_run_that_has_not_been_is_told_how_to_train(tmp_path):
         trained_directory(tmp_path / "absent", "r.yml")
 
 
-def test_an_interrupted_run_is_recognised(tmp_path):
+def test_an_interrupted_run_is_recognized(tmp_path):
     for step, seconds in ((20, 2), (100, 1)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         os.utime(tmp_path / f"checkpoint-{step}", (seconds, seconds))

@@ -118,4 +118,4 @@ def test_few_points_are_not_smoothed_and_many_keep_their_steps():
 
     assert smoothed(few) is few
     assert [point.step for point in smoothed(many)] == list(range(240))
-    assert smoothed(many)[100].value == pytest.approx(100.0)  # The mean of a straight line's neighbours is on the line.
+    assert smoothed(many)[100].value == pytest.approx(100.0)  # The mean of a straight line's neighbors is on the line.

@@ -81,7 +81,7 @@ def test_every_tensor_is_aligned_to_its_dtype(tmp_path, tensors):
         assert tensor.start % (safetensors_io.DTYPE_BITS[tensor.dtype] // 8) == 0
 
 
-def test_zeroed_tensors_are_zero_and_their_neighbours_are_not(tmp_path, tensors):
+def test_zeroed_tensors_are_zero_and_their_neighbors_are_not(tmp_path, tensors):
     save_file(tensors, tmp_path / "a.safetensors")
     stored = read_header(tmp_path / "a.safetensors")
     planned = [PlannedTensor(str(i), stored["float"], zeroed=i in (1, 2)) for i in range(4)]

@@ -30,7 +30,7 @@ PLAN = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(0, "identity
 
 
 def make_base(directory, layers=2, hidden=8, vocabulary=16):
-    """A Llama-type base of random bytes in three shards, with an index, a tokenizer, a licence and a card."""
+    """A Llama-type base of random bytes in three shards, with an index, a tokenizer, a license and a card."""
     directory.mkdir(parents=True)
     config = {"model_type": "llama", "num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": hidden}
     config |= {"vocab_size": vocabulary, "num_attention_heads": 1, "num_key_value_heads": 1, "torch_dtype": "bfloat16"}

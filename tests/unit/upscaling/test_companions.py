@@ -81,7 +81,7 @@ def test_every_file_that_transformers_loads_beside_the_weights_is_kept():
     assert judge({f"{hub.CHAT_TEMPLATE_DIR}/tool_use.jinja": 1}, code=False).left == {}
 
 
-def test_side_files_of_quantisers_and_licences_are_kept_in_any_case():
+def test_side_files_of_quantizers_and_licenses_are_kept_in_any_case():
     names = ["quantize_config.json", "quant_config.json", "hf_quant_config.json", "quant_log.csv"]
     names += ["LICENSE", "LICENSE.txt", "Notice.txt", "USE_POLICY.md", "licence", "tekken.json", "qwen.tiktoken"]
     names += ["1_Pooling/config.json", "modules.json", "speaker_embeddings/a.npy", "figures/curve.png", "notes.txt"]

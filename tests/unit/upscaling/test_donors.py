@@ -141,7 +141,7 @@ def test_a_changed_donor_makes_a_new_checkpoint(pair, tmp_path):
         ("dtype", "float32", r"dtype is 'float32', the base's is 'bfloat16'; convert .*, dtype='bfloat16'\)"),
         ("attention_bias", "absent", "attention_bias is absent, the base's is False"),
         ("model_type", "mistral", "model_type is 'mistral', the base's is 'llama'"),
-        ("quantization_config", {"quant_method": "awq"}, "is quantised"),
+        ("quantization_config", {"quant_method": "awq"}, "is quantized"),
         ("auto_map", {"AutoModel": "modeling.Model"}, "auto_map"),
     ],
 )

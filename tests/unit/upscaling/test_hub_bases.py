@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-LICENCES = {
+LICENSES = {
     "LICENSE": "the terms\n",
     "NOTICE": "based on another model\n",
     "USE_POLICY.md": "not for this\n",
@@ -16,8 +16,8 @@ CARD = "---\nlicense: other\nlicense_name: made-up\nlicense_link: LICENSE\n---\n
 
 @pytest.fixture
 def on_hub(hub, base):
-    """The base of 8 layers as org/base, with licence files and code that must not be fetched."""
-    for name, text in {**LICENCES, "README.md": CARD, "optimizer.pt": "x", "modeling_x.py": "raise SystemExit"}.items():
+    """The base of 8 layers as org/base, with license files and code that must not be fetched."""
+    for name, text in {**LICENSES, "README.md": CARD, "optimizer.pt": "x", "modeling_x.py": "raise SystemExit"}.items():
         (base / name).parent.mkdir(exist_ok=True)
         (base / name).write_text(text)
     return hub.folder("org/base", base)
@@ -35,10 +35,10 @@ def upscale(hub, run, tmp_path):
     return command
 
 
-def test_the_licence_files_of_a_hub_base_are_copied(hub, on_hub, upscale, run, tmp_path):
+def test_the_license_files_of_a_hub_base_are_copied(hub, on_hub, upscale, run, tmp_path):
     ended = upscale("org/base", "out")
     assert ended.returncode == 0, ended.stderr
-    for name, text in LICENCES.items():
+    for name, text in LICENSES.items():
         assert (tmp_path / "out" / name).read_text() == text
     card = (tmp_path / "out/README.md").read_text()
     for line in ("license: other", "license_name: made-up", "license_link: LICENSE", "org/base"):
@@ -53,16 +53,16 @@ def test_the_licence_files_of_a_hub_base_are_copied(hub, on_hub, upscale, run, t
     assert verified.returncode == 0, verified.stderr
     shutil.rmtree(tmp_path / "out")
     assert upscale("org/base", "out", HF_HUB_OFFLINE="1").returncode == 0
-    assert {name: (tmp_path / "out" / name).read_text() for name in LICENCES} == LICENCES
+    assert {name: (tmp_path / "out" / name).read_text() for name in LICENSES} == LICENSES
     assert hub.requests == []
 
 
-def test_offline_a_cache_that_may_lack_a_licence_is_said(on_hub, upscale, hub, tmp_path):
+def test_offline_a_cache_that_may_lack_a_license_is_said(on_hub, upscale, hub, tmp_path):
     assert upscale("org/base", "out").returncode == 0
     for path in (tmp_path / "home").rglob("snapshots/*/NOTICE"):
         path.unlink()
     ended = upscale("org/base", "again", HF_HUB_OFFLINE="1")
-    assert "licence" in ended.stderr
+    assert "license" in ended.stderr
     assert f"hf download org/base --revision {on_hub.refs['main']}" in ended.stderr
 
 
@@ -96,7 +96,7 @@ def test_a_revision_of_a_base(hub, on_hub, upscale, tmp_path):
     on_hub.commit({"LICENSE": "other terms\n"})
     ended = upscale("org/base", "out", "--revision", first)
     assert ended.returncode == 0, ended.stderr
-    assert (tmp_path / "out/LICENSE").read_text() == LICENCES["LICENSE"]
+    assert (tmp_path / "out/LICENSE").read_text() == LICENSES["LICENSE"]
 
 
 def test_a_connection_that_is_cut_while_weights_come(hub, on_hub, upscale, tmp_path):
@@ -106,14 +106,14 @@ def test_a_connection_that_is_cut_while_weights_come(hub, on_hub, upscale, tmp_p
     assert (tmp_path / "out/model.safetensors").exists()
 
 
-def test_a_hub_that_fails_while_a_licence_comes_leaves_no_model_without_it(hub, on_hub, upscale, tmp_path):
+def test_a_hub_that_fails_while_a_license_comes_leaves_no_model_without_it(hub, on_hub, upscale, tmp_path):
     hub.misbehave("GET", "/resolve/.*/LICENSE", status=403, times=100)
     ended = upscale("org/base", "out")
     assert ended.returncode == 1
     assert not (tmp_path / "out").exists()
     hub.faults.clear()
     assert upscale("org/base", "out").returncode == 0
-    assert (tmp_path / "out/LICENSE").read_text() == LICENCES["LICENSE"]
+    assert (tmp_path / "out/LICENSE").read_text() == LICENSES["LICENSE"]
 
 
 @pytest.mark.slow

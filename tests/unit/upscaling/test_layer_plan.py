@@ -151,7 +151,7 @@ def test_layers_of_a_donor():
     ]
 
 
-def test_neighbours_by_number_of_two_models_make_a_seam():
+def test_neighbors_by_number_of_two_models_make_a_seam():
     plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1, model=1)), (Donor("b"),))
     assert [(seam.position, seam.distance) for seam in plan.seams()] == [(1, None)]
     assert len(plan.ranges()) == 2

@@ -10,7 +10,7 @@ def front_matter(card):
     return yaml.safe_load(card.split("---\n")[1])
 
 
-def test_front_matter_links_the_base_and_takes_its_licence():
+def test_front_matter_links_the_base_and_takes_its_license():
     card = model_card("org/base", SOLAR, "---\nlicense: mit\nlanguage: [en]\npipeline_tag: x\n---\ntext", on_hub=True)
     assert front_matter(card) == {
         "license": "mit",
@@ -55,7 +55,7 @@ def test_no_seam_is_said_too():
 
 
 def test_a_trained_model_is_not_called_untrained():
-    """A card of ours is read back for its licence when the model is merged."""
+    """A card of ours is read back for its license when the model is merged."""
     untrained = model_card("org/base", SOLAR, "---\nlicense: mit\n---\n", on_hub=True)
     card = model_card("org/base", SOLAR, untrained, on_hub=True, trained=True)
     assert front_matter(card) == front_matter(untrained)

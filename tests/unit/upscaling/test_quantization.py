@@ -76,7 +76,7 @@ def test_a_pattern_whose_dot_is_any_character_is_refused_where_it_names_other_la
     "quantization", [{"quant_method": "new"}, {"quant_method": ["gptq"]}, {"bits": 4}, [4], "4bit"]
 )
 def test_unknown_methods_are_refused(quantization):
-    with pytest.raises(CheckpointError, match=r"quant_method is .*unquantised base"):
+    with pytest.raises(CheckpointError, match=r"quant_method is .*unquantized base"):
         reordered(quantization)
 
 
@@ -116,10 +116,10 @@ def declared(of):
 
 
 @pytest.mark.parametrize("name", DECLARED)
-def test_every_place_that_declares_a_quantisation_has_the_same_rules(name):
+def test_every_place_that_declares_a_quantization_has_the_same_rules(name):
     decoder = declared(DECLARED[name])
     assert list(reordered_quantizations(decoder, PLAN).values()) == list(decoder.quantizations.values())
-    with pytest.raises(CheckpointError, match="the weights are quantised, but the plan has identity layers"):
+    with pytest.raises(CheckpointError, match="the weights are quantized, but the plan has identity layers"):
         reordered_quantizations(decoder, IDENTITY)
 
 
@@ -144,7 +144,7 @@ def test_weights_of_whole_numbers_are_refused_where_nothing_declares_them():
     refuse_undeclared_integers(dict.fromkeys(dtypes, "BF16"), Decoder.of(LLAMA))
 
 
-QUANTISED = {
+QUANTIZED = {
     "GPTQ and AWQ": "qweight qzeros scales g_idx",
     "bitsandbytes": "weight.absmax weight.quant_map weight.quant_state.bitsandbytes__nf4 weight.nested_absmax SCB",
     "compressed-tensors": "weight_packed weight_scale weight_shape weight_zero_point weight_g_idx",
@@ -162,10 +162,10 @@ QUANTISED = {
 }
 
 
-@pytest.mark.parametrize("method", QUANTISED)
-def test_quantised_weights_that_nothing_declares_are_refused(method):
-    for name in QUANTISED[method].split():
+@pytest.mark.parametrize("method", QUANTIZED)
+def test_quantized_weights_that_nothing_declares_are_refused(method):
+    for name in QUANTIZED[method].split():
         names = ["model.layers.0.mlp.up_proj.weight", f"model.layers.0.mlp.up_proj.{name}"]
-        with pytest.raises(CheckpointError, match=r"part of a quantised weight, but config.json has no quant"):
+        with pytest.raises(CheckpointError, match=r"part of a quantized weight, but config.json has no quant"):
             refuse_undeclared_quantization(names, Decoder.of(LLAMA))
         refuse_undeclared_quantization(names, declared(DECLARED["GPTQ's file"]))

@@ -108,7 +108,7 @@ def test_models_with_another_head_need_none_for_language_and_say_so(class_name, 
     names = [prefix + name.removeprefix("model.") for name in NAMES[:-1]] + head
     result = found(names, LLAMA | {"architectures": [class_name]})
     assert result.stored == {name: name for name in names}
-    assert f"a {class_name} has no language-modelling head" in result.notes[0]
+    assert f"a {class_name} has no language-modeling head" in result.notes[0]
 
 
 def test_an_embedding_model_may_name_the_class_with_the_head():

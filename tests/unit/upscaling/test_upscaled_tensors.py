@@ -89,13 +89,13 @@ def test_layers_of_different_kinds_may_hold_different_tensors():
         ("bitsandbytes", ["weight", "weight.absmax", "weight.quant_map", "weight.quant_state.bitsandbytes__nf4"]),
     ],
 )
-def test_all_parts_of_a_quantised_module_follow_and_layers_may_be_kept_in_full(method, parts):
+def test_all_parts_of_a_quantized_module_follow_and_layers_may_be_kept_in_full(method, parts):
     config = CONFIG | {"quantization_config": {"quant_method": method}}
     module = "mlp.up_proj"
-    quantised = [f"model.layers.{index}.{module}.{part}" for index in (0, 2, 3) for part in parts]
+    quantized = [f"model.layers.{index}.{module}.{part}" for index in (0, 2, 3) for part in parts]
     copies = {
         copy.name: copy.source
-        for copy in tensor_copies([*NAMES, *quantised, f"model.layers.1.{module}.weight"], Decoder.of(config), PLAN)
+        for copy in tensor_copies([*NAMES, *quantized, f"model.layers.1.{module}.weight"], Decoder.of(config), PLAN)
     }
     for part in parts:
         assert copies[f"model.layers.4.{module}.{part}"] == f"model.layers.2.{module}.{part}"

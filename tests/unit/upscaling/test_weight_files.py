@@ -269,17 +269,17 @@ def test_a_result_whose_names_nobody_could_load_is_made_again(base, tmp_path):
     assert (again / SINGLE_FILE).read_bytes() == good
 
 
-def quantise(base, side):
+def quantize(base, side):
     """As AutoGPTQ wrote it before transformers had ``quantization_config``; layer 3 is kept in full."""
     tensors = load_file(base / SINGLE_FILE)
-    quantised = {name for name in tensors if name.endswith("_proj.weight") and ".3." not in name}
+    quantized = {name for name in tensors if name.endswith("_proj.weight") and ".3." not in name}
     parts = {"qweight": torch.int32, "qzeros": torch.int32, "scales": torch.float16, "g_idx": torch.int32}
     packed = {
         f"{name.removesuffix('weight')}{part}": torch.ones(4, dtype=dtype)
-        for name in quantised
+        for name in quantized
         for part, dtype in parts.items()
     }
-    plain = {name: tensor for name, tensor in tensors.items() if name not in quantised}
+    plain = {name: tensor for name, tensor in tensors.items() if name not in quantized}
     save_file(plain | packed, base / SINGLE_FILE, metadata={"format": "pt"})
     (base / "quantize_config.json").write_text(json.dumps(side))
 
@@ -294,8 +294,8 @@ def quantise(base, side):
         ),
     ],
 )
-def test_an_old_quantised_base_keeps_its_side_file_which_follows_the_plan(base, tmp_path, side, expected):
-    quantise(base, side)
+def test_an_old_quantized_base_keeps_its_side_file_which_follows_the_plan(base, tmp_path, side, expected):
+    quantize(base, side)
     write_checkpoint(find_base(str(base)), DUS, tmp_path / "out")
     written = tmp_path / "out" / "quantize_config.json"
     if expected is None:
@@ -309,10 +309,10 @@ def test_an_old_quantised_base_keeps_its_side_file_which_follows_the_plan(base, 
         verify_checkpoint(tmp_path / "out", str(base))
 
 
-def test_quantised_weights_without_a_word_on_how_are_refused_by_plan_too(base):
-    quantise(base, {})
+def test_quantized_weights_without_a_word_on_how_are_refused_by_plan_too(base):
+    quantize(base, {})
     (base / "quantize_config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"part of a quantised weight, but config.json has no quant"):
+    with pytest.raises(CheckpointError, match=r"part of a quantized weight, but config.json has no quant"):
         plan_for_base(str(base), None, InitArgs(strategy="dus", drop_layers="2"))
 
 

@@ -1,8 +1,8 @@
-"""New layers between neighbours, aligned before they are averaged: a part of OpT-DeUS (arXiv:2508.08011).
+"""New layers between neighbors, aligned before they are averaged: a part of OpT-DeUS (arXiv:2508.08011).
 
 A neuron of an MLP has no fixed place: any order of them computes the same. The mean of two layers is therefore a mean
 of unlike neurons, unless one layer's are put in the other's order first. OpT-DeUS does so by optimal transport, for a
-new layer between each pair of neighbours in the top half of the model, and zeroes what the new layer writes to the
+new layer between each pair of neighbors in the top half of the model, and zeroes what the new layer writes to the
 residual stream, so that the deeper model computes what its base does. The new layers alone are trained then.
 
 What is simpler here than in the paper: transport is exact and one to one (an assignment) instead of Sinkhorn's soft
@@ -40,7 +40,7 @@ class NoArgs(StrategyArgs):
 
 
 def plan_opt_deus(num_layers: int, args: NoArgs) -> LayerPlan:
-    """A new layer between each two neighbours of the top half: 32 layers become 48."""
+    """A new layer between each two neighbors of the top half: 32 layers become 48."""
     layers = [PlannedLayer(source) for source in range(num_layers)]
     for source in reversed(range(max(0, num_layers // 2 - 1), num_layers - 1)):
         layers.insert(source + 1, PlannedLayer(source, "transport"))

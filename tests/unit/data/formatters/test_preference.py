@@ -289,7 +289,7 @@ def test_serialized_messages_are_not_an_answer(dump):
             pair("preference", row | {column: dump([turn("user", "u"), turn("assistant", "4")])})
 
 
-def test_labelled_answers():
+def test_labeled_answers():
     read = unpaired_formatters()["unpaired_preference"].to_answer
     asked = [turn("user", "u")]
     assert read({"prompt": "u", "completion": "4", "label": True}) == (asked, "4", True)

@@ -154,10 +154,10 @@ def test_a_type_whose_writers_are_not_known_is_refused_by_its_config_alone():
 
 
 @pytest.mark.parametrize("name", ["scaled", "noise", "average", "identity"])
-def test_quantised_bases_are_refused_with_the_reason(name):
+def test_quantized_bases_are_refused_with_the_reason(name):
     quantization = {"quant_method": "gptq"}
     decoder = Decoder.of({"model_type": "llama", "num_hidden_layers": 2, "quantization_config": quantization})
-    with pytest.raises(CheckpointError, match=f"weights are quantised, but the plan has {name} layers, whose"):
+    with pytest.raises(CheckpointError, match=f"weights are quantized, but the plan has {name} layers, whose"):
         upscale_config(decoder, stacked(name))
 
 

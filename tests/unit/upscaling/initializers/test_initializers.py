@@ -186,7 +186,7 @@ def test_layers_of_unlike_kinds_are_not_averaged(tiny_model, tmp_path):
         ensure_checkpoint(find_base(str(base)), dus("average"), tmp_path / "cache")
 
 
-def test_a_base_of_one_layer_has_no_neighbours(tiny_model, tmp_path):
+def test_a_base_of_one_layer_has_no_neighbors(tiny_model, tmp_path):
     base = find_base(str(tiny_model(tmp_path / "base", num_hidden_layers=1)))
     plan = plan_of(InitArgs(strategy="stack", times=2, duplicates="average"), 1)
     with pytest.raises(CheckpointError, match="at least 2 layers, found 1"):
