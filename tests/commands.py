@@ -40,12 +40,12 @@ class WarmServer:
         self.name = f"warm-axolotl-{os.getpid()}"
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # open as long as this process
         with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(f"\0{self.name}")  # Linux's abstract names: no file that could stay.
-            listener.listen()  # Clients that come early wait.
+            listener.bind(f"\0{self.name}")  # Linux's abstract names leave no file.
+            listener.listen()  # Early clients wait.
             self.process = subprocess.Popen(
                 [sys.executable, str(HERE / "warm_server.py"), str(listener.fileno())],
                 cwd=tempfile.gettempdir(),
-                # Its children are measured, each by itself.
+                # Its children are measured one by one.
                 env={key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_PROCESS")},
                 pass_fds=[listener.fileno()],
                 stdin=subprocess.PIPE,
@@ -80,7 +80,7 @@ def environment(**more):
 
 
 def started(command, *, folder=None, env=None, output=subprocess.PIPE):
-    """A process with a group of its own, which `end_all` ends at the latest; all that it says comes as text."""
+    """A process with its own process group, which `end_all` ends at the latest; its output is text."""
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -95,7 +95,7 @@ def started(command, *, folder=None, env=None, output=subprocess.PIPE):
 
 
 def ended(process, timeout=500):
-    """Exit status of a started process and what it said since somebody last read; its group is gone then."""
+    """Exit status of a started process, and its output since the last read; its process group has ended."""
     try:
         said, _ = process.communicate(timeout=timeout)
     finally:
@@ -115,7 +115,7 @@ def end_all():
 
 
 def run(command, *, cwd=None, env=None, stdin=None, timeout=500):
-    """Run a command line to its end; standard output and error come back as text, each by itself."""
+    """Run a command line to its end; standard output and error are returned as text, separately."""
     return subprocess.run(
         command,
         cwd=cwd,

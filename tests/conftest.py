@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items):
 
 
 def make_model(directory, kind="llama", max_shard_size="5GB", dtype="bfloat16", seed=0, **config):
-    """A random model with norms and biases away from their initial values, so that a mix-up of layers shows."""
+    """A random model with norms and biases away from their initial values, so that swapped layers are detected."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
-import demo_rows  # beside this file
+import demo_rows  # next to this file
 
 from solar_plugins.errors import SolarError
 from solar_plugins.extras import require

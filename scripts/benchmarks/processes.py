@@ -1,4 +1,4 @@
-"""Time and peak memory of whole processes, and control of the page cache."""
+"""Time and peak memory of entire processes, and control of the page cache."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Study:
 
     Args:
         runs: The demo's folder.
-        record: The JSON file of figures.
+        record: The JSON file of metrics.
     """
 
     def __init__(self, runs: Path, record: Path) -> None:
@@ -79,7 +79,7 @@ class Study:
             sys.exit(f"Error: {self.record} was made on other texts ({self.figures['texts']}, now {texts}); remove it")
 
     def keep(self) -> None:
-        """Write the record: whole, or as it was."""
+        """Write the record atomically."""
         beside = self.record.with_suffix(".partial")
         rest = {key: value for key, value in self.figures.items() if key != "runs"}
         runs = ",\n".join(f"  {json.dumps(key)}: {json.dumps(run)}" for key, run in self.figures["runs"].items())

@@ -61,7 +61,7 @@ def of_best_rate(runs: Sequence[Run], seed: int = 0) -> list[Run]:
 
 
 class Correlation(NamedTuple):
-    """Spearman's rank correlation, and the middle 90 % of its values when texts are drawn anew with replacement."""
+    """Spearman's rank correlation, and the middle 90 % of its values when texts are resampled with replacement."""
 
     rho: float
     low: float

@@ -87,7 +87,7 @@ def _words(found: SeededDifference) -> str:
 
 
 def draw(record: Mapping[str, Any], path: Path) -> None:
-    """docs/study.png: the ten plans before and after training, and the arms beside the control."""
+    """docs/study.png: the ten plans before and after training, and the arms next to the control."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

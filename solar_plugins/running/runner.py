@@ -116,7 +116,7 @@ def situation_of(pipeline: Pipeline, stage: Stage) -> Situation:
 
 
 def _input_digest(pipeline: Pipeline, stage: Stage, path: str, producer: Stage | None) -> str:
-    """Of what an earlier stage wrote only the files count that it wrote: others may write beside them later."""
+    """Of an earlier stage's output, only the files that it wrote count: other files may be added later."""
     place = Path(os.path.expanduser(path))
     if not place.exists():
         by = f"; the stage {producer.name} writes it: run that first" if producer else "; check the path"

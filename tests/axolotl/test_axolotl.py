@@ -1,4 +1,4 @@
-"""Whole runs of Axolotl's own commands on a tiny base."""
+"""Complete runs of Axolotl's own commands on a tiny base."""
 
 import json
 import shutil

@@ -1,7 +1,7 @@
 """The shipped evaluation on a tiny model, through `axolotl lm-eval`, lm_eval's own tasks and `solar h6`.
 
-The six test sets are made: a few rows each, in the columns of the real ones, in folders that have the hub's names. The
-datasets library takes such a folder for the set, with nothing patched.
+The six test sets are synthetic: a few rows each, in the columns of the real ones, in folders that have the
+hub's names. The datasets library loads such a folder as the dataset; nothing is patched.
 """
 
 import json

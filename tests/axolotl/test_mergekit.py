@@ -62,7 +62,7 @@ def test_scaled_layers_are_bit_equal_to_mergekits(base, tmp_path, run_warm, fact
     assert tensor_bytes(ours) != tensor_bytes(plain)
 
 
-def test_what_the_command_prints_is_accepted(base, tmp_path, run, run_warm):
+def test_mergekit_accepts_the_printed_merge(base, tmp_path, run, run_warm):
     (tmp_path / "recipe.yml").write_text(f"base_model: {base}\nsolar: {{init: {{strategy: dus, drop_layers: 2}}}}\n")
     printed = run("solar", "mergekit", tmp_path / "recipe.yml")
     (tmp_path / "merge.yml").write_text(printed.stdout)
@@ -87,7 +87,7 @@ def test_mergekit_reads_the_names_that_we_write():
 
 
 @pytest.mark.parametrize("name", ["llama+de", "llama@v2", 'with "quotes", spaces'])
-def test_odd_folders_mixed_dtypes_and_a_config_without_a_dtype(made_bases, tmp_path, run, run_warm, name):
+def test_unusual_folders_and_dtypes(made_bases, tmp_path, run, run_warm, name):
     """mergekit runs in another folder than ours; the bf16 model has fp32 norms, which stay fp32."""
     from safetensors.torch import load_file, save_file
 

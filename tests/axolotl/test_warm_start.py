@@ -10,7 +10,7 @@ from commands import ended, run, started, warm
 pytestmark = pytest.mark.slow
 
 
-def test_arguments_environment_folder_and_streams_are_the_callers(tmp_path):
+def test_arguments_environment_directory_and_streams_are_those_of_the_caller(tmp_path):
     code = "import os, sys; print(os.getcwd(), sys.argv, os.environ['COLOUR'], input()); print('bad', file=sys.stderr)"
     result = run(warm("python", "-c", code, "a", "b"), cwd=tmp_path, env={"COLOUR": "red"}, stdin="spoken")
     assert result.stdout == f"{tmp_path} ['-c', 'a', 'b'] red spoken\n"
@@ -39,7 +39,7 @@ def test_a_module_of_the_folder_and_of_the_python_path_is_found(tmp_path):
         ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM, ""),
     ],
 )
-def test_it_exits_like_python(code, status, last_line):
+def test_it_exits_as_python_does(code, status, last_line):
     result = run(warm("python", "-c", code))
     assert result.returncode == status
     assert result.stderr.strip().rpartition("\n")[2] == last_line
@@ -71,7 +71,7 @@ def test_it_is_killed_with_its_client():
     assert ready, "it still runs"
 
 
-def test_what_is_read_at_import_cannot_change():
+def test_a_variable_that_is_read_at_import_is_rejected():
     result = run(warm("python", "-c", "print('ran')"), env={"HF_HOME": "/elsewhere"})
     assert (result.returncode, result.stdout) == (96, "")
     assert "HF_HOME is read when Axolotl is imported" in result.stderr

@@ -24,7 +24,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("sharding", STATES)
-def test_the_second_half_is_the_same(sharding, make_training_folder, run_warm):
+def test_a_resumed_run_equals_an_uninterrupted_one(sharding, make_training_folder, run_warm):
     ranks, keys = STATES[sharding]
     folder = make_training_folder(TEXTS, KEYS | keys)
     status, said = train(folder, sharding, ranks)

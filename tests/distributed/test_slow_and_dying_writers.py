@@ -49,7 +49,7 @@ def test_a_slow_writer_with_a_shared_folder(folder):
 
 
 @pytest.mark.nightly
-def test_a_slow_node_with_a_folder_per_node(folder):
+def test_a_slow_node_with_its_own_folder(folder):
     place = folder(**TIMEOUT, solar={"init": {"strategy": "dus", "drop_layers": 2}})
     port = free_port()
     nodes = [
@@ -82,7 +82,7 @@ def all_finished(processes):
     return results
 
 
-def test_another_rank_takes_over_from_a_killed_writer_which_may_come_back(folder):
+def test_another_rank_takes_over_from_a_killed_writer(folder):
     place, port = folder(), free_port()
     writer = single_rank(place, 0, 2, port, SLOW_WRITER="300")
     (partial,) = wait_for(lambda: list((place / "cache").glob(".upscaled-*.partial-*")), writer)

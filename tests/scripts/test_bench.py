@@ -60,7 +60,7 @@ def test_the_short_table_shows_what_was_measured():
     )
 
 
-def test_labels_keep_apart():
+def test_labels_do_not_overlap():
     assert _apart([100.0, 5.0, 99.0], span=10.0) == [100.0, 5.0, 100.0 / 10.0**0.13]
 
 
@@ -73,7 +73,7 @@ def test_the_estimate_is_the_slower_of_cores_and_device(rate, expected):
     assert estimated_seconds(21e9, rate, threads=2, device=Device("", 2e9)) == expected
 
 
-def test_made_base_has_the_size_and_is_up_scaled_to_the_size_that_was_promised(tmp_path, run):
+def test_the_random_base_and_its_upscaled_model_have_the_announced_sizes(tmp_path, run):
     make_base(tmp_path / "base", hidden=64)
     assert run("solar", "upscale", tmp_path / "base", tmp_path / "out", "--drop-layers", 8).returncode == 0
     (path,) = (tmp_path / "out").glob("*.safetensors")

@@ -52,7 +52,7 @@ def test_the_slope_of_the_hand_over():
 
 
 @pytest.mark.slow
-def test_processes_that_waited_find_the_checkpoint(tmp_path):
+def test_waiting_processes_find_the_checkpoint(tmp_path):
     found = measure_hand_over(tmp_path, 3, 0.1)
     assert found.processes == 3
     assert 0 < found.seconds < 10

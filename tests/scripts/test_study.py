@@ -1,4 +1,4 @@
-"""The study's arithmetic, on figures made by hand."""
+"""The study's arithmetic, on metrics written by hand."""
 
 import random
 import statistics

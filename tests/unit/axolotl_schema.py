@@ -5,7 +5,7 @@ from solar_plugins.recipe import parse_recipe
 
 
 def keys_that_axolotl_drops(recipe):
-    """The keys of a whole recipe that are gone after validation, on a machine with eight GPUs."""
+    """The keys of a complete recipe that are gone after validation, on a machine with eight GPUs."""
     from axolotl.integrations.base import PluginManager
     from axolotl.utils.config import validate_config
     from axolotl.utils.dict import DictDefault

@@ -30,7 +30,7 @@ def plain_tokenizer(sentencepiece_tokenizer):
 def real_rows(tmp_path_factory):
     """The rows of a file of `llamafactory/data` by its name."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(recipe_directory() / "smollm2")  # prepare.py imports a module beside it
+        patch.syspath_prepend(recipe_directory() / "smollm2")  # prepare.py imports a module next to it
         prepare = importlib.import_module("prepare")
     folder = tmp_path_factory.mktemp("llamafactory")
     try:

@@ -69,7 +69,7 @@ def commands_of(block: Block) -> Iterator[Command]:
         waiting += line
         try:
             words = shlex.split(waiting, comments=True)
-        except ValueError:  # A quotation goes on in the next line.
+        except ValueError:  # A quotation continues in the next line.
             waiting += "\n"
             continue
         waiting = ""

@@ -85,7 +85,7 @@ def test_it_is_frozen():
 
 
 def examples():
-    """Every piece of code that shows how a plugin is written, by where it stands."""
+    """Every code example of a plugin, by its place."""
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)):
             yield f"{path.relative_to(ROOT)} {number}", code
@@ -120,7 +120,7 @@ def test_importing_it_loads_nothing_heavy():
     assert heavy & set(loaded) == set()
 
 
-def test_plugins_of_before_still_find_the_marker():
+def test_older_plugins_still_find_the_marker():
     import solar_plugins
 
     assert solar_plugins.hookimpl is api.hookimpl

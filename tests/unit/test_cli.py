@@ -46,7 +46,7 @@ def test_plan_as_json(base):
 
 
 @pytest.mark.parametrize("said", ["scaled", "{initializer: scaled, factor: '0.5'}"])
-def test_how_duplicates_start(base, tmp_path, said):
+def test_how_duplicates_are_initialized(base, tmp_path, said):
     """The same from the command line, for a plan and for a checkpoint, as from a recipe."""
     options = ["--base", base, "--drop-layers", 2, "--duplicates", said]
     report = json.loads(invoke("plan", *options, "--json"))
@@ -158,7 +158,7 @@ def test_options_that_do_not_go_with_memory(recipe, options, message):
     assert message in result.stderr
 
 
-def test_a_base_that_was_grown_already_is_no_input_of_the_merge(base, recipe, tmp_path):
+def test_an_upscaled_base_is_rejected_for_the_merge(base, recipe, tmp_path):
     invoke("upscale", base, tmp_path / "grown", "--drop-layers", 2)
     content = yaml.safe_load(recipe.read_text()) | {"base_model": str(tmp_path / "grown")}
     recipe.write_text(yaml.safe_dump(content))
@@ -296,7 +296,7 @@ def test_plugins_lists_everything_that_is_registered():
         assert f"\n  {name} " in said, name
 
 
-def test_a_reader_that_has_had_enough_ends_a_command_without_a_word(base):
+def test_a_closed_pipe_ends_a_command_silently(base):
     command = f"{sys.executable} -c 'from solar_plugins.cli import solar; solar()' plugins | head -n 1"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert (ended.stdout.count("\n"), ended.stderr) == (1, "")

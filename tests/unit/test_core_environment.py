@@ -66,7 +66,7 @@ def core(tmp_path_factory):
 
 @pytest.fixture
 def base(tmp_path):
-    """A Llama-type base of 4 layers, written by hand, and a recipe that grows it."""
+    """A Llama-type base of 4 layers, written by hand, and a recipe that upscales it."""
     shapes = {
         "model.embed_tokens.weight": (VOCABULARY, HIDDEN),
         "model.norm.weight": (HIDDEN,),

@@ -196,7 +196,7 @@ def parse(arguments):
     command.make_context(name, arguments)
 
 
-def test_a_wrong_option_would_be_seen():
+def test_a_wrong_option_is_detected():
     parse(["plan", "--base", "x", "--drop-layers", "8"])
     for wrong in (["plan", "--base", "x", "--drop-layer", "8"], ["plam", "x"], ["mix"]):
         with pytest.raises(click.UsageError):
@@ -244,7 +244,7 @@ def run_one(command, folder):
         assert re.fullmatch(pattern, result.stdout), f"{' '.join(command.words)} prints\n{result.stdout}"
 
 
-def test_other_output_than_the_page_shows_would_be_seen(machine):
+def test_output_that_differs_from_the_page_is_detected(machine):
     from doc_blocks import Command
 
     shown = Command(
@@ -286,7 +286,7 @@ def test_a_yaml_example_is_accepted_by_our_own_parsers(block, tmp_path):
 
 @pytest.mark.slow
 @of("yaml")
-def test_a_yaml_example_has_no_key_that_its_tool_would_drop(block):
+def test_yaml_examples_have_no_key_that_their_tool_drops(block):
     """The rest of the recipe is that of the demo, or of its DPO stage where the example has ``rl``."""
     content = yaml.safe_load(block.text)
     if isinstance(content, list) or {"sets", "stages", "_"} & content.keys():

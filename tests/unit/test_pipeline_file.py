@@ -89,7 +89,7 @@ def test_the_folder_of_records_is_asked_for(folder):
 
 
 @pytest.mark.parametrize("name", ["smollm2/pipeline.yml", "solar_pipeline.yml"])
-def test_stages_of_our_own_pipelines_begin_with_what_an_earlier_one_wrote(name):
+def test_stages_of_our_pipelines_start_from_the_output_of_an_earlier_one(name):
     found = read_pipeline(recipe_directory() / name)
     assert is_pipeline(found.path)
     written = {found.stages[0].content["base_model"]}
@@ -100,7 +100,7 @@ def test_stages_of_our_own_pipelines_begin_with_what_an_earlier_one_wrote(name):
         written |= set(stage.outputs)
 
 
-def test_what_a_report_takes():
+def test_report_stages_of_a_pipeline():
     """The recipes of training stages, and the folders of what is merged or has overrides."""
     small, large = (recipe_directory() / name for name in ("smollm2/pipeline.yml", "solar_pipeline.yml"))
     recipes = [small.parent / f"solar_{name}.yml" for name in ("dus", "probe_plan", "sft", "dpo", "sdpo_1", "sdpo_2")]

@@ -9,7 +9,7 @@ from solar_plugins.errors import ArgsError, PluginError
 from solar_plugins.recipe import concerns_us, parse_recipe, read_recipe, read_yaml
 
 
-def test_a_recipe_without_a_sequence_length_is_read_in_one_way(tmp_path, base, monkeypatch):
+def test_every_command_uses_the_same_default_sequence_length(tmp_path, base, monkeypatch):
     """`solar plan` took 4096 tokens, `--memory` stopped, and `solar report` took 512, which is Axolotl's default."""
     from solar_plugins.memory.memory_report import memory_of_recipe
     from solar_plugins.report.plan_report import plan_for_recipe
@@ -42,7 +42,7 @@ def test_named_settings_are_filled_in_once_and_the_recipes_own_keys_stay():
         parse_recipe({"solar": {"dpo": "nobody"}})
 
 
-def test_what_axolotl_leaves_after_its_validation_is_read_too():
+def test_recipes_validated_by_axolotl_are_read():
     from axolotl.utils.dict import DictDefault
     from axolotl.utils.schemas.enums import ChatTemplate, RLType
 

@@ -91,7 +91,7 @@ def test_axolotl_accepts_it_and_drops_none_of_its_keys(path):
     assert keys_that_axolotl_drops(yaml.safe_load(path.read_text())) == []
 
 
-def test_a_key_that_axolotl_drops_would_be_seen():
+def test_a_key_that_axolotl_drops_is_detected():
     from axolotl.utils.config import validate_config
     from axolotl.utils.dict import DictDefault
 
@@ -232,7 +232,7 @@ def test_a_mixture_is_valid_and_writes_the_files_that_the_next_recipe_reads(path
     assert kinds == [(Path(data["path"]).stem, data["type"]) for data in entries]
 
 
-def test_the_caps_of_the_paper():
+def test_mixtures_have_the_row_caps_of_the_paper():
     """arXiv:2312.15166, table 1; its 20.1K math pairs are not public."""
     mixtures = {path.stem: read_mixture(path) for path in RECIPES if is_mixture(path)}
     assert {name: [one.rows for one in mixture.sets.values()] for name, mixture in mixtures.items()} == {

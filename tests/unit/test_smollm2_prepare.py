@@ -109,7 +109,7 @@ def test_a_row_whose_prompt_is_trained_on_is_not_held_out(prepare, tmp_path):
     assert [len(rows(tmp_path / f"pairs_{kind}.jsonl")) for kind in ("orca", "other")] == [17, 34]
 
 
-def test_a_folder_that_is_there_is_left_alone(prepare, downloads, tmp_path):
+def test_an_existing_folder_is_not_changed(prepare, downloads, tmp_path):
     """As after an earlier version of the script, which made no `alignment`."""
     (tmp_path / "data").mkdir()
     for name in prepare.demo_rows.ARTICLE_FILES:

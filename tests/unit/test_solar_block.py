@@ -33,7 +33,7 @@ def test_the_block_survives_axolotls_own_validation():
     assert dumped == GOOD
 
 
-def test_a_block_that_does_not_up_scale():
+def test_a_block_that_does_not_upscale():
     solar = parse_solar_block({"solar": {"dpo": "sdpo", "data": {"bad_rows": "stop"}}})
     assert solar.init_args is None
     assert (solar.dpo, solar.data.bad_rows, solar.data.max_bad_share) == ("sdpo", "stop", 0.02)
@@ -103,7 +103,7 @@ def test_an_unknown_strategy_lists_the_known_ones():
 
 
 @pytest.mark.parametrize("key", ["sloar", "Solar", "solar_init", "solr"])
-def test_a_misspelt_block_is_refused_where_the_recipe_lists_the_plugin(key):
+def test_a_misspelled_block_is_rejected_if_the_recipe_lists_the_plugin(key):
     with pytest.raises(ArgsError, match=f"{key}: unknown key"):
         parse_solar_block({"plugins": ["solar_plugins.SolarPlugin"], key: GOOD})
     assert parse_solar_block({key: GOOD}) is None, "a recipe of another plugin is not ours to judge"
@@ -127,7 +127,7 @@ def test_a_part_of_the_block_at_the_top_of_a_recipe_or_a_sweep_is_refused(key, s
         parse_solar_block({"solar": GOOD, key: 2})
 
 
-def test_a_key_of_another_package_beside_the_block_stays():
+def test_a_key_of_another_package_next_to_the_block_stays():
     assert parse_solar_block({"solar": GOOD, "solar_initial_charge": 2, "solarized": True}) is not None
 
 
@@ -142,7 +142,7 @@ class NoArgs(StrategyArgs):
         (lambda num_layers, args: 1 // 0, "'third' failed on 4 layers with ZeroDivisionError"),
     ],
 )
-def test_a_broken_strategy_of_a_third_party_is_named(function, message):
+def test_a_broken_third_party_strategy_is_named(function, message):
     class Plugin:
         @hookimpl
         def register_init_strategies(self):

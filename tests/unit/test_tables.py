@@ -17,7 +17,7 @@ def test_the_first_column_is_aligned_left_and_markup_is_text():
     ]
 
 
-def test_a_rule_stands_before_the_rows_that_are_named():
+def test_a_rule_is_drawn_before_the_given_rows():
     assert lines(table(["a"], [["b"], ["c"], ["d"]], rules=(1,))) == ["a", "-", "b", "-", "c", "d"]
 
 

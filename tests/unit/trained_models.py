@@ -79,7 +79,7 @@ def tiny_llama(num_layers):
 
 @pytest.fixture(scope="session")
 def llama():
-    """A random Llama of 4 layers. Nobody changes it."""
+    """A random Llama of 4 layers. No test changes it."""
     return tiny_llama(num_layers=4)
 
 

@@ -1296,7 +1296,7 @@ class TestEvaluation:
         content = json.loads(file.read_text())
         assert (content["model_name"], content["chat_template"]) == ("m", "template")
 
-    def test_their_keys(self):
+    def test_lm_eval_result_keys(self):
         """Run in tests/axolotl/test_evaluation.py."""
         from lm_eval import evaluator
 

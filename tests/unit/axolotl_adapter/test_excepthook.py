@@ -43,7 +43,7 @@ def test_nothing_is_installed_for_other_errors(error):
     assert sys.excepthook is before
 
 
-def test_a_second_failure_installs_no_second_hook():
+def test_a_second_failure_does_not_install_a_second_hook():
     """`register` may run, and fail, more than once in a process, as in a sweep or a notebook."""
     fail(SolarError("first"))
     installed = sys.excepthook

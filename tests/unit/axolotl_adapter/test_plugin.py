@@ -1,4 +1,4 @@
-"""The plugin with Axolotl's own configuration objects; whole runs are in tests/axolotl."""
+"""The plugin with Axolotl's own configuration objects; complete runs are in tests/axolotl."""
 
 import json
 import shutil
@@ -148,7 +148,7 @@ def test_only_the_first_rank_of_a_node_warns(base, tmp_path, caplog, untested_ax
     assert warnings_of(caplog, untested_axolotl) == []
 
 
-def test_a_recipe_that_is_not_ours_gets_no_warning(caplog, untested_axolotl):
+def test_a_recipe_without_this_plugin_gets_no_warning(caplog, untested_axolotl):
     registered(DictDefault({"base_model": "some/model"}))
     assert warnings_of(caplog, untested_axolotl) == []
 

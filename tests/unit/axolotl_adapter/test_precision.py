@@ -60,7 +60,7 @@ def test_small_steps_are_kept(recipe):
         ({"optimizer": "optimi_adamw", "optim_args": "kahan_sum=false"}, "or remove kahan_sum from optim_args"),
     ],
 )
-def test_the_suggested_fix(recipe, fix):
+def test_lost_steps_come_with_a_fix(recipe, fix):
     said = lost_steps(parse_recipe(BF16 | recipe))
     assert fix in said
     assert str(recipe.get("optimizer", DEFAULT_OPTIMIZER)) in said
@@ -69,7 +69,7 @@ def test_the_suggested_fix(recipe, fix):
         assert (recipe_directory() / name).is_file()
 
 
-def test_no_shipped_recipe_loses_small_steps_but_two_would_without_their_key():
+def test_no_shipped_recipe_loses_small_steps():
     paths = [path for path in recipe_directory().rglob("*.yml") if "solar" in yaml.safe_load(path.read_text())]
     assert len(paths) >= 17
     assert {path.name: said for path in paths if (said := lost_steps(read_recipe(path)))} == {}
@@ -78,7 +78,7 @@ def test_no_shipped_recipe_loses_small_steps_but_two_would_without_their_key():
         assert lost_steps(parse_recipe({k: value for k, value in recipe.items() if k != key}))
 
 
-def test_a_step_below_a_256th_of_a_weight_is_rounded_away():
+def test_a_step_below_a_256th_of_a_weight_is_lost_in_bf16():
     """bf16 stores 7 bits behind the leading one, so neighbors are 1/128 of a power of two apart."""
     weights = 1 + torch.arange(128) / 128
     assert torch.equal((weights * (1 + 1 / 513)).bfloat16().float(), weights), "no weight changes"

@@ -290,7 +290,7 @@ def torchrun_with_one_restart(actions):
     ],
     ids=["0-dies-when-ready", "1-dies-when-ready", "0-fails", "1-fails"],
 )
-def test_what_ranks_wrote_before_torchrun_restarted_them_does_not_count(first_attempt):
+def test_messages_from_before_a_torchrun_restart_are_ignored(first_attempt):
     """torchrun keeps the store."""
     actions = first_attempt | {"1/1": ["join", 4.0]}
     result = torchrun_with_one_restart(actions)

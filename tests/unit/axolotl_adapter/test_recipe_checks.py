@@ -149,7 +149,7 @@ def test_settings_that_are_rejected(recipe, kind, facts):
         assert fact in str(error.value)
 
 
-def test_keys_that_are_off_pass():
+def test_disabled_keys_are_accepted():
     check_recipe(parse_recipe(entry(SFT, roles_to_train=None, drop_system_message=False) | {"streaming": False}))
 
 

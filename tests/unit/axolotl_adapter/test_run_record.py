@@ -48,7 +48,7 @@ def test_other_kinds_of_batches():
     assert row_hashes({}) == []
 
 
-def test_a_number_of_steps_that_is_none(monkeypatch, tmp_path):
+def test_an_invalid_number_of_steps_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv(STOP_AFTER, "many")
     with pytest.raises(ArgsError, match="SOLAR_STOP_AFTER_STEPS='many'; expected a number"):
         record_run(None, str(tmp_path), [])

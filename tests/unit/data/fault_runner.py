@@ -120,7 +120,7 @@ class Trial:
         self.subject.make()
 
     def check(self, k):
-        """The old content, the new or none; one more run gives the new and leaves nothing beside it."""
+        """The old content, the new or none; one more run gives the new and leaves nothing else."""
         found = self.subject.content() if self.target.exists() else None
         self.outcomes["none" if found is None else "new" if found == self.new else "old"] += 1
         if found not in (None, self.old, self.new):
@@ -139,7 +139,7 @@ class Trial:
             self.problems.append(f"{k}: {status} {text}")
 
     def fail(self, k):
-        """The k-th operation fails. The error is a paragraph, nothing lies beside, and the old content is not lost."""
+        """The k-th operation fails. The error is a paragraph, nothing is left over, and the old content is not lost."""
 
         def fault(name):
             raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -114,7 +114,7 @@ def test_axolotls_own_path_agrees_on_real_rows(tokenizer, real_rows):
     assert compare(tokenizer, conversations) == 2 * 999
 
 
-def test_the_comparison_can_fail(tokenizer, monkeypatch):
+def test_the_comparison_detects_a_difference(tokenizer, monkeypatch):
     """A mask that starts one token early, as one that looks for the header's ids would."""
     from solar_plugins.data import encoder as encoding
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def report(request, run):
-    """What the runner reports of something to make and a kind of fault."""
+    """What the runner reports for an output and a kind of fault."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         result = run("python", RUNNER, *request.param, folder, env={"PYTHONPATH": str(RUNNER.parents[1])})
@@ -26,7 +26,7 @@ def report(request, run):
 
 
 @pytest.mark.parametrize("report", [("mixture", "kill")], indirect=True)
-def test_a_killed_mixture_leaves_the_old_or_the_new_one(report):
+def test_a_killed_mixture_leaves_either_the_old_or_the_new_output(report):
     assert report["problems"] == []
     assert report["points"] > 50
     assert report["outcomes"]["old"] > 30
@@ -35,7 +35,7 @@ def test_a_killed_mixture_leaves_the_old_or_the_new_one(report):
 
 
 @pytest.mark.parametrize("report", [("mixture", "fail")], indirect=True)
-def test_a_mixture_that_meets_an_error_leaves_the_old_or_the_new_one(report):
+def test_a_failed_mixture_leaves_either_the_old_or_the_new_output(report):
     assert report["problems"] == []
     assert report["points"] > 100
     assert report["outcomes"].keys() == {"old", "new"}

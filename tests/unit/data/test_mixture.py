@@ -72,7 +72,7 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "report.json"}
 
 
-def test_what_is_written(folder):
+def test_a_mixture_writes_its_sets_and_a_report(folder):
     report, made = make_mixture(folder / "mix.yml")
     assert made
     out = folder / "made" / "mix"
@@ -179,7 +179,7 @@ def test_two_concurrent_runs_build_once(folder):
     assert [path.name for path in (folder / "made").iterdir()] == ["mix"]
 
 
-def test_keep_shares_when_a_dataset_has_too_few_rows(folder):
+def test_shares_are_kept_when_a_dataset_has_too_few_rows(folder):
     sets = {"orca": MIXTURE["sets"]["orca"] | {"rows": 40}, "math": MIXTURE["sets"]["math"] | {"rows": 60}}
     save(MIXTURE | {"sets": sets})
     plain, _ = make_mixture(folder / "mix.yml")
@@ -444,5 +444,5 @@ def test_shares(sets):
         assert any(abs(rows[name] - wanted[name] * rows[one] / wanted[one]) < 1 + 1e-6 for one in scarce), scale
 
 
-def test_nothing_is_scarce():
+def test_all_datasets_keep_their_rows_if_none_is_short():
     assert rows_with_shares({"a": 10, "b": 5}, {"a": 100, "b": 5}) == {"a": 10, "b": 5}

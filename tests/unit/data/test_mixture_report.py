@@ -55,7 +55,7 @@ def written(folder):
     return folder
 
 
-def test_the_summary(tmp_path):
+def test_the_summary_has_rows_shares_and_reasons(tmp_path):
     written(tmp_path)
     text = as_text(REPORT, tmp_path, made=True)
     for name, cells in (("orca", "1,200 0 1 20 7 1,112 60 80.0%"), ("math", "20 0 0 0 0 0 15 20.0%")):
@@ -92,7 +92,7 @@ def test_other_options_and_inputs_are_another_mixture(tmp_path):
     assert finished_report(tmp_path, ARGS, INPUTS | {"b.jsonl": (1, 3)}) is None
 
 
-def test_damaged_reports_are_none(tmp_path):
+def test_damaged_reports_are_ignored(tmp_path):
     text = (written(tmp_path) / "report.json").read_text()
     good = json.loads(text)
     for damaged in ("", "{", "[]", "5", "{}", json.dumps(good | {"format_version": 0}), json.dumps(good | {"sets": 5})):

@@ -13,7 +13,7 @@ texts = st.lists(st.sampled_from("abcd"), max_size=30).map(" ".join)
 def naive_match(n, benchmarks, text):
     """Every n-gram of the text, from the left, against every n-gram of every benchmark text in order.
 
-    Texts that are too short for one are compared whole; `naive_short` says which of them stand inside others.
+    Texts that are too short for one are compared as a whole; `naive_short` says which of them others contain.
     """
     words = text.split()
     if len(words) < n and (rows := [row for row, one in enumerate(benchmarks, 1) if one.split() == words]) and words:
@@ -27,7 +27,7 @@ def naive_match(n, benchmarks, text):
 
 
 def naive_short(n, benchmarks, text):
-    """The benchmark texts without an n-gram, of 8 words or more, that the text holds whole."""
+    """The benchmark texts without an n-gram, of 8 words or more, that the text contains."""
     return {one for one in benchmarks if 8 <= len(one.split()) < n and f" {one} " in f" {text} "}
 
 
@@ -159,7 +159,7 @@ def test_very_short_texts_match_only_as_a_whole():
         ("བོད་སྐད", "བོ ད སྐ ད"),
     ],
 )
-def test_words_of(text, words):
+def test_words_of_a_text(text, words):
     assert words_of(text) == words.split()
 
 

@@ -30,7 +30,7 @@ def block(*rows, first_row=1):
     return Block("f.jsonl", first_row, [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows], 9)
 
 
-def test_a_block_with_one_of_each():
+def test_each_kind_of_bad_row_in_a_block_is_counted():
     result = check_block(
         block(
             {"q": "x", "a": "", "task": "other"},
@@ -177,7 +177,7 @@ BAD_WORDS = NgramIndex(2, [("bad words", Place("b", 1))])
 
 def blocks():
     for at in range(40):
-        texts = ["fine", "bad words"] * (40 - at)  # the first take longest, and come first all the same
+        texts = ["fine", "bad words"] * (40 - at)  # the first take longest, but still come first
         yield Block("f", at, [json.dumps({"text": text}).encode() for text in texts], 1)
 
 

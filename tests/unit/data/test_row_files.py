@@ -68,9 +68,9 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)  # a busy machine is no fault of the reader's
+@settings(deadline=None)  # a busy machine is not the reader's fault
 @given(st.lists(values), st.integers(1, 9), st.sampled_from([None, 2]))
-def test_json_lists_of_anything(tmp_path_factory, rows, block_bytes, indent):
+def test_json_lists_of_any_values(tmp_path_factory, rows, block_bytes, indent):
     path = tmp_path_factory.mktemp("json") / "r.json"
     path.write_text(json.dumps(rows, indent=indent, ensure_ascii=True))
     with pytest.MonkeyPatch.context() as patch:
@@ -91,7 +91,7 @@ def test_json_lists_of_anything(tmp_path_factory, rows, block_bytes, indent):
         ("r.parquet", '\n{"a": 1}', [(2, {"a": 1})]),
         ("r.jsonl", "", []),
         ("r.jsonl", "1", [(1, 1)]),
-        # The layout is told by the content: an array of rows, or values over several lines, under any name.
+        # The content decides the layout: an array of rows, or values over several lines, under any name.
         *((name, '[{"a": 1}, {"a": 2}]', [(1, {"a": 1}), (2, {"a": 2})]) for name in ("r.jsonl", "r.json")),
         *((name, '[\n{"a": 1},\n{"a": 2}\n]\n', [(1, {"a": 1}), (2, {"a": 2})]) for name in ("r.jsonl", "r.json")),
         *(

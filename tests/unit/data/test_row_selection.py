@@ -67,7 +67,7 @@ def test_large_groups_stay_in_training():
         ([7] * 9, 0.5, "val_set_size: 0.5 of 9 rows cannot be held out"),
     ],
 )
-def test_what_cannot_be_held_out(openings, size, words):
+def test_impossible_held_out_splits_are_errors(openings, size, words):
     with pytest.raises(DataError) as error:
         held_out([one_row_each(openings)], size, 1)
     assert str(error.value).startswith(words)

@@ -83,7 +83,7 @@ def test_a_table_is_written_once_and_an_unfinished_one_is_rewritten(tmp_path, mo
     assert list((tmp_path / "tables").iterdir()) == [made]
 
 
-def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, monkeypatch):
+def test_a_file_that_changes_while_being_read_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "r.jsonl").write_text('{"a": 1}')
     read = row_tables.read_blocks
 

@@ -46,7 +46,7 @@ def test_conversations_of_several_turns():
 
 
 def test_repeated_turns_are_reported():
-    """Eight turns of one length: 1 + 2 + ... + 8 turns are in the examples, 4.5 times the conversation's 8."""
+    """Eight turns of one length: the examples have 1 + 2 + ... + 8 turns, 4.5 times the conversation's 8."""
     words = tally(2, examples=[Example(num_tokens=100 * turns) for turns in range(1, 9)]).summary(8)
     assert "The examples have 4.5 times the tokens of the conversations" in words
     assert "solar: {data: {examples_per: conversation}}" in words
@@ -65,7 +65,7 @@ def test_valid_rows_without_an_example_are_reported_but_not_bad():
         found.judge("stop", 1, 8)
 
 
-def test_what_was_left_out_of_rows_is_counted():
+def test_omitted_parts_of_rows_are_counted():
     assert (
         tally(2, examples=[Example(notes=("answer set aside",) * 2)])
         .summary(8)
@@ -92,7 +92,7 @@ def test_the_first_bad_rows_come_in_the_order_of_the_dataset():
     assert found.first_bad == [(5, "a"), (8, "b"), (10, "b"), (51, "a"), (52, "c")]
 
 
-def test_many_kinds_are_summarized():
+def test_many_kinds_of_problems_are_summarized():
     words = tally(bad=[(n, f"kind {n:02}") for n in range(10)]).summary(8)
     assert "kind 07 (row 8); 2 for 2 other reasons" in words
     assert "kind 08" not in words

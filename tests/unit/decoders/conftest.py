@@ -1,4 +1,4 @@
-"""Models on a CPU: kernels that need a GPU are out of the way."""
+"""Models on a CPU: kernels that need a GPU are disabled."""
 
 import sys
 

@@ -82,7 +82,7 @@ def relative_gradient(model, new, old):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_expanded_model_is_its_base_and_can_learn(name, tmp_path):
+def test_the_expanded_model_equals_its_base_and_trains(name, tmp_path):
     """LLaMA Pro (arXiv:2401.02415, sec. 3.2): the same logits, bit by bit; plain copies in those places change them."""
     model_type, changes = CASES[name]
     base = make_base(model_type, changes, tmp_path / "base")
@@ -99,7 +99,7 @@ def test_the_expanded_model_is_its_base_and_can_learn(name, tmp_path):
 
 
 @pytest.mark.parametrize("model_type", NORM_BEHIND)
-def test_a_norm_behind_the_projection_makes_the_same_model_but_one_that_blows_up(model_type, tmp_path, monkeypatch):
+def test_a_norm_after_the_projection_is_rejected_for_identity_layers(model_type, tmp_path, monkeypatch):
     """Why such types have no row: logits alone would not tell, the gradient does."""
     make_base(model_type, {}, tmp_path / "base")
     with pytest.raises(

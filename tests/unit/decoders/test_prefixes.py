@@ -26,7 +26,7 @@ def renamed(directory, rename):
 @pytest.mark.parametrize(
     ("model_type", "prefix"), [("gpt2", "transformer."), ("bloom", "transformer."), ("gemma", "model.")]
 )
-def test_a_missing_prefix_stays_missing_and_loads(model_type, prefix, tmp_path):
+def test_a_missing_prefix_is_preserved_and_loads(model_type, prefix, tmp_path):
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(tiny_config(model_type)).save_pretrained(tmp_path / "base")
     renamed(tmp_path / "base", lambda name: name.removeprefix(prefix))
@@ -45,7 +45,7 @@ def test_a_missing_prefix_stays_missing_and_loads(model_type, prefix, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("wrap", [lambda name: f"module.{name}", lambda name: name.replace("mlp.", "mlp._orig_mod.")])
-def test_what_a_training_wrapper_added_is_stripped_and_the_result_loads(wrap, tmp_path):
+def test_prefixes_of_a_training_wrapper_are_stripped_and_the_result_loads(wrap, tmp_path):
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_config(tiny_config("llama")).eval()
     base.save_pretrained(tmp_path / "base")

@@ -1,4 +1,4 @@
-"""A model that brings its own code: carried along where the user trusts it, refused where not."""
+"""A model that brings its own code: copied if the user trusts it, rejected otherwise."""
 
 import json
 

@@ -100,7 +100,7 @@ def with_images(model_type):
 
 
 @pytest.mark.parametrize("model_type", WITH_IMAGES)
-def test_a_vision_tower_beside_the_decoder_stays_frozen(model_type):
+def test_a_vision_tower_stays_frozen(model_type):
     model = with_images(model_type)
     decoder = Decoder.of(json.loads(model.config.to_json_string()))
     text = model.get_decoder()
@@ -123,7 +123,7 @@ def test_a_vision_tower_beside_the_decoder_stays_frozen(model_type):
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "bloom", "gpt_neox"])
-def test_the_head_of_a_reward_model_learns(model_type):
+def test_the_head_of_a_reward_model_is_trained(model_type):
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(tiny_config(model_type))
     trained = Trained(LAYERS, LAYERS, NUM_LAYERS, embeddings=False, norms=False, lm_head=False)

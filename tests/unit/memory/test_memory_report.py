@@ -69,7 +69,7 @@ def test_the_text_shows_every_part_with_its_arithmetic(solar):
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_what_is_not_estimated_is_listed(base, tmp_path):
+def test_settings_that_are_not_estimated_are_listed_in_the_text(base, tmp_path):
     recipe = {"base_model": str(base), "sequence_len": 8, "context_parallel_size": 2}
     (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe))
     report = memory_of_recipe(tmp_path / "r.yml", None, None, None)
@@ -104,7 +104,7 @@ def test_a_missing_recipe(tmp_path):
         memory_of_recipe(tmp_path / "r.yml", None, None, None)
 
 
-def test_what_solar_train_leaves_frozen_has_no_gradients(solar):
+def test_parameters_frozen_by_solar_train_have_no_gradients(solar):
     """By hand: eight layers of 218,112,000 parameters, the new ones or those around the seam."""
     for name in ("block_expansion.yml", "solar_dus_seam.yml"):
         parts = {part["name"]: part["num_bytes"] for part in as_json(solar(name))["parts"]}

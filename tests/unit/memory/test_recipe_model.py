@@ -57,7 +57,7 @@ def test_layers_of_a_donor(base, tiny_model, tmp_path):
     assert found(path).plan.donors[0].num_layers == 6
 
 
-def test_a_stage_that_was_run_is_used_as_it_is(base, tmp_path):
+def test_a_stage_that_has_run_is_used_unchanged(base, tmp_path):
     made = ensure_checkpoint(find_base(str(base)), LayerPlan.from_sources(8, [*range(6), *range(2, 8)]), tmp_path)
     shutil.copytree(made, tmp_path / "dus")
     write(tmp_path / "recipes" / "one.yml", base_model="nowhere/else", solar=GROWN, output_dir=str(tmp_path / "dus"))

@@ -118,7 +118,7 @@ def test_a_deepspeed_file_is_found_here_or_above_the_recipe(tmp_path, monkeypatc
         ({"adapter": "lora", "lora_target_modules": "all-linear"}, "lora_target_modules: 'all-linear'; .*list"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_estimated(tmp_path, recipe, message):
+def test_settings_that_cannot_be_estimated(tmp_path, recipe, message):
     with pytest.raises(ArgsError, match=message):
         setup(tmp_path, **recipe)
 

@@ -44,7 +44,7 @@ def test_the_recipes_own_values_win():
     ("own", "left_out"),
     [({"dpo_beta": 0.2}, "rl_beta"), ({"trl": {"beta": 0.2}}, "rl_beta"), ({"warmup_steps": 5}, "warmup_ratio")],
 )
-def test_other_spellings_of_the_same_win_too(own, left_out):
+def test_aliases_of_a_key_also_override(own, left_out):
     filled, kept = settings_for(own, CONFIG)
     assert left_out not in filled
     assert list(kept.values()) == [0.2 if left_out == "rl_beta" else 5]

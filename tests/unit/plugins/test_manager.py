@@ -112,7 +112,7 @@ class Formats:
         return [DPOConfig(name="my_lab", values={"rl_beta": 0.5}, global_batch=1, source="")]
 
 
-def test_formatters_and_dpo_settings_of_a_third_party_stand_beside_the_built_in_ones(monkeypatch):
+def test_third_party_formatters_and_dpo_settings_are_registered_next_to_the_built_in_ones(monkeypatch):
     built_in = formatters.sft_formatters().keys(), formatters.preference_formatters().keys()
     installed(monkeypatch, formats=Formats())
     assert formatters.sft_formatters().keys() - built_in[0] == {"quiz"}
@@ -224,7 +224,7 @@ def test_a_hook_that_fails_is_skipped_and_named_once_and_where_something_is_miss
     assert failure in str(error.value)
 
 
-def test_with_the_debug_switch_a_failed_hook_is_skipped_with_its_traceback(monkeypatch, caplog):
+def test_the_debug_switch_adds_the_traceback_of_a_failed_hook(monkeypatch, caplog):
     monkeypatch.setenv("SOLAR_PLUGINS_DEBUG", "1")
     installed(monkeypatch, x=Fails())
     with caplog.at_level("WARNING"):
@@ -250,7 +250,7 @@ def test_an_import_that_ends_the_interpreter_is_skipped(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["DUS", "duss", "du"])
-def test_a_name_that_is_nearly_right(name):
+def test_a_misspelled_name_gets_a_suggestion(name):
     with pytest.raises(PluginError, match=rf"'{name}' is not a registered strategy; did you mean dus\? known: "):
         strategies.init_strategy(name)
 

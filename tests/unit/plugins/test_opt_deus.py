@@ -103,7 +103,7 @@ def test_attention_and_norms_are_plain_means_and_writers_zero(base, tmp_path):
     assert not new["model.layers.4.mlp.down_proj.weight"].any()
 
 
-def test_what_it_cannot_treat(tiny_model, tmp_path, base):
+def test_unsupported_layers_are_rejected(tiny_model, tmp_path, base):
     plan = plan_of(InitArgs(strategy="stack", times=2, duplicates="transport"), 8)
     with pytest.raises(CheckpointError, match="layer 7 is the last one; `transport` needs a layer above it"):
         planned_shards(find_base(str(base)), plan)

@@ -19,7 +19,7 @@ from solar_plugins.upscaling.layer_plan import LayerPlan
 
 @pytest.fixture
 def report():
-    """A report with figures made up. Its texts try to break out of HTML and of the terminal."""
+    """A synthetic report. Its texts try to break out of HTML and of the terminal."""
     prompts = ("The <b>wall</b> & the", "[red]1, 2,[/red]")
 
     def model(name, num_layers, nats, continuations):
@@ -68,7 +68,7 @@ def report():
 
 @pytest.fixture
 def chain_report(report):
-    """A report on a chain of stages, with figures made up."""
+    """A synthetic report on a chain of stages."""
 
     def model(name, text, answers, preferred):
         losses = [

@@ -100,7 +100,7 @@ def test_on_paper(pages, folder):
         assert {tuple(round(float(number)) for number in box.split()) for box in boxes} == {(0, 0, 595, 842)}
 
 
-def test_a_fault_is_seen(folder):
+def test_the_browser_measurements_detect_faults(folder):
     """The measurements themselves: a page with every fault that the tests above look for."""
     page = folder / "bad.html"
     page.write_text(

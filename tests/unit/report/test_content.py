@@ -49,7 +49,7 @@ def test_a_chain_has_metrics_on_responses_and_pairs_too(chain_report):
     assert list(responses.losses) == pytest.approx([3.0, 3.5, 2.75, 2.0, 2.0, 2.0])
     assert (pairs.size, pairs.losses) == ("6 pairs", ())
     assert pairs.headings == ["chosen more likely", "margin up vs. sft"]
-    # Of the made-up models dpo turned 3 pairs of sft, average 1; the other pairs are judged as by sft.
+    # In this synthetic report dpo flipped 3 pairs of sft and average 1; for the other pairs they agree with sft.
     assert pairs.rows[3:] == [["50 % ± 16", ""], ["100 % ± 13", "50 % ± 16"], ["67 % ± 15", "17 % ± 14"]]
     assert len(text.rows) == 6
 

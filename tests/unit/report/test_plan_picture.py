@@ -89,7 +89,7 @@ def test_a_plan_without_seams_says_so(tmp_path):
     assert "seam:" not in svg
 
 
-def test_identity_layers_are_told_apart(tmp_path):
+def test_identity_layers_are_hatched_and_counted(tmp_path):
     draw_plan(PLANS["LLaMA Pro"], tmp_path / "plan.svg")
 
     svg = (tmp_path / "plan.svg").read_text()
@@ -97,7 +97,7 @@ def test_identity_layers_are_told_apart(tmp_path):
     assert "Hatched: starts as identity" in svg
 
 
-def test_layers_that_start_otherwise_are_named_with_their_arguments(tmp_path):
+def test_initializers_are_named_with_their_arguments(tmp_path):
     draw_plan(PLANS["scaled"], tmp_path / "plan.svg")
 
     svg = (tmp_path / "plan.svg").read_text()
@@ -133,7 +133,7 @@ plans = st.integers(1, 40).flatmap(
 )
 
 
-def test_a_label_says_what_meets():
+def test_a_seam_label_has_both_layers_and_the_distance():
     plan = LayerPlan.from_sources(32, [*range(24), *range(8, 32)])
     assert seam_label(plan, *plan.seams()) == "seam: layer 23 feeds 8, distance 15"
 

@@ -79,13 +79,13 @@ def test_the_text_says_how_layers_start(base):
 
 @pytest.fixture
 def grown(base, tmp_path):
-    """`base` with 8 layers, grown to 12 by the plan of `SOLAR`."""
+    """`base` with 8 layers, upscaled to 12 by the plan of `SOLAR`."""
     write_checkpoint(find_base(str(base)), plan_of(DUS, 8), tmp_path / "grown")
     return tmp_path / "grown"
 
 
 @pytest.mark.parametrize("name", ["", "config.json"])
-def test_a_base_that_the_recipes_own_plan_made_is_reported_as_it_is(base, grown, tmp_path, name):
+def test_a_base_upscaled_by_the_recipes_own_plan_is_reported_unchanged(base, grown, tmp_path, name):
     """As the plugin uses it: the same sizes and memory as what the recipe makes of the plain base."""
     before = plan_for_recipe(write(tmp_path / "r.yml", base_model=str(base), solar=SOLAR))
     after = plan_for_recipe(write(tmp_path / "r.yml", base_model=str(grown / name), solar=SOLAR))
@@ -101,7 +101,7 @@ def test_a_base_that_the_recipes_own_plan_made_is_reported_as_it_is(base, grown,
     assert (NOT_CHECKED in rest) == (name == "config.json")
 
 
-def test_the_size_of_a_grown_models_base_is_left_out_where_it_is_not_known(tiny_model, tmp_path):
+def test_an_unknown_base_size_of_an_upscaled_model_is_omitted(tiny_model, tmp_path):
     write_checkpoint(find_base(str(tiny_model(tmp_path / "b", "qwen2"))), plan_of(DUS, 8), tmp_path / "grown")
     report = plan_for_recipe(write(tmp_path / "r.yml", base_model=str(tmp_path / "grown"), solar=SOLAR))
     assert as_json(report)["base_parameters"] is None
@@ -109,20 +109,20 @@ def test_the_size_of_a_grown_models_base_is_left_out_where_it_is_not_known(tiny_
     assert f"parameters  {sum(prod(tensor.shape) for tensor in tensors):,}" in as_text(report).splitlines()
 
 
-def test_a_base_that_another_plan_made_is_refused_as_in_training(grown, tmp_path):
+def test_a_base_upscaled_by_another_plan_is_rejected_as_in_training(grown, tmp_path):
     other = {"init": {"strategy": "dus", "drop_layers": 1}}
     with pytest.raises(ArgsError, match=r"was already upscaled .8 -> 12 layers.*solar.init asks for another plan"):
         plan_for_recipe(write(tmp_path / "r.yml", base_model=str(grown), solar=other))
 
 
-def test_to_grow_a_grown_base_once_more_is_told(base, grown):
+def test_upscaling_an_upscaled_base_again_is_noted(base, grown):
     report = plan_for_base(str(grown), None, DUS)
     assert (len(report.plan), report.already_grown) == (20, False)
     assert re.match("upscaled .* once more$", as_text(report).splitlines()[1])
     assert "once more" not in as_text(plan_for_base(str(base), None, DUS))
 
 
-def test_it_says_which_layers_learn(base, tmp_path):
+def test_the_text_says_which_layers_are_trained(base, tmp_path):
     train = {"layers": "seam", "around": 1, "lm_head": True}
     report = plan_for_recipe(write(tmp_path / "r.yml", base_model=str(base), solar=SOLAR | {"train": train}))
     assert "training    2 of 12 layers are trained (5..6), and the head" in as_text(report)

@@ -108,7 +108,7 @@ class MineForCausalLM(LlamaForCausalLM):
 def test_a_base_with_code_of_its_own_is_measured_where_the_recipe_trusts_it(
     trained_recipe, base_directory, tmp_path, few_new_tokens, monkeypatch
 ):
-    """The report refused it, and told the user to set the key that was set."""
+    """Once the report rejected it, and told the user to set the key that was set."""
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     own = Path(shutil.copytree(base_directory, tmp_path / "own"))
     (own / "modeling_mine.py").write_text(OWN_CODE)
@@ -125,7 +125,7 @@ def test_a_base_with_code_of_its_own_is_measured_where_the_recipe_trusts_it(
 
 
 @pytest.mark.usefixtures("nothing_measured")
-def test_a_base_that_was_upscaled_before_is_no_base(trained_recipe, tmp_path):
+def test_an_upscaled_base_is_rejected(trained_recipe, tmp_path):
     change(trained_recipe, base_model=str(tmp_path / "trained"))
 
     with pytest.raises(ArgsError, match=r"was upscaled already .*the report compares with the base before that"):

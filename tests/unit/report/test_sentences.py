@@ -71,7 +71,7 @@ def test_a_difference_below_three_decimals_is_none(report, losses, facts):
         ((101.0, 109.2), True),  # 0.002 above, standard error 0.018.
     ],
 )
-def test_the_headline_knows_noise(report, trained, within):
+def test_the_headline_says_when_a_difference_is_within_the_error(report, trained, within):
     losses = [Loss(nats, (50, 50)) for nats in ((100.0, 110.0), (200.0, 200.0), trained)]
     noisy = replace(report, models=tuple(map(with_loss, report.models, losses)))
 

@@ -31,14 +31,14 @@ def change(path, **keys):
     path.write_text(yaml.safe_dump(recipe))
 
 
-def test_one_recipe_is_one_stage_that_is_called_trained(trained_recipe, tmp_path):
+def test_one_recipe_is_one_stage_named_trained(trained_recipe, tmp_path):
     [stage] = found([trained_recipe])
 
     assert (stage.name, stage.directory, stage.recipe.path) == ("trained", tmp_path / "trained", trained_recipe)
     assert stage.log.last_step == 2
 
 
-def test_stages_are_called_as_their_recipes_and_folders(trained_chain, tmp_path):
+def test_stages_are_named_after_their_recipes_and_folders(trained_chain, tmp_path):
     stages = found(trained_chain)
 
     assert [stage.name for stage in stages] == ["recipe", "sft", "dpo", "mean"]
@@ -58,7 +58,7 @@ def test_an_adapter_is_taken_from_the_folder_of_its_merge(trained_chain, tmp_pat
     assert found(trained_chain[:2])[1].directory == tmp_path / "sft" / "merged"
 
 
-def test_a_folder_may_be_given_with_a_point(trained_chain, tmp_path, monkeypatch):
+def test_a_merged_folder_may_be_given_as_a_dot(trained_chain, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "mean")
 
     assert found([trained_chain[0], Path(".")])[1].name == "mean"
@@ -87,7 +87,7 @@ def test_named_settings_say_the_method(trained_chain):
         (None, False),
     ],
 )
-def test_the_first_loss_is_known_of_dpo_alone(recipe, starts):
+def test_only_plain_dpo_starts_at_ln_2(recipe, starts):
     assert Stage("x", Path("x"), recipe=parsed(recipe)).starts_at_ln_2 is starts
 
 
@@ -114,7 +114,7 @@ def test_a_stage_that_was_not_trained_is_named(trained_chain, tmp_path):
         found(trained_chain)
 
 
-def test_a_recipe_for_mergekit_is_told_to_be_a_folder(trained_recipe):
+def test_a_mergekit_recipe_as_a_stage_is_an_error(trained_recipe):
     merge = recipe_directory() / "smollm2" / "mergekit" / "solar_average.yml"
 
     with pytest.raises(ArgsError, match=r"solar_average.yml: a recipe for mergekit.*give the folder"):
@@ -130,7 +130,7 @@ def test_a_recipe_for_mergekit_is_told_to_be_a_folder(trained_recipe):
         ("adapter", r"adapter: a LoRA adapter.*merge it"),
     ],
 )
-def test_what_is_no_stage(trained_recipe, tmp_path, name, message):
+def test_an_argument_that_is_not_a_stage_is_an_error(trained_recipe, tmp_path, name, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").touch()
@@ -139,14 +139,14 @@ def test_what_is_no_stage(trained_recipe, tmp_path, name, message):
         found([trained_recipe, tmp_path / name])
 
 
-def test_a_model_of_another_plan_is_no_stage(trained_chain, base_directory):
+def test_a_model_of_another_plan_is_not_a_stage(trained_chain, base_directory):
     with pytest.raises(
         CheckpointError, match=r"tiny-base holds a model of 4 layers, but .*recipe.yml, the first stage"
     ):
         found([*trained_chain, base_directory])
 
 
-def test_the_recipe_itself_may_have_changed(trained_recipe):
+def test_a_recipe_that_changed_since_training_is_an_error(trained_recipe):
     other = LayerPlan.from_sources(4, [0, 1, 0, 1, 2, 3])
 
     with pytest.raises(
@@ -163,7 +163,7 @@ def test_equal_names_are_refused(trained_chain, tmp_path):
         found([trained_chain[0], tmp_path / "base"])
 
 
-def test_a_model_is_not_taken_for_that_of_two_stages(trained_chain, tmp_path):
+def test_two_stages_with_one_model_are_rejected(trained_chain, tmp_path):
     change(trained_chain[2], output_dir=str(tmp_path / "sft"))
     with pytest.raises(ArgsError, match=r"solar_dpo.yml: its model is in .*sft, like that of .*solar_sft.yml;"):
         found(trained_chain)
@@ -179,7 +179,7 @@ def merged_in(directory):
     return directory / "merged"
 
 
-def test_a_stage_began_with_the_one_that_its_recipe_names(trained_chain, tmp_path):
+def test_a_stage_starts_from_the_stage_that_its_recipe_names(trained_chain, tmp_path):
     assert [stage.began_with for stage in found(trained_chain)] == [None] * 4
     change(trained_chain[1], base_model=str(tmp_path / "trained"))
     change(trained_chain[2], base_model=str(tmp_path / "mean" / ".." / "trained"))
@@ -208,7 +208,7 @@ def read(tokenizer):
     return [tokenizer("Once upon a time a wolf came by.", add_special_tokens=False)["input_ids"]]
 
 
-def test_the_same_tokenizer_with_more_tokens_will_do(tokenizer, own_tokenizer):
+def test_a_tokenizer_with_additional_tokens_is_accepted(tokenizer, own_tokenizer):
     own_tokenizer.add_special_tokens({"pad_token": "[PAD]"})
 
     check_tokenizer(STAGE, tokenizer, own_tokenizer, read)
@@ -216,7 +216,7 @@ def test_the_same_tokenizer_with_more_tokens_will_do(tokenizer, own_tokenizer):
         check_tokenizer(STAGE, own_tokenizer, tokenizer, read)
 
 
-def test_a_tokenizer_that_cuts_words_otherwise_is_refused(tokenizer, own_tokenizer):
+def test_a_tokenizer_that_splits_words_differently_is_rejected(tokenizer, own_tokenizer):
     from tokenizers import pre_tokenizers
 
     own_tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -242,7 +242,7 @@ def test_the_trained_model_is_the_one_in_output_dir(tmp_path):
     assert trained_directory(tmp_path, tmp_path / "r.yml") == tmp_path
 
 
-def test_a_run_that_has_not_been_is_told_how_to_train(tmp_path):
+def test_an_untrained_recipe_is_told_how_to_train(tmp_path):
     # Axolotl writes config.json before the first step.
     (tmp_path / "config.json").write_text("{}")
 
@@ -276,7 +276,7 @@ def test_an_adapter_is_measured_after_merging(tmp_path):
 EXPECTED = "but the plan is another"
 
 
-def test_a_model_of_the_plan_is_the_one_that_is_wanted(tmp_path):
+def test_a_model_of_the_plan_is_accepted(tmp_path):
     write_model(tmp_path / "recorded", 6, solar_plugins={"plan": PLAN.to_dict()})
     write_model(tmp_path / "unrecorded", 6)
 

@@ -47,7 +47,7 @@ def test_a_log_of_axolotl_is_read():
     )
 
 
-def test_losses_that_are_no_numbers_are_counted_and_left_out(tmp_path):
+def test_losses_that_are_not_finite_are_counted_and_left_out(tmp_path):
     write_state(tmp_path / "checkpoint-3" / "trainer_state.json", losses(3.0, math.nan, math.inf), 100)
 
     log = read_training_log(tmp_path)
@@ -80,7 +80,7 @@ def test_of_equal_logs_that_of_the_later_step_counts(tmp_path):
     assert read_training_log(tmp_path).last_step == 15
 
 
-def test_a_log_beside_the_final_model_is_read_too(tmp_path):
+def test_a_log_next_to_the_final_model_is_read(tmp_path):
     write_state(tmp_path / "trainer_state.json", losses(3.0), 100)
 
     assert read_training_log(tmp_path).loss.train == (LogPoint(1, 3.0),)

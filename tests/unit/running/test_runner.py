@@ -148,7 +148,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(folder):
     assert state() == {}
 
 
-def test_somebody_elses_folder_is_not_overwritten(folder):
+def test_a_foreign_folder_is_not_overwritten(folder):
     Path("a").mkdir()
     Path("a/x").write_text("precious")
     status, said = run()
@@ -183,7 +183,7 @@ def test_an_output_that_was_not_written(folder):
     assert "did not write a" in said
 
 
-def test_other_versions_are_told_and_change_nothing(folder, monkeypatch):
+def test_other_versions_are_noted_and_change_nothing(folder, monkeypatch):
     run()
     monkeypatch.setattr("solar_plugins.running.runner.package_versions", lambda: {"torch": "99"})
     assert "it is not run again for that" in run()[1]
@@ -244,7 +244,7 @@ def test_nothing_of_a_stage_survives_solar_run(folder, number):
 
 
 @pytest.mark.slow
-def test_two_at_once(folder):
+def test_a_second_run_of_a_pipeline_is_rejected(folder):
     Path("slow.py").write_text(SLOW)
     stages([("one", "slow.py a 100", [], ["a"])])
     process = started()
@@ -257,7 +257,7 @@ def test_two_at_once(folder):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_the_next_run_ends_with_the_same_result(folder):
+def test_after_random_kills_the_next_run_has_the_same_result(folder):
     rng = random.Random(0)
     for _ in range(12):
         process = started()

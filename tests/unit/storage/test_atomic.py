@@ -72,7 +72,7 @@ def test_a_link_stays_a_link(tmp_path):
     assert (tmp_path / "far/file").read_bytes() == b"x"
 
 
-def test_what_a_killed_writer_left_is_removed(tmp_path):
+def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     child = os.fork()
     if child == 0:
         os.fsync = lambda handle: os._exit(9)
@@ -96,7 +96,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
         (OSError("a library's\nown words"), "(a library's own words); a partial"),
     ],
 )
-def test_what_went_wrong_in_words(error, text):
+def test_write_errors_are_explained(error, text):
     with (
         pytest.raises(DataError) as found,
         write_errors_explained(Path("out/x"), "thing", "name another folder", DataError),
@@ -136,7 +136,7 @@ def old(target):
 
 
 def alone(target):
-    """Whether nothing stands beside it."""
+    """Whether its parent folder holds nothing else."""
     return list(target.parent.iterdir()) == [target]
 
 
@@ -164,14 +164,14 @@ def test_what_is_damaged_is_made_again(old, caplog):
     assert f"{old}: this thing is damaged or incomplete" in caplog.text
 
 
-def test_a_file_in_its_place_is_damage_too(target):
+def test_a_file_in_place_of_the_directory_is_replaced(target):
     target.parent.mkdir()
     target.touch()
     assert ensure(target) is True
     assert alone(target)
 
 
-def test_what_cannot_be_read_is_not_taken_for_damage(old):
+def test_an_unreadable_directory_is_not_treated_as_damaged(old):
     def unreadable(folder):
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -180,8 +180,8 @@ def test_what_cannot_be_read_is_not_taken_for_damage(old):
     assert files(old) == {"precious"}
 
 
-def test_what_another_computer_made_again_just_now_is_put_back(target):
-    """It looked damaged twice, with the lock too; moved aside, it is found whole."""
+def test_a_checkpoint_rewritten_by_another_computer_is_restored(target):
+    """It looked damaged twice, also under the lock; after it was moved aside it turns out to be complete."""
     ensure(target)
     inode, looks = target.stat().st_ino, iter([False, False])
     assert ensure(target, fill=None, is_finished=lambda folder: next(looks, True) and is_finished(folder)) is False
@@ -190,7 +190,7 @@ def test_what_another_computer_made_again_just_now_is_put_back(target):
 
 
 @pytest.mark.parametrize("replace", [False, True])
-def test_what_another_computer_finished_first_is_taken(target, replace):
+def test_a_checkpoint_finished_first_by_another_computer_is_used(target, replace):
     def overtaken(folder):
         target.mkdir()
         fill(target)
@@ -201,7 +201,7 @@ def test_what_another_computer_finished_first_is_taken(target, replace):
     assert alone(target)
 
 
-def test_what_is_there_gives_way_only_if_asked(old):
+def test_existing_output_is_replaced_only_on_request(old):
     with pytest.raises(OSError, match="not empty"):
         write_directory(old, fill, is_finished)
     assert files(old) == {"precious"}
@@ -210,7 +210,7 @@ def test_what_is_there_gives_way_only_if_asked(old):
     assert alone(old)
 
 
-def test_it_gives_way_only_when_the_new_content_is_whole(old):
+def test_old_content_is_replaced_only_by_complete_new_content(old):
     def check(folder):
         assert files(old) == {"precious"}
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -222,7 +222,7 @@ def test_it_gives_way_only_when_the_new_content_is_whole(old):
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
-def test_it_comes_back_if_the_new_content_cannot_take_its_place(old, monkeypatch, error):
+def test_old_content_is_restored_if_the_new_content_cannot_replace_it(old, monkeypatch, error):
     real_rename = Path.rename
 
     def rename(path, to):
@@ -252,7 +252,7 @@ def test_it_is_not_removed_if_it_cannot_come_back(old, monkeypatch):
     assert files(aside) == {"precious"}
 
 
-def test_everything_is_on_the_disk_before_the_rename_and_the_rename_before_the_old_content_goes(old, monkeypatch):
+def test_files_are_flushed_before_the_rename_and_the_old_content_is_removed_after_it(old, monkeypatch):
     events = []
 
     def note(module, name, what):
@@ -332,7 +332,7 @@ def test_another_nodes_partial_is_removed_when_nothing_in_it_changed_for_long(ta
     assert not partial.exists()
 
 
-def test_another_users_process_is_alive_even_if_proc_hides_it(target, monkeypatch):
+def test_another_users_process_counts_as_alive_even_if_proc_hides_it(target, monkeypatch):
     def not_permitted(pid, signal):
         raise PermissionError
 

@@ -24,7 +24,7 @@ def target(tmp_path):
 
 @pytest.fixture
 def lines(monkeypatch):
-    """The messages so far; the list grows."""
+    """The messages so far; more are appended."""
     found = []
     monkeypatch.setattr(atomic.LOG, "info", lambda text, *values: found.append(text % values))
     return found
@@ -95,7 +95,7 @@ def holder(target):
     process.wait()
 
 
-def test_who_waits_says_for_whom_and_takes_over_from_the_dead(target, holder, lines, monkeypatch):
+def test_a_waiting_process_names_the_owner_and_takes_over_if_it_dies(target, holder, lines, monkeypatch):
     monkeypatch.setattr(atomic, "FIRST_MESSAGE_SECONDS", 0.2)
     monkeypatch.setattr(atomic, "WAIT_MESSAGE_SECONDS", 0.3)
 
@@ -158,7 +158,7 @@ def test_removing_the_lock_of_a_dead_node_ends_the_wait(target, holder, monkeypa
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_where_the_file_system_has_no_locks_there_is_one_writer_a_node(target, lines, monkeypatch, tmp_path, code):
+def test_without_file_locks_each_node_has_one_writer(target, lines, monkeypatch, tmp_path, code):
     import fcntl
 
     def no_locks_in_the_cache(file, operation):

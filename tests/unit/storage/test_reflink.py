@@ -36,7 +36,7 @@ def test_a_disk_that_can_share(kind, tmp_path):
 
 
 @pytest.mark.parametrize("answer", sorted(CANNOT_SHARE), ids=errno.errorcode.get)
-def test_an_answer_that_says_no(answer, tmp_path, monkeypatch):
+def test_a_file_system_without_reflinks_is_detected(answer, tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(CONTENT)
     monkeypatch.setattr(fcntl, "ioctl", _answers(answer))
     assert find_sharing([tmp_path / "a"], tmp_path) == NONE

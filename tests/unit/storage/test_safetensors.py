@@ -137,7 +137,7 @@ def test_hostile_files_are_refused_by_name(tmp_path, case):
         read_header(path)
 
 
-def test_the_good_file_of_these_cases_is_read(tmp_path):
+def test_the_unchanged_file_of_these_cases_is_read(tmp_path):
     assert read_header(write_raw(tmp_path / "good.safetensors", GOOD, bytes(16))).keys() == {"a", "b"}
 
 

@@ -43,7 +43,7 @@ def test_json_objects_are_read():
         (b'{"a": "\n"}', "not valid JSON"),
     ],
 )
-def test_what_is_no_json_object_is_refused(text, message):
+def test_a_file_that_is_not_a_json_object_is_rejected(text, message):
     with pytest.raises(CheckpointError, match=rf"^x.json: .*{message}") as error:
         parse_json_object(WHERE, text)
     assert len(str(error.value)) < 400
@@ -123,7 +123,7 @@ def test_links_may_not_lead_out(tmp_path):
             require_inside(base / name, base)
 
 
-def test_the_advice_works(tmp_path, run):
+def test_the_suggested_fix_works(tmp_path, run):
     (tmp_path / "base").mkdir()
     (tmp_path / "store").write_text("x")
     (tmp_path / "base" / "file").symlink_to("../store")
@@ -184,7 +184,7 @@ def test_yaml_that_would_exhaust_the_machine_or_build_objects(name, tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
-def test_aliases_of_ordinary_size_are_expanded():
+def test_yaml_aliases_of_ordinary_size_are_expanded():
     assert parse_yaml("a: &a {x: 1}\nb: *a\nc: {<<: *a, y: 2}\n", "r") == {
         "a": {"x": 1},
         "b": {"x": 1},

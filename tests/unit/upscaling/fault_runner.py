@@ -78,7 +78,7 @@ class Trial:
         return ensure_checkpoint(base, PLAN, self.cache)
 
     def check(self, k, text):
-        """After a fault: nothing is half, the base is as it was, and one more run mends everything."""
+        """After a fault: no partial output, the base is unchanged, and one more run repairs everything."""
         names = {path.name for path in self.cache.iterdir()} if self.cache.exists() else set()
         finished = self.target.name in names
         if finished and not (

@@ -78,7 +78,7 @@ def test_a_finished_checkpoint_needs_no_more_of_the_hub_than_the_config(tmp_path
     assert (made / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_tokenizer_that_came_later_into_an_offline_cache_is_not_missed(tmp_path, base, monkeypatch):
+def test_a_tokenizer_added_later_to_an_offline_cache_is_found(tmp_path, base, monkeypatch):
     hub_cache(tmp_path, base, monkeypatch)
     plan = LayerPlan.from_sources(8, [*range(6), *range(2, 8)])
     made = ensure_checkpoint(find_base("someone/tiny"), plan, tmp_path / "cache")

@@ -97,7 +97,7 @@ def test_shards_and_index(sharded_base, tmp_path, monkeypatch):
     load(directory)
 
 
-def test_what_stands_in_the_directory(base, tmp_path):
+def test_the_files_of_a_checkpoint(base, tmp_path):
     for name in ("tokenizer.json", "chat_template.jinja", "LICENSE.txt"):
         (base / name).write_text(name)
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\nA base.\n")
@@ -116,7 +116,7 @@ def test_what_stands_in_the_directory(base, tmp_path):
     assert not list((tmp_path / "cache").glob(".*partial*"))
 
 
-def test_the_second_time_nothing_is_written(base, tmp_path):
+def test_a_second_call_writes_nothing(base, tmp_path):
     first = ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "cache")
     before = {path: path.stat().st_mtime_ns for path in first.iterdir()}
     assert ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "cache") == first
@@ -138,7 +138,7 @@ def test_the_directory_name_says_no_model_family(base, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", MARKER])
-def test_a_damaged_checkpoint_is_made_again(base, tmp_path, name):
+def test_a_damaged_checkpoint_is_written_again(base, tmp_path, name):
     found = find_base(str(base))
     directory = ensure_checkpoint(found, DUS, tmp_path / "cache")
     os.truncate(directory / name, 10)
@@ -147,7 +147,7 @@ def test_a_damaged_checkpoint_is_made_again(base, tmp_path, name):
     load(directory)
 
 
-def test_a_full_disk_leaves_nothing_that_looks_finished_and_the_next_run_repairs(base, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_finished_output_and_the_next_run_repairs_it(base, tmp_path, monkeypatch):
     written = []
 
     def full_after_100_kb(file, data, position):
@@ -173,7 +173,7 @@ def test_too_little_space_is_found_before_anything_is_written(base, tmp_path, mo
         ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "cache")
 
 
-def test_a_read_only_place(base, tmp_path, monkeypatch):
+def test_a_read_only_output(base, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / "cache"))
 
@@ -254,7 +254,7 @@ def test_upscale_writes_where_it_is_told_and_never_over_anything(base, tmp_path)
     assert write_checkpoint(found, DUS, tmp_path / "empty") is True
 
 
-def test_the_base_itself_is_no_place_for_the_result(base, tmp_path):
+def test_the_base_itself_is_rejected_as_output(base, tmp_path):
     before = sorted(base.rglob("*"))
     (tmp_path / "link").symlink_to(base)
     for place in (base, base / "deeper", tmp_path / "link" / "deeper", base / "a" / ".." / "b"):
@@ -264,7 +264,7 @@ def test_the_base_itself_is_no_place_for_the_result(base, tmp_path):
     assert write_checkpoint(find_base(str(base)), DUS, tmp_path / "base-12") is True
 
 
-def test_a_place_where_nothing_can_be_made_is_an_error_and_no_endless_wait(base):
+def test_an_unwritable_output_is_an_error_and_does_not_wait_forever(base):
     with pytest.raises(CheckpointError, match="/proc/out: the upscaled checkpoint could not be written"):
         write_checkpoint(find_base(str(base)), DUS, Path("/proc/out"))
 
@@ -279,7 +279,7 @@ def test_upscale_leaves_other_partials_and_the_empty_folder_of_a_failure_alone(b
         write_checkpoint(find_base(str(base)), DUS, tmp_path / "link")
 
 
-def test_weights_that_lack_a_tensor_everywhere_are_refused(base, tmp_path):
+def test_a_tensor_that_all_files_lack_is_an_error(base, tmp_path):
     from safetensors.torch import load_file, save_file
 
     kept = {k: v for k, v in load_file(base / "model.safetensors").items() if "up_proj" not in k}
@@ -288,7 +288,7 @@ def test_weights_that_lack_a_tensor_everywhere_are_refused(base, tmp_path):
         ensure_checkpoint(find_base(str(base)), DUS, tmp_path / "cache")
 
 
-def test_listeners_hear_of_a_written_checkpoint_and_not_of_a_found_one(base, tmp_path):
+def test_the_written_hook_is_called_for_a_new_checkpoint_only(base, tmp_path):
     from solar_plugins.plugins.markers import hookimpl
 
     heard = []
@@ -323,7 +323,7 @@ def test_the_base_is_never_touched(base, tmp_path):
         assert (base / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_shard_that_is_replaced_by_one_of_the_same_size_and_time_is_noticed(base, tmp_path, monkeypatch):
+def test_a_shard_replaced_by_one_of_the_same_size_and_time_is_detected(base, tmp_path, monkeypatch):
     """Where the samples do not reach, the file's inode and change time tell."""
 
     def replace(*args):
@@ -358,7 +358,7 @@ def test_a_checkpoint_that_cannot_be_read_is_an_error_and_stays(base, tmp_path, 
     assert {path.name: path.stat().st_ino for path in directory.iterdir()} == before
 
 
-def test_a_checkpoint_that_another_node_mended_just_now_is_not_removed(base, tmp_path, monkeypatch):
+def test_a_checkpoint_that_another_node_has_just_repaired_is_not_removed(base, tmp_path, monkeypatch):
     found = find_base(str(base))
     directory = ensure_checkpoint(found, DUS, tmp_path / "cache")
     inode = directory.stat().st_ino
@@ -371,7 +371,7 @@ def test_a_checkpoint_that_another_node_mended_just_now_is_not_removed(base, tmp
     assert list(directory.parent.iterdir()) == [directory]
 
 
-def test_upscale_takes_what_another_node_finished_first(base, tmp_path, monkeypatch):
+def test_upscale_uses_what_another_node_finished_first(base, tmp_path, monkeypatch):
     def finish_first(*args):
         shutil.copytree(made, tmp_path / "out")
         real_fill(*args)
@@ -418,7 +418,7 @@ def test_no_private_file_gets_into_the_model_by_a_link(base, tmp_path, name):
     assert not [path for path in (tmp_path / "cache").glob("*") if path.is_dir()]
 
 
-def test_the_room_that_a_left_over_takes_is_named(base, tmp_path, monkeypatch):
+def test_disk_space_used_by_leftovers_is_named(base, tmp_path, monkeypatch):
     found = find_base(str(base))
     left_over = tmp_path / "cache" / f".{checkpoint.cache_name(found, DUS)}.partial-0123abcd-1-1-01234567"
     left_over.mkdir(parents=True)

@@ -38,7 +38,7 @@ def files_in(directory):
     return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
 
 
-# --- every file that somebody's loader opens ------------------------------------------------------------------------
+# --- every file that some loader opens ------------------------------------------------------------------------------
 
 
 def tokenizer_classes():
@@ -116,7 +116,7 @@ def test_what_stays_behind(reason, names):
         assert judge({name: 1}, code=False).left == {name: reason}, name
 
 
-def test_a_folder_with_weights_stays_behind_whole():
+def test_a_subfolder_with_weights_is_not_copied():
     names = ("merged/config.json", "merged/deep/vocab.txt", "merged/model.safetensors", "plain/vocab.txt", "vocab.txt")
     judged = judge(dict.fromkeys(names, 1), code=True)
     assert judged.kept == ("plain/vocab.txt", "vocab.txt")
@@ -137,7 +137,7 @@ def test_modules_of_sentence_transformers_are_part_of_the_model():
     assert judge(dict.fromkeys(names, MAX_BYTES + 1), code=False).left["2_Dense/model.safetensors"] is Reason.LARGE
 
 
-def test_code_is_code_whatever_its_name():
+def test_code_files_are_recognized_under_any_name():
     names = ("adapter_x.py", "optimizer_x.py", "scheduler.py", "training_args.py")
     assert judge(dict.fromkeys(names, 1), code=True).kept == names
     assert set(judge(dict.fromkeys(names, 1), code=False).left.values()) == {Reason.CODE}
@@ -184,7 +184,7 @@ def test_links_that_lead_out_and_special_files_stay_behind_and_are_named(base, t
 
 
 @pytest.mark.timeout(30)
-def test_a_link_out_in_the_place_of_what_a_tokenizer_is_read_from_is_refused(base, tmp_path):
+def test_a_link_out_of_the_folder_in_place_of_a_tokenizer_file_is_rejected(base, tmp_path):
     (base / "deep").mkdir()
     (base / "deep" / "vocab.txt").symlink_to("/etc/hostname")
     with pytest.raises(CheckpointError, match=r"deep/vocab.txt: a link out of the model's directory"):
@@ -214,7 +214,7 @@ def test_a_folder_that_cannot_be_read_is_named(base, monkeypatch):
     assert companions_in(base, code=False).left["lost+found/"] is Reason.SPECIAL
 
 
-def test_what_stays_behind_is_said_once_with_the_reason(base, tmp_path, caplog):
+def test_files_left_behind_are_reported_once_with_the_reason(base, tmp_path, caplog):
     caplog.set_level("INFO", "axolotl")
     put(base, "checkpoint-5/model.safetensors", "x.gguf", "tokenization_x.py", *(f"{i}.bin" for i in range(7)))
     upscaled(base, tmp_path)
@@ -258,8 +258,8 @@ def test_a_file_that_nobody_wrote_is_found_in_subfolders_too(base, tmp_path):
         verify_checkpoint(made, str(base))
 
 
-def test_a_checkpoint_of_the_short_list_is_made_again(base, tmp_path):
-    """What versions before wrote: the same name, a whole folder, but a marker that lacks the file."""
+def test_a_checkpoint_of_the_old_file_list_is_written_again(base, tmp_path):
+    """What earlier versions wrote: the same name, a complete folder, but a marker without the file."""
     put(base, "spiece.model", content="pieces")
     made = upscaled(base, tmp_path)
     marker = json.loads((made / MARKER).read_text())
@@ -504,7 +504,7 @@ def test_what_was_made_offline_is_made_again_once_the_hub_has_more(half_a_cache,
     assert half_a_cache.asked == before, "a whole checkpoint asks nobody"
 
 
-def test_an_index_beside_the_shards_is_not_named_as_left_behind(sharded_base, tmp_path, caplog):
+def test_an_index_next_to_the_shards_is_not_reported_as_left_behind(sharded_base, tmp_path, caplog):
     caplog.set_level("INFO", "axolotl")
     made = upscaled(sharded_base, tmp_path)
     assert (made / "config.json").exists()

@@ -62,7 +62,7 @@ def test_a_wrong_config_is_found(model_type, change, message, check):
         check(base, upscaled | change)
 
 
-def test_what_the_user_vouched_for_stays_as_it_is(check):
+def test_trusted_keys_are_kept_unchanged(check):
     base = tiny("llama") | {"some_layers": [1, 2], "kinds": ["a"] * 9}
     upscaled = upscale_config(Decoder.of(base, ["some_layers", "kinds"]), PLAN)
     assert "reads 12 layers in agreement" in check(base, upscaled, trusted=["some_layers", "kinds"])

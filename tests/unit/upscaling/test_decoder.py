@@ -107,14 +107,14 @@ def test_configs_that_are_refused(change, message):
         Decoder.of(CONFIG | change)
 
 
-def test_a_type_that_only_its_own_code_knows():
+def test_a_model_type_with_custom_code_only():
     config = {"model_type": "mine", "num_hidden_layers": 4, "auto_map": {"AutoModelForCausalLM": "modeling.Mine"}}
     assert Decoder.of(config).architecture.layers_prefix == "model.layers."
     with pytest.raises(CheckpointError, match="expected the number of decoder layers"):
         Decoder.of({key: value for key, value in config.items() if key != "num_hidden_layers"})
 
 
-def test_of_a_model_of_more_than_text_it_is_the_text_part():
+def test_the_decoder_of_a_multimodal_model_is_its_text_part():
     decoder = Decoder.of(GEMMA3)
     assert (decoder.model_type, decoder.num_layers, decoder.dtype) == ("gemma3", 6, "bfloat16")
     assert decoder.text_config is GEMMA3["text_config"]
@@ -151,7 +151,7 @@ def test_a_width_that_is_no_width(key, value):
         _ = decoder.widths
 
 
-def test_widths_that_say_null_have_the_defaults_of_transformers():
+def test_null_widths_have_the_defaults_of_transformers():
     assert Decoder.of(MISTRAL | {"head_dim": None}).widths == Decoder.of(MISTRAL | {"head_dim": 128}).widths
     all_heads = Decoder.of(MISTRAL | {"num_key_value_heads": 32}).widths
     assert Decoder.of(MISTRAL | {"num_key_value_heads": None}).widths == all_heads
@@ -175,7 +175,7 @@ def test_dtype_is_the_stated_one(change, expected):
     assert Decoder.of(CONFIG | change).dtype == expected
 
 
-def test_what_else_the_config_announces():
+def test_prediction_layers_and_quantization_are_read_from_the_config():
     assert Decoder.of(CONFIG | {"num_nextn_predict_layers": 2}).num_prediction_layers == 2
     assert Decoder.of(CONFIG | {"num_mtp_layers": 1}).num_prediction_layers == 1
     assert Decoder.of(CONFIG).num_prediction_layers == 0

@@ -56,7 +56,7 @@ def change(path, **values):
     path.write_text(json.dumps({key: value for key, value in content.items() if value != "absent"}))
 
 
-def test_every_layer_is_its_own_models(pair, tmp_path):
+def test_every_layer_is_that_of_its_own_model(pair, tmp_path):
     made = ensure_checkpoint(*grown(*pair), tmp_path / "cache")
     written = load_file(made / "model.safetensors")
     base, donor = (load_file(folder / "model.safetensors") for folder in pair)
@@ -92,7 +92,7 @@ def test_a_donor_that_is_the_base_is_the_base(pair, tmp_path, monkeypatch):
     assert (len(base.donors), plan.donors, plan.seams()) == (1, (Donor("donor", None, 6),), ())
 
 
-def test_duplicates_that_two_names_of_one_model_hide_are_refused(pair):
+def test_duplicates_under_two_names_of_one_model_are_rejected(pair):
     slices = [[0, 6], {"model": str(pair[0]), "layers": [2, 8]}]
     with pytest.raises(ArgsError, match=r"one of these is the base.*omit model:"):
         grown(*pair, slices, duplicates="identity")
@@ -151,14 +151,14 @@ def test_another_config_is_refused_with_the_first_difference(pair, key, value, m
         grown(*pair)
 
 
-def test_what_does_not_change_a_layer_may_differ(pair):
+def test_keys_that_do_not_affect_a_layer_may_differ(pair):
     change(pair[1] / "config.json", transformers_version="4.0", eos_token_id=7, use_cache=False, _name_or_path="x")
     change(pair[1] / "config.json", max_length=9, dtype="absent", torch_dtype="bfloat16")
     base, plan = grown(*pair)
     assert (len(base.donors), len(plan)) == (1, 11)
 
 
-def test_layers_that_the_donor_has_not_are_refused(pair):
+def test_layers_that_the_donor_lacks_are_rejected(pair):
     with pytest.raises(
         PlanError,
         match=r"new layer 8: layer 6 of the donor donor does not exist; it has .* 0 to 5, so give",
@@ -195,7 +195,7 @@ def test_per_layer_values_are_each_models_own():
     assert upscaled(base, donor, slices)["layer_types"] == [FULL, WINDOW, FULL, WINDOW, WINDOW]
 
 
-def test_a_model_of_more_than_text():
+def test_a_multimodal_model():
     text = {"model_type": "gemma3_text", "num_hidden_layers": 2, "layer_types": [WINDOW] * 2, "hidden_size": 8}
     base = {"model_type": "gemma3", "text_config": text, "vision_config": {"depth": 3}}
     donor = base | {"text_config": text | {"num_hidden_layers": 1, "layer_types": [FULL]}}
@@ -222,7 +222,7 @@ def test_per_layer_values_that_cannot_be_combined_are_refused():
         upscaled(llama | {"layer_types": [FULL] * 2}, llama, [[0, 2], {"model": "b", "layers": [0, 2]}])
 
 
-def test_what_stands_beside_a_list_of_layers_must_be_equal():
+def test_keys_next_to_a_list_of_layers_must_be_equal():
     lists = {"full_attn_layers": [2], "kda_layers": [1], "head_dim": 8}
     kimi = {"model_type": "kimi_linear", "num_hidden_layers": 2, "linear_attn_config": lists}
     other = kimi | {"linear_attn_config": lists | {"full_attn_layers": [1], "kda_layers": [2]}}
@@ -235,7 +235,7 @@ def test_what_stands_beside_a_list_of_layers_must_be_equal():
         upscaled(kimi, kimi | {"linear_attn_config": lists | {"head_dim": 4}}, slices)
 
 
-def test_layers_of_a_kind_that_the_base_has_not(tiny_model, tmp_path):
+def test_layers_of_a_kind_that_the_base_lacks(tiny_model, tmp_path):
     """The window of a donor's layers is theirs; their dtype must still be the base's."""
     common = {"num_hidden_layers": 2, "use_sliding_window": True, "sliding_window": 8}
     folders = [
@@ -325,7 +325,7 @@ def test_every_layer_of_a_donor_is_new(pair):
     assert new_layers(plan) == (5, 6, 7, 8)
 
 
-def test_a_recipe_knows_its_own_result(pair, tmp_path, monkeypatch):
+def test_a_recipe_recognizes_its_own_result(pair, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     slices = [{"model": "./base", "layers": [0, 5]}, {"model": "./donor", "layers": [2, 6]}, [6, 8]]
     made = ensure_checkpoint(*grown("base", None, slices), tmp_path / "cache")

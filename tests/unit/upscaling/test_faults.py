@@ -60,7 +60,7 @@ def load_runner():
 
 
 def test_killed_before_every_operation(attempts):
-    """The base untouched, nothing half taken for whole, the same bytes after one more run, no left-overs."""
+    """The base is untouched, no partial checkpoint is reused, one more run gives the same bytes and no leftovers."""
     report = attempts("kill")
     assert report["points"] >= 80, "a writer with so few operations is not watched right"
     assert sum(report["outcomes"].values()) == report["points"]
@@ -68,7 +68,7 @@ def test_killed_before_every_operation(attempts):
     assert 1 <= report["outcomes"]["finished"] < 10, "killed after the rename"
 
 
-def test_every_operation_fails_once(attempts):
+def test_every_file_operation_may_fail_once(attempts):
     """An error is one paragraph and leaves nothing; where it does not matter, the result is right."""
     report = attempts("errors")
     assert report["points"]["No space left on device"] >= 80
@@ -118,7 +118,7 @@ def test_the_base_changes_before_every_third_operation(attempts):
         assert early > 5 * late
 
 
-def test_eight_processes_make_one_copy_and_say_whom_they_wait_for(attempts):
+def test_eight_processes_make_one_copy_and_name_the_writer_they_wait_for(attempts):
     report = attempts("many-1-live")
     (owner,) = report["owners"]
     assert (report["statuses"], report["placed"], report["second"], report["rest"]) == ([0] * 8, 1, 0, [])
@@ -150,7 +150,7 @@ def test_two_nodes_and_a_killed_writer(attempts):
 
 
 def test_the_command_killed_at_random_moments(folder, run):
-    """The real command on 100 MB, killed at moments spread over its whole run; then it runs to its end."""
+    """The real command on 100 MB, killed at times spread over its entire run; then it runs to its end."""
     runner = load_runner()
     base = runner.make_base(folder / "base", layers=4, hidden=1024, vocabulary=8192)
     out = folder / "cache" / "out"
@@ -184,7 +184,7 @@ def test_a_disk_that_is_really_full(folder, monkeypatch):
         ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True, check=False
     )
     if mount.returncode:
-        pytest.skip("no permission to mount a small disk; ENOSPC is injected by test_every_operation_fails_once")
+        pytest.skip("no permission to mount a small disk; test_every_file_operation_may_fail_once injects ENOSPC")
     try:
         runner = load_runner()
         base = find_base(str(runner.make_base(folder / "base", layers=2, hidden=256, vocabulary=512)))

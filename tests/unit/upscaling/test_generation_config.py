@@ -67,7 +67,7 @@ def test_a_file_without_such_keys_is_copied_to_the_byte(tmp_path):
         assert warning(path, {}) is None
 
 
-def test_keys_in_config_json_are_named_where_there_is_no_file(tmp_path):
+def test_keys_in_config_json_are_named_if_there_is_no_file(tmp_path):
     path = tmp_path / "generation_config.json"
     assert "config.json: temperature (0.9)" in warning(path, {"temperature": 0.9})
     path.write_text("{}")

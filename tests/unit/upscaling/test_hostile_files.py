@@ -75,7 +75,7 @@ def measured(path):
 
 
 @pytest.mark.parametrize("case", WORST)
-def test_the_worst_headers_are_refused_quickly_in_bounded_memory(tmp_path, case):
+def test_the_worst_headers_are_rejected_quickly_in_bounded_memory(tmp_path, case):
     """Bounds for any header at all; the usual one is refused in milliseconds. Run alone: at most 0.8 s and 405 MB."""
     make, message = WORST[case]
     path = tmp_path / "x.safetensors"
@@ -91,7 +91,7 @@ def test_the_worst_headers_are_refused_quickly_in_bounded_memory(tmp_path, case)
 
 @pytest.mark.parametrize("name", ["config.json", INDEX])
 @pytest.mark.parametrize("content", [b"[" * 999_999, b'{"a":' * 100_000, b" " * (LIMIT + 1), b"9" * 1_000_000])
-def test_so_are_configs_and_indices(sharded_base, name, content):
+def test_configs_and_indices_are_bounded_too(sharded_base, name, content):
     (sharded_base / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=f"{name}: "):
         _ = find_base(str(sharded_base)).tensors
@@ -140,7 +140,7 @@ def special_loop(path):
 @pytest.mark.parametrize("name", ["model-00001-of-*.safetensors", "config.json", INDEX, "tokenizer.json"])
 @pytest.mark.timeout(20)
 def test_what_is_no_file_of_this_folder_is_never_opened(sharded_base, name, special):
-    """A pipe would be waited for for ever, a device read without end, a link would take somebody's private file."""
+    """Reading a pipe or a device would never end, and a link may point to a private file."""
     (path,) = list(sharded_base.glob(name)) or [sharded_base / name]
     path.unlink(missing_ok=True)
     without = find_base(str(sharded_base)).identity if name == "tokenizer.json" else None
@@ -212,7 +212,7 @@ def test_flipped_bytes(path, flips):
 @example(b"{}" + b" " * 20, 22)
 @example(b" {}", 3)
 @example('{"a": 1}'.encode("utf-16-le"), 16)
-def test_any_bytes(path, content, length):
+def test_arbitrary_bytes_are_read_as_the_reference_reads_them(path, content, length):
     agrees_with_the_reference(path, framed(content, length=length))
 
 
@@ -231,7 +231,7 @@ metadata = st.dictionaries(st.text(max_size=2), st.text(max_size=2) | numbers, m
 
 @settings(max_examples=400, deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), entries, max_size=3), metadata, st.booleans(), st.integers(0, 24))
-def test_any_entries(path, header, some_metadata, with_metadata, num_bytes):
+def test_arbitrary_headers_are_read_as_the_reference_reads_them(path, header, some_metadata, with_metadata, num_bytes):
     header |= {"__metadata__": some_metadata} if with_metadata else {}
     agrees_with_the_reference(path, framed(json.dumps(header).encode(), bytes(range(num_bytes))))
 
@@ -269,7 +269,7 @@ indices = st.fixed_dictionaries({"weight_map": weight_maps | st.lists(index_name
 @settings(max_examples=250, deadline=None)
 @given(indices | st.binary(max_size=40))
 @example({"weight_map": {"1": "1.safetensors", "2": "2.safetensors"}})
-def test_any_index(folder, index):
+def test_an_arbitrary_index_is_rejected_or_read_as_written(folder, index):
     (folder / INDEX).write_bytes(index if isinstance(index, bytes) else json.dumps(index).encode())
     with contextlib.suppress(CheckpointError):
         found = find_base(str(folder)).weights

@@ -106,7 +106,7 @@ def test_a_connection_that_is_cut_while_weights_come(hub, on_hub, upscale, tmp_p
     assert (tmp_path / "out/model.safetensors").exists()
 
 
-def test_a_hub_that_fails_while_a_license_comes_leaves_no_model_without_it(hub, on_hub, upscale, tmp_path):
+def test_a_failed_license_download_leaves_no_model(hub, on_hub, upscale, tmp_path):
     hub.misbehave("GET", "/resolve/.*/LICENSE", status=403, times=100)
     ended = upscale("org/base", "out")
     assert ended.returncode == 1

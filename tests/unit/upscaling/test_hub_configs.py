@@ -191,7 +191,7 @@ def test_transformers_reads_the_deeper_config_as_the_plan_says(name, drop):
     assert {key for key in before if before[key] != after[key]} <= followed
 
 
-def test_lists_of_other_engines_stay_true():
+def test_lists_for_other_engines_stay_correct():
     """transformers reads layer_types where it is there; vLLM reads these."""
     plan = LayerPlan.from_sources(27, [*range(20), *range(7, 27)])
     kimi = upscale_config(Decoder.of(PUBLISHED["kimi-linear-48b"]), plan)
@@ -221,7 +221,7 @@ def test_lists_that_transformers_does_not_read_must_agree_with_what_it_reads(nam
         upscale_config(Decoder.of(config), LayerPlan.from_sources(depth, range(depth)))
 
 
-def test_fields_that_are_no_lists_are_right_too():
+def test_fields_that_are_not_lists_are_correct():
     def deeper(name, drop):
         raw = PUBLISHED[name]
         depth = Decoder.of(raw).num_layers
@@ -239,7 +239,7 @@ def test_fields_that_are_no_lists_are_right_too():
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_a_config_that_says_nothing_but_its_depth_is_read_right_or_refused(model_type):
+def test_a_config_with_only_a_depth_is_read_correctly_or_rejected(model_type):
     """What transformers derives from the depth alone must not change for any layer."""
     row = ARCHITECTURES[model_type]
     raw = {"model_type": model_type, row.depth_key: 12, **{key: 12 for key in row.more_depth_keys if key[0] == "n"}}

@@ -34,11 +34,11 @@ def test_ranges_of_solar():
     assert SOLAR.ranges() == (LayerRange(0, 24), LayerRange(8, 32))
 
 
-def test_plain_repetition_has_distance_31():
+def test_stacking_has_seam_distance_31():
     assert LayerPlan.from_sources(32, [*range(32), *range(32)]).seams()[0].distance == 31
 
 
-def test_identity_layers_make_no_seam_but_what_meets_over_them_does():
+def test_seams_are_counted_across_identity_layers():
     inserted = LayerPlan(3, (PlannedLayer(0), PlannedLayer(0, "identity"), PlannedLayer(1), PlannedLayer(2)))
     assert inserted.seams() == ()
     skipped = LayerPlan(3, (PlannedLayer(0), PlannedLayer(0, "identity"), PlannedLayer(2)))
@@ -61,7 +61,7 @@ def test_json_round_trip(plan):
 
 
 @given(plans)
-def test_seams_are_exactly_the_broken_neighbourhoods_of_acting_layers(plan):
+def test_seams_are_where_acting_layers_were_not_adjacent(plan):
     acting = [layer.source for layer in plan.layers if layer.initialization in ("copy", "scaled")]
     broken = [(a, b) for a, b in pairwise(acting) if b - a != 1]
     assert [(seam.below, seam.above) for seam in plan.seams()] == broken
@@ -113,7 +113,7 @@ def test_impossible_plans_are_refused(base_layers, entries, message):
         {"base_layers": 4, "ranges": [{"start": 0, "end": 2}], "donors": "b"},
     ],
 )
-def test_data_that_is_no_plan_is_refused_quickly(data):
+def test_data_that_is_not_a_plan_is_rejected_quickly(data):
     with pytest.raises(PlanError, match="is not a layer plan"):
         LayerPlan.from_dict(data)
 

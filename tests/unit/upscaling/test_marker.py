@@ -52,7 +52,7 @@ def test_a_damaged_marker_is_refused_by_name(tmp_path, changes, message):
         read_marker(write(tmp_path, GOOD.to_dict() | changes))
 
 
-def test_a_plan_that_would_fill_the_memory_is_refused(tmp_path):
+def test_a_plan_that_would_exhaust_the_memory_is_rejected(tmp_path):
     ranges = [{"start": 0, "end": 10_000}] * 10_000
     with pytest.raises(CheckpointError, match=r"damaged .PlanError"):
         read_marker(write(tmp_path, GOOD.to_dict() | {"plan": {"base_layers": 10_000, "ranges": ranges}}))
@@ -91,7 +91,7 @@ def test_random_bytes_raise_nothing_else(tmp_path_factory, data):
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(["base.name", "base.identity", "base", "plan", "plan.ranges", "files"])), st.data())
-def test_mutated_markers_are_read_right_or_refused(tmp_path_factory, places, data):
+def test_mutated_markers_are_read_correctly_or_rejected(tmp_path_factory, places, data):
     content = GOOD.to_dict() | {"format_version": FORMAT_VERSION}
     for place in places:
         *parents, key = place.split(".")

@@ -45,7 +45,7 @@ def test_identity_layers_scale_what_writes_to_the_residual_stream():
     }
 
 
-def test_a_filter_that_two_modules_share_stands_there_once():
+def test_a_filter_shared_by_two_modules_is_listed_once():
     """GPT-2's are attn.c_proj and mlp.c_proj; mergekit takes the first filter that is a part of the tensor's name."""
     plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity")))
     decoder = Decoder.of({"model_type": "gpt2", "n_layer": 2, "dtype": "float32"})
@@ -64,7 +64,7 @@ def test_scaled_layers_multiply_the_same_modules():
 
 
 @pytest.mark.parametrize("name", ["noise", "average", "third"])
-def test_what_mergekit_cannot_say_is_refused_with_the_reason(name):
+def test_plans_that_mergekit_cannot_express_are_rejected_with_the_reason(name):
     plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, name, (("x", 1),))))
     with pytest.raises(CheckpointError, match=rf"{name} \(x 1\) layers cannot be written in mergekit's YAML"):
         passthrough_merge("b", MISTRAL_2, plan)
@@ -80,7 +80,7 @@ def test_what_mergekit_cannot_say_is_refused_with_the_reason(name):
         ({"model_type": "glm4", "attention_bias": True}, None),
     ],
 )
-def test_bases_whose_biases_mergekit_would_leave_out(config, refused):
+def test_bases_whose_biases_mergekit_omits(config, refused):
     decoder = Decoder.of(config | {"num_hidden_layers": 2})
     if refused is None:
         passthrough_merge("b", decoder, LayerPlan.from_sources(2, [0, 1, 1]))
@@ -89,7 +89,7 @@ def test_bases_whose_biases_mergekit_would_leave_out(config, refused):
         passthrough_merge("b", decoder, LayerPlan.from_sources(2, [0, 1, 1]))
 
 
-def test_which_types_keep_their_biases_is_what_mergekits_own_lists_say():
+def test_types_that_keep_their_biases_match_mergekits_lists():
     import mergekit
 
     biased = set()
@@ -106,7 +106,7 @@ UNTESTED = sorted(name for name in MERGEKIT_TYPES if not ARCHITECTURES[name].res
 
 @pytest.mark.parametrize("model_type", UNTESTED)
 def test_identity_layers_are_never_exported_as_plain_copies(model_type):
-    """Of these types nobody tested which modules write to the residual stream."""
+    """For these types it is not tested which modules write to the residual stream."""
     decoder = Decoder.of({"model_type": model_type, ARCHITECTURES[model_type].depth_key: 2, "dtype": "bfloat16"})
     passthrough_merge("b", decoder, LayerPlan.from_sources(2, [0, 1, 1]))
     with pytest.raises(
@@ -132,7 +132,7 @@ def test_the_dtype_is_that_of_the_weights_and_none_where_they_are_mixed(dtypes, 
     assert passthrough_merge("b", MISTRAL, LayerPlan.from_sources(32, range(32)), dtypes).get("dtype") == expected
 
 
-def test_without_weights_the_config_is_believed_and_nothing_is_guessed():
+def test_without_weights_only_the_config_is_used():
     silent = Decoder.of({"model_type": "mistral", "num_hidden_layers": 32})
     assert "dtype" not in passthrough_merge("b", silent, LayerPlan.from_sources(32, range(32)))
     assert passthrough_merge("b", MISTRAL, LayerPlan.from_sources(32, range(32)))["dtype"] == "bfloat16"
@@ -155,7 +155,7 @@ def test_a_local_base_gets_its_whole_path(made_bases, tmp_path, monkeypatch, spe
     assert found.dtypes == {"BF16"}
 
 
-def test_weights_that_are_not_here_are_not_fetched(base):
+def test_missing_local_weights_are_not_downloaded(base):
     (base / "model.safetensors").unlink()
     assert weights_of(str(base), None).dtypes is None
 

@@ -21,7 +21,7 @@ def test_whether_a_model_came_out_of_a_recipes_own_plan():
         requested_plan(Decoder.of(grown | {"num_hidden_layers": 4}), "m", init)
 
 
-def test_a_record_of_growth_is_read_and_a_broken_one_refused():
+def test_a_provenance_record_is_read_and_a_broken_one_rejected():
     plan = LayerPlan.from_sources(4, [0, 1, 2, 1, 2, 3])
     assert recorded_plan({}) is None
     assert recorded_plan({"solar_plugins": {"plan": plan.to_dict()}}) == plan

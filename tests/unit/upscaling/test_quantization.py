@@ -65,7 +65,7 @@ def test_a_pattern_that_names_layers_by_number_alone_is_refused(pattern):
         reordered({"quant_method": "gptq", "dynamic": {pattern: {"bits": 8}}})
 
 
-def test_a_pattern_whose_dot_is_any_character_is_refused_where_it_names_other_layers_too():
+def test_a_pattern_with_an_unescaped_dot_that_matches_other_layers_is_rejected():
     with pytest.raises(CheckpointError, match=r"other layers that start with 1; write 1\\."):
         reordered(
             {"quant_method": "compressed-tensors", "ignore": ["re:.*layers.1.*"]}, LayerPlan.from_sources(12, range(12))
@@ -136,7 +136,7 @@ def test_methods_that_are_not_known_are_refused_wherever_they_are_declared(confi
         reordered_quantizations(declared((config, side_files)), PLAN)
 
 
-def test_weights_of_whole_numbers_are_refused_where_nothing_declares_them():
+def test_undeclared_integer_weights_are_rejected():
     dtypes = {"model.layers.0.attn.bias": "U8", "model.norm.weight": "F32", "model.layers.0.mlp.up_proj.weight": "I8"}
     with pytest.raises(CheckpointError, match=r"mlp.up_proj.weight' has the dtype I8"):
         refuse_undeclared_integers(dtypes, Decoder.of(LLAMA))

@@ -142,7 +142,7 @@ def test_a_disk_with_less_space_than_the_result_needs_no_more(shared_disk, tmp_p
     assert verify_checkpoint(shared_disk / "shared", str(base.directory)).note == ""
 
 
-def test_a_base_on_another_disk_is_copied_without_alarm(shared_disk, tmp_path, caplog):
+def test_a_base_on_another_disk_is_copied_without_a_warning(shared_disk, tmp_path, caplog):
     base = find_base(str(model(tmp_path)))
     directory = ensure_checkpoint(base, PLAN, shared_disk / "cache")
     assert "shared_block" not in marker(directory)

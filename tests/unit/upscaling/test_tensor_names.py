@@ -46,7 +46,7 @@ def found(names, config=LLAMA, **more):
         lambda name: name.replace("layers.1.", "layers.1._orig_mod."),
     ],
 )
-def test_what_training_wrappers_add_is_stripped_and_said(wrap):
+def test_prefixes_of_training_wrappers_are_stripped_and_reported(wrap):
     result = found([wrap(name) for name in NAMES])
     assert result.stored == {name: wrap(name) for name in NAMES}
     assert "stripped" in result.notes[0]
@@ -90,7 +90,7 @@ def test_the_name_of_the_base_model_may_be_missing():
         (NAMES[:-1], r"lm_head.weight is missing, .*architectures: LlamaForCausalLM"),
     ],
 )
-def test_what_transformers_would_not_load_is_refused(names, message):
+def test_weights_that_transformers_would_not_load_are_rejected(names, message):
     with pytest.raises(CheckpointError, match=message):
         found(names)
 
@@ -104,7 +104,7 @@ def test_what_transformers_would_not_load_is_refused(names, message):
         ("LlamaForQuestionAnswering", "transformer.", ["qa_outputs.weight", "qa_outputs.bias"]),
     ],
 )
-def test_models_with_another_head_need_none_for_language_and_say_so(class_name, prefix, head):
+def test_models_with_another_head_need_no_language_head_and_are_noted(class_name, prefix, head):
     names = [prefix + name.removeprefix("model.") for name in NAMES[:-1]] + head
     result = found(names, LLAMA | {"architectures": [class_name]})
     assert result.stored == {name: name for name in names}
@@ -121,7 +121,7 @@ def test_an_embedding_model_may_name_the_class_with_the_head():
         found(names, absent=["lm_head.weight"])
 
 
-def test_a_tied_head_may_be_absent_or_stand_for_the_embeddings():
+def test_a_tied_head_may_be_absent_or_replace_the_embeddings():
     tied = LLAMA | {"tie_word_embeddings": True}
     assert found(NAMES[:-1], tied).notes == ()
     assert found(NAMES[1:], tied).notes == ()
@@ -129,16 +129,16 @@ def test_a_tied_head_may_be_absent_or_stand_for_the_embeddings():
 
 
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.extra.weight"])
-def test_what_only_the_index_names_may_be_absent_where_the_model_does_not_need_it(name):
+def test_a_tensor_that_only_the_index_lists_may_be_absent_if_not_needed(name):
     assert f"'{name}', which are in no file" in found(NAMES, absent=[name]).notes[0]
 
 
-def test_a_layers_tensor_may_not_be_absent():
+def test_a_missing_layer_tensor_is_rejected():
     with pytest.raises(CheckpointError, match="is in the index but in no file, and the model needs it"):
         found(NAMES, absent=["model.layers.1.mlp.gate_proj.weight"])
 
 
-def test_what_the_index_leaves_out_is_kept_unless_it_lies_past_the_last_layer():
+def test_tensors_missing_from_the_index_are_kept_unless_past_the_last_layer():
     """A model of fewer layers made by editing config and index alone: transformers loads it without complaint."""
     extra = ["model.layers.2.mlp.up_proj.weight", "old_head.weight"]
     result = found([*NAMES, *extra], unlisted=frozenset(extra))

@@ -64,7 +64,7 @@ def test_seam_layers():
     assert seam_layers(DUS, 10**12) == tuple(range(48))
 
 
-def test_all_trains_everything_unless_told():
+def test_layers_all_trains_everything_by_default():
     every = parts("all")
     assert every.everything
     assert every.layers == tuple(range(48))
@@ -72,7 +72,7 @@ def test_all_trains_everything_unless_told():
 
 
 @pytest.mark.parametrize("layers", ["new", "seam"])
-def test_some_layers_train_nothing_beside_them(layers):
+def test_training_some_layers_trains_nothing_else(layers):
     keys = {"around": 2} if layers == "seam" else {}
     assert parts(layers, **keys)[3:] == (False, False, False)
     assert parts(layers, norms=True, lm_head=True, **keys)[3:] == (False, True, True)
@@ -141,7 +141,7 @@ def test_patterns_name_the_parameters():
         ({"layers": "new", "embedings": True}, "solar.train.embedings: unknown key; did you mean embeddings?"),
     ],
 )
-def test_a_block_that_cannot_be_meant(keys, message):
+def test_an_invalid_train_block_is_an_error(keys, message):
     from solar_plugins.solar_block import parse_solar_block
 
     with pytest.raises(ArgsError) as error:
@@ -174,7 +174,7 @@ def test_an_adapter_covers_the_layers():
 
 @pytest.mark.parametrize("asked", [{"embeddings": True}, {"lm_head": True}, {"embeddings": True, "lm_head": True}])
 @pytest.mark.parametrize("layers", ["new", "all"])
-def test_a_head_that_is_the_embeddings_stays_so_beside_an_adapter(asked, layers):
+def test_a_tied_head_stays_tied_with_an_adapter(asked, layers):
     tied = Decoder.of(dict(DECODER.config) | {"tie_word_embeddings": True})
     made = keys({"layers": layers, **asked}, decoder=tied, **LORA)
     assert made["lora_modules_to_save"] == ["embed_tokens"]
@@ -189,7 +189,7 @@ def test_a_head_that_is_the_embeddings_stays_so_beside_an_adapter(asked, layers)
     assert keys({"layers": layers, **asked}, **sharded), "nothing is tied"
 
 
-def test_what_axolotl_was_told_before_is_told_again():
+def test_registering_twice_fills_in_the_same_keys():
     """Axolotl may register a plugin twice, with its own keys filled in."""
     for others in ({}, LORA):
         train = {"layers": "new"}
@@ -232,7 +232,7 @@ def test_contradictions(train, others, message):
     assert message in str(error.value)
 
 
-def test_identity_layers_must_learn():
+def test_frozen_identity_layers_are_rejected():
     copies = [PlannedLayer(source) for source in (1, 2, 1, 2, 3)]
     plan = LayerPlan(4, (PlannedLayer(0), PlannedLayer(0, "identity"), *copies))
     args = parse_recipe({"solar": {"train": {"layers": "seam", "around": 1}}}).solar.train

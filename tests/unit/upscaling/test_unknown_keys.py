@@ -1,4 +1,4 @@
-"""Keys that nobody here knows: harmless, or refused with their names and the way to vouch for them."""
+"""Unknown keys: harmless, or rejected with their names and how to trust them."""
 
 import json
 
@@ -106,7 +106,7 @@ def test_a_text_that_names_two_kinds_of_layers_is_refused(text):
         upscale(OWN | {"attention_type": text})
 
 
-def test_every_doubtful_key_is_named_at_once():
+def test_all_doubtful_keys_are_named_in_one_error():
     with pytest.raises(CheckpointError, match=r"trust_config_keys: \[attn_cfg\.every, n_dense\] in"):
         upscale(OWN | {"attn_cfg": {"every": 2, "head_dim": 8}, "n_dense": 1})
     upscale(OWN | {"attn_cfg": {"every": 2}, "n_dense": 1}, "attn_cfg.every", "n_dense")
@@ -114,12 +114,12 @@ def test_every_doubtful_key_is_named_at_once():
 
 
 @pytest.mark.parametrize("place", ["compression_config", "quantization_config"])
-def test_a_quantisations_list_with_an_entry_a_layer_is_no_unknown_key(place):
+def test_a_quantization_list_with_one_entry_per_layer_is_a_known_key(place):
     ignored = {"quant_method": "compressed-tensors", "ignore": [f"model.layers.{i}.mlp.gate" for i in range(32)]}
     assert len(upscale(LLAMA | {place: ignored})[place]["ignore"]) == 48
 
 
-def test_what_is_off_says_nothing():
+def test_keys_that_are_off_are_ignored():
     upscale(
         OWN | {"dense_layers": [], "every": None, "use_cla": False, "first_k_dense_replace": 0, "moe_layer_freq": 1}
     )
@@ -143,14 +143,14 @@ PER_LAYER = {
 
 
 @pytest.mark.parametrize("key", PER_LAYER)
-def test_what_looks_like_one_value_a_layer_is_refused_in_a_known_type_too(key):
+def test_a_list_with_one_value_per_layer_is_rejected_in_a_known_type(key):
     """transformers may ignore it, and vLLM may not."""
     with pytest.raises(CheckpointError, match=rf"{key}.*trust_config_keys: \[{key}"):
         upscale(LLAMA | {key: PER_LAYER[key]})
     assert upscale(LLAMA | {key: PER_LAYER[key]}, key)[key] == PER_LAYER[key]
 
 
-def test_keys_that_a_known_type_does_not_have_are_left_alone_where_transformers_reads_the_config():
+def test_unknown_keys_of_a_known_type_are_kept():
     extra = {"layer_switch": 4, "order_of_interleaved_layers": "local_attn_first", "cla_share_factor": 2}
     extra |= {"suppress_tokens": [1, 2], "image_token_ids": [3, 4], "mtp_layer_ids": [0], "widths": [512, 1024]}
     assert extra.items() <= upscale(LLAMA | extra).items()
@@ -173,7 +173,7 @@ def own_base(base):
 DUS = LayerPlan.from_sources(8, [*range(6), *range(2, 8)])
 
 
-def test_the_user_vouches_on_the_command_line_and_the_result_says_so(own_base, tmp_path):
+def test_trust_config_key_is_recorded_in_the_result(own_base, tmp_path):
     out = tmp_path / "out"
     command = [str(own_base), str(out), "--drop-layers", "2", "--trust-remote-code"]
     refused = CliRunner().invoke(solar, ["upscale", *command])
@@ -188,7 +188,7 @@ def test_the_user_vouches_on_the_command_line_and_the_result_says_so(own_base, t
     assert "not checked" in verify_checkpoint(out, str(own_base)).config
 
 
-def test_a_recipe_vouches(own_base, tmp_path):
+def test_trust_config_keys_in_a_recipe_are_used(own_base, tmp_path):
     recipe = tmp_path / "recipe.yml"
     text = f"base_model: {own_base}\ntrust_remote_code: true\nsolar:\n  init:\n    strategy: dus\n    drop_layers: 2\n"
     recipe.write_text(text)
@@ -197,7 +197,7 @@ def test_a_recipe_vouches(own_base, tmp_path):
     assert CliRunner().invoke(solar, ["plan", str(recipe)]).exit_code == 0
 
 
-def test_what_was_vouched_for_is_part_of_the_cache_name(own_base, tmp_path):
+def test_trusted_keys_are_part_of_the_cache_name(own_base, tmp_path):
     trusting, plain = (
         find_base(str(own_base), trust_remote_code=True, trusted_keys=keys) for keys in (("n_dense",), ())
     )

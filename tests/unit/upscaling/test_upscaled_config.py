@@ -112,7 +112,7 @@ def test_residual_scale_of_every_layer_stays():
     assert upscale_config(Decoder.of(config), PLAN)["scale_depth"] == pytest.approx(1.4 * (6 / 4) ** 0.5)
 
 
-def test_a_model_of_more_than_text_keeps_its_other_parts():
+def test_a_multimodal_model_keeps_its_other_parts():
     text = {"model_type": "gemma3_text", "num_hidden_layers": 4, "layer_types": ["x", "y", "x", "z"]}
     vision = {"num_hidden_layers": 4}
     upscaled = upscale_config(Decoder.of({"model_type": "gemma3", "text_config": text, "vision_config": vision}), PLAN)
@@ -154,7 +154,7 @@ def test_per_layer_fields_that_cannot_be_trusted(change, message):
         upscale_config(Decoder.of(CONFIG | change), PLAN)
 
 
-def test_identity_layers_are_refused_by_the_config_alone_where_they_are_not_tested():
+def test_identity_layers_of_untested_types_are_rejected_by_the_config_alone():
     plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity")))
     config = {"model_type": "gemma2", "num_hidden_layers": 2}
     with pytest.raises(CheckpointError, match="identity and scaled layers are not tested for model_type 'gemma2'"):

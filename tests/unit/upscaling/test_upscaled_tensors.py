@@ -40,7 +40,7 @@ def test_identity_needs_the_tensors_that_it_zeroes():
         tensor_copies(names, Decoder.of(CONFIG), LayerPlan(4, (PlannedLayer(3, "identity"),)))
 
 
-def test_identity_is_refused_where_it_is_not_tested():
+def test_identity_layers_are_rejected_for_untested_types():
     with pytest.raises(CheckpointError, match="identity and scaled layers are not tested for model_type 'olmo2'"):
         tensor_copies(NAMES, Decoder.of(CONFIG | {"model_type": "olmo2"}), LayerPlan(4, (PlannedLayer(3, "identity"),)))
 
@@ -103,7 +103,7 @@ def test_all_parts_of_a_quantized_module_follow_and_layers_may_be_kept_in_full(m
     assert in_full == ["weight"]
 
 
-def test_a_model_of_more_than_text_grows_its_decoder_only():
+def test_only_the_decoder_of_a_multimodal_model_is_upscaled():
     config = {
         "model_type": "gemma3",
         "text_config": {"model_type": "gemma3_text", "num_hidden_layers": 4, "layer_types": ["full_attention"] * 4},
@@ -117,7 +117,7 @@ def test_a_model_of_more_than_text_grows_its_decoder_only():
     assert all(copies[name] == name for name in vision)
 
 
-def test_a_decay_that_is_not_stored_would_be_derived_anew():
+def test_a_decay_that_is_not_stored_is_rejected():
     config = {"model_type": "minimax", "num_hidden_layers": 2, "layer_types": ["linear_attention"] * 2}
     names = [f"model.layers.{i}.self_attn.qkv_proj.weight" for i in range(2)]
     with pytest.raises(CheckpointError, match=r"layers.0.self_attn.slope_rate is not stored"):
@@ -138,7 +138,7 @@ def test_names_that_do_not_fit_the_config(names, message):
         tensor_copies(names, Decoder.of(CONFIG), PLAN)
 
 
-def test_own_code_with_other_names_for_its_layers_is_told_apart_from_a_damaged_checkpoint():
+def test_custom_code_with_other_layer_names_is_distinguished_from_a_damaged_checkpoint():
     decoder = Decoder.of({"model_type": "qwen", "num_hidden_layers": 4, "auto_map": {"AutoConfig": "x.X"}})
     names = [name.replace("model.layers", "transformer.h") for name in NAMES]
     with pytest.raises(CheckpointError, match=r"with custom code .model_type 'qwen'"):

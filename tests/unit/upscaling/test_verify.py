@@ -45,7 +45,7 @@ def invoke(*arguments):
 
 @pytest.mark.parametrize("plan", [DUS, EXPANDED], ids=["dus", "identity"])
 @pytest.mark.parametrize("buffer_bytes", [7, 1 << 20])
-def test_what_was_written_is_right(any_base, tmp_path, plan, buffer_bytes, monkeypatch):
+def test_the_written_checkpoint_is_verified(any_base, tmp_path, plan, buffer_bytes, monkeypatch):
     monkeypatch.setattr(verify, "BUFFER_BYTES", buffer_bytes * 100)
     monkeypatch.setattr(verify, "PIECE_BYTES", buffer_bytes * 333)
     directory = ensure_checkpoint(find_base(str(any_base)), plan, tmp_path / "cache")
@@ -133,7 +133,7 @@ def test_an_identity_layer_must_be_zero(base, tmp_path):
 
 
 def edit_json(path, edit):
-    """Change a JSON file and keep the marker's record of its size right, as somebody would who edits with care."""
+    """Change a JSON file and the size that the marker records, as a careful editor would."""
     data = json.loads(path.read_text())
     edit(data)
     path.write_text(json.dumps(data))
@@ -224,7 +224,7 @@ def damage_header_shape(directory):
         ),
     ],
 )
-def test_whatever_differs_is_named(made, damage, message):
+def test_every_difference_is_named(made, damage, message):
     directory, base = made
     damage(directory)
     with pytest.raises(CheckpointError, match=message):
@@ -241,7 +241,7 @@ def test_a_local_base_must_be_named_and_is_not_guessed(made, monkeypatch):
     assert f"solar verify {directory} --base PATH" in result.stderr
 
 
-def test_a_base_that_was_touched_is_said_and_compared_all_the_same(made):
+def test_a_modified_base_is_noted_and_still_compared(made):
     directory, base = made
     os.utime(base / "config.json", ns=(1, 1))
     result = invoke(directory, "--base", base)
@@ -339,7 +339,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
     assert int(peak) < 100_000, "kilobytes, of which Python and click are half"
 
 
-def test_a_stale_alias_that_the_writer_missed_is_found_by_transformers(tmp_path, monkeypatch):
+def test_transformers_finds_a_stale_depth_alias(tmp_path, monkeypatch):
     """A fault in the table is in the checkpoint and in what it is compared with, but not in transformers."""
     torch.manual_seed(0)
     config = transformers.GPT2Config(n_embd=16, n_layer=8, n_head=2, vocab_size=32, n_positions=16)

@@ -81,7 +81,7 @@ def with_buffers_that_only_the_index_has(base):
         with_buffers_that_only_the_index_has,
     ],
 )
-def test_what_transformers_loads_is_what_is_upscaled(base, make, tmp_path):
+def test_the_weights_that_transformers_loads_are_upscaled(base, make, tmp_path):
     """The result's layers are those of the base as transformers loads it."""
     make(base)
     loaded, info = AutoModelForCausalLM.from_pretrained(base, output_loading_info=True)
@@ -97,7 +97,7 @@ def test_what_transformers_loads_is_what_is_upscaled(base, make, tmp_path):
         assert torch.equal(tensor, expected[source]), name
 
 
-def test_a_tied_head_that_only_the_index_has(tiny_model, tmp_path):
+def test_a_tied_head_that_only_the_index_lists(tiny_model, tmp_path):
     base = tiny_model(tmp_path / "base", tie_word_embeddings=True)
     in_two_shards(base, listed={"lm_head.weight": "a.safetensors"})
     write_checkpoint(find_base(str(base)), DUS, tmp_path / "out")
@@ -105,7 +105,7 @@ def test_a_tied_head_that_only_the_index_has(tiny_model, tmp_path):
     assert not info["missing_keys"]
 
 
-def test_a_tensor_in_two_shards_is_refused_where_the_index_and_transformers_differ(base):
+def test_a_tensor_in_two_shards_is_rejected_if_the_index_and_transformers_differ(base):
     in_two_shards(base, extra={"model.norm.weight": torch.zeros(32, dtype=torch.bfloat16)})
     weight_map = json.loads((base / INDEX).read_text())["weight_map"]
     assert weight_map["model.norm.weight"] == "b.safetensors"
@@ -172,7 +172,7 @@ OTHER = {
 
 @pytest.mark.parametrize("name", OTHER)
 @pytest.mark.parametrize("with_config", [True, False])
-def test_a_folder_that_is_no_model_is_called_what_it_is_by_plan_and_upscale_alike(base, name, with_config):
+def test_plan_and_upscale_report_the_same_error_for_a_folder_without_a_model(base, name, with_config):
     files, message = OTHER[name]
     (base / SINGLE_FILE).unlink()
     for file in files:
@@ -237,7 +237,7 @@ def test_git_lfs_pointers_are_refused(sharded_base, name):
 
 
 @pytest.mark.parametrize("act", [find_base, lambda name: plan_for_base(name, None, InitArgs(strategy="dus"))])
-def test_a_weight_file_is_not_taken_for_its_folder(base, act):
+def test_a_weight_file_in_place_of_its_folder_is_an_error(base, act):
     with pytest.raises(CheckpointError, match=rf"{SINGLE_FILE} is a file; expected a model directory .*such as {base}"):
         act(str(base / SINGLE_FILE))
 
@@ -254,7 +254,7 @@ def test_the_output_of_a_lora_run_is_refused(base, left, message):
             act(str(base))
 
 
-def test_a_result_whose_names_nobody_could_load_is_made_again(base, tmp_path):
+def test_a_result_with_unloadable_tensor_names_is_written_again(base, tmp_path):
     """As version 1 made it: the wrapper's names were copied, and its marker says 1."""
     tensors = load_file(base / SINGLE_FILE)
     save_file({f"module.{name}": tensor for name, tensor in tensors.items()}, base / SINGLE_FILE)
@@ -334,7 +334,7 @@ def test_one_weight_that_was_not_gathered_is_enough(base):
         _ = find_base(str(base)).tensors
 
 
-def test_layers_whose_modules_have_other_names_are_refused_where_no_shape_is_known_either(base):
+def test_layers_with_unknown_module_names_and_shapes_are_rejected(base):
     """transformers would load random weights for them, and say so in a warning alone."""
     config = json.loads((base / "config.json").read_text()) | {"model_type": "qwen2", "rope_parameters": None}
     (base / "config.json").write_text(json.dumps(config | {"architectures": ["Qwen2ForCausalLM"]}))

@@ -30,7 +30,7 @@ class RepeatTopArgs(StrategyArgs):
 
 
 def plan_repeat_top(num_layers: int, args: RepeatTopArgs) -> LayerPlan:
-    """The whole base, then its last layers once more."""
+    """The entire base, then its last layers again."""
     return LayerPlan.from_sources(
         num_layers, [*range(num_layers), *range(num_layers - args.repeated_layers, num_layers)]
     )

@@ -9,7 +9,7 @@ from solar_plugins.data.row_encoder import RowEncoder
 
 @pytest.fixture
 def records(tokenizer):
-    """What training makes of a row: its text; a bad row's problem is raised."""
+    """The text that training uses for a row; a bad row raises its problem."""
 
     by_name, encoder_of_texts = formatters(), make_encoder(tokenizer, "test")
 

@@ -16,7 +16,7 @@ def test_every_built_in_formatter_is_tested_and_declares_its_columns():
 
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("column", PROMPT_COLUMNS)
-def test_a_filled_column_of_the_prompt_is_read_or_makes_the_row_bad(records, name, column):
+def test_a_nonempty_prompt_column_is_used_or_the_row_is_bad(records, name, column):
     for value in ("ZEBRA", ["ZEBRA"], [{"role": "user", "content": "ZEBRA"}], {"xml_tools": ["ZEBRA"]}, 7):
         try:
             assert "ZEBRA" in records(name, ROWS[name] | {column: value})

@@ -153,7 +153,7 @@ def test_ambiguous_masks(records, name):
         with pytest.raises(RowError, match=r"mask is .*ambiguous"):
             records(name, ROWS[name] | {"mask": value})
     plain = records(name, ROWS[name])
-    for value in ("User", "human", None, "[MASK]", "mask-7.png"):  # NeMo: the role that is not learnt
+    for value in ("User", "human", None, "[MASK]", "mask-7.png"):  # NeMo: the role that is not trained on
         assert records(name, ROWS[name] | {"mask": value}) == plain
     with pytest.raises(NothingToLearn, match="ignore is True"):
         records(name, ROWS[name] | {"ignore": True})

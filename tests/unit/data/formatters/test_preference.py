@@ -125,7 +125,7 @@ CASES = {
 
 
 class LastChoice(random.Random):
-    """An rng that always takes the last."""
+    """An rng that always chooses the last."""
 
     def choice(self, sequence):
         return sequence[-1]

@@ -1,4 +1,4 @@
-"""Each formatter of instruction sets: one row of its set's shape, and exactly what SOLAR's format makes of it."""
+"""Each formatter of instruction sets: one row of its set's shape, and exactly its text in SOLAR's format."""
 
 import pytest
 

@@ -91,7 +91,7 @@ def test_the_losses_are_those_of_the_written_models(model, base, tmp_path, batch
         assert len(nats) == 3, "segments of 32 predicted tokens: 32, 32 and 5"
 
 
-def test_dus_that_drops_half_is_the_base_to_the_last_digit(model, base):
+def test_dus_that_drops_half_is_exactly_the_base(model, base):
     replay = replay_of(model)
     half, other = nats_of(replay, [LayerPlan.from_sources(8, range(8)), repeat(8, 0, 8).plan])
     recording = replay.record(IDS)

@@ -37,7 +37,7 @@ DEFAULTS = [
 
 @pytest.mark.parametrize(("model_type", "said"), DEFAULTS)
 @pytest.mark.parametrize("depth", [9, 14])
-def test_silent_configs_are_read_as_transformers_reads_them(model_type, said, depth):
+def test_configs_without_optional_keys_are_read_as_transformers_reads_them(model_type, said, depth):
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     if model_type == "ministral" and not said:

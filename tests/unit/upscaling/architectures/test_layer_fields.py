@@ -25,12 +25,12 @@ def test_a_list_follows_the_plan():
     assert reordered({"kinds": list("abcd")}, listed("kinds")) == {"kinds": list("abcbcd")}
 
 
-def test_an_absent_list_without_default_is_refused_with_the_remedy():
+def test_an_absent_list_without_default_is_rejected_with_the_fix():
     with pytest.raises(CheckpointError, match=r"kinds is absent; expected a list of 4.*save_pretrained"):
         reordered({}, listed("kinds"))
 
 
-def test_an_absent_list_is_written_out_where_the_new_depth_would_give_other_values():
+def test_an_absent_list_is_written_if_the_new_depth_changes_its_values():
     every_other = listed("kinds", lambda config, depth: ["x" if index % 2 else "y" for index in range(depth)])
     assert reordered({}, every_other, plan=LayerPlan.from_sources(4, [0, 1, 2, 3, 2, 3])) == {}
     assert reordered({}, every_other, plan=LayerPlan.from_sources(4, [0, 1, 2, 2, 3])) == {
@@ -38,7 +38,7 @@ def test_an_absent_list_is_written_out_where_the_new_depth_would_give_other_valu
     }
 
 
-def test_an_absent_list_stays_absent_where_the_model_derives_the_same():
+def test_an_absent_list_stays_absent_if_the_model_derives_the_same_values():
     same = listed("kinds", lambda config, depth: ["x"] * depth)
     assert reordered({}, same) == {}
 
@@ -67,33 +67,33 @@ def test_layer_numbers_that_no_layer_has(value):
         reordered({"full": value}, indices("full"))
 
 
-def test_a_number_of_leading_layers_counts_them_anew():
+def test_a_number_of_leading_layers_is_recounted():
     assert reordered({"dense": 1}, leading("dense")) == {"dense": 1}
     plan = LayerPlan.from_sources(4, [0, 1, 0, 1, 2, 3])
     assert reordered({"dense": 2}, leading("dense"), plan=plan) == {"dense": 4}
     assert reordered({"dense": 9}, leading("dense"), plan=plan) == {"dense": 6}
 
 
-def test_a_leading_layer_higher_up_is_refused_by_its_place():
+def test_a_leading_layer_above_its_place_is_rejected():
     with pytest.raises(CheckpointError, match=r"dense cannot express this plan: new layer 3, a copy of base layer 1"):
         reordered({"dense": 2}, leading("dense"))
 
 
-def test_a_hint_is_kept_in_step_where_it_can_say_the_plan():
+def test_a_leading_layers_hint_is_updated_if_it_can_express_the_plan():
     plan = LayerPlan.from_sources(4, [0, 1, 0, 1, 2, 3])
     assert reordered({"dense": 2}, leading_hint("dense"), plan=plan) == {"dense": 4}
     assert reordered({"dense": 2}, leading_hint("dense")) == {}
     assert reordered({}, leading_hint("dense")) == {}
 
 
-def test_what_a_model_derives_from_the_position_must_come_out_the_same():
+def test_values_derived_from_a_layers_position_must_not_change():
     even = derived("parity", lambda config, index, depth: index % 2)
     assert reordered({}, even, plan=LayerPlan.from_sources(4, [0, 1, 2, 3, 2, 3])) == {}
     with pytest.raises(CheckpointError, match=r"parity cannot express this plan: new layer 4, a copy of base layer 1"):
         reordered({}, even, plan=LayerPlan.from_sources(4, [0, 1, 2, 3, 1, 2, 3]))
 
 
-def test_a_notation_of_its_own_is_read_and_written():
+def test_a_custom_notation_is_read_and_written():
     pattern = recoded("pattern", lambda text, depth: text, "".join)
     assert reordered({"pattern": "M-M*"}, pattern) == {"pattern": "M-M-M*"}
     with pytest.raises(CheckpointError, match="describes 4 layers"):

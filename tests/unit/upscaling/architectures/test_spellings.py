@@ -136,7 +136,7 @@ def test_names_that_disagree_are_refused(model_type):
         Decoder.of(config | {name: names[name] for name in others} | {last: names[last] // 9 * 7})
 
 
-def test_gpt_neo_by_either_name():
+def test_gpt_neo_depth_under_either_name():
     kinds = {"attention_types": [[["global", "local"], 4], [["global"], 1]]}
     for given in ({"num_layers": 9}, {"num_hidden_layers": 9}, {"num_layers": 9, "num_hidden_layers": 9}):
         deeper = upscale_config(Decoder.of({"model_type": "gpt_neo", **kinds, **given}), PLAN)
@@ -146,12 +146,12 @@ def test_gpt_neo_by_either_name():
         Decoder.of({"model_type": "gpt_neo", "num_layers": 9, "num_hidden_layers": 7})
 
 
-def test_null_is_no_depth_but_the_name_is_written():
+def test_a_null_depth_is_ignored_but_updated():
     deeper = upscale_config(Decoder.of({"model_type": "gpt2", "n_layer": 9, "num_hidden_layers": None}), PLAN)
     assert deeper["n_layer"] == deeper["num_hidden_layers"] == 12
 
 
-def test_a_depth_repeated_beside_the_text_config_stays_true():
+def test_a_depth_repeated_next_to_the_text_config_is_updated():
     text = {"model_type": "gemma3_text", "num_hidden_layers": 9}
     deeper = upscale_config(Decoder.of({"model_type": "gemma3", "num_hidden_layers": 9, "text_config": text}), PLAN)
     assert deeper["num_hidden_layers"] == deeper["text_config"]["num_hidden_layers"] == 12
@@ -177,7 +177,7 @@ def test_lists_of_layers_under_another_name(model_type, alias, key, kinds):
 NEMOTRON = {"model_type": "nemotron_h", "num_hidden_layers": 9}
 
 
-def test_nemotron_says_its_layers_in_two_notations():
+def test_nemotron_lists_its_layers_in_two_notations():
     pattern, names = "ME*-ME*-M", ["linear_attention", "moe", "full_attention", "mlp"] * 2 + ["linear_attention"]
     deeper = upscale_config(Decoder.of(NEMOTRON | {"hybrid_override_pattern": pattern, "layer_types": names}), PLAN)
     assert deeper["hybrid_override_pattern"] == "".join(pattern[source] for source in PLAN.sources)

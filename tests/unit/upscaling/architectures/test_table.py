@@ -35,7 +35,7 @@ def test_every_config_key_that_sounds_positional_is_known(model_type):
 
 LEGACY_KEY = re.compile(r"""kwargs(?:\.pop|\.get|\.setdefault)?[(\[]"(\w+)"|"(\w+)" in kwargs""")
 LEGACY = {
-    "axk1": {"moe_layer_freq"},  # of these the lists that a config must have decide; to say it anew changes nothing
+    "axk1": {"moe_layer_freq"},  # a config must have the lists that decide; stating the type again changes nothing
     "axk2": {"moe_layer_freq"},
     "glm_moe_dsa": {"index_skip_topk_offset", "index_topk_freq", "index_topk_pattern"},
     "inkling_text": {"dense_mlp_idx"},

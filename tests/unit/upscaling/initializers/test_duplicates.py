@@ -71,7 +71,7 @@ def third(**changes):
         '{"initializer": "scaled", "factor": "0.5"}',
     ],
 )
-def test_every_way_to_say_it_is_one_plan(said):
+def test_every_spelling_of_duplicates_gives_the_same_plan(said):
     assert stacked(said).layers == (PlannedLayer(0), HALF._replace(source=0), PlannedLayer(1), HALF)
 
 
@@ -94,7 +94,7 @@ def test_only_second_and_later_occurrences_change():
     assert plan.duplicates() == (3, 4, 6)
 
 
-def test_a_strategy_that_says_it_itself_and_a_recipe_that_says_it_too():
+def test_duplicates_that_a_strategy_and_a_recipe_both_initialize_are_an_error():
     assert str(plan_of(InitArgs(strategy="block_expansion", new_layers=1), 2)) == (
         "2 -> 3 layers: [0..1] + [1] as identity"
     )
@@ -138,13 +138,13 @@ def test_a_strategy_that_says_it_itself_and_a_recipe_that_says_it_too():
         ("{initializer: [", ArgsError, "solar.init.duplicates: '{initializer: [': not valid YAML"),
     ],
 )
-def test_what_is_no_initializer(said, kind, words):
+def test_invalid_initializers_are_rejected(said, kind, words):
     with pytest.raises(kind) as error:
         stacked(said)
     assert words in str(error.value)
 
 
-def test_a_type_whose_writers_are_not_known_is_refused_by_its_config_alone():
+def test_a_type_with_unknown_residual_writers_is_rejected_by_its_config():
     """Gemma 2 has a norm behind them, after which a factor would do nothing."""
     plan = stacked("scaled")
     decoder = Decoder.of({"model_type": "gemma2", "num_hidden_layers": 2, "layer_types": ["full_attention"] * 2})
@@ -177,7 +177,7 @@ def test_planning_needs_no_torch_and_neither_do_zeros(base, tmp_path):
     assert done.stdout.split() == []
 
 
-def test_a_third_partys_is_written(base, tmp_path):
+def test_a_third_party_initializer_is_used_for_the_checkpoint(base, tmp_path):
     from safetensors.torch import load_file
 
     with registered([third()]):
@@ -190,7 +190,7 @@ def test_a_third_partys_is_written(base, tmp_path):
         planned_shards(find_base(str(base)), plan)
 
 
-def test_a_strategy_may_choose_for_each_layer_and_leave_arguments_out():
+def test_a_strategy_may_choose_an_initializer_per_layer_and_omit_arguments():
     def plan(num_layers, args):
         return LayerPlan(num_layers, (*map(PlannedLayer, range(num_layers)), PlannedLayer(0, "noise", (("seed", 3),))))
 
@@ -199,7 +199,7 @@ def test_a_strategy_may_choose_for_each_layer_and_leave_arguments_out():
     assert made.layers[2] == PlannedLayer(0, "noise", (("relative", 0.01), ("seed", 3)))
 
 
-def test_a_strategy_that_names_an_unknown_one_is_told_so():
+def test_a_strategy_with_an_unknown_initializer_is_an_error():
     def plan(num_layers, args):
         return LayerPlan(num_layers, (PlannedLayer(0, "nois"),))
 
@@ -214,7 +214,7 @@ def passing(layer, args):
     return dict.fromkeys(layer.residual_writers, "zero") | {"mlp.gate_proj.weight": "computed"}
 
 
-def test_one_that_passes_through_makes_no_seam_and_says_so_in_the_plan(base):
+def test_an_initializer_that_passes_its_input_through_makes_no_seam(base):
     with registered([third(starts=passing, passes_through=True)]):
         plan = plan_of(InitArgs(strategy="interleave", duplicates="third"), 8)
         planned_shards(find_base(str(base)), plan)
@@ -248,7 +248,7 @@ class DictArgs(StrategyArgs):
         ({"args": DictArgs}, "'third' has an argument that a plan cannot store: {} is not a number"),
     ],
 )
-def test_a_broken_one_of_a_third_party_is_named(base, tmp_path, changes, words):
+def test_a_broken_third_party_initializer_is_named(base, tmp_path, changes, words):
     with registered([third(**changes)]), pytest.raises(PluginError) as error:
         ensure_checkpoint(
             find_base(str(base)), plan_of(InitArgs(strategy="interleave", duplicates="third"), 8), tmp_path / "cache"
@@ -258,7 +258,7 @@ def test_a_broken_one_of_a_third_party_is_named(base, tmp_path, changes, words):
     assert not [*(tmp_path / "cache").glob("upscaled-*")]
 
 
-def test_a_tensor_that_the_base_has_not_is_named(base, tmp_path):
+def test_a_tensor_that_the_base_lacks_is_named(base, tmp_path):
     wrong = third(compute=lambda tensor, args: tensor.read("mlp.gate.weight", 1))
     with registered([wrong]), pytest.raises(CheckpointError, match=r"base layer 1 has no tensor 'mlp.gate.weight'"):
         ensure_checkpoint(

@@ -71,7 +71,7 @@ def test_copy_duplicates_are_the_plain_plan(any_base, tmp_path):
     assert dus("copy") == LayerPlan.from_sources(8, SOURCES)
 
 
-def test_average_is_the_mean_with_the_layer_above_and_for_the_last_with_the_one_below(any_base, tmp_path):
+def test_average_is_the_mean_with_the_layer_above_or_below_for_the_last_layer(any_base, tmp_path):
     plan = plan_of(InitArgs(strategy="slices", slices="0:8,6:8", duplicates="average"), 8)
     old, layers = write(any_base, plan, tmp_path)
     assert {position for position, _ in changed(layers)} == {8, 9}
@@ -177,7 +177,7 @@ def test_values_that_are_not_finite_are_refused_and_nothing_is_left(base, tmp_pa
     assert not [*(tmp_path / "cache").glob("upscaled-*")]
 
 
-def test_layers_of_unlike_kinds_are_not_averaged(tiny_model, tmp_path):
+def test_layers_of_different_kinds_are_not_averaged(tiny_model, tmp_path):
     kinds = ["sliding_attention", "full_attention"] * 4
     base = tiny_model(tmp_path / "base", "qwen2", layer_types=kinds, use_sliding_window=True, sliding_window=8)
     with pytest.raises(

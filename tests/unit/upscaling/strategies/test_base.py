@@ -16,7 +16,7 @@ def test_a_count_is_a_number_or_its_text(value):
 
 
 @pytest.mark.parametrize("value", [True, False, "eight", 2.5, "2.5"])
-def test_what_is_no_count(value):
+def test_invalid_counts_are_rejected(value):
     with pytest.raises(ValidationError, match="not true or false" if isinstance(value, bool) else "valid integer"):
         Args(count=value)
 
@@ -27,7 +27,7 @@ def test_ranges_as_an_option_and_as_yaml(value):
 
 
 @pytest.mark.parametrize("value", ["0-24", "0:24:2", "", [[0, 24, 3]], [[0]], [[0, True]], 24])
-def test_what_is_no_list_of_ranges(value):
+def test_invalid_ranges_are_rejected(value):
     with pytest.raises(ValidationError):
         Args(ranges=value)
 

@@ -61,7 +61,7 @@ groups = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
 
 @given(groups)
-def test_expansion_without_its_new_layers_is_the_base(case):
+def test_block_expansion_without_its_new_layers_is_the_base(case):
     number, size = case
     plan = plan_block_expansion(number * size, BlockExpansionArgs(group_size=size))
     assert [layer.source for layer in plan.layers if layer.initialization == "copy"] == list(range(number * size))
@@ -103,7 +103,7 @@ def bases_with_blocks(draw):
 
 
 @given(bases_with_blocks())
-def test_each_block_comes_so_often_and_the_rest_once_in_the_bases_order(case):
+def test_each_block_is_repeated_and_the_rest_comes_once_in_order(case):
     depth, blocks, times = case
     plan = plan_repeat_block(depth, RepeatBlockArgs(blocks=blocks, times=times))
     inside = {layer for start, end in blocks for layer in range(start, end)}
@@ -181,5 +181,5 @@ def test_impossible_times(plan, arguments, most):
             plan(32, arguments(times=times))
 
 
-def test_once_is_the_base():
+def test_stacking_once_is_the_base():
     assert plan_stack(4, StackArgs(times=1)) == LayerPlan.from_sources(4, range(4))

@@ -66,7 +66,7 @@ def test_impossible_arguments_of_dus(arguments, message):
         plan_depth_up_scaling(32, DepthUpScalingArgs(**arguments))
 
 
-def test_both_arguments_may_agree():
+def test_drop_layers_and_target_layers_may_agree():
     assert len(plan_depth_up_scaling(32, DepthUpScalingArgs(drop_layers=8, target_layers=48))) == 48
 
 
