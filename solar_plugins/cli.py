@@ -646,7 +646,7 @@ def reproduce(
 @recipes.command("card")
 @click.argument("directory", type=click.Path(path_type=Path))
 def card(directory: Path) -> None:
-    """Write the model card of the model in DIRECTORY: what it was made from, by which stages, under which licence.
+    """Write the model card of the model in DIRECTORY: what it was made from, by which stages, under which license.
 
     For a model that mergekit merged, run it where mergekit ran. `solar run` and training write the card by themselves.
     What you wrote into README.md stays.
