@@ -536,7 +536,7 @@ def diff_recipes(first: Path, second: Path, as_json_text: bool) -> None:
     try:
         changes = differences(*meanings(first, second))
     except SolarError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {printable(str(error))}", err=True)
         raise SystemExit(2) from None
     click.echo(json.dumps(as_json(changes), indent=2) if as_json_text else as_text(changes))
     raise SystemExit(1 if changes else 0)
@@ -656,7 +656,7 @@ def card(directory: Path) -> None:
     described = describe(directory)
     click.echo(described.path)
     for warning in described.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        click.echo(printable(f"Warning: {warning}"), err=True)
 
 
 @solar.group()

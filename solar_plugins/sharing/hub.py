@@ -71,6 +71,16 @@ class Remote(NamedTuple):
     gated: bool | None
 
 
+class Description(NamedTuple):
+    """What the Hub says about a revision of a repository."""
+
+    remote: Remote
+    card: dict[str, Any]
+    """The metadata of its card."""
+    num_bytes: int | None
+    """Of all its files; None if unknown."""
+
+
 class RemoteFile(NamedTuple):
     """A file in a listing."""
 
@@ -150,6 +160,31 @@ def find(repo: str, revision: str | None = None, kind: Kind = "model") -> Remote
         return _cached(repo, revision, kind)[0]
     with _session(repo, kind, revision) as session:
         return session.find()
+
+
+def describe(repo: str, revision: str | None = None, kind: Kind = "model") -> Description:
+    """The commit that a revision names, the metadata of its card, and its size. Asks the Hub even if it is offline.
+
+    Args:
+        repo: As for `find`.
+        revision: As for `find`.
+        kind: As for `find`.
+
+    Raises:
+        MissingError: It does not exist, or may not be read.
+        RevisionError: It has no such revision.
+        GatedError: Its conditions were not accepted.
+        HubError: The Hub cannot be reached.
+    """
+
+    def ask(api: HfApi) -> Description:
+        info: Any = api.repo_info(repo, revision=revision, repo_type=kind, files_metadata=True)
+        remote = Remote(repo, kind, revision, _commit_id(info.sha), bool(info.private), bool(info.gated))
+        num_bytes = sum(file.size for file in info.siblings or [] if file.size)
+        return Description(remote, info.card_data.to_dict() if info.card_data else {}, num_bytes or None)
+
+    with _session(repo, kind, revision) as session:
+        return session.call("look it up", ask)
 
 
 def list_files(repo: str, revision: str | None = None, kind: Kind = "model") -> Listing:
@@ -288,6 +323,18 @@ def _own_file(folder: Path, path: str) -> bytes:
     return file.read_bytes()
 
 
+class MissingError(HubError):
+    """The repository does not exist, or the token may not read it."""
+
+
+class RevisionError(HubError):
+    """The repository has no such branch, tag or commit."""
+
+
+class GatedError(HubError):
+    """The conditions of the repository were not accepted with the account of the token."""
+
+
 class _Transient(Exception):
     """An answer after which the same request may succeed."""
 
@@ -380,7 +427,7 @@ class _Session:
 
         try:
             return self.find(), False
-        except _MissingError:
+        except MissingError:
             created = self.call("create it", create)
             return self.find()._replace(private=private if created else None), created
 
@@ -482,16 +529,16 @@ class _Session:
         where = f"{self.name()} on {endpoint()}: cannot {doing}: {said}"
         page = f"{endpoint()}/{self.repo}"
         if code == "GatedRepo":
-            return HubError(
+            return GatedError(
                 f"{where}. The repository is gated: accept its conditions at {page} with the account of your token "
                 f"({_token_state()}), and try again"
             )
         if code == "RevisionNotFound":
-            return HubError(
+            return RevisionError(
                 f"{where}. The repository exists; give a branch, tag or commit that {page}/commits/main shows"
             )
         if code == "RepoNotFound" or (status == 404 and code != "EntryNotFound"):
-            return _MissingError(
+            return MissingError(
                 f"{where}. Either it does not exist, or it is private and your token may not read it "
                 f"({_token_state()}). Check the spelling, or {_LOG_IN}"
             )
@@ -550,10 +597,6 @@ class _Session:
                 stream.close()
 
         response.stream = Bounded()
-
-
-class _MissingError(HubError):
-    """The repository does not exist, or the token may not read it."""
 
 
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token of your account's settings (Access Tokens)"

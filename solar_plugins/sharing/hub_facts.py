@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from solar_plugins.errors import SolarError
+from solar_plugins.errors import HubError, SolarError
+from solar_plugins.sharing import hub
 from solar_plugins.storage.untrusted import parse_yaml
 
-type RepositoryType = Literal["model", "dataset"]
+type RepositoryType = hub.Kind
 
-TIMEOUT_SECONDS = 10.0
 MAX_CARD_BYTES = 1_000_000
 
 NON_COMMERCIAL = re.compile(r"(?:^|[-_ ])nc(?:[-_ ]|$)|non-?commercial|research[- ]only", re.IGNORECASE)
@@ -55,31 +55,25 @@ class Hub:
         key = name, revision, kind
         if key not in self._facts:
             cached = _cached(name, revision, kind)
-            asked = None if self._why_offline else self._ask(name, revision, kind)
+            is_name = cached is None or cached.exists is not False
+            asked = None if self._why_offline or not is_name else self._ask(name, revision, kind)
             self._facts[key] = asked or cached or HubFacts(None, f"not in the hub cache, and {self._why_offline}")
         return self._facts[key]
 
     def _ask(self, name: str, revision: str | None, kind: RepositoryType) -> HubFacts | None:
-        from huggingface_hub import HfApi, errors
-
-        api = HfApi()
-        ask = api.model_info if kind == "model" else api.dataset_info
         try:
-            info: Any = ask(name, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True)
-        except errors.GatedRepoError:
+            found = hub.describe(name, revision, kind)
+        except hub.GatedError:
             return HubFacts(True, gated=True)
-        except errors.RepositoryNotFoundError:
+        except hub.MissingError:
             return HubFacts(False, "the hub has no such repository, or it is private and not yours")
-        except errors.RevisionNotFoundError:
+        except hub.RevisionError:
             return HubFacts(False, f"the repository has no revision {revision!r}")
-        except errors.HFValidationError:
-            return HubFacts(False, "is no valid hub id")
-        except (errors.HfHubHTTPError, errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # see hub.py
-            self._why_offline = f"the hub cannot be reached ({type(error).__name__})"
+        except HubError as error:
+            self._why_offline = f"the hub cannot be reached ({error})"
             return None
-        card = info.card_data.to_dict() if info.card_data else {}
-        sizes = [file.size for file in info.siblings or [] if file.size]
-        return HubFacts(True, "", bool(info.gated), _licence(card), info.sha, sum(sizes) or None)
+        remote = found.remote
+        return HubFacts(True, "", bool(remote.gated), _licence(found.card), remote.commit, found.num_bytes)
 
 
 def _cached(name: str, revision: str | None, kind: RepositoryType) -> HubFacts | None:

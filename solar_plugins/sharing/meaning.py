@@ -353,7 +353,7 @@ def as_text(changes: Sequence[Change]) -> str:
             lines += ["", title] if lines else [title]
         width = max((len(_key(change)) for change in some), default=0)
         lines += [f"{_key(change):<{min(width, 50)}}  {_from_to(change)}" for change in some]
-    return "\n".join(lines)
+    return "\n".join(" ".join(printable(line).split("\n")) for line in lines)
 
 
 def _key(change: Change) -> str:

@@ -39,6 +39,9 @@ PIPELINE = "records: out/runs\nlaunch: accelerate launch\nstages:\n- {name: sft,
 COMMANDS = {
     "fetch": "recipes fetch hostile --output out/fetched",
     "check": "recipes check hostile",
+    "show": "recipes show hostile/recipe.yml",
+    "diff": "recipes diff hostile/recipe.yml other.yml",
+    "card": "recipes card hostile",
     "gallery": "recipes gallery hostile --output out/gallery.html",
     "plan": "plan hostile/recipe.yml",
     "fetch ORG/MODEL": "recipes fetch org/model --output out/fetched",
@@ -81,7 +84,7 @@ def yaml_case(attack, answer, text, says, *, recipe=RECIPE):
     """A YAML text in a recipe, a pipeline and a mixture, met by every command that reads one."""
     files = {"recipe.yml": recipe + text, "pipeline.yml": PIPELINE + text, "mixture.yml": "output: out/mixed\n" + text}
     told = dict.fromkeys(COMMANDS, says) | {"gallery": "recipe.yml.{0,99}(not valid YAML|expected at most)"}
-    del told["fetch ORG/MODEL"], told["reproduce"]
+    del told["fetch ORG/MODEL"], told["reproduce"], told["card"]
     return Case(attack, answer, told, files, passes=("gallery",))
 
 
@@ -226,6 +229,12 @@ CASES = [
         "could not determine a constructor",
     ),
     Case(
+        "a `mergekit_config.yml` of a merged model that is a YAML bomb",
+        "an error; the card is not written",
+        dict.fromkeys(("fetch", "check", "card"), "with aliases expanded"),
+        {"mergekit_config.yml": laughs(), "config.json": '{"model_type": "llama"}', "model.safetensors": ""},
+    ),
+    Case(
         "a key that is set twice: `output_dir: out` on top, `output_dir: /` far below",
         "shown, with the line of the second",
         {"fetch": r"set twice: output_dir \(line 57\)", "check": r"output_dir \(line 57\): set twice"},
@@ -309,21 +318,30 @@ CASES = [
     Case(
         "values with control characters, NUL, terminal escapes and halves of UTF-16 pairs",
         "an error or a message; shown with � in their place",
-        {"fetch": "", "check": "", "gallery": "", "plan": "base_model", "run": "", "report": ""},
+        {
+            "fetch": "",
+            "check": "",
+            "gallery": "",
+            "plan": "base_model",
+            "run": "",
+            "report": "",
+            "show": "",
+            "diff": "",
+        },
         {
             "recipe.yml": "solar: {init: {strategy: dus, drop_layers: 2}}\n"
             + RECIPE.replace("org/base", WILD).replace("org/data", WILD).replace("out/trained", WILD),
             "pipeline.yml": PIPELINE.replace("out/runs", WILD)
             + f"- {{name: merge, command: {WILD}, outputs: [{WILD}]}}\n",
         },
-        passes=("fetch", "check", "gallery", "run"),
+        passes=("fetch", "check", "gallery", "run", "show", "diff"),
     ),
     Case(
         "HTML and scripts in names, comments, cards and results",
         "text on every page; the gallery's content policy allows only its own script",
-        {"fetch": "", "check": "", "gallery": ""},
+        {"fetch": "", "check": "", "gallery": "", "show": "", "diff": ""},
         HTML,
-        passes=("fetch", "check", "gallery"),
+        passes=("fetch", "check", "gallery", "show", "diff"),
     ),
     Case(
         "tokens and keys in comments, keys, anchors, folded strings, URLs and commands",
@@ -333,19 +351,21 @@ CASES = [
     ),
     Case(
         "`plugins`, dataset types, DeepSpeed files and `trust_remote_code` that name code of others",
-        "`check` lists them and imports none; `gallery` and `plan` do not either",
+        "`check` and `show` list them; none is imported",
         {
             "fetch": "recipe",
             "check": "evil.*trust_remote_code|trust_remote_code.*evil",
             "gallery": "recipe.yml",
             "plan": "nothing to plan",
+            "show": "evil",
+            "diff": "evil",
         },
         {
             "recipe.yml": "plugins: [evil.Plugin]\ntrust_remote_code: true\ndeepspeed: evil.json\n"
             + RECIPE.replace("type: alpaca", "type: evil.strategy"),
             "evil.py": f"import os\nos.system('{TOUCH}')\n",
         },
-        passes=("fetch", "check", "gallery"),
+        passes=("fetch", "check", "gallery", "show", "diff"),
     ),
     Case(
         "a pipeline with commands, and shell characters in names",
@@ -464,12 +484,12 @@ def work(tmp_path, monkeypatch):
     folder = tmp_path / "work"
     (folder / "hostile").mkdir(parents=True)
     (folder / "private.yml").write_text("private: this-is-private\nbase_model: x\n")
+    (folder / "other.yml").write_text(RECIPE)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     # Each call would import Axolotl for ten seconds; `test_what_a_recipe_names_is_not_imported` does.
-    unasked = lambda recipes, merges: schemas.Answers(None, None)  # noqa: E731
-    monkeypatch.setattr("solar_plugins.sharing.check.ask_schemas", unasked)
+    monkeypatch.setattr(schemas, "find_spec", lambda name: None)
     return folder
 
 
@@ -495,7 +515,7 @@ def test_nothing_is_executed_nothing_escapes_and_nothing_hangs(case, work, monke
         assert time.monotonic() - start < MAX_SECONDS, name
         assert isinstance(ended.exception, SystemExit | None), (name, ended.exc_info)
         assert re.search(pattern, " ".join(f"{said} {pages}".split())), (name, said)
-        assert ended.exit_code in ((0, 1) if name in case.passes else (1,)), (name, said)
+        assert ended.exit_code in ((0, 1) if name in case.passes else (1, 2)), (name, said)
         assert all(c.isprintable() or c == "\n" for c in said), (name, said)
         assert "this-is-private" not in said, name
         assert not [secret for secret in SECRETS if secret in said], name
