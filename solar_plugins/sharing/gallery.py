@@ -129,7 +129,7 @@ def gallery_of_packs() -> list[Entry]:
 
 
 def entries_of(folder: Path, name: str | None = None) -> list[Entry]:
-    """The recipes below a folder, in the order of the page. Other YAML files are left out.
+    """The recipes below a folder: by stage, those that were run first. Other YAML files are left out.
 
     Args:
         folder: Any folder: a pack, fetched recipes, a project.
@@ -157,7 +157,15 @@ def entries_of(folder: Path, name: str | None = None) -> list[Entry]:
         )
         progress = tqdm(recipes, "recipes", unit=" recipes", disable=None, delay=1, leave=False)
         entries = [entry for path in progress if (entry := _entry(path, place)) is not None]
-    return sorted(entries, key=lambda entry: ([_rank(stage) for stage in entry.stages], entry.name))
+    ranked = [*STATUSES]
+    return sorted(
+        entries,
+        key=lambda entry: (
+            [_rank(stage) for stage in entry.stages],
+            ranked.index(entry.ran.status if entry.ran else ""),
+            entry.name,
+        ),
+    )
 
 
 def read_gallery_file(folder: Path) -> GalleryFile:
@@ -427,6 +435,11 @@ class Strip:
     width: float = STRIP_WIDTH
     row: float = ROW_HEIGHT
     height: float = 2 * ROW_HEIGHT + GAP
+
+    @property
+    def seam_width(self) -> float:
+        """Narrower where there are many seams."""
+        return min(2.4, 0.3 * self.width / max(len(self.seams), 1))
 
 
 def strip_of(plan: LayerPlan) -> Strip:
