@@ -35,7 +35,7 @@ from solar_plugins.recipe import Recipe, read_recipe, read_yaml
 from solar_plugins.report.page import template
 from solar_plugins.report.picture import DEPTH_COLORS, DONOR_COLORS
 from solar_plugins.sharing.bundle import MANIFEST, Bundle, read_bundle
-from solar_plugins.sharing.secrets import in_file
+from solar_plugins.sharing.secrets import in_file, in_value
 from solar_plugins.sharing.sources import kind_of
 from solar_plugins.solar_block import invalid
 from solar_plugins.storage.atomic import write_errors_explained, write_file
@@ -172,13 +172,16 @@ def read_gallery_file(folder: Path) -> GalleryFile:
     """What a folder's ``gallery.json`` states; nothing if it has none.
 
     Raises:
-        ArgsError: It is invalid.
+        ArgsError: It is invalid, or holds a secret.
     """
     path, fix = folder / GALLERY_FILE, "fix the file, or remove it"
     if not path.is_file() or leads_out(path, folder):
         return GalleryFile(format=1)
+    content = read_json_object(path, error=ArgsError, fix=fix)
+    if secret := next((one for one in in_value(content) if one.kind == "secret"), None):
+        raise ArgsError(f"{path}: {secret.where}: {secret.what}; remove it, and revoke it if the file was ever shared")
     try:
-        return GalleryFile.model_validate(read_json_object(path, error=ArgsError, fix=fix))
+        return GalleryFile.model_validate(content)
     except ValidationError as error:
         raise ArgsError(invalid(error, f"{path}: ", GalleryFile.model_fields)) from None
 
@@ -245,7 +248,7 @@ def _entry(path: Path, place: _Place) -> Entry | None:
         bundle = next((folder for folder in place.bundles if path.is_relative_to(folder)), None)
         known = _described(known, path, content, place)
         return known if bundle is None else _with_run(known, path.relative_to(bundle), place.bundles[bundle])
-    except (SolarError, OSError) as error:
+    except (SolarError, OSError, ValueError) as error:  # A ValueError: a path with a null character.
         return replace(known, problem=_without_paths(error))
 
 

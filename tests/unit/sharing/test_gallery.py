@@ -283,6 +283,29 @@ def test_paths_of_the_machine_and_secrets_are_not_shown(tmp_path):
     assert "solar recipes check" in page
 
 
+def test_a_secret_in_the_gallery_file_stops_it(tmp_path):
+    ran = {"status": "run", "command": "HF_TOKEN=hf_" + "a" * 34 + " make"}
+    (tmp_path / GALLERY_FILE).write_text(json.dumps({"format": 1, "recipes": {"a.yml": ran}}))
+    with pytest.raises(ArgsError, match=r"gallery.json: recipes.a.yml.command: .*token") as error:
+        entries_of(tmp_path)
+    assert "hf_aaa" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "~nobody-here/x", "x" * 5000, "..", "${BASE}", "\udcff"])
+def test_odd_names_of_models_and_files(tmp_path, name):
+    write(tmp_path, "a.yml", {"base_model": name, "deepspeed": name})
+    write(tmp_path, "b.yml", {"stages": [{"name": "a", "recipe": name}]})
+    write(
+        tmp_path,
+        "c.yml",
+        {"merge_method": "passthrough", "slices": [{"sources": [{"model": name, "layer_range": [0, 1]}]}]},
+    )
+    write(tmp_path, "d.yml", {"lm_eval_tasks": [], "lm_eval_model": name})
+    entries = entries_of(tmp_path)
+    assert len(entries) == 4
+    assert render(entries, "Recipes").encode()
+
+
 def test_names_and_texts_of_recipes_stay_text(tmp_path):
     write(
         tmp_path,
