@@ -43,14 +43,19 @@ NOT_WITH_STEPS = (
 
 TOLERANCES: Mapping[tuple[bool, str], float] = {
     (True, "fp32"): 1e-4,
-    (True, "bf16"): 2e-3,
-    (True, "fp16"): 2e-3,
-    (False, "fp32"): 2e-3,
-    (False, "bf16"): 2e-2,
-    (False, "fp16"): 2e-2,
+    (True, "bf16"): 5e-4,
+    (True, "fp16"): 5e-4,
+    (False, "fp32"): 1e-3,
+    (False, "bf16"): 5e-3,
+    (False, "fp16"): 5e-3,
 }
 """The relative difference of losses that counts as equal: on the same device, number of processes and versions of
-torch and transformers, or on others; by precision."""
+torch and transformers, or on others; by precision.
+
+Measured with a Llama of 4 layers on a CPU, 25 steps: repeated, or with another number of threads, 0; with 2 x 4 rows
+instead of 8, or another attention kernel, up to 2e-7 in fp32 and 3e-5 in bf16; bf16 against fp32 1.5e-3. GPUs were not
+measured.
+"""
 
 type Result = Literal["same", "differ", "not compared"]
 
