@@ -33,6 +33,7 @@ KINDS = {
 }
 PREFERENCE = "Preference training"
 """For every other kind, which is a preference method such as ``dpo``."""
+ADAPTERS = {"lora": "LoRA", "qlora": "QLoRA"}
 
 BEGIN = "<!-- solar_plugins: written from solar_lineage.json; text outside this part stays"
 OWN = "; metadata of the author: "
@@ -216,7 +217,8 @@ def _stages(lineage: Lineage) -> Iterator[str]:
     if lineage.earlier_unknown:
         yield "The model was trained or merged before the last of these stages in ways that are not recorded.\n"
     for number, stage in enumerate(lineage.stages, 1):
-        adapter = f" with a {stage.adapter.upper()} adapter" if stage.adapter and stage.kind != "merge_lora" else ""
+        named = ADAPTERS.get(stage.adapter or "", stage.adapter)
+        adapter = f" with a {named} adapter" if named and stage.kind != "merge_lora" else ""
         line = f"{number}. **{_kind(stage)}**{adapter} of {_listed(stage.sources)}"
         line += f", on {_listed(stage.datasets, 'datasets/')}" if stage.datasets else ""
         yield f"{line}: gives {_model(stage.result)}"

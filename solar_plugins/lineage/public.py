@@ -22,6 +22,9 @@ USER_IN_URL = re.compile(r"(?<=://)[^\s/@]+@")
 ABSOLUTE = re.compile(r"(?<![\w./:~\\-])(?:~[\w.-]*|[A-Za-z]:|)[/\\](?:[\w.+@=,-]+[/\\])+([\w.+@=,-]*)")
 """An absolute path of at least two parts inside a text; group 1 is the last part."""
 
+MERGED = "merged"
+"""The folder in an adapter's that ``axolotl merge-lora`` writes."""
+
 MAX_RECIPE_CHARACTERS = 100_000
 
 NOT_PUBLISHED = frozenset({"axolotl_config_path", "strict", "inference", "merge_lora"})
@@ -53,7 +56,8 @@ def public_name(name: str) -> str:
     text = "".join(character if character.isprintable() else "?" for character in name.strip()).replace("\\", "/")
     path = PurePosixPath(text)
     if path.is_absolute() or text.startswith("~") or ".." in path.parts or re.match(r"[A-Za-z]:", text):
-        return (path.name if path.name not in ("..", "~", "") else "model")[:300]
+        parts = path.parts[-2:] if path.name == MERGED and len(path.parts) > 2 else path.parts[-1:]
+        return ("/".join(parts) if path.name not in ("..", "~", "") else "model")[-300:]
     return str(path)[:300] if str(path) != "." else "model"
 
 

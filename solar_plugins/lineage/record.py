@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from solar_plugins.errors import CheckpointError, SolarError
-from solar_plugins.lineage.public import MAX_RECIPE_CHARACTERS, is_hub_id, public_name
+from solar_plugins.lineage.public import MAX_RECIPE_CHARACTERS, MERGED, is_hub_id, public_name
 from solar_plugins.solar_block import invalid
 from solar_plugins.storage.atomic import write_file
 from solar_plugins.storage.cards import CARD, read_card, split_card
@@ -58,8 +58,13 @@ class Source(_Record):
 
     @property
     def short(self) -> str:
-        """For people: a hub id, or the last part of a local path."""
-        return self.name if self.on_hub else self.name.rstrip("/").rpartition("/")[2] or self.name
+        """For people: a hub id, or the last part of a local path; ``merged`` has the folder around it in front.
+
+        >>> Source(name="outputs/sft").short, Source(name="outputs/sft/merged").short
+        ('sft', 'sft-merged')
+        """
+        parts = self.name.split("/")
+        return self.name if self.on_hub else "-".join(parts[-2:] if parts[-1] == MERGED else parts[-1:])
 
 
 class License(_Record):

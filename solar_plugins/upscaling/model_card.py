@@ -17,13 +17,8 @@ UNTRAINED = """\
 text, until it is trained. `solar_plan.json` has the exact layer plan.
 """
 
-TRAINED = """\
-This model has been trained after up-scaling: a LoRA adapter was merged into the upscaled weights with
-`axolotl merge-lora`. `config.json` has the exact layer plan, under `solar_plugins`.
-"""
 
-
-def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub: bool, trained: bool = False) -> str:
+def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub: bool) -> str:
     """The card as Markdown with YAML front matter.
 
     Args:
@@ -31,7 +26,6 @@ def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub
         plan: The plan it was upscaled by.
         base_card: The base's own card, from which the license and the language are inherited.
         on_hub: Whether ``base_name`` is a hub id, so that the hub can link to it.
-        trained: Whether the model was trained after it was upscaled.
     """
     inherited, _ = split_card(base_card or "")
     front = {field: inherited[field] for field in INHERITED_FIELDS if field in inherited}
@@ -44,10 +38,10 @@ def model_card(base_name: str, plan: LayerPlan, base_card: str | None, *, on_hub
 
 Created with `solar_plugins` from `{base_name}` by stacking copies of its decoder layers{_others(plan)}
 (depth up-scaling, Kim et al. 2023, arXiv:2312.15166). Everything outside the decoder layers comes from the
-base{"" if trained else ", unchanged"}.
+base, unchanged.
 
 {plan_section(plan)}
-{TRAINED if trained else UNTRAINED}"""
+{UNTRAINED}"""
 
 
 def plan_section(plan: LayerPlan) -> str:

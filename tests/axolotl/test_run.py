@@ -11,6 +11,8 @@ import pytest
 import yaml
 from commands import PROGRAMS
 
+from solar_plugins import lineage
+
 
 @pytest.fixture
 def folder(training_folder):
@@ -72,6 +74,8 @@ def test_a_killed_training_resumes_from_its_newest_checkpoint_that_is_complete(f
         assert fact in said
     assert "dus: done" in run(folder)
 
+    stages = [(stage.kind, stage.result.short) for stage in lineage.read(folder / "out").stages]
+    assert stages == [("upscale", "base-12-layers"), ("pretrain", "out")], "once, although it was started twice"
     resumed = weights(folder)
     shutil.move(folder / "out", folder / "resumed")
     run(folder)

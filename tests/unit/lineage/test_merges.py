@@ -35,7 +35,7 @@ def tuned(name, **changes):
     return lineage(UPSCALE, SFT.model_copy(update={"result": Source(name=name)}), **changes)
 
 
-def merge(content, name="outputs/merged", layers=6):
+def merge(content, name="outputs/average", layers=6):
     folder = model(name)
     (folder / "config.json").write_text(json.dumps(CONFIG | {"num_hidden_layers": layers}))
     (folder / "mergekit_config.yml").write_text(yaml.safe_dump(content))
@@ -58,7 +58,7 @@ def test_a_merge_has_the_stages_of_its_models(models):
     folder = merge(two())
     described = describe(folder)
     found = read(folder)
-    assert [stage.result.short for stage in found.stages] == ["solar_dus", "a", "b", "merged"]
+    assert [stage.result.short for stage in found.stages] == ["solar_dus", "a", "b", "average"]
     assert [source.name for source in found.stages[-1].sources] == ["outputs/a", "outputs/b"]
     assert (found.layer_plan, described.warnings) == (PLAN, [])
     front, text = split_card((folder / "README.md").read_text())

@@ -52,14 +52,3 @@ def test_what_was_done_is_said_in_words():
 def test_a_card_without_seams_says_so():
     plan = LayerPlan(2, (PlannedLayer(0), PlannedLayer(1), PlannedLayer(1, "identity")))
     assert "- none\n" in model_card("b", plan, None, on_hub=False)
-
-
-def test_the_card_of_a_trained_model_does_not_call_it_untrained():
-    """A card of ours is read back for its license when the model is merged."""
-    untrained = model_card("org/base", SOLAR, "---\nlicense: mit\n---\n", on_hub=True)
-    card = model_card("org/base", SOLAR, untrained, on_hub=True, trained=True)
-    assert front_matter(card) == front_matter(untrained)
-    for promise in ("not been trained", "unchanged", "solar_plan.json"):
-        assert promise in untrained
-        assert promise not in card
-    assert "has been trained after up-scaling" in card
