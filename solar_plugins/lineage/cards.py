@@ -16,6 +16,7 @@ from solar_plugins.lineage.public import public_text
 from solar_plugins.lineage.record import LINEAGE_FILE, Lineage, Source, Stage, write
 from solar_plugins.storage.atomic import write_file
 from solar_plugins.storage.cards import CARD, split_card
+from solar_plugins.storage.untrusted import is_plain_relative_path
 from solar_plugins.upscaling.model_card import UNTRAINED, plan_section
 
 TOOLS = {
@@ -153,7 +154,7 @@ def license_warning(lineage: Lineage) -> str | None:
 def _metadata(lineage: Lineage) -> dict[str, Any]:
     kinds = {stage.kind for stage in lineage.stages}
     parents = [source.name for source in lineage.hub_parents]
-    front: dict[str, Any] = dict(lineage.licenses[0].fields) if len(lineage.licenses) == 1 else {}
+    front: dict[str, Any] = _licence_fields(lineage) if len(lineage.licenses) == 1 else {}
     if lineage.language:
         front["language"] = [*lineage.language]
     if parents:
@@ -168,6 +169,16 @@ def _metadata(lineage: Lineage) -> dict[str, Any]:
     tags += ["depth-up-scaling"] if lineage.plan or "upscale" in kinds else []
     tags += ["mergekit", "merge"] if "merge" in kinds else []
     return front | {"tags": [*tags, *(["lora"] if lineage.is_adapter else []), "solar_plugins"]}
+
+
+def _licence_fields(lineage: Lineage) -> dict[str, str]:
+    """The licence for the metadata. A link to a file of a base on the hub becomes an address: only the base has it."""
+    (one,) = lineage.licenses
+    base = next((base for base in lineage.bases if base.on_hub and base.name == one.source), None)
+    if base is None or not one.link or not is_plain_relative_path(one.link):
+        return one.fields
+    address = f"https://huggingface.co/{base.name}/blob/{base.revision or 'main'}/{one.link}"
+    return one.fields | {"license_link": address}
 
 
 def _relation(lineage: Lineage) -> str:

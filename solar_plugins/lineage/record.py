@@ -151,22 +151,19 @@ class Lineage(_Record):
         A stage that started from a local model stands for what that model was made from. Of a merged adapter only
         its base counts: several would be a merge of models for the Hub.
         """
-        found = self._parents(len(self.stages) - 1) if self.stages else list(self.bases)
-        return [*{source.name: source for source in found if source.on_hub}.values()]
-
-    def _parents(self, number: int) -> list[Source]:
-        found: list[Source] = []
-        stage = self.stages[number]
-        for source in stage.sources[:1] if stage.kind == "merge_lora" else stage.sources:
-            earlier = [i for i in range(number) if self.stages[i].result.name == source.name]
-            if source.on_hub:
-                found.append(source)
-            elif earlier:
-                written = self.stages[earlier[-1]].result
-                found += [written] if written.on_hub else self._parents(earlier[-1])
-            else:
-                found += self.bases
-        return found or list(self.bases)
+        parents: list[dict[str, Source]] = []  # Of each stage, by name. A file of others may name a stage many times.
+        at_start = {base.name: base for base in self.bases if base.on_hub}
+        for number, stage in enumerate(self.stages):
+            found: dict[str, Source] = {}
+            for source in stage.sources[:1] if stage.kind == "merge_lora" else stage.sources:
+                earlier = [i for i in range(number) if self.stages[i].result.name == source.name]
+                written = self.stages[earlier[-1]].result if earlier else source
+                if source.on_hub or written.on_hub:
+                    found[written.name] = source if source.on_hub else written
+                else:
+                    found |= parents[earlier[-1]] if earlier else at_start
+            parents.append(found or at_start)
+        return [*(parents[-1] if parents else at_start).values()]
 
     def then(self, stage: Stage) -> Lineage:
         """This lineage with one more stage."""
@@ -210,6 +207,7 @@ def read(folder: Path, named: Source | None = None) -> Lineage | None:
     result = named or (recorded.stages[0].result if in_cache else model_source(str(folder)))
     stage = recorded.stages[0].model_copy(update={"result": result})
     if found is not None:  # That of the base.
+        stage = stage.model_copy(update={"sources": (found.result or base, *stage.sources[1:])})
         return found.then(stage).model_copy(update={"plan": recorded.plan})
     return with_license(recorded.model_copy(update={"stages": (stage,)}), folder, base.short)
 

@@ -124,6 +124,14 @@ def test_name_and_link_of_a_licence_are_inherited():
     assert (found["license"], found["license_name"], found["license_link"]) == ("other", "own", "LICENSE")
 
 
+def test_a_link_to_a_file_of_a_base_on_the_hub_becomes_an_address():
+    licence = License(id="other", link="LICENSE", source="org/base")
+    link = front(card(lineage(UPSCALE, licenses=(licence,))))["license_link"]
+    assert link == f"https://huggingface.co/org/base/blob/{BASE.revision}/LICENSE"
+    for other in (licence.model_copy(update={"link": "https://x/y"}), licence.model_copy(update={"source": "folder"})):
+        assert front(card(lineage(UPSCALE, licenses=(other,))))["license_link"] == other.link
+
+
 def test_the_card_of_an_author_stays_and_its_metadata_win():
     own = (
         "---\nlicense: apache-2.0\ntags: [mine]\ndatasets: [me/rows]\nmodel-index: [{name: x}]\n---\n# Mine\n\nGood.\n"

@@ -48,6 +48,8 @@ def test_a_base_with_stages_of_its_own_that_is_upscaled_again_keeps_them(base, t
     found = read(Path("up"))
     assert [stage.kind for stage in found.stages] == ["upscale", "sft", "upscale"]
     assert (found.layer_plan, found.result.name) == (plan, "up")
+    assert found.stages[-1].sources == (TUNED,)
+    assert found.hub_parents == [BASE]
 
 
 def test_a_base_from_a_folder_is_not_on_the_hub(tmp_path):
@@ -117,6 +119,13 @@ def test_the_parent_on_the_hub_is_the_nearest_one():
     assert [source.name for source in lineage(pushed, from_hub).hub_parents] == ["me/dus"]
     local = Stage(kind="dpo", result=Source(name="dpo"), sources=(TUNED,))
     assert lineage(UPSCALE, SFT, local).hub_parents == [BASE]
+
+
+def test_stages_that_name_each_other_many_times_do_not_hang():
+    names = [Source(name=str(number)) for number in range(200)]
+    pairs = zip(names, [BASE, *names], strict=False)
+    chain = [Stage(kind="merge", result=result, sources=(source,) * 100) for result, source in pairs]
+    assert lineage(*chain).hub_parents == [BASE]
 
 
 def test_merged_lineages_share_what_is_common():
