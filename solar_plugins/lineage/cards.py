@@ -135,17 +135,17 @@ def _part(body: str) -> tuple[str, str, str, str] | None:
 
 
 def license_warning(lineage: Lineage) -> str | None:
-    """What is wrong with the licences of the models that a model was made from; None if they agree."""
+    """What is wrong with the licenses of the models that a model was made from; None if they agree."""
     if len(lineage.licenses) > 1:
         stated = ", ".join(f"{one.name or one.id} ({one.source})" for one in lineage.licenses)
         return (
-            f"the models that this one was made from have different licences: {stated}. Check which of them apply, and "
+            f"the models that this one was made from have different licenses: {stated}. Check which of them apply, and "
             "set license in the metadata of README.md"
         )
     if lineage.unlicensed or not lineage.licenses:
         names = ", ".join(lineage.unlicensed) or "the base"
         return (
-            f"no licence is known of {names}: no card that was found states one. Find out under which licence it may "
+            f"no license is known of {names}: no card that was found states one. Find out under which license it may "
             "be used, and set license in the metadata of README.md before you publish this model"
         )
     return None
@@ -154,7 +154,7 @@ def license_warning(lineage: Lineage) -> str | None:
 def _metadata(lineage: Lineage) -> dict[str, Any]:
     kinds = {stage.kind for stage in lineage.stages}
     parents = [source.name for source in lineage.hub_parents]
-    front: dict[str, Any] = _licence_fields(lineage) if len(lineage.licenses) == 1 else {}
+    front: dict[str, Any] = _license_fields(lineage) if len(lineage.licenses) == 1 else {}
     if lineage.language:
         front["language"] = [*lineage.language]
     if parents:
@@ -171,8 +171,8 @@ def _metadata(lineage: Lineage) -> dict[str, Any]:
     return front | {"tags": [*tags, *(["lora"] if lineage.is_adapter else []), "solar_plugins"]}
 
 
-def _licence_fields(lineage: Lineage) -> dict[str, str]:
-    """The licence for the metadata. A link to a file of a base on the hub becomes an address: only the base has it."""
+def _license_fields(lineage: Lineage) -> dict[str, str]:
+    """The license for the metadata. A link to a file of a base on the hub becomes an address: only the base has it."""
     (one,) = lineage.licenses
     base = next((base for base in lineage.bases if base.on_hub and base.name == one.source), None)
     if base is None or not one.link or not is_plain_relative_path(one.link):
@@ -215,7 +215,7 @@ def _body(lineage: Lineage, own: Mapping[str, Any], *, titled: bool) -> str:
     ]
     if recipes:
         lines += ["## Recipes", "", "As they were run, without paths and tokens of the machine.", "", *recipes]
-    lines += _licence(lineage, own)
+    lines += _license(lineage, own)
     if lineage.stages and lineage.stages[-1].versions:
         versions = ", ".join(f"{key} {value}" for key, value in lineage.stages[-1].versions.items())
         lines += ["## Versions", "", f"Of the last stage: {_plain(versions)}.", ""]
@@ -248,10 +248,10 @@ def _kind(stage: Stage) -> str:
     return KINDS.get(stage.kind) or f"{PREFERENCE} ({stage.kind.upper()})"
 
 
-def _licence(lineage: Lineage, own: Mapping[str, Any]) -> Iterator[str]:
+def _license(lineage: Lineage, own: Mapping[str, Any]) -> Iterator[str]:
     if "license" in own:
         return
-    yield "## Licence"
+    yield "## License"
     yield ""
     if warning := license_warning(lineage):
         yield f"> **Warning:** {_plain(warning)}."
@@ -259,7 +259,7 @@ def _licence(lineage: Lineage, own: Mapping[str, Any]) -> Iterator[str]:
     for one in lineage.licenses:
         name = _code(one.name or one.id)
         link = f" ([text]({one.link}))" if one.link and re.fullmatch(r"https://[\w./%#?=&+~:-]+", one.link) else ""
-        yield f"{name}{link}, inherited from {_code(one.source)}. The licences of the data apply too."
+        yield f"{name}{link}, inherited from {_code(one.source)}. The licenses of the data apply too."
         yield ""
 
 

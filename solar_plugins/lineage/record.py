@@ -68,7 +68,7 @@ class Source(_Record):
 
 
 class License(_Record):
-    """A licence, as a card's metadata has it."""
+    """A license, as a card's metadata has it."""
 
     id: Name
     name: Name | None = None
@@ -114,9 +114,9 @@ class Lineage(_Record):
     earlier_unknown: bool = False
     """Whether the model was trained before in ways that nobody recorded."""
     licenses: tuple[License, ...] = Field(default=(), max_length=100)
-    """The licences of its bases that differ; the first is the one that the card states."""
+    """The licenses of its bases that differ; the first is the one that the card states."""
     unlicensed: tuple[Name, ...] = Field(default=(), max_length=100)
-    """Those of its bases that state no licence."""
+    """Those of its bases that state no license."""
     language: tuple[Name, ...] = Field(default=(), max_length=500)
 
     @field_validator("plan")
@@ -213,7 +213,7 @@ def read(folder: Path, named: Source | None = None) -> Lineage | None:
 
 
 def of_config(config: Mapping[str, Any]) -> Lineage | None:
-    """The lineage that the record in a model's config gives, without licence; None without a record.
+    """The lineage that the record in a model's config gives, without license; None without a record.
 
     Raises:
         CheckpointError: The record cannot be read.
@@ -245,7 +245,7 @@ def _is_untrained(folder: Path) -> bool:
 
 
 def with_license(lineage: Lineage, folder: Path | None, source: str) -> Lineage:
-    """The lineage with the licence and the languages that a model's card states, or with the fact that it has none.
+    """The lineage with the license and the languages that a model's card states, or with the fact that it has none.
 
     Args:
         lineage: The lineage.

@@ -203,11 +203,11 @@ def test_a_card_that_is_a_link_is_replaced_and_its_target_stays(upscaled):
     assert "Stages" in (Path("out") / "README.md").read_text()
 
 
-def test_a_missing_licence_is_logged(upscaled, caplog):
+def test_a_missing_license_is_logged(upscaled, caplog):
     (Path(upscaled) / "README.md").unlink()
     with caplog.at_level(logging.WARNING):
         described(recipe(upscaled, "out"), Trainer(upscaled, "out"))
-    assert "no licence is known of base" in caplog.text
+    assert "no license is known of base" in caplog.text
     assert "Warning" in (Path("out") / "README.md").read_text()
 
 
@@ -314,7 +314,7 @@ def test_a_users_card_in_the_merged_folder_is_kept(upscaled, merged):
     assert split_card((merged / "README.md").read_text())[1].startswith("# Mine\n")
 
 
-def test_a_base_that_is_gone_leaves_its_record_and_its_licence(upscaled, merged):
+def test_a_base_that_is_gone_leaves_its_record_and_its_license(upscaled, merged):
     (Path("out") / LINEAGE_FILE).unlink()
     found = merge("gone", merged)
     assert found.earlier_unknown

@@ -102,7 +102,7 @@ def test_a_base_without_a_hub_id_is_named_in_words_only():
     assert "`base`" in text
 
 
-def test_a_missing_licence_is_a_warning():
+def test_a_missing_license_is_a_warning():
     found = lineage(UPSCALE, licenses=(), unlicensed=("org/base",))
     assert "org/base" in license_warning(found)
     assert "Warning" in card(found)
@@ -111,7 +111,7 @@ def test_a_missing_licence_is_a_warning():
     assert "Warning" not in TUNED_CARD
 
 
-def test_licences_that_differ_are_a_warning_and_none_is_stated():
+def test_licenses_that_differ_are_a_warning_and_none_is_stated():
     found = lineage(UPSCALE, licenses=(MIT, License(id="other", name="own", link="https://x/y", source="org/b")))
     for fact in ("mit", "own", "org/b"):
         assert fact in license_warning(found)
@@ -119,16 +119,16 @@ def test_licences_that_differ_are_a_warning_and_none_is_stated():
     assert "[text](https://x/y)" in card(found)
 
 
-def test_name_and_link_of_a_licence_are_inherited():
+def test_name_and_link_of_a_license_are_inherited():
     found = front(card(lineage(UPSCALE, licenses=(License(id="other", name="own", link="LICENSE", source="org/b"),))))
     assert (found["license"], found["license_name"], found["license_link"]) == ("other", "own", "LICENSE")
 
 
 def test_a_link_to_a_file_of_a_base_on_the_hub_becomes_an_address():
-    licence = License(id="other", link="LICENSE", source="org/base")
-    link = front(card(lineage(UPSCALE, licenses=(licence,))))["license_link"]
+    license = License(id="other", link="LICENSE", source="org/base")
+    link = front(card(lineage(UPSCALE, licenses=(license,))))["license_link"]
     assert link == f"https://huggingface.co/org/base/blob/{BASE.revision}/LICENSE"
-    for other in (licence.model_copy(update={"link": "https://x/y"}), licence.model_copy(update={"source": "folder"})):
+    for other in (license.model_copy(update={"link": "https://x/y"}), license.model_copy(update={"source": "folder"})):
         assert front(card(lineage(UPSCALE, licenses=(other,))))["license_link"] == other.link
 
 

@@ -75,7 +75,7 @@ def test_writing_it_again_changes_nothing(models):
     assert ((folder / "README.md").read_text(), (folder / LINEAGE_FILE).read_text()) == before
 
 
-def test_licences_are_compared(models):
+def test_licenses_are_compared(models):
     write(models[1], tuned("outputs/b", licenses=(APACHE,)))
     folder = merge(two())
     (warning,) = describe(folder).warnings

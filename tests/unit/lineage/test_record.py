@@ -135,7 +135,7 @@ def test_merged_lineages_share_what_is_common():
     assert (found.bases, found.licenses, found.layer_plan) == ((BASE,), (MIT,), PLAN)
 
 
-def test_merged_lineages_with_other_plans_and_licences():
+def test_merged_lineages_with_other_plans_and_licenses():
     apache = License(id="apache-2.0", source="org/other")
     other = lineage(UPSCALE, plan=None, licenses=(apache,), bases=(Source(name="org/other", on_hub=True),))
     found = merged([lineage(UPSCALE), other])
@@ -153,7 +153,7 @@ def test_only_what_is_no_folder_and_looks_like_one_is_on_the_hub(tmp_path, monke
     assert not model_source("runs/x/sft").on_hub
 
 
-def test_a_licence_that_is_no_text_counts_as_none(tmp_path):
+def test_a_license_that_is_no_text_counts_as_none(tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: [mit, apache-2.0]\nlanguage: {a: b}\n---\n")
     found = with_license(lineage(UPSCALE, licenses=()), tmp_path, "org/base")
     assert (found.licenses, found.unlicensed, found.language) == ((), ("org/base",), ())
