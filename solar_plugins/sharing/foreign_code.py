@@ -6,6 +6,7 @@ import itertools
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -147,7 +148,9 @@ def is_known_plugin(name: str) -> bool:
     spec = find_spec("axolotl")
     top = dotted.split(".", 1)[0]
     folders = [Path(place) / "integrations" / top for place in spec.submodule_search_locations or ()] if spec else []
-    return any(folder.is_dir() for folder in folders) and top.isidentifier() and find_spec(top) is None
+    with suppress(OSError, ValueError):
+        return top.isidentifier() and any(folder.is_dir() for folder in folders) and find_spec(top) is None
+    return False
 
 
 def _of_pipeline(content: Mapping[str, Any]) -> Iterator[Code]:

@@ -311,7 +311,7 @@ def _entry_of(key: str) -> str:
 
 def _same(before: Any, after: Any) -> bool:
     if isinstance(before, float) and isinstance(after, float):
-        return math.isclose(before, after, rel_tol=1e-12)
+        return math.isclose(before, after, rel_tol=1e-12) or (math.isnan(before) and math.isnan(after))
     return type(before) is type(after) and bool(before == after)
 
 

@@ -23,7 +23,7 @@ from solar_plugins.sharing.gpus import Gpus, parse_gpus
 from solar_plugins.sharing.references import references
 from solar_plugins.sharing.sources import Source, read_sources
 from solar_plugins.solar_block import invalid
-from solar_plugins.text import format_bytes, printable
+from solar_plugins.text import format_bytes, printable, span
 from solar_plugins.upscaling.strategies import strategy_arguments
 
 WIDTH, MAX_LINES, LABEL = 100, 24, 11
@@ -92,7 +92,7 @@ def _title(source: Source) -> str:
     upscales = isinstance(solar, Mapping) and "init" in solar
     method = str(content.get("rl") or "").upper()
     sets = content.get("datasets")
-    kinds = {one.get("type") for one in sets if isinstance(one, Mapping)} if isinstance(sets, list) else set()
+    kinds = {str(one.get("type")) for one in sets if isinstance(one, Mapping)} if isinstance(sets, list) else set()
     plain = bool(content.get("pretraining_dataset")) or (kinds and kinds <= {"completion", "pretrain"})
     training = f"preference training ({method})" if method else "continued pretraining" if plain else "SFT"
     adapter = {"lora": " with LoRA", "qlora": " with QLoRA"}.get(str(content.get("adapter")), "")
@@ -223,11 +223,12 @@ def _rows(name: str) -> int | None:
 
 
 def _number(value: Any) -> float | None:
-    """A number, also one that YAML reads as text, such as 1e-5."""
+    """A finite number, also one that YAML reads as text, such as 1e-5."""
     try:
-        return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def _per_step(recipe: Recipe, content: Mapping[str, Any]) -> int:
@@ -351,7 +352,11 @@ def _slice(part: Any) -> str:
     ranges = (
         [one.get("layer_range") for one in sources if isinstance(one, Mapping)] if isinstance(sources, list) else []
     )
-    return " and ".join(f"[{one[0]}..{one[1] - 1}]" for one in ranges if isinstance(one, list) and len(one) == 2)
+    return " and ".join(f"[{span(*one)}]" for one in ranges if isinstance(one, list) and _is_range(one))
+
+
+def _is_range(value: Sequence[Any]) -> bool:
+    return len(value) == 2 and all(type(end) is int for end in value)
 
 
 def _mixture(source: Source, gpus: Sequence[Gpus], base: str | None) -> Facts:

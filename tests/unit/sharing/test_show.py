@@ -86,11 +86,12 @@ def test_rows_and_foreign_code(tmp_path, monkeypatch):
 def test_hostile_values(tmp_path):
     recipe = {
         "base_model": "\x1b[31mred\n" * 50,
-        "datasets": [{"path": "x" * 5000}] * 40 + [None, 3],
+        "datasets": [{"path": "x" * 5000, "type": [[]]}] * 40 + [None, 3],
+        "plugins": ["x" * 5000 + ".Plugin"],
         "max_steps": [1],
         "num_epochs": {"a": 1},
         "learning_rate": "much",
-        "gradient_accumulation_steps": "x",
+        "gradient_accumulation_steps": float("nan"),
     }
     (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe))
     result = CliRunner().invoke(solar, ["recipes", "show", str(tmp_path / "r.yml")])
