@@ -579,16 +579,18 @@ def _check(folder: Path) -> None:
 def _upload(repo: str, folder: Path, built: Built, *, private: bool) -> None:
     from solar_plugins.sharing import hub
 
-    card = CARD
+    card, parent = CARD, None
     try:
         there = hub.list_files(repo)
         known = hub.download(there, [one.path for one in there.files if one.path == CARD], 5_000_000)
-    except SolarError:
-        known = {}  # It does not exist yet; every other problem stops the upload too.
+        parent = there.remote.commit  # A card that arrives after this look is not overwritten.
+    except hub.MissingError:
+        known = {}  # It does not exist yet.
     if CARD in known and MARK not in known[CARD].read_text(encoding="utf-8", errors="replace"):
         card = ""
         click.echo(f"{repo} has a card of its own, which stays")
     files = [*built.bundle.manifest.files, "solar_bundle.json", *([card] if card else [])]
-    found = hub.upload(repo, folder, files, f"Share the recipe of {built.bundle.manifest.name}", private=private)
+    title = f"Share the recipe of {built.bundle.manifest.name}"
+    found = hub.upload(repo, folder, files, title, private=private, parent_commit=parent)
     kind = {True: "private", False: "public", None: "existing"}[found.private]
     click.echo(f"{found.url} ({kind}), commit {found.commit}")

@@ -487,7 +487,7 @@ def test_more_bytes_than_asked_for_are_not_downloaded(hub):
     assert not hub.asked("GET", "/resolve/")
 
 
-def test_what_the_server_says_cannot_colour_the_terminal(hub):
+def test_what_the_server_says_cannot_color_the_terminal(hub):
     hub.misbehave("GET", "/api/", status=418, headers={"X-Error-Message": "\x1b[31mred\x07\x9b"}, times=9)
     text = refusal(list_files, "org/model")
     assert "red" in text
