@@ -15,7 +15,7 @@ from typing import Any
 
 from gpu_curves import TEST, best_rate
 from gpu_runs import Check, attempt_all, make_base, train
-from gpu_settings import CACHE, LARGE, small_recipe
+from gpu_settings import LARGE, RECOVERY_CACHE, small_recipe
 from study_arms import BASE, EQUAL_COMPUTE, EXPANSION, PROBED, SCALED, SEAM_ONLY, SOLAR, Arm, Sizes, arms
 
 ORDER = (BASE, SOLAR, PROBED, SCALED, EXPANSION, EQUAL_COMPUTE, SEAM_ONLY)
@@ -56,7 +56,7 @@ def _measure(check: Check, arm: Arm, rate: float, seed: int) -> dict[str, Any]:
         micro_batch_size=settings.recovery_batch, **settings.exact_numbers,
     )  # fmt: skip
     if arm.solar:
-        recipe["solar"] = {**arm.solar, "cache_dir": CACHE}
+        recipe["solar"] = {**arm.solar, "cache_dir": RECOVERY_CACHE}
     name = f"recovery-{ORDER.index(arm.name)}-{rate:.0e}-{seed}"
     metrics = train(check.folder, name, recipe, check.clock, eval_every=settings.eval_every)
     return {"arm": arm.name, "learning_rate": rate, "seed": seed, "at_once": check.at_once} | metrics

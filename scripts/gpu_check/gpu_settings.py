@@ -19,6 +19,8 @@ from solar_plugins.plugins.recipe_packs import recipe_directory
 Recipe = dict[str, Any]
 
 LARGE, LARGE_UPSCALED, DATA, CACHE, PREPARED = "large", "large-upscaled", "data", "cache", "prepared"
+RECOVERY_CACHE = "cache-recovery"
+"""Apart, because throughput takes the one checkpoint in `CACHE`."""
 METRICS_PLUGIN = "gpu_metrics.MetricsPlugin"
 SOLAR_PLUGIN = "solar_plugins.SolarPlugin"
 

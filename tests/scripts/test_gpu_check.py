@@ -13,7 +13,7 @@ from gpu_pack import EXTRAS, Parts, package_files, required
 from gpu_random_base import MISTRAL_7B, OUTER
 from gpu_recovery import ORDER
 from gpu_runs import Check, Clock, OutOfTimeError, Results, train
-from gpu_settings import GPU, TINY, adapter_recipe, small_recipe
+from gpu_settings import CACHE, GPU, RECOVERY_CACHE, TINY, adapter_recipe, small_recipe
 from gpu_steps import LORA, QLORA, STEPS, as_trained, memory_setups
 
 
@@ -299,8 +299,9 @@ def test_rehearsal_of_recovery(rehearsal):
 @pytest.mark.timeout(1800)  # the first of them makes the fixture: several whole runs
 def test_rehearsal_without_the_plugin(rehearsal):
     work = rehearsal / "work"
-    (cached,) = (work / "cache").glob("upscaled-*")
-    recipe = small_recipe(TINY, work, grown=False, max_steps=1, base_model=f"cache/{cached.name}")
+    cached = min((work / RECOVERY_CACHE).glob("upscaled-*"))
+    assert not list((work / CACHE).glob("upscaled-*"))  # throughput takes the only one there
+    recipe = small_recipe(TINY, work, grown=False, max_steps=1, base_model=f"{RECOVERY_CACHE}/{cached.name}")
     figures = train(work, "plain", recipe, Clock(5), hidden="solar_plugins")
     assert (figures["plugin_loaded"], figures["num_layers"], len(figures["losses"])) == (False, 12, 1)
     assert not (work / "trained" / "plain").exists()
