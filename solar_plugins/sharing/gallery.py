@@ -366,7 +366,8 @@ def _pipeline(known: Entry, path: Path, content: Mapping[str, Any], place: _Plac
 def _merge(known: Entry, content: Mapping[str, Any], place: _Place) -> Entry:
     """A mergekit recipe; one that stacks layers of a single model has a plan."""
     slices = _stacked(content.get("slices"))
-    sources = [source for one in slices for source in one] or content.get("models") or ()
+    models = content.get("models")
+    sources = [source for one in slices for source in one] or (models if isinstance(models, list) else [])
     names = [one["model"] for one in sources if isinstance(one, Mapping) and isinstance(one.get("model"), str)]
     different = list(dict.fromkeys(names))
     shown = [_public(name) for name in different[:3]] + (["..."] if len(different) > 3 else [])

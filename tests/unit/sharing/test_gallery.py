@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from known_models import MISTRAL
 
@@ -372,6 +372,7 @@ NESTED = {
 
 
 @settings(max_examples=150, deadline=None)
+@example(content={"merge_method": "linear", "models": 1})
 @given(content=st.fixed_dictionaries({}, optional={key: NESTED.get(key, values) | values for key in KEYS}))
 def test_any_content_gives_a_page(tmp_path_factory, content):
     folder = tmp_path_factory.mktemp("any")
