@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import click
 
 from solar_plugins import __version__
-from solar_plugins.errors import ArgsError, SolarError
+from solar_plugins.errors import ArgsError, DataError, SolarError
 from solar_plugins.logs import debug_trace
 from solar_plugins.plugins.recipe_packs import (
     copy_recipes,
@@ -697,6 +697,29 @@ def list_plugins() -> None:
     from solar_plugins.registered import registered_lines
 
     click.echo("\n".join(registered_lines()))
+
+
+@solar.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--no-ask", is_flag=True, help="Send no requests; write the output from the stored answers alone.")
+@click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
+def maths(recipe: Path, no_ask: bool, as_json_text: bool) -> None:
+    """Generate mathematics data with a served model, as a RECIPE says: rephrase, solve, check answers, write rows.
+
+    Every answer is stored when it arrives. After an interruption, the same command asks only for what is missing.
+    """
+    from solar_plugins.maths.generate import make_maths
+    from solar_plugins.maths.output import REPORT, as_text
+
+    try:
+        report, args = make_maths(recipe, ask=not no_ask)
+    except KeyboardInterrupt:
+        click.echo("Interrupted. All answers so far are stored; run the command again to go on", err=True)
+        raise SystemExit(130) from None
+    output = Path(args.output)
+    click.echo((output / REPORT).read_text(encoding="utf-8").rstrip() if as_json_text else as_text(report, output))
+    if not report.accepted:
+        raise DataError(f"{output}: no row passed the checks; the report has examples. Check the model and the prompts")
 
 
 @solar.command()

@@ -29,6 +29,10 @@ class HubError(SolarError):
     """A repository on the Hub cannot be found, read or written, or its answer cannot be used."""
 
 
+class EndpointError(SolarError):
+    """A served model cannot be used: wrong address, key or model name, or no answer for too long."""
+
+
 class PluginError(SolarError):
     """A plugin is missing or broken, or registers a name that is already taken."""
 

@@ -13,6 +13,7 @@ EXTRA_OF: Mapping[str, str] = {
     "solar report": "report",
     "solar report on test_datasets of type solar_plugins.*": "axolotl",
     "solar recipes gallery": "gallery",
+    "solar maths": "maths",
     "solar preview": "torch",
     "solar sdpo-order": "torch",
     "a layer with computed weights": "torch",
@@ -24,6 +25,7 @@ EXTRA_OF: Mapping[str, str] = {
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "axolotl": ("axolotl",),
     "gallery": ("jinja2",),
+    "maths": ("openai", "math_verify"),
     "parquet": ("pyarrow",),
     "plot": ("matplotlib",),
     "probe": ("matplotlib", "jinja2", "torch", "transformers", "accelerate"),
@@ -31,7 +33,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "smollm2": ("gguf", "torch", "transformers", "accelerate"),
     "torch": ("torch", "transformers", "accelerate"),
 }
-"""The packages of each extra, as in pyproject.toml. Each package's import name equals its package name."""
+"""The packages of each extra, as in pyproject.toml. Import names; a package's own name has - for _."""
 
 
 def require(command: str) -> None:
@@ -46,6 +48,5 @@ def require(command: str) -> None:
     extra = EXTRA_OF[command]
     missing = [package for package in PACKAGES[extra] if find_spec(package) is None]
     if missing:
-        raise SolarError(
-            f"{command} needs {', '.join(missing)} (not installed); run pip install 'solar_plugins[{extra}]'"
-        )
+        names = ", ".join(missing).replace("_", "-")
+        raise SolarError(f"{command} needs {names} (not installed); run pip install 'solar_plugins[{extra}]'")

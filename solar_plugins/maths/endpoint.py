@@ -1,0 +1,295 @@
+"""Asks an OpenAI-compatible endpoint: retries what may pass, and says in words what will not.
+
+The official client sends the requests; its own retries are off, because they neither wait for a server that restarts
+nor share a rate limit among requests. The key is sent and appears nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import openai
+
+from solar_plugins.errors import EndpointError
+from solar_plugins.logs import logger
+from solar_plugins.maths.recipe import EndpointArgs
+from solar_plugins.maths.store import Answer
+
+FAILURES_IN_A_ROW = 20
+"""After this many failed requests without an answer between them, the fault is not in a single request."""
+LONGEST_WAIT = 60.0
+"""Seconds between two attempts, unless Retry-After says more."""
+LONGEST_RETRY_AFTER = 600.0
+FIRST_WAIT = 0.5
+LOG = logger("maths")
+
+
+class _Again(Exception):
+    """A request that may succeed later.
+
+    Args:
+        why: For messages.
+        outlasts: Whether it is the server's state, waited for with `EndpointArgs.patience`, not this request.
+        after: Seconds that the server asks to wait.
+        next_address: Whether another address may answer.
+    """
+
+    def __init__(self, why: str, *, outlasts: bool = False, after: float = 0.0, next_address: bool = False) -> None:
+        super().__init__(why)
+        self.why, self.outlasts, self.after, self.next_address = why, outlasts, after, next_address
+
+
+def key_from_environment(args: EndpointArgs) -> str | None:
+    """The API key; None if the recipe names no variable.
+
+    Raises:
+        EndpointError: The variable is not set, or its value cannot be sent.
+    """
+    if args.key_variable is None:
+        return None
+    key = os.environ.get(args.key_variable, "").strip()
+    if not key:
+        raise EndpointError(
+            f"endpoint.key_variable: the environment variable {args.key_variable} is not set; expected the API key in "
+            f"it. Run export {args.key_variable}=..., or remove the line if the endpoint needs no key"
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise EndpointError(
+            f"endpoint.key_variable: the value of {args.key_variable} has characters that a header cannot carry; "
+            "expected an API key. Set it again, without quotes"
+        )
+    return key
+
+
+class Endpoint:
+    """The endpoint of a recipe.
+
+    Args:
+        args: The recipe's.
+        key: The API key.
+        body: Keys that every request has: sampling settings.
+    """
+
+    def __init__(self, args: EndpointArgs, key: str | None, body: Mapping[str, Any]) -> None:
+        self._args, self._key, self._body = args, key, dict(body)
+        self._clients = [
+            openai.AsyncOpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=args.timeout)
+            for url in args.base_url
+        ]
+        self._sent, self.retries, self._failures = 0, 0, 0
+        self._paused_until = 0.0
+        self._works = False
+        self._first = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for client in self._clients:
+            await client.close()
+
+    async def ask(self, prompt: str, seed: int) -> Answer:
+        """Send a prompt until it is answered.
+
+        Returns:
+            The answer; one with an ``error`` if this request cannot be answered.
+
+        Raises:
+            EndpointError: No request can be answered: wrong key, model or address, or the server stays away.
+        """
+        if self._works:
+            return await self._ask(prompt, seed)
+        async with self._first:  # Until one request is answered, a wrong key or address costs a single request.
+            if not self._works:
+                answer = await self._ask(prompt, seed)
+                self._works = not answer.error
+                return answer
+        return await self._ask(prompt, seed)
+
+    async def _ask(self, prompt: str, seed: int) -> Answer:
+        began, attempts, waited_out = time.monotonic(), 0, 0
+        place, self._sent = self._sent % len(self._clients), self._sent + 1
+        while True:
+            await asyncio.sleep(max(0.0, self._paused_until - time.monotonic()))
+            try:
+                answer = await self._send(place, prompt, seed)
+            except _Again as again:
+                attempts, waited_out = attempts + (not again.outlasts), waited_out + 1
+                if again.outlasts and time.monotonic() - began > self._args.patience:
+                    self._give_up(f"{again.why} for {self._args.patience:,.0f} s")
+                if attempts > self._args.retries:
+                    return self._failed(again.why, gives_up=not self._works)
+                if again.next_address:
+                    place = (place + 1) % len(self._clients)
+                self.retries += 1
+                await self._wait(again, waited_out)
+            else:
+                if answer.error:
+                    return self._failed(answer.error)
+                self._failures = 0
+                return answer
+
+    async def _wait(self, again: _Again, number: int) -> None:
+        """Wait before the next attempt. What the server asks for holds for all requests."""
+        if again.after:
+            if time.monotonic() + again.after > self._paused_until:
+                LOG.info("%s; waiting %.0f s, as the endpoint asks", again.why, again.after)
+            self._paused_until = max(self._paused_until, time.monotonic() + again.after)
+            return
+        if number == 3:
+            LOG.warning("%s; trying again", again.why)
+        wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(number - 1, 10))
+        await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+
+    def _failed(self, why: str, *, gives_up: bool = False) -> Answer:
+        """The answer to a request that failed for good.
+
+        Args:
+            why: The last problem.
+            gives_up: Whether that ends the run.
+
+        Raises:
+            EndpointError: It does, or too many requests in a row failed.
+        """
+        self._failures += 1
+        if gives_up or self._failures >= FAILURES_IN_A_ROW:
+            self._give_up(f"{self._failures} requests in a row failed, the last one with: {why}")
+        return Answer("", "", 0, 0, "", error=why)
+
+    def _give_up(self, what: str) -> NoReturn:
+        raise EndpointError(
+            f"endpoint: {', '.join(self._args.base_url)}: {what}. All answers so far are stored; check the server and "
+            "the recipe, and run the command again: it asks only for what is missing"
+        )
+
+    async def _send(self, place: int, prompt: str, seed: int) -> Answer:
+        body = {**self._body, **({"seed": seed} if self._args.send_seed else {})}
+        try:
+            async with asyncio.timeout(self._args.timeout):
+                raw = await self._clients[place].chat.completions.with_raw_response.create(
+                    model=self._args.model,
+                    messages=[{"role": "user", "content": prompt}],
+                    extra_body={**body, **self._args.extra},
+                )
+                content = raw.http_response.content
+        except (TimeoutError, openai.APITimeoutError):
+            raise _Again(f"no answer within {self._args.timeout:g} s (endpoint.timeout)", next_address=True) from None
+        except openai.APIConnectionError as error:
+            cause = self._hidden(str(error.__cause__ or error) or type(error.__cause__).__name__)
+            raise _Again(f"the connection failed ({cause})", outlasts=True, next_address=True) from None
+        except openai.APIStatusError as error:
+            return await self._refused(place, error)
+        return _parsed(content, self._hidden)
+
+    async def _refused(self, place: int, error: openai.APIStatusError) -> Answer:
+        """What follows from an HTTP status.
+
+        Raises:
+            EndpointError: It is the same for every request.
+            _Again: It may pass.
+        """
+        status, url = error.status_code, self._args.base_url[place]
+        if status in (401, 403):
+            variable = self._args.key_variable
+            named = f"the key in {variable} was rejected" if variable else "no key was sent"
+            fix = f"set {variable} to a valid key" if variable else "name the variable with the key in it"
+            raise EndpointError(f"endpoint.key_variable: {url}: {named} (HTTP {status}); expected a valid key. {fix}")
+        if status == 404:
+            raise EndpointError(await self._not_found(place))
+        said = self._hidden(_message_of(error))
+        if status == 402 or (status == 429 and "insufficient_quota" in said + str(error.code)):
+            raise EndpointError(f"endpoint: {url}: the account has no credit left (HTTP {status}: {said}); top it up")
+        if status in (408, 409, 425, 429) or status >= 500:
+            after = _retry_after(error.response.headers)
+            outlasts = status in (429, 502, 503, 504)
+            raise _Again(f"HTTP {status} ({said})", outlasts=outlasts, after=after, next_address=status >= 500)
+        return Answer("", "", 0, 0, "", error=f"HTTP {status} ({said})")
+
+    async def _not_found(self, place: int) -> str:
+        url, model = self._args.base_url[place], self._args.model
+        try:
+            async with asyncio.timeout(10):
+                raw = await self._clients[place].models.with_raw_response.list()
+            served = [str(one["id"]) for one in json.loads(raw.http_response.content)["data"]]
+        except Exception:  # Only for the message; whatever is wrong here, the model was not found.
+            return (
+                f"endpoint.base_url: {url}: HTTP 404 for {url}/chat/completions; expected the address of an "
+                "OpenAI-compatible server, which usually ends in /v1, and the name of a model that it serves"
+            )
+        if model in served:
+            return f"endpoint.base_url: {url}: serves {model}, but not {url}/chat/completions (HTTP 404)"
+        names = self._hidden(", ".join(served[:10]))
+        return f"endpoint.model: {model!r} is not served at {url}; expected one of: {names or 'none is served'}"
+
+    def _hidden(self, text: str) -> str:
+        """A short text of the endpoint without the key."""
+        return _short(text.replace(self._key, "***") if self._key else text)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def _message_of(error: openai.APIStatusError) -> str:
+    body = error.body
+    if isinstance(body, Mapping):
+        inner = body.get("error", body)
+        said = inner.get("message") if isinstance(inner, Mapping) else inner
+        return str(said or body)
+    return str(body or error.response.reason_phrase)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds from ``Retry-After``, which has a number or a date; 0 without one."""
+    value = headers.get("retry-after", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return 0.0
+    return min(max(0.0, seconds), LONGEST_RETRY_AFTER) if seconds == seconds else 0.0
+
+
+def _parsed(content: bytes, hidden: Callable[[str], str]) -> Answer:
+    """The answer in the body of a response.
+
+    Raises:
+        _Again: It is not a chat completion.
+    """
+    try:
+        body = json.loads(content)
+        choice = body["choices"][0]
+        message = choice["message"]
+        text, refusal = message.get("content"), message.get("refusal")
+        if not isinstance(text, str | None) or not isinstance(refusal, str | None):
+            raise TypeError("message.content is not a string")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        said = hidden(content[:200].decode(errors="replace"))
+        raise _Again(
+            f"the endpoint answered with something else than a chat completion ({error!r:.80}): {said}"
+        ) from None
+    text, finish = text or "", "refusal" if refusal and not text else choice.get("finish_reason")
+    usage = body.get("usage")
+    counts = [
+        usage.get(name) if isinstance(usage, Mapping) else None for name in ("prompt_tokens", "completion_tokens")
+    ]
+    prompt_tokens, completion_tokens = (
+        count if isinstance(count, int) and 0 <= count < 2**40 else default
+        for count, default in zip(counts, (0, len(text) // 4), strict=True)  # About four characters in a token.
+    )
+    model = str(body.get("model") or "")[:200]
+    text, finish, model = map(_storable, (text or refusal or "", str(finish or "")[:50], model))
+    return Answer(text, finish, prompt_tokens, completion_tokens, model)
+
+
+def _storable(text: str) -> str:
+    """A text without halves of UTF-16 pairs, which cannot be stored."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
