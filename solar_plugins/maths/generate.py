@@ -26,7 +26,7 @@ from solar_plugins.maths.final_answers import COMPARISON_VERSION, Comparer, Verd
 from solar_plugins.maths.kinds import Augmenter, Job, Request
 from solar_plugins.maths.output import MathsReport, OutputWriter, check_output
 from solar_plugins.maths.recipe import MathsArgs, Prompt, read_maths
-from solar_plugins.maths.seeds import Seeds, seed_files
+from solar_plugins.maths.seeds import Seeds, seed_files, short_names
 from solar_plugins.maths.store import Answer, Store, key_of
 from solar_plugins.storage.atomic import sole_writer, write_directory, write_errors_explained
 from solar_plugins.storage.content import content_hashes, stamps
@@ -127,8 +127,9 @@ class _Run:
         augmenter = Augmenter(self._args, self._prompts, work.stored, work.compare)
         output = Path(self._args.output).resolve()
         hashes = content_hashes(self._files)
+        named = {name: hashes[file] for name, file in zip(short_names(self._files), self._files, strict=True)}
         # `fill` of write_directory cannot await comparisons, so the files are written first and then moved.
-        writer = OutputWriter(self._args, self._prompts, self._seeds, list(hashes.values()), output)
+        writer = OutputWriter(self._args, self._prompts, self._seeds, named, output)
         with writer:
             for job in tqdm(self._jobs(), "Writing rows", self.total, unit="row", **_BAR):
                 work.used.clear()

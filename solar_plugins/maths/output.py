@@ -41,11 +41,13 @@ SHOWN_CHARACTERS = 1500
 DROPPED_CHARACTERS = 4000
 NOT_IN_REPORT: dict[str, Any] = {
     "endpoint": {"base_url", "key_variable", "concurrency", "timeout", "retries", "patience"},
+    "seeds": {"path"},  # The names of the files are in `seed_files`.
+    "prompts": True,  # Their versions are in the report.
     "store": True,
     "output": True,
     "limits": True,
 }
-"""Keys of a recipe on which the rows do not depend."""
+"""Keys of a recipe on which the rows do not depend, or that hold paths of a machine."""
 
 
 @dataclass(slots=True)
@@ -67,8 +69,8 @@ class MathsReport:
     recipe: dict[str, Any]
     solar_plugins: str
     prompts: dict[str, str]
-    seed_files: list[str]
-    """SHA-256 of each."""
+    seed_files: dict[str, str]
+    """SHA-256 of each, by its name."""
     seeds_read: int
     seeds_used: int
     seeds_dropped: dict[str, int]
@@ -113,12 +115,12 @@ class OutputWriter:
         args: The recipe.
         prompts: By name.
         seeds: The problems.
-        seed_hashes: SHA-256 of their files.
+        seed_hashes: SHA-256 of their files, by short name.
         output: The final folder.
     """
 
     def __init__(
-        self, args: MathsArgs, prompts: Mapping[str, Prompt], seeds: Seeds, seed_hashes: Sequence[str], output: Path
+        self, args: MathsArgs, prompts: Mapping[str, Prompt], seeds: Seeds, seed_hashes: Mapping[str, str], output: Path
     ) -> None:
         self._args, self._seeds = args, seeds
         self._folder = new_partial_path(output)
@@ -136,7 +138,7 @@ class OutputWriter:
             recipe=args.model_dump(mode="json", exclude=NOT_IN_REPORT),
             solar_plugins=__version__,
             prompts={name: prompt.version for name, prompt in prompts.items()},
-            seed_files=list(seed_hashes),
+            seed_files=dict(seed_hashes),
             seeds_read=seeds.rows,
             seeds_used=seeds.count,
             seeds_dropped={},

@@ -141,7 +141,7 @@ class Seeds:
 
     def _all(self) -> Iterator[Seed | DroppedSeed]:
         seen = SeenTexts()
-        names = _names(self._files)
+        names = short_names(self._files)
         for file, name in zip(self._files, names, strict=True):
             for numbered in parsed_rows(file):
                 place = f"{name}:{numbered.row_index + 1}"
@@ -175,7 +175,7 @@ class Seeds:
         return value.strip()
 
 
-def _names(files: list[str]) -> list[str]:
+def short_names(files: list[str]) -> list[str]:
     """Short names for places: the last parts of the paths, as many as tell the files apart."""
     for parts in range(1, 20):
         names = ["/".join(Path(file).parts[-parts:]) for file in files]
