@@ -25,7 +25,7 @@ EXTRA_OF: Mapping[str, str] = {
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "axolotl": ("axolotl",),
     "gallery": ("jinja2",),
-    "maths": ("openai", "math_verify"),
+    "maths": ("openai", "math-verify"),
     "parquet": ("pyarrow",),
     "plot": ("matplotlib",),
     "probe": ("matplotlib", "jinja2", "torch", "transformers", "accelerate"),
@@ -33,7 +33,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "smollm2": ("gguf", "torch", "transformers", "accelerate"),
     "torch": ("torch", "transformers", "accelerate"),
 }
-"""The packages of each extra, as in pyproject.toml. Import names; a package's own name has - for _."""
+"""The packages of each extra, as in pyproject.toml. Import names have _ for -."""
 
 
 def require(command: str) -> None:
@@ -46,7 +46,8 @@ def require(command: str) -> None:
         SolarError: A package is missing. The message has the pip command that installs it.
     """
     extra = EXTRA_OF[command]
-    missing = [package for package in PACKAGES[extra] if find_spec(package) is None]
+    missing = [package for package in PACKAGES[extra] if find_spec(package.replace("-", "_")) is None]
     if missing:
-        names = ", ".join(missing).replace("_", "-")
-        raise SolarError(f"{command} needs {names} (not installed); run pip install 'solar_plugins[{extra}]'")
+        raise SolarError(
+            f"{command} needs {', '.join(missing)} (not installed); run pip install 'solar_plugins[{extra}]'"
+        )

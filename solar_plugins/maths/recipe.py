@@ -279,14 +279,25 @@ def read_maths(path: Path) -> tuple[MathsArgs, dict[str, Prompt]]:
     try:
         args = MathsArgs.model_validate(content)
     except ValidationError as error:
-        parts = {
-            name: field.annotation.model_fields
-            for name, field in MathsArgs.model_fields.items()
-            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        }
-        parts |= {"price": PriceArgs.model_fields, "kinds": KindArgs.model_fields}
-        raise DataError(invalid(error, f"{path}: ", MathsArgs.model_fields, parts)) from None
+        raise DataError(invalid_maths(error, f"{path}: ")) from None
     return args, {name: _prompt(name, args.prompts.get(name), path) for name in PROMPTS}
+
+
+def invalid_maths(error: ValidationError, where: str) -> str:
+    """The message for a recipe that `MathsArgs` rejects: a line for each key.
+
+    Args:
+        error: Pydantic's.
+        where: Prefix of each key.
+    """
+    blocks = (field.annotation for field in MathsArgs.model_fields.values())
+    parts = {
+        name: block.model_fields
+        for name, block in zip(MathsArgs.model_fields, blocks, strict=True)
+        if isinstance(block, type) and issubclass(block, BaseModel)
+    }
+    parts |= {"price": PriceArgs.model_fields, "kinds": KindArgs.model_fields}
+    return invalid(error, where, MathsArgs.model_fields, parts)
 
 
 def _prompt(name: str, file: str | None, recipe: Path) -> Prompt:

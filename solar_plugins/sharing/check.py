@@ -18,6 +18,7 @@ from solar_plugins.axolotl_adapter.schema import Answer, Problem
 from solar_plugins.data.mixture_args import MixtureArgs
 from solar_plugins.errors import ArgsError, CheckpointError, PluginError, SolarError
 from solar_plugins.logs import logger
+from solar_plugins.maths.recipe import MathsArgs, invalid_maths
 from solar_plugins.pipeline import holds_more
 from solar_plugins.recipe import Recipe, parse_recipe
 from solar_plugins.sharing.bundle import CARD, MANIFEST, PICTURES, Bundle
@@ -194,7 +195,7 @@ def _fix_in(text: str, otherwise: str) -> str:
 
 
 def _block_findings(source: Source, context: _Context) -> Iterator[Finding]:
-    """The keys of the solar: block with its strategy's arguments, and those of a mixture."""
+    """The keys of the solar: block with its strategy's arguments, and those of a mixture or a `solar maths` recipe."""
     error = ""
     try:
         if source.kind == "recipe":
@@ -203,10 +204,13 @@ def _block_findings(source: Source, context: _Context) -> Iterator[Finding]:
                 _check_arguments(recipe.solar.init)
         elif source.kind == "mixture":
             MixtureArgs.model_validate(source.content)
+        elif source.kind == "maths":
+            MathsArgs.model_validate(source.content)
     except SolarError as problem:
         error = str(problem)
     except ValidationError as problem:
-        error = invalid(problem, "", MixtureArgs.model_fields)
+        maths = source.kind == "maths"
+        error = invalid_maths(problem, "") if maths else invalid(problem, "", MixtureArgs.model_fields)
     for line in error.splitlines():
         key = line.split(":", 1)[0]
         text = _without_key(key, line)

@@ -52,7 +52,20 @@ MAX_RECIPES = 500
 MAX_TEXT = 300
 """Characters of a name or sentence on the page."""
 
-STAGES = ("pipeline", "upscale", "pretrain", "mixture", "SFT", "DPO", "sDPO", "merge", "evaluation", "LoRA", "QLoRA")
+STAGES = (
+    "pipeline",
+    "upscale",
+    "pretrain",
+    "maths",
+    "mixture",
+    "SFT",
+    "DPO",
+    "sDPO",
+    "merge",
+    "evaluation",
+    "LoRA",
+    "QLoRA",
+)
 """What a recipe does, in the order of the page. Another ``rl`` is shown in capitals, after DPO."""
 
 STATUSES = {"run": "run", "tested": "tested on a tiny model", "validated": "keys validated", "": "not stated"}
@@ -308,7 +321,7 @@ def _described(known: Entry, path: Path, content: Mapping[str, Any], place: _Pla
         return _pipeline(known, path, content, place)
     if "merge" in known.stages:
         return _merge(known, content, place)
-    if known.stages == ("mixture",):
+    if known.stages in (("mixture",), ("maths",)):
         return known
     if known.stages == ("evaluation",):
         return replace(known, base=_public(str(content.get("lm_eval_model") or content.get("base_model") or "")))

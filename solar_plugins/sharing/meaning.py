@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from solar_plugins.data.mixture_args import MixtureArgs
 from solar_plugins.errors import ArgsError, PluginError, SolarError
+from solar_plugins.maths.recipe import MathsArgs
 from solar_plugins.pipeline import PipelineArgs
 from solar_plugins.recipe import parse_recipe
 from solar_plugins.sharing.findings import Finding
@@ -160,11 +161,13 @@ def _meaning(source: Source, by_schema: Mapping[str, Any] | None, label: str) ->
             content |= _our_block(source)
         elif source.kind == "mixture":
             content = MixtureArgs.model_validate(source.content).model_dump(exclude_none=True)
+        elif source.kind == "maths":
+            content = MathsArgs.model_validate(source.content).model_dump(exclude_none=True)
         elif source.kind == "pipeline":
             content = _of_pipeline(source)
     except (SolarError, ValidationError) as error:
         raise ArgsError(f"{source.path}: {error}\nsolar recipes check {source.path}") from None
-    complete = by_schema is not None or source.kind in ("mixture", "pipeline")
+    complete = by_schema is not None or source.kind in ("mixture", "maths", "pipeline")
     flat = _flat(source.content)
     given = frozenset(flat) | {new for old, new in RENAMED.items() if old in flat}
     return Meaning(label, source.kind, _flat(content), given, complete)

@@ -51,6 +51,7 @@ def references(source: Source) -> list[Reference]:
         "recipe": _of_recipe,
         "merge": _of_merge,
         "mixture": _of_mixture,
+        "maths": _of_maths,
         "evaluation": _of_evaluation,
     }
     finder = found.get(source.kind)
@@ -135,6 +136,15 @@ def _models_in(value: Any, where: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             yield from _models_in(inner, f"{where}[{number}]")
+
+
+def _of_maths(content: Mapping[str, Any]) -> Iterator[Reference]:
+    seeds = content.get("seeds")
+    if not isinstance(seeds, Mapping) or not seeds.get("files"):
+        yield from _files("seeds.path", seeds)
+    elif isinstance(path := seeds.get("path"), str):
+        revision = seeds.get("revision")
+        yield Reference("seeds.path", path, str(revision) if revision else None, "dataset", "revision")
 
 
 def _of_mixture(content: Mapping[str, Any]) -> Iterator[Reference]:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from solar_plugins.data.mixture_args import MixtureArgs
 from solar_plugins.errors import ArgsError, CheckpointError, SolarError
+from solar_plugins.maths.recipe import MathsArgs, invalid_maths
 from solar_plugins.memory.memory_report import MemoryReport, memory_of_recipe
 from solar_plugins.memory.training_setup import SHARDING_NAMES
 from solar_plugins.pipeline import read_pipeline
@@ -64,10 +65,13 @@ def show(path: Path, *, gpus: Sequence[str] = (), base: str | None = None) -> st
 def _half_a_screen(source: Source, sources: Sequence[Source], gpus: Sequence[Gpus], base: str | None) -> list[str]:
     if source.kind == "pipeline":
         return _pipeline_lines(source, sources)
-    facts = {"recipe": _recipe, "merge": _merge, "mixture": _mixture, "evaluation": _evaluation}[source.kind]
+    all_facts = {"recipe": _recipe, "merge": _merge, "mixture": _mixture, "evaluation": _evaluation, "maths": _maths}
+    facts = all_facts[source.kind]
     try:
         found = [(label, text) for label, text in facts(source, gpus, base) if text]
     except ValidationError as error:
+        if source.kind == "maths":
+            raise ArgsError(invalid_maths(error, f"{source.path}: ")) from None
         raise ArgsError(invalid(error, f"{source.path}: ", MixtureArgs.model_fields)) from None
     found.append(("code", _code([source])))
     lines = [_cut(f"{source.name}: {_title(source)}")]
@@ -88,6 +92,8 @@ def _title(source: Source) -> str:
         return f"a mixture of {len(sets) if isinstance(sets, Mapping) else 0} datasets"
     if source.kind == "evaluation":
         return "an evaluation by lm_eval"
+    if source.kind == "maths":
+        return "mathematics data from a served model"
     solar = content.get("solar")
     upscales = isinstance(solar, Mapping) and "init" in solar
     method = str(content.get("rl") or "").upper()
@@ -369,6 +375,20 @@ def _mixture(source: Source, gpus: Sequence[Gpus], base: str | None) -> Facts:
         against = args.decontaminate.against
         yield "drops", f"rows that share {args.decontaminate.ngram} words with {len(against)} benchmark files"
     yield "needs", "no GPU"
+    yield "writes", args.output
+
+
+def _maths(source: Source, gpus: Sequence[Gpus], base: str | None) -> Facts:
+    args = MathsArgs.model_validate(source.content)
+    at = f" at {args.seeds.revision}" if args.seeds.revision else ""
+    rows = f"at most {args.seeds.rows:,} rows" if args.seeds.rows else "all rows"
+    yield "problems", f"{', '.join(args.seeds.path)}{at} ({rows}, license {args.seeds.license})"
+    yield "model", f"{args.endpoint.model} at {', '.join(args.endpoint.base_url)}"
+    yield "makes", ", ".join(f"{kind} x {one.samples}" for kind, one in args.kinds.items())
+    yield "needs", "an endpoint" + (f", the key in {args.endpoint.key_variable}" if args.endpoint.key_variable else "")
+    limits = args.limits.model_dump(exclude_none=True)
+    yield "limits", ", ".join(f"{value:,} {name}" for name, value in limits.items())
+    yield "seed", str(args.seed)
     yield "writes", args.output
 
 

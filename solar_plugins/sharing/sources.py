@@ -16,10 +16,13 @@ from solar_plugins.sharing.bundle import Bundle, is_bundle, read_bundle
 from solar_plugins.sharing.findings import Finding
 from solar_plugins.storage.untrusted import leads_out, parse_yaml, read_text, require_file
 
-type FileKind = Literal["recipe", "merge", "mixture", "pipeline", "evaluation"]
+type FileKind = Literal["recipe", "merge", "mixture", "pipeline", "evaluation", "maths"]
 
 MAX_FILES, MAX_NEIGHBORS = 500, 200
-KINDS_IN_WORDS = "recipe (base_model), merge (merge_method), mixture (output, sets) or pipeline (stages)"
+KINDS_IN_WORDS = (
+    "recipe (base_model), merge (merge_method), mixture (output, sets), solar maths recipe (seeds, endpoint) or "
+    "pipeline (stages)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ def kind_of(content: Any) -> FileKind | None:
         return "mixture"
     if "base_model" in content:
         return "recipe"
+    if "seeds" in content and "endpoint" in content:
+        return "maths"
     if any(str(key).startswith("lm_eval_") for key in content):
         return "evaluation"
     return "recipe" if "datasets" in content and "output_dir" in content else None
@@ -224,8 +229,8 @@ def _written(source: Source) -> Iterator[str]:
                 yield from filter(_is_text, [stage.get("output"), inner])
                 yield from filter(_is_text, outputs if isinstance(outputs, list) else [])
         return
-    output = source.content.get("output" if source.kind == "mixture" else "output_dir")
-    if source.kind in ("recipe", "mixture") and isinstance(output, str) and output:
+    output = source.content.get("output_dir" if source.kind == "recipe" else "output")
+    if source.kind in ("recipe", "mixture", "maths") and isinstance(output, str) and output:
         yield output
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from maths_runs import write_recipe
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from stand_in_endpoint import KEY, stand_in_endpoint
 from trained_models import *  # noqa: F403  fixtures
 
 from solar_plugins.cli import solar
@@ -31,6 +33,7 @@ ARGUMENTS = {
         *("report", "{folder}/recipe.yml", "{folder}/solar_sft.yml", "--output", "{folder}/report.html")
     ],
     "solar recipes gallery": ["recipes", "gallery", "{folder}", "--output", "{folder}/gallery.html"],
+    "solar maths": ["maths", "{folder}/maths.yml"],
     "solar preview": ["preview", "{folder}/preview.yml"],
     "solar sdpo-order": ["sdpo-order", "{folder}/base", "{folder}/pairs.jsonl", "--max-length", "64"],
     "a layer with computed weights": [
@@ -104,7 +107,7 @@ def run_with(requirements, arguments, program="from solar_plugins.cli import sol
 
 
 @pytest.fixture
-def folder(tmp_path, base_directory):
+def folder(tmp_path, base_directory, monkeypatch):
     """A folder with what every command needs, except for a trained model."""
     (tmp_path / "base").symlink_to(base_directory)
     pair = {"prompt": "Who came by?", "chosen": "The wolf.", "rejected": "Nobody."}
@@ -127,7 +130,10 @@ def folder(tmp_path, base_directory):
         )
     )
     write_mixture(tmp_path, "rows.parquet")
-    return tmp_path
+    monkeypatch.setenv("STAND_IN_KEY", KEY)
+    with stand_in_endpoint() as endpoint:
+        write_recipe(tmp_path, endpoint.url, 2)
+        yield tmp_path
 
 
 def write_mixture(folder, rows):
@@ -157,7 +163,7 @@ def test_a_command_without_a_package_says_how_to_install_it(command, package, pr
     if "test_datasets" in command:
         request.getfixturevalue("trained_chain")
     arguments = [argument.format(folder=folder) for argument in ARGUMENTS[command]]
-    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, package.replace("-", "_"), None)
     result = CliRunner().invoke(program, arguments, catch_exceptions=False)
     needs = f"{command} needs {package} (not installed); run pip install 'solar_plugins[{EXTRA_OF[command]}]'"
     assert result.stderr.splitlines()[-1] in (f"Error: {needs}", f"Error: {folder / 'solar_sft.yml'}: {needs}")
@@ -216,7 +222,7 @@ def test_an_extra_suffices(folder, command):
     arguments = [argument.format(folder=folder) for argument in ARGUMENTS[command]]
     result = run_with(project_requirements(EXTRA_OF[command]), arguments)
     assert result.returncode == 0, result.stderr
-    assert re.search("layers|judged|kept|prefers chosen|in the loss", result.stdout)
+    assert re.search("layers|judged|preference pairs|kept|prefers chosen|in the loss", result.stdout)
 
 
 @pytest.mark.slow
