@@ -13,6 +13,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import openai
@@ -28,6 +29,8 @@ LONGEST_WAIT = 60.0
 """Seconds between two attempts, unless Retry-After says more."""
 LONGEST_RETRY_AFTER = 600.0
 FIRST_WAIT = 0.5
+HEAD_START = 0.3
+"""Seconds that the first request is sent before all others."""
 LOG = logger("maths")
 
 
@@ -86,7 +89,8 @@ class Endpoint:
         self._sent, self.retries, self._failures = 0, 0, 0
         self._paused_until = 0.0
         self._works = False
-        self._first = asyncio.Lock()
+        self._first: asyncio.Event | None = None
+        self._slots = asyncio.Semaphore(args.concurrency)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -102,13 +106,15 @@ class Endpoint:
         Raises:
             EndpointError: No request can be answered: wrong key, model or address, or the server stays away.
         """
-        if self._works:
-            return await self._ask(prompt, seed)
-        async with self._first:  # Until one request is answered, a wrong key or address costs a single request.
-            if not self._works:
-                answer = await self._ask(prompt, seed)
-                self._works = not answer.error
-                return answer
+        if self._first is None:  # A wrong key or address is rejected at once, and costs a single request.
+            self._first = asyncio.Event()
+            try:
+                return await self._ask(prompt, seed)
+            finally:
+                self._first.set()
+        if not self._first.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._first.wait(), HEAD_START)
         return await self._ask(prompt, seed)
 
     async def _ask(self, prompt: str, seed: int) -> Answer:
@@ -117,7 +123,8 @@ class Endpoint:
         while True:
             await asyncio.sleep(max(0.0, self._paused_until - time.monotonic()))
             try:
-                answer = await self._send(place, prompt, seed)
+                async with self._slots:
+                    answer = await self._send(place, prompt, seed)
             except _Again as again:
                 attempts, waited_out = attempts + (not again.outlasts), waited_out + 1
                 if again.outlasts and time.monotonic() - began > self._args.patience:
@@ -131,7 +138,7 @@ class Endpoint:
             else:
                 if answer.error:
                     return self._failed(answer.error)
-                self._failures = 0
+                self._failures, self._works = 0, True
                 return answer
 
     async def _wait(self, again: _Again, number: int) -> None:

@@ -31,6 +31,8 @@ from solar_plugins.maths.store import Answer, Store, key_of
 from solar_plugins.storage.atomic import sole_writer, write_directory, write_errors_explained
 from solar_plugins.storage.content import content_hashes, stamps
 
+WORKERS_PER_REQUEST = 2
+"""Rows under way for each request that may be sent at once: while one is checked, another one's request is sent."""
 LOG = logger("maths")
 
 
@@ -115,7 +117,7 @@ class _Run:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._args.endpoint.concurrency, self.total)):
+                for _ in range(min(WORKERS_PER_REQUEST * self._args.endpoint.concurrency, self.total)):
                     group.create_task(work_off())
         except* SolarError as problems:
             raise _first(problems) from None

@@ -23,6 +23,7 @@ from known_models import MISTRAL
 
 from solar_plugins.cli import solar
 from solar_plugins.data.mixture_args import MixtureArgs
+from solar_plugins.maths.recipe import MathsArgs
 from solar_plugins.pipeline import read_pipeline
 from solar_plugins.plugins.manager import loaded_plugins
 from solar_plugins.recipe import parse_recipe, read_yaml
@@ -266,6 +267,9 @@ def test_a_yaml_example_is_accepted_by_our_own_parsers(block, tmp_path):
             inits = [InitArgs.model_validate(one) for one in content]
         elif "sets" in content:
             MixtureArgs.model_validate(content)
+            return
+        elif "seeds" in content:
+            MathsArgs.model_validate(content)
             return
         elif "stages" in content:
             pipeline = Path(shutil.copytree(ROOT / "recipes", tmp_path / "recipes")) / "example.yml"

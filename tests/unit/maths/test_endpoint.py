@@ -163,7 +163,7 @@ def test_requests_that_are_all_rejected_stop_the_run(tmp_path):
     with stand_in_endpoint(fault=lambda *_: "422") as stand_in:
         with pytest.raises(EndpointError, match=r"20 requests in a row failed.*422"):
             make_maths(write_recipe(tmp_path, stand_in.url, 100, kinds=SOLVE))
-        assert stand_in.number == 20
+        assert 20 <= stand_in.number <= 20 + 8
 
 
 def test_no_credit_left(tmp_path):

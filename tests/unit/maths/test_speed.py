@@ -1,0 +1,58 @@
+"""How fast answers are asked for, and that memory does not grow with the rows."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from maths_runs import start, write_recipe
+from stand_in_endpoint import KEY
+
+STAND_IN = Path(__file__).parents[2] / "stand_in_endpoint.py"
+
+
+@pytest.mark.slow
+def test_64_requests_at_once_take_nine_tenths_of_the_ideal_rate(tmp_path):
+    """1 s per answer, so 64 requests per second are ideal."""
+    command = [sys.executable, str(STAND_IN), "--latency", "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as endpoint:
+        recipe = write_recipe(
+            tmp_path, endpoint.stdout.readline().strip(), 64 * 16, kinds={"solve": {}}, endpoint={"concurrency": 64}
+        )
+        process = start(recipe)
+        _, said = process.communicate(timeout=120)
+        endpoint.stdin.close()
+    assert process.returncode == 0, said
+    requests, seconds = re.search(r"(\d+) requests answered in ([\d.]+) s", said).groups()
+    assert int(requests) == 64 * 16
+    ratio = int(requests) / float(seconds) / 64
+    print(f"{ratio:.1%} of the ideal rate")
+    assert ratio >= 0.9
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from solar_plugins.maths.generate import make_maths
+make_maths(Path(sys.argv[1]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.nightly
+def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
+    """The larger run has 16,000 more rows; their texts alone are 16 MB in its output."""
+    monkeypatch.setenv("STAND_IN_KEY", KEY)
+    peaks = []
+    for name, count in (("few", 1000), ("many", 17_000)):
+        folder = tmp_path / name
+        folder.mkdir()
+        command = [sys.executable, str(STAND_IN)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as endpoint:
+            recipe = write_recipe(folder, endpoint.stdout.readline().strip(), count, kinds={"solve": {}})
+            done = subprocess.run([sys.executable, "-c", PEAK, recipe], capture_output=True, text=True, check=True)
+            endpoint.stdin.close()
+        peaks.append(int(done.stdout) * 1024)
+    assert (tmp_path / "many" / "out" / "instructions.jsonl").stat().st_size > 7e6
+    assert peaks[1] - peaks[0] < 4e6, peaks
