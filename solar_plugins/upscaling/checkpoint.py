@@ -37,7 +37,7 @@ from solar_plugins.upscaling.marker import FORMAT_VERSION, MARKER, Marker, read_
 from solar_plugins.upscaling.model_card import model_card
 from solar_plugins.upscaling.planned_checkpoint import planned_checkpoint
 from solar_plugins.upscaling.provenance import provenance
-from solar_plugins.upscaling.upscaled_tensors import require_what_computes
+from solar_plugins.upscaling.upscaled_tensors import planned_shards, require_what_computes
 from solar_plugins.upscaling.weight_files import INDEX
 
 LOG = logger("checkpoint")
@@ -161,10 +161,11 @@ def _os_errors_explained(directory: Path) -> AbstractContextManager[None]:
 
 def _fill(base: BaseCheckpoint, plan: LayerPlan, final: Path, copy: bool, directory: Path) -> None:
     """Write into ``directory``, which will be renamed to ``final``."""
-    weight_files = {stored.file for model in base.models for stored in model.tensors.values()}
-    sharing = NONE if copy else find_sharing(weight_files, directory)
-    config, shards, changed = planned_checkpoint(base, plan, sharing.block)
+    config, shards, changed = planned_checkpoint(base, plan)
     require_what_computes(shards)
+    sharing = NONE if copy else find_sharing({one.source.file for shard in shards for one in shard.tensors}, directory)
+    if sharing.block:
+        shards = planned_shards(base, plan, sharing.block)
     companions = {base.relative(path): path for path in base.companions}
     shared_ranges = (part for shard in shards for part in shard.whole_blocks())
     shared_bytes = sum(size for path, size in shared_ranges if path in sharing.files)

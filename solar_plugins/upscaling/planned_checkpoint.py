@@ -46,19 +46,14 @@ def changed_companions(base: BaseCheckpoint, plan: LayerPlan) -> dict[str, bytes
     return changed if savable is None else changed | {GENERATION_CONFIG: savable}
 
 
-def planned_checkpoint(base: BaseCheckpoint, plan: LayerPlan, block: int = 0) -> PlannedCheckpoint:
+def planned_checkpoint(base: BaseCheckpoint, plan: LayerPlan) -> PlannedCheckpoint:
     """The content of the upscaled checkpoint. Reads only headers, and makes all checks that they allow.
-
-    Args:
-        base: The base.
-        plan: The plan.
-        block: As for `planned_shards`.
 
     Raises:
         CheckpointError: The base cannot be used, or cannot be upscaled by this plan.
     """
     config = upscale_config(base.decoder, plan, [donor.decoder for donor in base.donors])
-    shards = planned_shards(base, plan, block)
+    shards = planned_shards(base, plan)
     refuse_undeclared_integers({name: tensor.dtype for name, tensor in base.tensors.items()}, base.decoder)
     headless = not base.decoder.has_language_model_head or saved_without_head(base.tensors, base.decoder)
     _require_expected_parameters(shards, base.decoder, plan, base.name, headless=headless)

@@ -1276,6 +1276,43 @@ class TestModelCards:
         assert "post_trainer_create(cfg, trainer)" in source(axolotl.train.setup_model_and_trainer)
 
 
+class TestSchema:
+    """`solar recipes check`; what it says about whole recipes is tested in tests/unit/sharing/test_schemas.py."""
+
+    files = relied_on_by("axolotl_adapter/schema.py")
+
+    def test_validation_looks_up_what_is_replaced_for_a_check(self):
+        import axolotl.utils.config as axolotl_config
+        from axolotl.utils.schemas import validation
+
+        assert "merge_input_args()" in source(axolotl_config.validate_config)
+        assert callable(validation._flash_attn_kernel_failure)
+        assert "_flash_attn_kernel_failure(" in source(validation).replace("def _flash_attn_kernel_failure(", "")
+
+    def test_validation_takes_the_capabilities_of_another_machine(self):
+        import axolotl.utils.config as axolotl_config
+
+        assert {"capabilities", "env_capabilities"} <= inspect.signature(
+            axolotl_config.validate_config
+        ).parameters.keys()
+
+    def test_plugins_can_be_listed_registered_and_removed(self):
+        from axolotl.integrations.base import PluginManager, get_builtin_plugins
+
+        assert isinstance(PluginManager.get_instance().plugins, dict)
+        assert "required" in inspect.signature(PluginManager.register).parameters
+        assert isinstance(list(get_builtin_plugins()), list)
+
+    def test_datasets_are_validated_by_models_of_one_module(self):
+        from axolotl.utils.schemas import datasets
+        from pydantic import BaseModel
+
+        models = [
+            model for model in vars(datasets).values() if isinstance(model, type) and issubclass(model, BaseModel)
+        ]
+        assert {"path", "type", "split"} <= {field for model in models for field in model.model_fields}
+
+
 class TestEvaluation:
     files = relied_on_by("evaluation/sdpo_order.py", "evaluation/h6.py")
 
