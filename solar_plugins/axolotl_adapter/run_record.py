@@ -11,8 +11,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +88,18 @@ class _Recorder:
                 self.steps_file.unlink(missing_ok=True)
         self._write(RUN_FILE, _facts(self.trainer, state, self.tallies))
 
-    def end_step(self, state: Any, control: Any) -> None:
+    def end_step(self, state: Any) -> None:
         if state.global_step <= self.recorded_steps:
-            loss = math.fsum(map(float, self.losses))
-            entry = {"step": state.global_step, "rows": self.rows, "loss": loss if math.isfinite(loss) else None}
+            rows, losses = self.rows, self.losses
             self.rows, self.losses = [], []
+            loss = math.fsum(map(float, losses))
+            entry = {"step": state.global_step, "rows": rows, "loss": loss if math.isfinite(loss) else None}
             with suppress(OSError), self.steps_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
         if state.global_step >= self.recorded_steps:
             self.trainer.training_step = self.train
+
+    def stop(self, state: Any, control: Any) -> None:
         if self._stops(state):
             control.should_training_stop = True
 
@@ -122,18 +125,31 @@ def _callback(recorder: _Recorder) -> Any:
 
     class RunRecord(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            recorder.begin(state)
+            with _only_warns():
+                recorder.begin(state)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            recorder.end_step(state, control)
+            with _only_warns():
+                recorder.end_step(state)
+            recorder.stop(state, control)
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             recorder.end_epoch(state, control)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            recorder.end(state)
+            with _only_warns():
+                recorder.end(state)
 
     return RunRecord()
+
+
+@contextmanager
+def _only_warns() -> Iterator[None]:
+    """A fault of the record must not end a training that may have run for days."""
+    try:
+        yield
+    except Exception as error:
+        LOG.warning("the record of this run is not complete (%s: %s)", type(error).__name__, error)
 
 
 def _facts(trainer: Any, state: Any, tallies: Sequence[RowTally]) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """`row_hashes`: a row is the same row in whatever batch, and another one with another token, label or mask."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from transformers import TrainerControl
 
 from solar_plugins.axolotl_adapter.run_record import STOP_AFTER, record_run, row_hashes
 from solar_plugins.errors import ArgsError
@@ -52,3 +55,27 @@ def test_an_invalid_number_of_steps_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv(STOP_AFTER, "many")
     with pytest.raises(ArgsError, match="SOLAR_STOP_AFTER_STEPS='many'; expected a number"):
         record_run(None, str(tmp_path), [])
+
+
+def test_a_fault_of_the_record_does_not_end_the_training(tmp_path, monkeypatch, caplog):
+    """The loss is one that cannot be a number, the facts cannot be found out, and the log cannot be written as JSON."""
+    monkeypatch.setenv(STOP_AFTER, "2")
+    callbacks = []
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(process_index=0),
+        training_step=lambda model, inputs: torch.ones(3),
+        add_callback=callbacks.append,
+    )
+    record_run(trainer, str(tmp_path), [])
+    state, control = SimpleNamespace(global_step=0, max_steps=9, log_history=[object()]), TrainerControl()
+    (callback,) = callbacks
+    callback.on_train_begin(trainer.args, state, control)
+    for state.global_step in (1, 2):
+        assert not control.should_training_stop
+        trainer.training_step(None, batch([1, 2]))
+        callback.on_step_end(trainer.args, state, control)
+    assert control.should_training_stop, "it still stops where it should"
+    callback.on_train_end(trainer.args, state, control)
+    warned = [record.message for record in caplog.records]
+    assert len(warned) == 4
+    assert all("the record of this run is not complete" in message for message in warned)
