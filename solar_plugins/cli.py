@@ -187,10 +187,14 @@ def solar(context: click.Context, version: bool, verbose: bool) -> None:
     "--memory", is_flag=True, help="Estimate the training memory per GPU of any RECIPE instead, by component."
 )
 @click.option(
-    "--gpus", type=click.IntRange(1), help="With --memory: total GPUs.  [default: WORLD_SIZE, or RECIPE's header]"
+    "--gpus",
+    type=click.IntRange(1),
+    help="With --memory: total GPUs.  [default: the pipeline's, WORLD_SIZE, or RECIPE's header]",
 )
 @click.option(
-    "--gpu-memory", type=click.FloatRange(1), help="With --memory: GB per GPU.  [default: from RECIPE's header]"
+    "--gpu-memory",
+    type=click.FloatRange(1),
+    help="With --memory: GB per GPU.  [default: the pipeline's, or RECIPE's header]",
 )
 def plan(
     source: PlanSource,
@@ -231,7 +235,8 @@ def _memory_text(
 
     trained: list[tuple[Path, Mapping[str, Any]]] = [(recipe, {})]
     if is_pipeline(recipe):
-        stages = read_pipeline(recipe).stages
+        pipeline = read_pipeline(recipe)
+        stages, gpus, gpu_gigabytes = pipeline.stages, gpus or pipeline.gpus, gpu_gigabytes or pipeline.gpu_memory
         trained = [(stage.file, stage.overrides) for stage in stages if stage.kind == "recipe" and stage.file]
     reports = [memory_of_recipe(path, base, gpus, gpu_gigabytes, overrides) for path, overrides in trained]
     if not as_json_text:

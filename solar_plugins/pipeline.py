@@ -83,6 +83,8 @@ class PipelineArgs(BaseModel):
 
     launch: str = Field("accelerate launch", description="text before `-m axolotl.cli.train RECIPE`, for every recipe")
     records: str = Field(min_length=1, description="the folder for records and logs of runs")
+    gpus: int | None = Field(None, ge=1, description="GPUs of all nodes, for `solar plan PIPELINE --memory`")
+    gpu_memory: float | None = Field(None, ge=1, description="GB of memory of each GPU, for the same")
     stages: list[StageArgs] = Field(min_length=1)
 
     @field_validator("stages")
@@ -128,11 +130,15 @@ class Pipeline:
         path: The file.
         records: The folder for records and logs.
         stages: In order.
+        gpus: GPUs of all nodes that memory is estimated for; None: each recipe's.
+        gpu_memory: GB of memory of each.
     """
 
     path: Path
     records: Path
     stages: tuple[Stage, ...]
+    gpus: int | None = None
+    gpu_memory: float | None = None
 
 
 def read_pipeline(path: Path) -> Pipeline:
@@ -148,7 +154,7 @@ def read_pipeline(path: Path) -> Pipeline:
         raise ArgsError(invalid(error, f"{path}: ", PipelineArgs.model_fields, parts)) from None
     stages = tuple(_read_stage(stage, path, args.launch) for stage in args.stages)
     _check_outputs(path, stages)
-    return Pipeline(path, Path(os.path.expanduser(args.records)), stages)
+    return Pipeline(path, Path(os.path.expanduser(args.records)), stages, args.gpus, args.gpu_memory)
 
 
 def holds_more(output: str) -> str | None:

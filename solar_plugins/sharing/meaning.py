@@ -37,7 +37,7 @@ NO_EFFECT = re.compile(
     r"|resume_from_checkpoint|eval_.*|evals_per_epoch|do_causal_lm_eval|do_bench_eval|bench_.*|test_datasets.*"
     r"|generate_samples|num_generation_samples|generation_.*|profiler_.*|include_tokens_per_second|include_tkps"
     r"|ddp_timeout|hf_use_auth_token|strict|debug|experimental_skip_.*|axolotl_config_path|plugins|solar\.cache_dir"
-    r"|solar\.dpo|records|output|low_cpu_mem_usage|use_ray|ray_.*|resources_per_worker|tokenizer_save_jinja_files"
+    r"|solar\.dpo|records|gpus|gpu_memory|output|low_cpu_mem_usage|use_ray|ray_.*|resources_per_worker|tokenizer_save_jinja_files"
     r"|include_tokens_.*|log_.*)$"
 )
 """Keys that say where a run writes, what it logs, saves and measures. Not its weights."""
@@ -190,7 +190,8 @@ def _of_pipeline(source: Source) -> dict[str, Any]:
     # Files of stages are compared by what they mean.
     compared = {"name", "recipe", "merge", "mixture", "overrides", "output"}
     stages = {stage.name: stage.model_dump(exclude_defaults=True, exclude=compared) for stage in args.stages}
-    return {"launch": args.launch, "records": args.records, "order of stages": list(stages), "stages": stages}
+    settings = args.model_dump(exclude={"stages"}, exclude_none=True)
+    return {**settings, "order of stages": list(stages), "stages": stages}
 
 
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:

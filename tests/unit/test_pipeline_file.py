@@ -1,8 +1,10 @@
 """A pipeline file: what its stages run, and what is wrong with a bad one."""
 
+import json
 from pathlib import Path
 
 import pytest
+from known_models import MISTRAL
 
 from solar_plugins.errors import ArgsError
 from solar_plugins.pipeline import is_pipeline, read_pipeline, report_stages
@@ -52,6 +54,23 @@ def test_the_command_of_each_kind(folder):
     ]
     assert [stage.outputs for stage in found.stages] == [("out/a",), ("out/b",), ("out/m",), ("data",), ("y",)]
     assert found.stages[1].content["learning_rate"] == 3e-7
+
+
+def test_memory_is_estimated_for_the_gpus_of_the_pipeline(folder, run):
+    (folder / "config.json").write_text(json.dumps(MISTRAL))
+    recipe = folder / "recipes/a.yml"
+    recipe.write_text(f"# What it does.\n#\n# needs: 2 x 24 GB GPU\n\n{recipe.read_text()}")
+    stages = ["{name: one, recipe: a.yml}"]
+    command = ("solar", "plan", "recipes/p.yml", "--memory", "--json", "--base", "config.json")
+
+    def gpus(head, *options):
+        pipeline(folder, stages, f"records: records\n{head}")
+        (stage,) = json.loads(run(*command, *options, cwd=folder).stdout)
+        return stage["gpus"], stage["gpu_memory_bytes"]
+
+    assert gpus("gpus: 8\ngpu_memory: 80\n") == (8, 80e9)
+    assert gpus("gpus: 8\ngpu_memory: 80\n", "--gpus", "16", "--gpu-memory", "40") == (16, 40e9)
+    assert gpus("") == (2, 24e9)
 
 
 @pytest.mark.parametrize(
