@@ -18,7 +18,7 @@ export OMP_WAIT_POLICY ?= passive
 # order of tests/conftest.py: slow ones first.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: dist help setup demo pipeline gallery test test-fast test-nightly bench study docs lint fix clean architectures gpu-check gpu-check-data
+.PHONY: dist help setup demo maths-demo pipeline gallery test test-fast test-nightly bench study docs lint fix clean architectures gpu-check gpu-check-data
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -45,6 +45,10 @@ demo: $(INSTALLED)  ## upscale a real 135M model from 30 to 48 layers by two pla
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
 	@$(BIN)/solar run $(PIPELINE) --only dus --only probe_plan
 	@$(BIN)/solar report $(RECIPE) recipes/smollm2/solar_probe_plan.yml --output $(DEMO)/report.html
+
+maths-demo: $(INSTALLED)  ## math data from that model, served on this machine: problems, 100 answers and more, every check, a report
+	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
+	@$(BIN)/python recipes/smollm2/maths_demo.py
 
 pipeline: $(INSTALLED)  ## every stage on that model, up to DPO and merging, and a report: about 30 minutes on two cores; resumes
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)

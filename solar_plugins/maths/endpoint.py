@@ -87,7 +87,7 @@ class Endpoint:
             for url in args.base_url
         ]
         self._sent, self.retries, self._failures = 0, 0, 0
-        self._paused_until = 0.0
+        self._paused_until = self._last_answer = 0.0
         self._works = False
         self._first: asyncio.Event | None = None
         self._slots = asyncio.Semaphore(args.concurrency)
@@ -127,8 +127,8 @@ class Endpoint:
                     answer = await self._send(place, prompt, seed)
             except _Again as again:
                 attempts, waited_out = attempts + (not again.outlasts), waited_out + 1
-                if again.outlasts and time.monotonic() - began > self._args.patience:
-                    self._give_up(f"{again.why} for {self._args.patience:,.0f} s")
+                if again.outlasts and time.monotonic() - max(began, self._last_answer) > self._args.patience:
+                    self._give_up(f"{again.why}, and no answer for {self._args.patience:,.0f} s")
                 if attempts > self._args.retries:
                     return self._failed(again.why, gives_up=not self._works)
                 if again.next_address:
@@ -138,7 +138,7 @@ class Endpoint:
             else:
                 if answer.error:
                     return self._failed(answer.error)
-                self._failures, self._works = 0, True
+                self._failures, self._works, self._last_answer = 0, True, time.monotonic()
                 return answer
 
     async def _wait(self, again: _Again, number: int) -> None:

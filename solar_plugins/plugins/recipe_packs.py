@@ -89,8 +89,8 @@ def find_recipe(packs: Mapping[str, RecipePack], name: str) -> tuple[RecipePack,
 def files_of_recipe(pack: RecipePack, recipe: Path) -> list[Path]:
     """A recipe with the files of its pack that it needs.
 
-    These are the stages of a pipeline, DeepSpeed files, and scripts with the modules next to them. Of the recipes that
-    a head comment names as the stages before and after, none is needed.
+    These are the stages of a pipeline, the recipes of their `solar maths`, DeepSpeed files, and scripts with the modules
+    next to them. Of the recipes that a head comment names as the stages before and after, none is needed.
     """
     found, waiting = list[Path](), [recipe]
     while waiting:
@@ -103,6 +103,7 @@ def files_of_recipe(pack: RecipePack, recipe: Path) -> list[Path]:
         if path.suffix == ".yml":
             text = path.read_text(encoding="utf-8")
             named = re.findall(r"(?<![\w./])recipes/([\w./-]+\.(?:json|py))\b", text)
+            named += re.findall(r"^[^#\n]*\bsolar maths recipes/([\w./-]+\.yml)", text, re.MULTILINE)
             needed = [
                 *(path.parent / name for name in _stage_files(text, path)),
                 *(pack.directory / name for name in named),

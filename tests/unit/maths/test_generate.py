@@ -250,13 +250,14 @@ def killed(recipe, endpoint, count, with_signal):
     return process.returncode, time.monotonic() - began, "".join(said)
 
 
-def test_killed_at_random_moments_no_row_is_lost_and_none_comes_twice(tmp_path):
+@pytest.mark.parametrize("seed", [5, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(6, 12))])
+def test_killed_at_random_moments_no_row_is_lost_and_none_comes_twice(tmp_path, seed):
     whole = tmp_path / "whole"
     whole.mkdir()
     with stand_in_endpoint() as endpoint:
         make_maths(write_recipe(whole, endpoint.url, 25))
         everything = endpoint.asked
-    moments, kills = random.Random(5), 6
+    moments, kills = random.Random(seed), 6
     with stand_in_endpoint(latency=0.01) as endpoint:
         recipe = write_recipe(tmp_path, endpoint.url, 25)
         for _ in range(kills):

@@ -77,6 +77,14 @@ def test_a_pipeline_with_its_stages(packs, tmp_path):
     assert not (tmp_path / "mine/solar_dus.yml").exists()
 
 
+def test_a_pipeline_brings_the_recipe_of_its_math_data(packs, tmp_path):
+    copy_recipes(packs, tmp_path / "mine", ["solar_maths_pipeline.yml"])
+    assert (tmp_path / "mine/maths/solar_math.yml").is_file()
+    assert (
+        f"solar maths {tmp_path}/mine/maths/solar_math.yml" in (tmp_path / "mine/solar_maths_pipeline.yml").read_text()
+    )
+
+
 def test_the_command_takes_names_and_one_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(solar, ["recipes", "copy", "solar_dus_fsdp2.yml", "solar_sft_v4.yml", "mine"])
