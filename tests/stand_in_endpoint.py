@@ -87,6 +87,8 @@ TEXT_FAULTS = {
     "leak": lambda text, prompt: f"{text} (It is {result(after(prompt, 'Problem:'))}.)",
     "number": lambda text, prompt: re.sub(r"\d+", "some", text),
     "no answer": lambda text, prompt: "I think about it for a long time.",
+    "solved": lambda text, prompt: f"{text} The answer to this problem is 20.",
+    "no reasoning": lambda text, prompt: text.splitlines()[-1],
     "half": lambda text, prompt: text + " \ud83d",
     "hard": lambda text, prompt: "So.\nThe answer is: $9^{9^{9^{9}}}$",
 }

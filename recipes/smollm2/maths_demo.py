@@ -31,7 +31,7 @@ GENERATE = """
 import json, sys
 import reasoning_gym
 count = int(sys.argv[1])
-sums = reasoning_gym.create_dataset("chain_sum", size=count // 2, seed=42, max_terms=3, max_digits=2)
+sums = reasoning_gym.create_dataset("chain_sum", size=count // 2, seed=42, max_terms=2, max_digits=1)
 for entry in sums:
     expression = entry["metadata"]["expression"]
     question = f"Work out the value of {expression}."

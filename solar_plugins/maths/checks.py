@@ -32,6 +32,7 @@ class Reason(StrEnum):
     NO_NUMBER = "no number to mask"
     NO_UNKNOWN = "the unknown is missing"
     NO_ANSWER = "no final answer"
+    NO_REASONING = "no reasoning"
     WRONG = "wrong answer"
     UNCLEAR = "answer cannot be compared"
     DISAGREE = "too few votes agree"

@@ -90,7 +90,6 @@ class Endpoint:
         self._paused_until = self._last_answer = 0.0
         self._works = False
         self._first: asyncio.Event | None = None
-        self._slots = asyncio.Semaphore(args.concurrency)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -123,8 +122,7 @@ class Endpoint:
         while True:
             await asyncio.sleep(max(0.0, self._paused_until - time.monotonic()))
             try:
-                async with self._slots:
-                    answer = await self._send(place, prompt, seed)
+                answer = await self._send(place, prompt, seed)
             except _Again as again:
                 attempts, waited_out = attempts + (not again.outlasts), waited_out + 1
                 if again.outlasts and time.monotonic() - max(began, self._last_answer) > self._args.patience:

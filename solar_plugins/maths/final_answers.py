@@ -41,11 +41,28 @@ def final_answer(solution: str) -> str | None:
         >>> final_answer(r"So $x = \boxed{\frac{1}{2}}$."), final_answer("The answer is: 12 apples.")
         ('\\frac{1}{2}', '12 apples')
     """
+    found = _final(solution)
+    return found[1] if found else None
+
+
+def reasoning(solution: str) -> str:
+    """What a solution says before its final answer.
+
+    >>> reasoning("2 and 3 make 5. The answer is: 5"), reasoning("The answer is 5.")
+    ('2 and 3 make 5. The ', 'The ')
+    """
+    found = _final(solution)
+    return solution[: found[0]] if found else solution
+
+
+def _final(solution: str) -> tuple[int, str] | None:
+    """Position and text of the final answer."""
     phrase = max(_PHRASE.finditer(solution), key=lambda found: found.start(), default=None)
     boxed = _last_boxed(solution)
     if phrase is not None and (boxed is None or boxed[0] < phrase.start()):
-        return _bare(phrase["said"] or phrase["marked"]) or None
-    return _bare(boxed[1]) or None if boxed else None
+        boxed = phrase.start(), phrase["said"] or phrase["marked"]
+    answer = _bare(boxed[1]) if boxed else ""
+    return (boxed[0], answer) if boxed and answer else None
 
 
 def _last_boxed(text: str) -> tuple[int, str] | None:

@@ -219,6 +219,7 @@ class _Asker:
         self._spent = list(work.store.spent())
         self._reserved = [0, 0, 0]
         self._freed = asyncio.Condition()
+        self._slots = asyncio.Semaphore(work.args.endpoint.concurrency)
         self._under_way = dict[bytes, asyncio.Future[None]]()
         self.answered = self.tokens = 0
         self.stopped = False
@@ -236,7 +237,8 @@ class _Asker:
             return await self._work.stored(request)
         self._under_way[key] = done = asyncio.get_running_loop().create_future()
         try:
-            async with self._within_limits(request):
+            # An answer that is not stored yet counts as under way: a killed run loses no more than these.
+            async with self._within_limits(request), self._slots:
                 answer = await self._endpoint.ask(request.prompt, request.seed)
                 await self._work.store.save_answer(key, answer)
                 if not answer.error:

@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from solar_plugins.data.ngrams import words_of
 from solar_plugins.maths.checks import (
     Drop,
     Reason,
@@ -31,7 +32,7 @@ from solar_plugins.maths.checks import (
     check_reply,
     without_label,
 )
-from solar_plugins.maths.final_answers import Verdict, final_answer
+from solar_plugins.maths.final_answers import Verdict, final_answer, reasoning
 from solar_plugins.maths.recipe import Kind, MathsArgs, Prompt
 from solar_plugins.maths.seeds import Seed
 from solar_plugins.maths.store import Answer, key_of
@@ -161,6 +162,8 @@ class _Attempt:
             check_numbers(original, text)
         if checks.leaks:
             check_leak(original, text, self._job.seed.final)
+            if final_answer(original) is None and (said := final_answer(text)):
+                raise Drop(Reason.LEAK, f"states an answer: {said[:200]}", text)
         return text
 
     async def _rephrased_answer(self, question: str) -> str:
@@ -190,6 +193,8 @@ class _Attempt:
         if verdict is not Verdict.RIGHT:
             reason = Reason.WRONG if verdict is Verdict.WRONG else Reason.UNCLEAR
             raise Drop(reason, f"{found[:200]} instead of {right[:200]}", text)
+        if len(words_of(reasoning(text))) < self._args.checks.reasoning:
+            raise Drop(Reason.NO_REASONING, "", text)
 
     async def _solved(self, question: str, right: str) -> str:
         """The first right solution, once enough solutions are right."""

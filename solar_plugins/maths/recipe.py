@@ -217,6 +217,7 @@ class ChecksArgs(_Block):
     too_far: float = Field(
         0.15, ge=0, lt=1, description="similarity to the original below which a rephrased question strays (words)"
     )
+    reasoning: int = Field(5, ge=0, description="words that a solution has at least before its final answer")
     numbers: bool = Field(True, description="a rephrased question keeps every number")
     leaks: bool = Field(True, description="a rephrased question does not give the answer away")
     language: bool = Field(True, description="texts are in the language of the problem")

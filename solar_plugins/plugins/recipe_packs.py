@@ -89,7 +89,7 @@ def find_recipe(packs: Mapping[str, RecipePack], name: str) -> tuple[RecipePack,
 def files_of_recipe(pack: RecipePack, recipe: Path) -> list[Path]:
     """A recipe with the files of its pack that it needs.
 
-    These are the stages of a pipeline, the recipes of their `solar maths`, DeepSpeed files, and scripts with the modules
+    These are the stages of a pipeline, the recipes of its `solar maths`, DeepSpeed files, and scripts with the modules
     next to them. Of the recipes that a head comment names as the stages before and after, none is needed.
     """
     found, waiting = list[Path](), [recipe]

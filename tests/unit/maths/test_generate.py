@@ -95,12 +95,13 @@ FAULTS = {
     Reason.LEAK: "leak",
     Reason.NUMBERS: "number",
     Reason.NO_ANSWER: "no answer",
+    Reason.NO_REASONING: "no reasoning",
 }
 
 
-@pytest.mark.parametrize(("reason", "fault"), FAULTS.items(), ids=str)
+@pytest.mark.parametrize(("reason", "fault"), [*FAULTS.items(), (Reason.LEAK, "solved")], ids=str)
 def test_every_fault_is_dropped_by_its_name(tmp_path, reason, fault):
-    of_question = fault in ("copy", "stray", "leak", "number")
+    of_question = fault in ("copy", "stray", "leak", "solved", "number")
     mark = "Write the same problem" if of_question else "Write the solution"
 
     def faulty(number, prompt, seed):
@@ -257,7 +258,7 @@ def test_killed_at_random_moments_no_row_is_lost_and_none_comes_twice(tmp_path, 
     with stand_in_endpoint() as endpoint:
         make_maths(write_recipe(whole, endpoint.url, 25))
         everything = endpoint.asked
-    moments, kills = random.Random(seed), 6
+    moments, kills = random.Random(seed), 4
     with stand_in_endpoint(latency=0.01) as endpoint:
         recipe = write_recipe(tmp_path, endpoint.url, 25)
         for _ in range(kills):
@@ -317,5 +318,5 @@ def test_two_runs_at_once_do_not_ask_twice(tmp_path):
 
 
 def test_all_text_faults_are_tried():
-    assert TEXT_FAULTS.keys() == {*FAULTS.values(), "half", "hard"}
+    assert TEXT_FAULTS.keys() == {*FAULTS.values(), "solved", "half", "hard"}
     assert os.environ["STAND_IN_KEY"] == KEY
