@@ -222,7 +222,7 @@ def test_an_extra_suffices(folder, command):
     arguments = [argument.format(folder=folder) for argument in ARGUMENTS[command]]
     result = run_with(project_requirements(EXTRA_OF[command]), arguments)
     assert result.returncode == 0, result.stderr
-    assert re.search("layers|judged|preference pairs|kept|prefers chosen|in the loss", result.stdout)
+    assert re.search("layers|recipes|judged|preference pairs|kept|prefers chosen|in the loss", result.stdout)
 
 
 @pytest.mark.slow
