@@ -126,7 +126,7 @@ class _Run:
             await endpoint.close()
 
     async def _write(self, work: _Work) -> MathsReport:
-        augmenter = Augmenter(self._args, self._prompts, work.stored, work.compare)
+        augmenter = Augmenter(self._args, self._prompts, work.used_answer, work.compare)
         output = Path(self._args.output).resolve()
         hashes = content_hashes(self._files)
         named = {name: hashes[file] for name, file in zip(short_names(self._files), self._files, strict=True)}
@@ -188,7 +188,15 @@ class _Work:
             raise Drop(Reason.NOT_ASKED)
         if answer.error:
             raise Drop(Reason.FAILED, answer.error)
-        self.used[key] = answer
+        return answer
+
+    async def used_answer(self, request: Request) -> Answer:
+        """The stored answer, which is also remembered in `used` until that is cleared.
+
+        Raises:
+            Drop: As for `stored`.
+        """
+        answer = self.used[self.key(request)] = await self.stored(request)
         return answer
 
     async def compare(self, right: str, found: str) -> Verdict:

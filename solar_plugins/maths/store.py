@@ -83,6 +83,7 @@ class Store:
             raise sqlite3.DatabaseError(f"user_version is {version}, expected {FORMAT_VERSION}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA cache_size = -500")  # kB
         connection.execute(
             "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, text TEXT, finish TEXT, prompt_tokens INTEGER, "
             "completion_tokens INTEGER, model TEXT, error TEXT) WITHOUT ROWID"
@@ -188,6 +189,7 @@ class SeenTexts:
         self._file = sqlite3.connect("", isolation_level=None)  # A temporary file that SQLite removes.
         self._file.execute("PRAGMA journal_mode = OFF")
         self._file.execute("PRAGMA synchronous = OFF")
+        self._file.execute("PRAGMA cache_size = -500")  # kB
         self._file.execute("CREATE TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID")
 
     def is_new(self, *texts: str) -> bool:
