@@ -423,7 +423,7 @@ def card(report: MathsReport, args: MathsArgs) -> str:
         "",
         "# Synthetic mathematics data",
         "",
-        f"Written by [solar_plugins](https://pypi.org/project/solar_plugins/) {report.solar_plugins}, `solar maths`.",
+        f"Written by solar_plugins {report.solar_plugins}, `solar maths`.",
         "A language model rephrased or solved problems in the manner of SOLAR's Synth. Math-Instruct and Synth. "
         "Math-Alignment (arXiv:2312.15166, sec. 4.1) and of MetaMath (arXiv:2309.12284). The final answer of every row "
         "equals the one of its problem; other statements in the texts were not checked.",

@@ -128,7 +128,7 @@ def _summary(facts: CardFacts) -> str:
     text = ", ".join(words[:-1]) + " " + words[-1]
     return (
         f"{text}. Everything that decides the result is here: recipes, plan, data fingerprints, package versions, "
-        "losses. Made with [solar_plugins](https://pypi.org/project/solar_plugins) and "
+        "losses. Made with `solar_plugins` and "
         "[Axolotl](https://github.com/axolotl-ai-cloud/axolotl)."
     )
 

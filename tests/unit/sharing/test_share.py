@@ -253,15 +253,15 @@ class TestPrivate:
             wandb_name="node-17 run",
             hub_model_id="alicia/secret-model",
             mlflow_tracking_uri="http://node-17:5000",
-            resume_from_checkpoint="/scratch/alicia/work/out/checkpoint-2",
+            resume_from_checkpoint="/scratch/alicia/models/out/checkpoint-2",
         )
         out = folder / "out"
-        state = {"global_step": 3, "max_steps": 3, "best_model_checkpoint": "/scratch/alicia/work/out/checkpoint-2"}
+        state = {"global_step": 3, "max_steps": 3, "best_model_checkpoint": "/scratch/alicia/models/out/checkpoint-2"}
         state |= {"log_history": [{"step": 1, "loss": 3.5, "where": ["/home/alicia", {"user": "alicia"}]}, *HISTORY]}
         (out / "checkpoint-3").mkdir()
         write(out / "checkpoint-3" / "trainer_state.json", state)
         write(out / "solar_run" / "run.json", RUN | {"hostname": "node-17", "cwd": "/scratch/alicia/work"})
-        write(out / "training_args.json", {"output_dir": "/scratch/alicia/work/out"})
+        write(out / "training_args.json", {"output_dir": "/scratch/alicia/models/out"})
         built = shared(folder)
         for name, content in files(folder / "bundle").items():
             for private in (b"alicia", b"node-17", b"/scratch", b"/home", str(folder).encode(), folder.name.encode()):
