@@ -106,6 +106,7 @@ def made_model(directory, tokenizer):
         shutil.copy(path, directory)
 
 
+@pytest.mark.nightly
 def test_the_recipe_runs_and_its_results_give_the_table(folder_with_datasets, sentencepiece_tokenizer, run):
     folder = folder_with_datasets
     recipe = (recipe_directory() / "eval" / "solar_h6.yml").read_text()

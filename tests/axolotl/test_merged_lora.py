@@ -80,6 +80,7 @@ def assert_valid(merged, adapter):
             assert private not in f"{front}{text}"
 
 
+@pytest.mark.nightly
 def test_the_commands_in_the_head_comments(folder, run, run_warm):
     """Upscale, SFT with LoRA, merge, then DPO with LoRA from the result, and merge again."""
     upscaled = run("solar", "upscale", "base", "outputs/solar_dus", "--drop-layers", "2", cwd=folder)

@@ -104,6 +104,7 @@ def test_a_recipe_goes_through_the_hub_and_is_reproduced_elsewhere(here, hub, tm
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_pipeline_is_reproduced_and_a_changed_data_file_is_caught(here):
     """After a few steps of the first stage, the base of the second is another one; after all steps it is the same."""
     assert solar("run", "pipeline.yml", cwd=here).returncode == 0

@@ -22,7 +22,9 @@ LORA = {
 }
 
 
-@pytest.mark.parametrize(("sharding", "ranks"), [("fsdp2", 2), ("zero3", 2), (None, 1)])
+@pytest.mark.parametrize(
+    ("sharding", "ranks"), [("fsdp2", 2), pytest.param("zero3", 2, marks=pytest.mark.nightly), (None, 1)]
+)
 def test_lora(sharding, ranks, make_training_folder, run_warm):
     qlora = {} if sharding else {"adapter": "qlora", "load_in_4bit": True}
     folder = make_training_folder(ROWS, LORA | qlora | SHARDING.get(sharding, {}))

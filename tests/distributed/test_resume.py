@@ -23,7 +23,9 @@ STATES = {
 """FSDP2 with a sharded state, of which each rank writes its part; that of ZeRO-3 is always sharded."""
 
 
-@pytest.mark.parametrize("sharding", STATES)
+@pytest.mark.parametrize(
+    "sharding", [pytest.param(name, marks=pytest.mark.nightly) if name == "zero3" else name for name in STATES]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(sharding, make_training_folder, run_warm):
     ranks, keys = STATES[sharding]
     folder = make_training_folder(TEXTS, KEYS | keys)

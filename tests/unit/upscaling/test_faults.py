@@ -68,6 +68,7 @@ def test_killed_before_every_operation(attempts):
     assert 1 <= report["outcomes"]["finished"] < 10, "killed after the rename"
 
 
+@pytest.mark.nightly
 def test_every_file_operation_may_fail_once(attempts):
     """An error is one paragraph and leaves nothing; where it does not matter, the result is right."""
     report = attempts("errors")
@@ -81,7 +82,7 @@ def test_every_file_operation_may_fail_once(attempts):
     } | {"sendfile"}
 
 
-@pytest.mark.parametrize("kind", SHARING)
+@pytest.mark.parametrize("kind", ["xfs", pytest.param("btrfs", marks=pytest.mark.nightly)])
 def test_killed_before_every_operation_on_a_disk_that_shares_blocks(attempts, kind):
     """The same promises; the operations that share blocks are among those before which it is killed."""
     with disk(kind) as shared:
