@@ -183,12 +183,12 @@ def solar(context: click.Context, version: bool, verbose: bool) -> None:
 @click.option(
     "--gpus",
     type=click.IntRange(1),
-    help="With --memory: total GPUs.  [default: the pipeline's, WORLD_SIZE, or RECIPE's header]",
+    help="With --memory: total GPUs.  [default: the pipeline's, WORLD_SIZE, or 1]",
 )
 @click.option(
     "--gpu-memory",
     type=click.FloatRange(1),
-    help="With --memory: GB per GPU.  [default: the pipeline's, or RECIPE's header]",
+    help="With --memory: GB per GPU.  [default: the pipeline's]",
 )
 def plan(
     source: PlanSource,

@@ -130,8 +130,8 @@ class Pipeline:
         path: The file.
         records: The folder for records and logs.
         stages: In order.
-        gpus: GPUs of all nodes that memory is estimated for; None: each recipe's.
-        gpu_memory: GB of memory of each.
+        gpus: GPUs of all nodes that memory is estimated for; None: not stated.
+        gpu_memory: GB of memory of each; None: not stated.
     """
 
     path: Path

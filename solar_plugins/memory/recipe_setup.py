@@ -1,9 +1,8 @@
-"""From a recipe, its DeepSpeed file and its head comment to a `TrainingSetup`."""
+"""From a recipe and its DeepSpeed file to a `TrainingSetup`."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -47,16 +46,13 @@ class Devices(NamedTuple):
     """Of each GPU; None if not known."""
 
 
-def devices_of(recipe: Recipe, gpus: int | None, gpu_gigabytes: float | None) -> Devices:
-    """Number and memory of the GPUs: from the options, else from ``WORLD_SIZE`` and the recipe's head comment.
+def devices_of(gpus: int | None, gpu_gigabytes: float | None) -> Devices:
+    """Number and memory of the GPUs: as given, else ``WORLD_SIZE`` of them, else one.
 
     Raises:
         ArgsError: ``WORLD_SIZE`` is not a positive integer.
     """
-    head = re.match(r"(?:#.*\n)*", recipe.text)
-    needs = re.search(r"^# needs: +(\d+) x (\d+) GB GPU", head[0] if head else "", re.MULTILINE)
-    memory = gpu_gigabytes or (float(needs[2]) if needs else None)
-    memory_bytes = round(memory * 1e9) if memory else None
+    memory_bytes = round(gpu_gigabytes * 1e9) if gpu_gigabytes else None
     world = os.environ.get("WORLD_SIZE")
     if gpus:
         return Devices(gpus, "--gpus", memory_bytes)
@@ -66,9 +62,7 @@ def devices_of(recipe: Recipe, gpus: int | None, gpu_gigabytes: float | None) ->
                 f"WORLD_SIZE: {world!r} in the environment; expected a positive integer. Unset it, or use --gpus"
             )
         return Devices(int(world), "WORLD_SIZE", memory_bytes)
-    if needs:
-        return Devices(int(needs[1]), "the recipe's head", memory_bytes)
-    return Devices(1, "the default", memory_bytes)
+    return Devices(1, "the default; set yours with --gpus", memory_bytes)
 
 
 def setup_of(recipe: Recipe, gpus: int) -> TrainingSetup:

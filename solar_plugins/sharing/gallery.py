@@ -30,11 +30,13 @@ from solar_plugins.extras import require
 from solar_plugins.logs import logger
 from solar_plugins.memory.memory_report import FREE_SHARE, MemoryReport, memory_of_recipe
 from solar_plugins.memory.recipe_model import MAX_RECIPE_BYTES, model_of, start_of
+from solar_plugins.pipeline import PipelineArgs, StageArgs
 from solar_plugins.plugins.recipe_packs import recipe_needs, recipe_packs, recipe_summary
 from solar_plugins.recipe import Recipe, read_recipe, read_yaml
 from solar_plugins.report.page import template
 from solar_plugins.report.picture import DEPTH_COLORS, DONOR_COLORS
 from solar_plugins.sharing.bundle import MANIFEST, Bundle, read_bundle
+from solar_plugins.sharing.gpus import parse_gpus
 from solar_plugins.sharing.secrets import in_file, in_value
 from solar_plugins.sharing.sources import kind_of
 from solar_plugins.solar_block import invalid
@@ -99,6 +101,9 @@ class GalleryFile(BaseModel):
         default_factory=dict, description="from base_model, as recipes have it, to the keys of its config.json"
     )
     recipes: dict[str, Ran] = Field(default_factory=dict, description="by path in this folder")
+    gpus: dict[str, str] = Field(
+        default_factory=dict, description="the GPUs that a recipe is for, such as 8xH100 or 1x24GB, by path"
+    )
 
 
 @dataclass(frozen=True)
@@ -194,9 +199,12 @@ def read_gallery_file(folder: Path) -> GalleryFile:
     if secret := next((one for one in in_value(content) if one.kind == "secret"), None):
         raise ArgsError(f"{path}: {secret.where}: {secret.what}; remove it, and revoke it if the file was ever shared")
     try:
-        return GalleryFile.model_validate(content)
+        found = GalleryFile.model_validate(content)
     except ValidationError as error:
         raise ArgsError(invalid(error, f"{path}: ", GalleryFile.model_fields)) from None
+    for name, text in found.gpus.items():
+        parse_gpus(text, f"{path}: gpus.{name}")
+    return found
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -226,6 +234,11 @@ class _Place(NamedTuple):
     """A folder for the configs of declared bases, as files."""
     bundles: Mapping[Path, Bundle | str]
     """Those in the folder; the error of one that cannot be used."""
+
+    def gpus_of(self, name: str) -> tuple[int | None, float | None]:
+        """Number and GB of the GPUs that a recipe is for, by its path in the folder; None: not stated."""
+        text = self.declared.gpus.get(name)
+        return parse_gpus(text)[1:] if text else (None, None)
 
     def config_of(self, name: str, revision: str | None) -> str | None:
         """A path that gives a base's config: its folder or file, or a file of the Hub cache; None: not at hand."""
@@ -325,11 +338,15 @@ def _described(known: Entry, path: Path, content: Mapping[str, Any], place: _Pla
         return known
     if known.stages == ("evaluation",):
         return replace(known, base=_public(str(content.get("lm_eval_model") or content.get("base_model") or "")))
-    return _training(known, read_recipe(path), place)
+    return _training(known, read_recipe(path), place, place.gpus_of(known.name))
 
 
 def _training(
-    known: Entry, recipe: Recipe, place: _Place, overrides: Mapping[str, Any] = MappingProxyType({})
+    known: Entry,
+    recipe: Recipe,
+    place: _Place,
+    gpus: tuple[int | None, float | None],
+    overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> Entry:
     """A recipe that trains: its plan and memory, if the config of the base at the start of its chain is at hand."""
     assert recipe.path is not None
@@ -352,23 +369,26 @@ def _training(
     if recipe.upscales and found.plan is not None:
         known = replace(known, layers_before=found.plan.base_layers, plan=found.plan)
     try:
-        return replace(known, memory=memory_of_recipe(recipe.path, base, None, None, overrides))
+        return replace(known, memory=memory_of_recipe(recipe.path, base, *gpus, overrides))
     except SolarError as error:
         return replace(known, unknown=_without_paths(error))
 
 
 def _pipeline(known: Entry, path: Path, content: Mapping[str, Any], place: _Place) -> Entry:
     """Base and plan of the first stage that trains, and the memory of the stage that needs most."""
-    stages = content["stages"] if isinstance(content["stages"], list) else []
+    try:
+        args = PipelineArgs.model_validate(content)
+    except ValidationError as error:
+        raise ArgsError(invalid(error, "", PipelineArgs.model_fields, {"stages": StageArgs.model_fields})) from None
     trained = list[Entry]()
-    for stage in stages:
-        if not (isinstance(stage, Mapping) and isinstance(stage.get("recipe"), str)):
+    for stage in args.stages:
+        if stage.recipe is None:
             continue
-        file = path.parent / stage["recipe"]
+        file = path.parent / stage.recipe
         if leads_out(file, place.folder):
-            raise ArgsError(f"stages: {stage['recipe']!r} is outside of this folder; expected a recipe in it")
-        overrides = stage["overrides"] if isinstance(stage.get("overrides"), Mapping) else {}
-        trained.append(_training(known, read_recipe(file, overrides), place, overrides))
+            raise ArgsError(f"stages: {stage.recipe!r} is outside of this folder; expected a recipe in it")
+        recipe = read_recipe(file, stage.overrides)
+        trained.append(_training(known, recipe, place, (args.gpus, args.gpu_memory), stage.overrides))
     if not trained:
         return known
     first, most = trained[0], max(trained, key=lambda one: one.memory.peak_bytes if one.memory else 0)

@@ -27,8 +27,12 @@ class Gpus(NamedTuple):
     gigabytes: float
 
 
-def parse_gpus(text: str) -> Gpus:
+def parse_gpus(text: str, where: str = "--gpu") -> Gpus:
     """GPUs such as ``H100``, ``8xA100-80GB``, ``RTX 4090``, ``24`` or ``2x24GB``.
+
+    Args:
+        text: What a user wrote.
+        where: The option or key, for the message.
 
     Raises:
         ArgsError: The name is not known, and no number of GB.
@@ -48,7 +52,7 @@ def parse_gpus(text: str) -> Gpus:
         close = close_match(name.lower(), GIGABYTES)
         hint = f"did you mean {close.upper()}? " if close else ""
         raise ArgsError(
-            f"--gpu: {text!r}; expected a name, such as H100, A100-80GB or 8xH100, or the memory in GB, such as 24 or "
-            f"2x24. {hint}For another GPU give its GB"
+            f"{where}: {text!r}; expected a name, such as H100, A100-80GB or 8xH100, or the memory in GB, such as 24 "
+            f"or 2x24. {hint}For another GPU give its GB"
         )
     return Gpus(text, count, gigabytes)

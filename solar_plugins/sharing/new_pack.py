@@ -105,10 +105,9 @@ solar recipes gallery       # a page of all installed recipes
 pytest                      # checks every recipe
 ```
 
-`{module}/recipes/` holds the recipes; replace the sample with yours. The first line of a recipe is its summary, and
-`# needs:` in its head comment says how many GPUs of which size it needs. `gallery.json` states what was run of each
-recipe, where, when and with what result, and the `config.json` of bases, so that layers and memory are known without
-the Hub. State only what you ran.
+`{module}/recipes/` holds the recipes; replace the sample with yours. The first line of a recipe is its summary.
+`gallery.json` states what was run of each recipe, where, when and with what result, the GPUs that it is for, and the
+`config.json` of bases, so that layers and memory are known without the Hub. State only what you ran.
 
 ## Licence
 
@@ -140,7 +139,12 @@ def new_pack(name: str, directory: Path | None = None) -> list[Path]:
     sample = (recipe_directory() / SAMPLE).read_text(encoding="utf-8")
     base = dict(read_gallery_file(recipe_directory()).bases[SAMPLE_BASE])
     stated = {"status": "validated", "command": "pytest", "note": "not run yet; state here what you ran"}
-    gallery = {"format": 1, "bases": {SAMPLE_BASE: base}, "recipes": {"sample_qlora.yml": stated}}
+    gallery = {
+        "format": 1,
+        "bases": {SAMPLE_BASE: base},
+        "gpus": {"sample_qlora.yml": "1x24GB"},
+        "recipes": {"sample_qlora.yml": stated},
+    }
     texts = {
         "pyproject.toml": PYPROJECT,
         "README.md": README,

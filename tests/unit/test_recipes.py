@@ -15,6 +15,7 @@ from solar_plugins.maths.recipe import read_maths
 from solar_plugins.memory.memory_report import memory_of_recipe
 from solar_plugins.plugins.recipe_packs import recipe_directory, recipe_files
 from solar_plugins.recipe import read_recipe, read_yaml
+from solar_plugins.sharing.gallery import read_gallery_file
 
 RECIPES = sorted(recipe_directory().rglob("*.yml"))
 HEAD_FIELDS = ("needs", "time", "before", "run", "after", "paper", "ours")
@@ -146,11 +147,12 @@ GPU_RECIPES = [path for path in RECIPES if is_training(path) and path.parent == 
 @pytest.mark.parametrize("path", GPU_RECIPES, ids=name)
 def test_the_memory_in_the_head_is_the_estimate_and_fits(path, mistral_config):
     """A rounded sum of parts, each of which is tested in `tests/unit/memory`; not compared with a GPU."""
-    report = memory_of_recipe(path, str(mistral_config), gpus=None, gpu_gigabytes=None)
-    said = re.search(r"^needs: +\d+ x \d+ GB GPU \(.*?(\d+) GB of (each|it)\b", "\n".join(head_of(path)), re.MULTILINE)
+    head = "\n".join(head_of(path))
+    said = re.search(r"^needs: +(\d+) x (\d+) GB GPU \(.*?(\d+) GB of (each|it)\b", head, re.MULTILINE)
     assert said, "the head says how much of each GPU is used"
-    assert round(report.peak_bytes / 1e9) == int(said[1])
-    assert "head" in report.devices.gpus_from
+    report = memory_of_recipe(path, str(mistral_config), int(said[1]), float(said[2]))
+    assert round(report.peak_bytes / 1e9) == int(said[3])
+    assert read_gallery_file(recipe_directory()).gpus[path.name] == f"{said[1]}x{said[2]}GB"
     assert report.verdict == "fits"
 
 

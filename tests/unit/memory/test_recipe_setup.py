@@ -8,8 +8,6 @@ from solar_plugins.memory.training_setup import Adapter, DeepSpeedBuffers
 from solar_plugins.plugins.recipe_packs import recipe_directory
 from solar_plugins.recipe import parse_recipe, read_recipe
 
-HEAD = "# What it does.\n#\n# needs:   {}; 22 GB disk\n# run:     x\n\nbase_model: b\n"
-
 
 def setup(tmp_path, gpus=1, **recipe):
     return setup_of(parse_recipe({"sequence_len": 8} | recipe, tmp_path / "r.yml"), gpus)
@@ -20,29 +18,20 @@ def alone(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
 
 
-@pytest.mark.parametrize(
-    ("needs", "gpus", "world", "expected"),
-    [
-        ("8 x 80 GB GPU", None, None, (8, "the recipe's head", 80_000_000_000)),
-        ("8 x 80 GB GPU", None, "16", (16, "WORLD_SIZE", 80_000_000_000)),
-        ("8 x 80 GB GPU", 4, "16", (4, "--gpus", 80_000_000_000)),
-        ("no GPU", None, None, (1, "the default", None)),
-    ],
-)
-def test_how_many_gpus(tmp_path, monkeypatch, needs, gpus, world, expected):
+@pytest.mark.parametrize(("gpus", "world", "expected"), [(None, None, 1), (None, "16", 16), (4, "16", 4), (4, None, 4)])
+def test_how_many_gpus(monkeypatch, gpus, world, expected):
     if world:
         monkeypatch.setenv("WORLD_SIZE", world)
-    (tmp_path / "r.yml").write_text(HEAD.format(needs))
-    recipe = read_recipe(tmp_path / "r.yml")
-    assert devices_of(recipe, gpus, None) == expected
-    assert devices_of(recipe, gpus, 141).memory_bytes == 141_000_000_000
+    found = devices_of(gpus, None)
+    assert (found.gpus, found.memory_bytes) == (expected, None)
+    assert ("--gpus" in found.gpus_from) == (gpus is not None or not world)
+    assert devices_of(gpus, 141).memory_bytes == 141_000_000_000
 
 
-def test_an_invalid_world_size(tmp_path, monkeypatch):
+def test_an_invalid_world_size(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "many")
-    (tmp_path / "r.yml").write_text(HEAD.format("no GPU"))
     with pytest.raises(ArgsError, match=r"WORLD_SIZE: 'many' .*expected a positive integer.*--gpus"):
-        devices_of(read_recipe(tmp_path / "r.yml"), None, None)
+        devices_of(None, None)
 
 
 def test_an_empty_recipe(tmp_path):

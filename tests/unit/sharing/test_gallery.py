@@ -104,8 +104,8 @@ def test_a_recipe_after_the_first_stage_names_both_bases(ours):
 
 def test_memory_is_that_of_solar_plan(ours, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(MISTRAL))
-    for name in ("solar_dus.yml", "solar_dpo_qlora.yml"):
-        report = memory_of_recipe(OURS / name, str(tmp_path), None, None)
+    for name, gpus in (("solar_dus.yml", (8, 80)), ("solar_dpo_qlora.yml", (1, 24))):
+        report = memory_of_recipe(OURS / name, str(tmp_path), *gpus)
         assert ours[name].memory.peak_bytes == report.peak_bytes
         assert ours[name].memory.devices == report.devices
     stages = [ours[name].memory.peak_bytes for name in ("solar_dus.yml", "solar_sft.yml", "solar_dpo.yml")]
@@ -268,7 +268,7 @@ def test_nothing_outside_the_folder_is_read(tmp_path):
     inside.mkdir()
     (inside / "link.yml").symlink_to(outside)
     (inside / GALLERY_FILE).symlink_to(outside)
-    write(inside, "pipeline.yml", {"stages": [{"name": "a", "recipe": "../outside/private.yml"}]})
+    write(inside, "pipeline.yml", {"records": "r", "stages": [{"name": "a", "recipe": "../outside/private.yml"}]})
     (pipeline,) = entries_of(inside)
     assert "outside" in pipeline.problem
     assert "private/base" not in render([pipeline], "Recipes")
@@ -291,10 +291,33 @@ def test_a_secret_in_the_gallery_file_stops_it(tmp_path):
     assert "hf_aaa" not in str(error.value)
 
 
+def test_unknown_gpus_in_the_gallery_file(tmp_path):
+    (tmp_path / GALLERY_FILE).write_text(json.dumps({"format": 1, "gpus": {"a.yml": "8xH1000"}}))
+    with pytest.raises(ArgsError, match=r"gallery.json: gpus.a.yml: '8xH1000'; expected .*H100"):
+        entries_of(tmp_path)
+
+
+def test_no_comment_says_how_many_gpus(tmp_path):
+    """The pipeline's keys do, and gallery.json."""
+    base = {"base_model": str(tmp_path / "base"), "sequence_len": 8}
+    write(tmp_path, "base/config.json", json.dumps(MISTRAL))
+    for name in ("a.yml", "b.yml"):
+        write(tmp_path, name, "# A.\n#\n# needs: 4 x 24 GB GPU\n" + json.dumps(base))
+    stages = [{"name": "one", "recipe": "a.yml"}]
+    write(tmp_path, "p.yml", {"records": "r", "gpus": 2, "gpu_memory": 40, "stages": stages})
+    (tmp_path / GALLERY_FILE).write_text(json.dumps({"format": 1, "gpus": {"b.yml": "8xH100"}}))
+    found = {entry.name: entry.memory.devices for entry in entries_of(tmp_path) if entry.memory}
+    assert {name: (devices.gpus, devices.memory_bytes) for name, devices in found.items()} == {
+        "a.yml": (1, None),
+        "b.yml": (8, 80e9),
+        "p.yml": (2, 40e9),
+    }
+
+
 @pytest.mark.parametrize("name", ["a\0b", "~nobody-here/x", "x" * 5000, "..", "${BASE}", "\udcff"])
 def test_odd_names_of_models_and_files(tmp_path, name):
     write(tmp_path, "a.yml", {"base_model": name, "deepspeed": name})
-    write(tmp_path, "b.yml", {"stages": [{"name": "a", "recipe": name}]})
+    write(tmp_path, "b.yml", {"records": "r", "stages": [{"name": "a", "recipe": name}]})
     write(
         tmp_path,
         "c.yml",
