@@ -364,12 +364,22 @@ def mergekit(source: PlanSource) -> None:
 @solar.command()
 @click.argument("mixture", type=click.Path(path_type=Path))
 @click.option("--processes", type=click.IntRange(1), help="Worker processes; the output does not depend on it.")
+@click.option(
+    "--part", metavar="R/W", help="Only filter the rows of part R of W (from 0), for example on a machine each."
+)
 @click.option("--json", "as_json_text", is_flag=True, help="Print JSON.")
-def mix(mixture: Path, processes: int | None, as_json_text: bool) -> None:
+def mix(mixture: Path, processes: int | None, part: str | None, as_json_text: bool) -> None:
     """Build the datasets of a MIXTURE file: drop excluded tasks and benchmark overlap, cap sizes, write JSON Lines."""
-    from solar_plugins.data.mixture import make_mixture
+    from solar_plugins.data.mixture import make_mixture, make_part
+    from solar_plugins.data.mixture_parts import Part, part_as_text
     from solar_plugins.data.mixture_report import REPORT, as_text
 
+    if part is not None:
+        share = Part.of(part)
+        found, made = make_part(mixture, share, processes)
+        text = (found.folder / REPORT).read_text().rstrip() if as_json_text else part_as_text(share, found, made=made)
+        click.echo(text)
+        return
     mixed, made = make_mixture(mixture, processes)
     output = Path(mixed.mixture["output"])
     text = (output / REPORT).read_text().rstrip() if as_json_text else as_text(mixed, output, made=made)

@@ -16,15 +16,25 @@ import heapq
 import json
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from solar_plugins.data.formatters.columns import PROMPT_COLUMNS
 from solar_plugins.data.mixture_args import MixtureArgs, SetArgs, read_mixture
+from solar_plugins.data.mixture_parts import (
+    Filtered,
+    Part,
+    PartReport,
+    finished_part,
+    joined_parts,
+    other_widths,
+    parts_folder,
+    remove_parts,
+    write_part,
+)
 from solar_plugins.data.mixture_report import (
     DROPPED,
     REPORT,
@@ -36,6 +46,7 @@ from solar_plugins.data.mixture_report import (
     read_report,
     write_report,
 )
+from solar_plugins.data.ngrams import NgramIndex
 from solar_plugins.data.row_checks import (
     BlockResult,
     Dropped,
@@ -46,7 +57,7 @@ from solar_plugins.data.row_checks import (
     default_processes,
     rows_by_search,
 )
-from solar_plugins.data.row_files import Block, left_out_columns, read_blocks, require_readable
+from solar_plugins.data.row_files import EVERYTHING, Block, left_out_columns, read_blocks, require_readable
 from solar_plugins.errors import DataError
 from solar_plugins.logs import logger
 from solar_plugins.storage.atomic import remove_left_overs, sole_writer, write_directory, write_errors_explained
@@ -97,19 +108,6 @@ def rows_with_shares(wanted: Mapping[str, int], available: Mapping[str, int]) ->
 LOG = logger("mixture")
 
 
-class Filtered(NamedTuple):
-    """The result of the first pass over a dataset."""
-
-    kept: bytearray
-    """For each line of the dataset's files, in order: 1 if the row passed."""
-    rows: int
-    dropped: Counter[Reason]
-    matches: Counter[str]
-    """Rows dropped for overlap, by benchmark file."""
-    rows_with_task: int
-    first_unreadable: Dropped | None
-
-
 def make_mixture(mixture: Path, processes: int | None = None) -> tuple[MixtureReport, bool]:
     """Build the folder that a mixture file describes, unless it is up to date.
 
@@ -124,22 +122,17 @@ def make_mixture(mixture: Path, processes: int | None = None) -> tuple[MixtureRe
         DataError: The mixture or its data cannot be used. The folder is left unchanged.
     """
     args = read_mixture(mixture)
-    try:
-        before, state = _input_stamps(args), _input_state(args)
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or mixture}: the input cannot be read ({error.strerror or error}); nothing was written. "
-            "Check the disk and the permissions, and run the command again"
-        ) from None
+    with _read_errors_explained(mixture):
+        before = _input_stamps(args)
+        state = _state_of(before)
     named, output = Path(args.output), Path(args.output).resolve()  # A symlink to a folder is kept.
     if (found := finished_report(output, args, state)) is not None:
         remove_left_overs(output)
+        remove_parts(output)
         return found, False
-    if processes is None:
-        processes = default_processes(sum(state[path][0] for one in args.sets.values() for path in one.path))
 
     def fill(folder: Path) -> None:
-        report = _make(folder, args, state, processes)
+        report = _make(folder, output, args, state, processes)
         if _input_stamps(args) != before:
             raise DataError(f"{mixture}: an input changed while being read; nothing was written. Run the command again")
         write_report(folder / REPORT, report)
@@ -151,12 +144,80 @@ def make_mixture(mixture: Path, processes: int | None = None) -> tuple[MixtureRe
         _check_output(named, state)
         made = not is_finished(output) and write_directory(output, fill, is_finished, replace=True)
         report = read_report(output)
+        remove_parts(output)
     return report, made
+
+
+def make_part(mixture: Path, part: Part, processes: int | None = None) -> tuple[PartReport, bool]:
+    """Filter a part of a mixture's rows, unless that is done. `make_mixture` joins the parts when all exist.
+
+    Args:
+        mixture: The mixture file, the same for all parts.
+        part: Which part.
+        processes: As in `make_mixture`.
+
+    Returns:
+        The part's report, and whether it was written now.
+
+    Raises:
+        DataError: The mixture or its data cannot be used.
+    """
+    args = read_mixture(mixture)
+    with _read_errors_explained(mixture):
+        spans = part.spans(args, {path: one[2] for path, one in _input_stamps(args).items()})
+        paths = sorted({path for pieces in spans.values() for path, _ in pieces} | {*_benchmark_paths(args)})
+        before = stamps(paths)
+        state = _state_of(paths)
+    named, output = Path(args.output), Path(args.output).resolve()
+    _check_output(named, _input_paths(args))
+    folder = part.folder(output)
+    if others := other_widths(output, part):
+        raise DataError(
+            f"{folder.parent}: contains parts of {others[0].parts}, and --part is {part.rank}/{part.parts}; expected "
+            "all parts of one number. Use the same W for all parts, or remove that folder first"
+        )
+
+    def fill(partial: Path) -> None:
+        index = benchmark_index(args.decontaminate) if args.decontaminate else None
+        filtered = dict[str, Filtered]()
+        total = sum(min(span.stop, state[path][0]) - span.start for one in spans.values() for path, span in one)
+        with (partial / DROPPED).open("wb") as log, Scanner(index, processes or default_processes(total)) as scanner:
+            for name, one in args.sets.items():
+                filtered[name] = _filter_set(name, one, spans[name], state, scanner, log)
+        if stamps(paths) != before:
+            raise DataError(f"{mixture}: an input changed while being read; nothing was written. Run the command again")
+        write_part(partial, part, args, state, filtered)
+
+    def is_finished(partial: Path) -> bool:
+        return finished_part(partial, part, args, state) is not None
+
+    other_folder = "set output to another folder"
+    with write_errors_explained(folder, "part of the mixture", other_folder, DataError), sole_writer(folder):
+        made = not is_finished(folder) and write_directory(folder, fill, is_finished, replace=True)
+        report = finished_part(folder, part, args, state)
+    if report is None:
+        raise DataError(f"{folder}: replaced by another process; run the command again")
+    return report, made
+
+
+@contextmanager
+def _read_errors_explained(mixture: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or mixture}: the input cannot be read ({error.strerror or error}); nothing was written. "
+            "Check the disk and the permissions, and run the command again"
+        ) from None
 
 
 def _input_paths(args: MixtureArgs) -> list[str]:
     paths = [path for one in args.sets.values() for path in one.path]
-    return paths + ([one.path for one in args.decontaminate.against] if args.decontaminate else [])
+    return paths + _benchmark_paths(args)
+
+
+def _benchmark_paths(args: MixtureArgs) -> list[str]:
+    return [one.path for one in args.decontaminate.against] if args.decontaminate else []
 
 
 def _input_stamps(args: MixtureArgs) -> dict[str, FileStamp]:
@@ -165,22 +226,28 @@ def _input_stamps(args: MixtureArgs) -> dict[str, FileStamp]:
     return stamps(_input_paths(args))
 
 
-def _input_state(args: MixtureArgs) -> InputState:
-    sizes = {path: Path(path).stat().st_size for path in _input_paths(args)}
+def _state_of(paths: Iterable[str]) -> InputState:
+    sizes = {path: Path(path).stat().st_size for path in paths}
     return {path: (sizes[path], content) for path, content in content_hashes(sizes).items()}
 
 
-def _make(partial: Path, args: MixtureArgs, state: InputState, processes: int) -> MixtureReport:
+def _make(partial: Path, output: Path, args: MixtureArgs, state: InputState, processes: int | None) -> MixtureReport:
     began = time.monotonic()
     index = benchmark_index(args.decontaminate) if args.decontaminate else None
-    filtered: dict[str, Filtered] = {}
-    with (partial / DROPPED).open("w", encoding="utf-8") as log, Scanner(index, processes) as scanner:
-        for name, one in args.sets.items():
-            filtered[name] = _filter_set(name, one, state, scanner, log)
+    with (partial / DROPPED).open("wb") as log:
+        joined = joined_parts(output, args, state, log)
+        filtered = joined or _filter_all(args, state, index, processes, log)
+    for name, one in args.sets.items():
+        _require_usable(name, one, filtered[name])
     rows = _rows_of_sets(args, filtered)
     for name, one in args.sets.items():
         chosen = choose_rows(filtered[name].kept, rows[name], one.seed)
-        _write_set(partial / f"{name}.jsonl", name, one, state, chosen)
+        lines = _write_set(partial / f"{name}.jsonl", name, one, state, chosen)
+        if joined and lines != len(chosen):
+            raise DataError(
+                f"sets.{name}: the parts filtered {len(chosen):,} lines, and its files have {lines:,}; expected the "
+                f"same. Remove {parts_folder(output)}, and run all parts again with the same version of solar_plugins"
+            )
     sets = {
         name: SetReport(
             rows_read=found.rows,
@@ -204,25 +271,31 @@ def _make(partial: Path, args: MixtureArgs, state: InputState, processes: int) -
     )
 
 
-def _filter_set(name: str, args: SetArgs, state: InputState, scanner: Scanner, log: IO[str]) -> Filtered:
+def _filter_all(
+    args: MixtureArgs, state: InputState, index: NgramIndex | None, processes: int | None, log: IO[bytes]
+) -> dict[str, Filtered]:
+    sizes = {path: size for path, (size, _) in state.items()}
+    spans, filtered = Part().spans(args, sizes), dict[str, Filtered]()
+    total = sum(sizes[path] for one in args.sets.values() for path in one.path)
+    with Scanner(index, processes or default_processes(total)) as scanner:
+        for name, one in args.sets.items():
+            filtered[name] = _filter_set(name, one, spans[name], state, scanner, log)
+            _require_usable(name, one, filtered[name])
+    return filtered
+
+
+def _filter_set(
+    name: str, args: SetArgs, pieces: list[tuple[str, range]], state: InputState, scanner: Scanner, log: IO[bytes]
+) -> Filtered:
+    """Filter the rows of a dataset: of each file the blocks that start in a range of bytes."""
     rules = RowRules(tuple(args.text_columns), args.task_column, frozenset(args.exclude_tasks or ()))
-    kept, rows, rows_with_task = bytearray(), 0, 0
-    dropped, matches, columns = Counter[Reason](), Counter[str](), tuple[str, ...]()
-    unreadable: Dropped | None = None
-    with _progress(f"{name}: filtering", args, state) as advance:
-        blocks = (block for path in args.path for block in read_blocks(path, wanted=_wanted(args)))
+    found = Filtered()
+    with _progress(f"{name}: filtering", pieces, state) as advance:
+        blocks = (block for path, span in pieces for block in read_blocks(path, wanted=_wanted(args), span=span))
         for block, result in scanner.results(blocks, rules):
-            kept += result.kept
-            rows += result.rows
-            rows_with_task += result.rows_with_task
-            columns = columns or result.columns
-            dropped.update(one.reason for one in result.dropped)
-            matches.update(one.match.benchmark.file for one in result.dropped if one.match)
-            unreadable = unreadable or next((one for one in result.dropped if one.reason is Reason.UNREADABLE), None)
+            found.add_block(block, result)
             log.writelines(_as_line(name, one) for one in result.dropped)
             advance(block, result)
-    found = Filtered(kept, rows, dropped, matches, rows_with_task, unreadable)
-    _require_usable(name, args, found, columns)
     return found
 
 
@@ -231,7 +304,7 @@ def _wanted(args: SetArgs) -> list[str]:
     return [*args.text_columns, *([args.task_column] if args.task_column else []), *PROMPT_COLUMNS]
 
 
-def _require_usable(name: str, args: SetArgs, found: Filtered, columns: tuple[str, ...]) -> None:
+def _require_usable(name: str, args: SetArgs, found: Filtered) -> None:
     where = f"sets.{name}: {', '.join(args.path)}"
     if not found.rows:
         raise DataError(f"{where}: no rows; expected a JSON object for each row. Download the file again")
@@ -243,15 +316,15 @@ def _require_usable(name: str, args: SetArgs, found: Filtered, columns: tuple[st
     if args.task_column is not None and not found.rows_with_task:
         raise DataError(
             f"{where}: none of {found.rows:,} rows has a task in the column {args.task_column!r} (task_column); the "
-            f"columns of the first row are {', '.join(columns)}. Set task_column to the right one, or remove it and "
-            "exclude_tasks: then only the n-gram check removes benchmark data"
+            f"columns of the first row are {', '.join(found.columns)}. Set task_column to the right one, or remove it "
+            "and exclude_tasks: then only the n-gram check removes benchmark data"
         )
     # A dataset that is entirely benchmark data is a result, not an error: the summary and `DROPPED` show it.
     if not any(found.kept) and not found.dropped[Reason.BENCHMARK_OVERLAP]:
         why = ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.items())
         raise DataError(
             f"{where}: no row is left of {found.rows:,} ({why}); text_columns are {', '.join(args.text_columns)}, the "
-            f"columns of the first row are {', '.join(columns)}. Fix text_columns, exclude_tasks or decontaminate"
+            f"columns of the first row are {', '.join(found.columns)}. Fix text_columns, exclude_tasks or decontaminate"
         )
 
 
@@ -271,9 +344,10 @@ def _rows_of_sets(args: MixtureArgs, filtered: dict[str, Filtered]) -> dict[str,
     return rows
 
 
-def _write_set(target: Path, name: str, args: SetArgs, state: InputState, chosen: bytearray) -> None:
-    at = 0
-    with target.open("wb") as file, _progress(f"{name}: writing", args, state) as advance:
+def _write_set(target: Path, name: str, args: SetArgs, state: InputState, chosen: bytearray) -> int:
+    """Write the chosen rows of a dataset; returns the number of lines of its files."""
+    at, pieces = 0, [(path, EVERYTHING) for path in args.path]
+    with target.open("wb") as file, _progress(f"{name}: writing", pieces, state) as advance:
         for path in args.path:
             if left_out := left_out_columns(path, _wanted(args)):
                 LOG.info(
@@ -286,9 +360,10 @@ def _write_set(target: Path, name: str, args: SetArgs, state: InputState, chosen
                 file.writelines(line.strip() + b"\n" for line, stays in zip(block.lines, stay, strict=False) if stays)
                 at += len(block.lines)
                 advance(block, None)
+    return at
 
 
-def _as_line(name: str, dropped: Dropped) -> str:
+def _as_line(name: str, dropped: Dropped) -> bytes:
     record = {
         "set": name,
         "file": dropped.path,
@@ -299,15 +374,18 @@ def _as_line(name: str, dropped: Dropped) -> str:
     }
     if dropped.match:
         record |= {"benchmark_file": dropped.match.benchmark.file, "benchmark_row": dropped.match.benchmark.row}
-    return json.dumps(record) + "\n"
+    return json.dumps(record).encode() + b"\n"
 
 
 @contextmanager
-def _progress(title: str, args: SetArgs, state: InputState) -> Iterator[Callable[[Block, BlockResult | None], None]]:
-    """A progress bar over the bytes of the dataset's files, with the number of rows."""
+def _progress(
+    title: str, pieces: Iterable[tuple[str, range]], state: InputState
+) -> Iterator[Callable[[Block, BlockResult | None], None]]:
+    """A progress bar over these bytes of the dataset's files, with the number of rows."""
     from tqdm import tqdm
 
-    total, rows, began = sum(state[path][0] for path in args.path), 0, time.monotonic()
+    total = sum(min(span.stop, state[path][0]) - span.start for path, span in pieces)
+    rows, began = 0, time.monotonic()
     with tqdm(total=total, desc=title, unit="B", unit_scale=True, unit_divisor=1000, mininterval=0.5) as bar:
 
         def advance(block: Block, result: BlockResult | None) -> None:

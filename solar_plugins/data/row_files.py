@@ -13,6 +13,7 @@ import codecs
 import gzip
 import json
 import lzma
+import sys
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,6 +31,7 @@ MAX_ROW_BYTES = 64_000_000
 """A longer row is an error: the file has another format, or is damaged."""
 PARQUET_ROWS, PARQUET_BYTES = 2000, 50_000_000
 """Read at a time from a Parquet file, whichever is less."""
+EVERYTHING = range(sys.maxsize)
 SNIFF_BYTES = 1_000_000
 """How much of the start of a file is used to detect its layout."""
 
@@ -85,7 +87,9 @@ def parse_row(line: bytes) -> Row:
     return Row(row)
 
 
-def read_blocks(path: str, *, kind: str | None = None, wanted: Collection[str] | None = None) -> Iterator[Block]:
+def read_blocks(
+    path: str, *, kind: str | None = None, wanted: Collection[str] | None = None, span: range = EVERYTHING
+) -> Iterator[Block]:
     """The rows of a file in order.
 
     Args:
@@ -93,6 +97,7 @@ def read_blocks(path: str, *, kind: str | None = None, wanted: Collection[str] |
         kind: ``json`` or ``parquet``: accept a file name without a known extension. The content decides which it is.
         wanted: Columns that are needed; None for all. Other binary columns of a Parquet file, such as images, are not
             read.
+        span: Only the blocks that start in these bytes of the file, counted by the blocks' ``read_bytes``.
 
     Raises:
         DataError: The file is missing, damaged, or has an unknown format. An unreadable row is an error only if the
@@ -104,9 +109,16 @@ def read_blocks(path: str, *, kind: str | None = None, wanted: Collection[str] |
     try:
         if is_parquet(path):
             require("reading a Parquet, .zst or .lz4 file")
-            yield from _parquet_blocks(path, wanted)
+            blocks = _parquet_blocks(path, wanted, span.start)
         else:
-            yield from _json_blocks(path)
+            blocks = _json_blocks(path)
+        position = 0
+        for block in blocks:
+            if position in span:
+                yield block
+            position += block.read_bytes
+            if position >= span.stop:
+                return
     except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path}: damaged compressed file ({error}); download it again") from None
     except UnicodeDecodeError as error:
@@ -374,7 +386,8 @@ class _JsonValues:
 _DECODER = json.JSONDecoder()
 
 
-def _parquet_blocks(path: str, wanted: Collection[str] | None) -> Iterator[Block]:
+def _parquet_blocks(path: str, wanted: Collection[str] | None, start: int) -> Iterator[Block]:
+    """Blocks of a Parquet file. A row group that ends before byte ``start`` is one block without lines."""
     import pyarrow
     import pyarrow.parquet
 
@@ -387,6 +400,11 @@ def _parquet_blocks(path: str, wanted: Collection[str] | None) -> Iterator[Block
             total = max(file.metadata.num_rows, 1)
             for group in range(file.num_row_groups):
                 rows = _rows_at_once(file.metadata.row_group(group))
+                end = row + file.metadata.row_group(group).num_rows
+                if (position := size * (end - 1) // total) <= start and start:
+                    yield Block(path, row, [], position - done)
+                    row, done = end, position
+                    continue
                 batches = file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
                 for batch in batches:
                     position = size * (row - 1 + batch.num_rows) // total
