@@ -18,6 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from solar_plugins.endpoints.store import Answer, Store, key_of
 from solar_plugins.errors import DataError, SolarError
 from solar_plugins.extras import require
 from solar_plugins.logs import logger
@@ -27,7 +28,6 @@ from solar_plugins.maths.kinds import Augmenter, Job, Request
 from solar_plugins.maths.output import MathsReport, OutputWriter, check_output
 from solar_plugins.maths.recipe import MathsArgs, Prompt, read_maths
 from solar_plugins.maths.seeds import Seeds, seed_files, short_names
-from solar_plugins.maths.store import Answer, Store, key_of
 from solar_plugins.storage.atomic import sole_writer, write_directory, write_errors_explained
 from solar_plugins.storage.content import content_hashes, stamps
 
@@ -55,7 +55,7 @@ def make_maths(recipe: Path, *, ask: bool = True) -> tuple[MathsReport, MathsArg
     args, prompts = read_maths(recipe)
     key = None
     if ask:
-        from solar_plugins.maths.endpoint import key_from_environment
+        from solar_plugins.endpoints.client import key_from_environment
 
         key = key_from_environment(args.endpoint)
     output = Path(args.output)
@@ -98,7 +98,7 @@ class _Run:
 
     async def _collect(self, work: _Work) -> None:
         """Ask for everything that the store lacks."""
-        from solar_plugins.maths.endpoint import Endpoint
+        from solar_plugins.endpoints.client import Endpoint
 
         work.store.forget_failures()
         endpoint = Endpoint(self._args.endpoint, self._key, work.body)
@@ -247,7 +247,7 @@ class _Asker:
         try:
             # An answer that is not stored yet counts as under way: a killed run loses no more than these.
             async with self._within_limits(request), self._slots:
-                answer = await self._endpoint.ask(request.prompt, request.seed)
+                answer = await self._endpoint.ask(request.prompt, self._seed_of(request))
                 await self._work.store.save_answer(key, answer)
                 if not answer.error:
                     self._count(answer)
@@ -255,6 +255,9 @@ class _Asker:
             del self._under_way[key]
             done.set_result(None)
         return await self._work.stored(request)
+
+    def _seed_of(self, request: Request) -> int | None:
+        return request.seed if self._work.args.endpoint.send_seed else None
 
     def _count(self, answer: Answer) -> None:
         self.answered += 1

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from solar_plugins.data.ngrams import words_of
+from solar_plugins.endpoints.store import Answer, key_of
 from solar_plugins.maths.checks import (
     Drop,
     Reason,
@@ -35,7 +36,6 @@ from solar_plugins.maths.checks import (
 from solar_plugins.maths.final_answers import Verdict, final_answer, reasoning
 from solar_plugins.maths.recipe import Kind, MathsArgs, Prompt
 from solar_plugins.maths.seeds import Seed
-from solar_plugins.maths.store import Answer, key_of
 
 PAIR_KINDS: tuple[Kind, ...] = ("rephrase",)
 """Kinds whose rows also become preference pairs: the rephrased answer against the original one."""

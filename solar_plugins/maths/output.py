@@ -21,12 +21,12 @@ from solar_plugins.data.formatters.base import Message, PreferenceFormatter, Row
 from solar_plugins.data.formatters.columns import check_nothing_is_ignored
 from solar_plugins.data.formatters.preference import built_in_preference_formatters
 from solar_plugins.data.formatters.sft import built_in_sft_formatters
+from solar_plugins.endpoints.store import Answer, SeenTexts
 from solar_plugins.errors import DataError
 from solar_plugins.maths.checks import Drop, Reason
 from solar_plugins.maths.kinds import NEW_QUESTION_KINDS, PAIR_KINDS, Job, Row
 from solar_plugins.maths.recipe import MathsArgs, Prompt
 from solar_plugins.maths.seeds import Seeds
-from solar_plugins.maths.store import Answer, SeenTexts
 from solar_plugins.storage.atomic import new_partial_path, remove
 from solar_plugins.tables import lines, table
 from solar_plugins.text import printable

@@ -10,11 +10,11 @@ from typing import NamedTuple
 from solar_plugins.data.formatters.base import RowError
 from solar_plugins.data.mixture import choose_rows
 from solar_plugins.data.row_files import parsed_rows, require_readable
+from solar_plugins.endpoints.store import SeenTexts, key_of
 from solar_plugins.errors import DataError
 from solar_plugins.maths.checks import Drop, Reason, check_template
 from solar_plugins.maths.final_answers import final_answer
 from solar_plugins.maths.recipe import SeedsArgs
-from solar_plugins.maths.store import SeenTexts, key_of
 
 
 class Seed(NamedTuple):

@@ -8,8 +8,8 @@ import pytest
 from maths_runs import contents, rows, write_recipe
 from stand_in_endpoint import KEY, MODEL, StandInEndpoint, stand_in_endpoint
 
+from solar_plugins.endpoints import client as endpoint_module
 from solar_plugins.errors import EndpointError
-from solar_plugins.maths import endpoint as endpoint_module
 from solar_plugins.maths.generate import make_maths
 
 SOLVE = {"solve": {}}

@@ -94,9 +94,9 @@ class Store:
 
     def _unusable(self, error: Exception) -> DataError:
         return DataError(
-            f"store: {self.path}: cannot be used ({' '.join(str(error).split())}); expected a file written by solar "
-            "maths, or none, on a local disk with free space (SQLite does not work on most network file systems). Set "
-            "store to another file"
+            f"store: {self.path}: cannot be used ({' '.join(str(error).split())}); expected a file with answers that "
+            "this package wrote, or none, on a local disk with free space (SQLite does not work on "
+            "most network file systems). Set store to another file"
         )
 
     def _one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
