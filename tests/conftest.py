@@ -7,6 +7,7 @@ from pathlib import Path
 
 import commands
 import pytest
+import warm_server
 import yaml
 from stand_in_hub import stand_in_hub
 
@@ -15,6 +16,7 @@ os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: more threads only wait for each other
 
 REPOSITORY = Path(__file__).parent.parent
+READ_AT_IMPORT = {name: os.environ.get(name) for name in warm_server.READ_AT_IMPORT}
 TINY = {
     "vocab_size": 128,
     "hidden_size": 32,
@@ -43,6 +45,20 @@ def make_model(directory, kind="llama", max_shard_size="5GB", dtype="bfloat16", 
         parameter.data = torch.randn_like(parameter) * 0.1 + (1.0 if parameter.dim() == 1 else 0.0)
     model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size=max_shard_size)
     return Path(directory)
+
+
+@pytest.fixture(autouse=True)
+def schemas_from_the_warm_server(monkeypatch):
+    """The schemas of Axolotl, whose imports take 10 s; `solar recipes check` as a command starts its own process."""
+    from solar_plugins.sharing import schemas
+
+    asked = schemas.command
+
+    def command():
+        unchanged = all(os.environ.get(name) == value for name, value in READ_AT_IMPORT.items())
+        return commands.warm("python", "-m", schemas.__name__) if unchanged else asked()
+
+    monkeypatch.setattr(schemas, "command", command)
 
 
 @pytest.fixture(scope="session")

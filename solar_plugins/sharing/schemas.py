@@ -59,13 +59,18 @@ def ask_schemas(recipes: Sequence[Mapping[str, Any]], merges: Sequence[Mapping[s
     )
 
 
+def command() -> list[str]:
+    """The command line of that process, without the file for its answers."""
+    return [sys.executable, "-P", "-m", __name__]
+
+
 def _in_a_process(question: Mapping[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "answers.json"
         quiet = {"HF_HUB_OFFLINE": "1", "AXOLOTL_DO_NOT_TRACK": "1", "CUDA_VISIBLE_DEVICES": ""}
         try:
             run = subprocess.run(
-                [sys.executable, "-P", "-m", __name__, str(result)],
+                [*command(), str(result)],
                 input=json.dumps(question, default=str),
                 env=os.environ | quiet,
                 capture_output=True,

@@ -61,6 +61,7 @@ def test_it_is_in_the_gallery_next_to_ours(done):
     assert "<option>my-recipes</option>" in page
 
 
+@pytest.mark.nightly
 def test_its_own_test_passes_and_sees_a_bad_recipe(done):
     folder, printed = done
     tested = next(command for command in printed if "pytest" in command)

@@ -23,6 +23,8 @@ from solar_plugins.cli import solar
 from solar_plugins.extras import EXTRA_OF, PACKAGES
 from solar_plugins.plugins.recipe_packs import recipe_directory
 
+pytestmark = pytest.mark.slow
+
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 PLAN = ["plan", "--base", "{folder}/base", "--drop-layers", "1"]
 ARGUMENTS = {
@@ -225,7 +227,7 @@ def test_an_extra_suffices(folder, command):
     assert re.search("layers|recipes|judged|preference pairs|kept|prefers chosen|in the loss", result.stdout)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_plugin_needs_the_core_alone_inside_an_axolotl(training_folder):
     rows = [{"instruction": f"Add {n} and 1.", "output": str(n + 1)} for n in range(8)]
     (training_folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -91,6 +91,7 @@ def test_an_interrupted_run_of_hours_is_resumed_by_its_command(path):
     assert read_recipe(path).auto_resume_from_checkpoints or "smollm2" in path.parts, "minutes long, one checkpoint"
 
 
+@pytest.mark.slow
 @training_recipes
 def test_axolotl_accepts_it_and_drops_none_of_its_keys(path):
     """Axolotl's schema with our plugin's; a key that is missing afterwards would have been silently ignored."""

@@ -11,6 +11,8 @@ from solar_plugins.axolotl_adapter.recipe_checks import check_recipe
 from solar_plugins.errors import ArgsError, DataError
 from solar_plugins.recipe import parse_recipe
 
+pytestmark = pytest.mark.slow
+
 KEYS = {"micro_batch_size": 1, "gradient_accumulation_steps": 1, "batch_size": 1, "num_epochs": 1, "min_sample_len": 2}
 SPLIT = {"val_set_size": 0.2, "seed": 42}
 ASKED = ("Describe fruit {}", "Its color?", "Its size?")

@@ -32,6 +32,8 @@ import solar_plugins
 from solar_plugins import SolarPlugin
 from solar_plugins.recipe import PAIR_METHODS, AxolotlKeys, parse_recipe
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(solar_plugins.__file__).parent
 INSTALLED = Path(axolotl.__file__).parent
 PINNED = ("axolotl", "accelerate", "datasets", "fire", "lm_eval", "peft", "torch", "transformers", "trl")

@@ -14,6 +14,8 @@ from solar_plugins.data.formatters import preference_formatters
 from solar_plugins.data.template import template_text
 from solar_plugins.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 ALPACA = [{"instruction": f"u{n}", "input": "", "output": f"a{n}"} for n in range(6)]
 PAIRS = [{"system": "", "question": f"u{n}", "chosen": f"a{n}", "rejected": f"b{n}"} for n in range(6)]
 

@@ -15,6 +15,8 @@ from solar_plugins import SolarPlugin
 from solar_plugins.axolotl_adapter.plugin import TESTED_AXOLOTL, _warn_of_untested_axolotl
 from solar_plugins.errors import ArgsError, CheckpointError, SolarError
 
+pytestmark = pytest.mark.slow
+
 DUS = {"init": {"strategy": "dus", "drop_layers": 2}}
 
 

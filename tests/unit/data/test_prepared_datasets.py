@@ -186,6 +186,7 @@ def test_a_failed_preparation_leaves_nothing_behind(dataset, records, tmp_path, 
     assert prepared_set(dataset, records, "here", tmp_path / "ready", None).tally.rows_read == 2400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["", "[]", "{}", '{"formatter": "alpaca", "rows": 3}'])
 def test_a_prepared_dataset_with_a_damaged_tally_is_rebuilt(dataset, records, tmp_path, damage):
     first = prepared_set(dataset, records, "here", tmp_path / "ready", None)

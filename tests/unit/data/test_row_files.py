@@ -68,6 +68,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # a busy machine is not the reader's fault
 @given(st.lists(values), st.integers(1, 9), st.sampled_from([None, 2]))
 def test_json_lists_of_any_values(tmp_path_factory, rows, block_bytes, indent):

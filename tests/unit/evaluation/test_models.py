@@ -9,6 +9,8 @@ from solar_plugins.errors import CheckpointError
 from solar_plugins.evaluation.measure import continuation
 from solar_plugins.evaluation.models import load_model, load_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_generation_config_of_a_checkpoint_is_ignored(base_directory, llama, tokenizer, tmp_path):
     # Axolotl saves do_sample: true with every model.

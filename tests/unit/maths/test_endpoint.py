@@ -12,6 +12,8 @@ from solar_plugins.endpoints import client as endpoint_module
 from solar_plugins.errors import EndpointError
 from solar_plugins.maths.generate import make_maths
 
+pytestmark = pytest.mark.slow
+
 SOLVE = {"solve": {}}
 
 

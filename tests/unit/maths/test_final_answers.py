@@ -9,6 +9,8 @@ import pytest
 from solar_plugins.maths import final_answers
 from solar_plugins.maths.final_answers import Comparer, Verdict, compared_as_text, final_answer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("solution", "answer"),

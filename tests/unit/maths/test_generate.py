@@ -21,6 +21,8 @@ from solar_plugins.maths.checks import Reason
 from solar_plugins.maths.generate import make_maths
 from solar_plugins.maths.output import as_text
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch):

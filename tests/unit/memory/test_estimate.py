@@ -123,6 +123,7 @@ def test_parameters_gradients_and_states_are_those_that_torch_holds(small_model)
     assert held[0] == 4 * 7_604_480
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocabulary", [512, 8192], ids=["layer dominates", "logits dominate"])
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)

@@ -50,6 +50,7 @@ PLANS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
 def test_no_words_overlap_or_leave_the_picture(plan):
     from matplotlib.backends.backend_agg import FigureCanvasAgg

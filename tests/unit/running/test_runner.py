@@ -14,6 +14,8 @@ from commands import PROGRAMS
 
 from solar_plugins.cli import solar
 
+pytestmark = pytest.mark.slow
+
 PYTHON = sys.executable
 WRITE = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); p.mkdir(exist_ok=True); (p / 'x').write_text(sys.argv[2])"
 

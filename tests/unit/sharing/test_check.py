@@ -232,6 +232,7 @@ class TestOnline:
             ("error", "datasets[0].path"),
         ]
 
+    @pytest.mark.slow
     def test_a_network_that_fails_is_unknown_and_asked_once(self, place):
         self.hub.misbehave("GET", "/api/", cut=0, times=99)
         path = self.recipe(place, datasets=[{"path": f"org/d{n}", "type": "alpaca"} for n in range(5)])

@@ -394,6 +394,7 @@ NESTED = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @example(content={"merge_method": "linear", "models": 1})
 @given(content=st.fixed_dictionaries({}, optional={key: NESTED.get(key, values) | values for key in KEYS}))

@@ -493,6 +493,7 @@ def work(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_nothing_is_executed_nothing_escapes_and_nothing_hangs(case, work, monkeypatch, request):
     if case.server:

@@ -29,6 +29,7 @@ def test_the_package_registers_a_folder_of_recipes(pack):
     compile((pack / "tests/test_recipes.py").read_text(), "test_recipes", "exec")
 
 
+@pytest.mark.slow
 def test_the_sample_is_good_and_in_the_gallery(pack):
     sample = pack / "my_recipes/recipes/sample_qlora.yml"
     assert [one for one in check_recipes(sample) if one.level == "error"] == []

@@ -392,6 +392,7 @@ class TestUpload:
         assert b"own card" in found["README.md"]
         assert "solar_bundle.json" in found
 
+    @pytest.mark.slow
     def test_a_bundle_that_does_not_pass_the_check_is_not_sent(self, folder, hub, monkeypatch, tmp_path):
         hub.use(monkeypatch, tmp_path / "hf")
         edit(folder, lerning_rate=1)

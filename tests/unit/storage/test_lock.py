@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 from solar_plugins.storage import atomic
 from solar_plugins.storage.atomic import partials_of, sole_writer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def target(tmp_path):

@@ -50,6 +50,7 @@ def test_header_agrees_with_the_reference_reader(tmp_path, tensors):
         assert raw[stored.start : stored.end] == bytes(tensor.contiguous().view(-1).view(torch.uint8).numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_bytes", [1, 600, 10**9])
 def test_written_shards_hold_the_same_values_under_the_new_names(tmp_path, tensors, max_bytes, monkeypatch):
     monkeypatch.setattr(safetensors_io, "PIECE_BYTES", 100)

@@ -173,6 +173,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_yaml_that_would_exhaust_the_machine_or_build_objects(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -50,6 +50,7 @@ def load(directory):
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", [DUS, OUT_OF_ORDER, EXPANDED], ids=["dus", "out of order", "identity"])
 def test_the_written_model_is_the_rearranged_one(any_base, tmp_path, plan):
     directory = ensure_checkpoint(find_base(str(any_base)), plan, tmp_path / "cache")

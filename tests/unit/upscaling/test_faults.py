@@ -82,7 +82,8 @@ def test_every_file_operation_may_fail_once(attempts):
     } | {"sendfile"}
 
 
-@pytest.mark.parametrize("kind", ["xfs", pytest.param("btrfs", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", SHARING)
 def test_killed_before_every_operation_on_a_disk_that_shares_blocks(attempts, kind):
     """The same promises; the operations that share blocks are among those before which it is killed."""
     with disk(kind) as shared:

@@ -74,6 +74,7 @@ def measured(path):
     return float(seconds), int(peak), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WORST)
 def test_the_worst_headers_are_rejected_quickly_in_bounded_memory(tmp_path, case):
     """Bounds for any header at all; the usual one is refused in milliseconds. Run alone: at most 0.8 s and 405 MB."""

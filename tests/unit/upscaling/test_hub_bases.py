@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 LICENSES = {
     "LICENSE": "the terms\n",
     "NOTICE": "based on another model\n",

@@ -18,6 +18,8 @@ from solar_plugins.solar_block import parse_solar_block
 from solar_plugins.upscaling.base_model import find_base
 from solar_plugins.upscaling.strategies import plan_of
 
+pytestmark = pytest.mark.slow
+
 LAYERS = 6
 
 

@@ -14,6 +14,8 @@ from solar_plugins.upscaling.checkpoint import write_checkpoint
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer
 from solar_plugins.upscaling.strategies import plan_of
 
+pytestmark = pytest.mark.slow
+
 IDS = torch.randint(3, 100, (1, 70), generator=torch.Generator().manual_seed(3))
 PLANS = {
     "dus": repeat(8, 2, 6).plan,
