@@ -64,8 +64,9 @@ test-fast: $(INSTALLED)  ## run the fast tests, which start neither Axolotl nor 
 test-nightly: $(INSTALLED)  ## run all tests, including those that repeat others with more cases
 	$(PYTEST) --cov --cov-report=term:skip-covered
 
-bench: $(INSTALLED)  ## benchmark against mergekit-yaml and cp, write docs/bench.*: about 15 minutes, 25 GB of disk
+bench: $(INSTALLED)  ## benchmark against mergekit-yaml and cp, write docs/bench.* and, as root, docs/sharing-blocks.*: about 30 minutes, 25 GB of disk
 	$(BIN)/python scripts/benchmarks/bench.py
+	$(BIN)/python scripts/benchmarks/file_systems.py
 
 dist: $(INSTALLED)  ## build the source archive and, from it, the wheel, into dist/
 	rm -rf dist

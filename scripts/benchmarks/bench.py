@@ -13,15 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +32,7 @@ from checkpoints import (
     make_many_tensors,
     result_bytes,
 )
-from processes import cool, run_process, sync, warm
+from processes import cool, machine, machine_text, run_process, sync, warm
 from startup import OFFLINE, VARIANTS, measure_startup
 
 from solar_plugins.storage.safetensors import COPY_THREADS
@@ -152,21 +149,6 @@ def measure_many_tensors(folder: Path) -> dict[str, float]:
     return {"tensors": tensors, "seconds": usage.seconds, "peak_bytes": usage.peak_bytes}
 
 
-def machine(folder: Path) -> dict[str, Any]:
-    kind = subprocess.run(
-        ["findmnt", "-no", "FSTYPE", "--target", folder], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    packages = ("solar_plugins", "mergekit", "axolotl", "torch", "safetensors")
-    return {
-        "cpus": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "file_system": kind,
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-    }
-
-
 def startup_table(startup: dict[str, Any]) -> str:
     """Seconds and CPU seconds of the variants, and the plugin's share of them."""
     runs = startup["runs"]
@@ -231,11 +213,9 @@ CHECKED = "\nIn the first round every tensor of every mergekit result was bit-id
 def page(results: dict[str, Any]) -> str:
     """docs/bench.md."""
     host, runs = results["machine"], [Run(**run) for run in results["runs"]]
-    packages = ", ".join(f"{name} {number}" for name, number in host["packages"].items())
     startup, rate = results["startup"], copy_rate(runs)
     return PAGE.format(
-        machine=f"{host['cpus']} CPUs, {host['memory_gib']} GiB, {host['file_system']}, Linux {host['kernel']}, "
-        f"Python {host['python']}, {packages}",
+        machine=machine_text(host),
         load=results["load"],
         layers=LAYERS,
         drop_layers=DROP_LAYERS,

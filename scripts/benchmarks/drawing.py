@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bench_tables import OURS, Run, Spread, select, spread, tools_of
 
@@ -56,16 +56,22 @@ def _draw_panel(axes: Axes, runs: Sequence[Run], title: str, value: Callable[[Ru
     axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.grid(axis="y", color=GRID, lw=0.8)
-    axes.tick_params(colors=MUTED, length=0, which="both")
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    panel_style(axes, "y")
     if labels:
         for height, (_, tool, color) in zip(_apart([end[0] for end in ends], high / low), ends, strict=True):
             axes.annotate(
                 tool.replace(", ", ",\n"), (1.02, height), xycoords=("axes fraction", "data"), va="center", color=color,
                 fontweight="bold" if tool == OURS else "normal",
             )  # fmt: skip
+
+
+def panel_style(axes: Axes, grid: Literal["x", "y"]) -> None:
+    """The frame of every panel: a light grid across the values, and no box."""
+    axes.grid(axis=grid, color=GRID, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=MUTED, length=0, which="both")
+    for side in ("top", "right", "left" if grid == "y" else "bottom"):
+        axes.spines[side].set_visible(False)
 
 
 def _draw_unfinished_cp(axes: Axes, runs: Sequence[Run]) -> None:

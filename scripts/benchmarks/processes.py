@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LAUNCHER = """
 import json, os, sys, time
@@ -80,3 +82,28 @@ def sync(directory: Path) -> float:
     finally:
         os.close(handle)
     return time.perf_counter() - begin
+
+
+def machine(folder: Path) -> dict[str, Any]:
+    """What the measurements ran on: CPUs, memory, the file system of ``folder``, versions."""
+    kind = subprocess.run(
+        ["findmnt", "-no", "FSTYPE", "--target", folder], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    packages = ("solar_plugins", "mergekit", "axolotl", "torch", "safetensors")
+    return {
+        "cpus": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "file_system": kind,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def machine_text(host: Mapping[str, Any]) -> str:
+    """The same in words."""
+    packages = ", ".join(f"{name} {number}" for name, number in host["packages"].items())
+    return (
+        f"{host['cpus']} CPUs, {host['memory_gib']} GiB, {host['file_system']}, Linux {host['kernel']}, "
+        f"Python {host['python']}, {packages}"
+    )
