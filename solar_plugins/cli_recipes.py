@@ -196,7 +196,7 @@ def share(
     help="A new folder for recipes, logs and models.",
 )
 @click.option("--launch", help="Text before `-m axolotl.cli.train`.  [default: accelerate launch --num_processes N]")
-@click.option("--trust-code", is_flag=True, help="Run a bundle that runs code of others.")
+@click.option("--trust-code", is_flag=True, help="Run a bundle that runs third-party code.")
 def reproduce(
     bundle: Path,
     steps: int | None,

@@ -40,7 +40,6 @@ class Commit:
     title: str
     date: datetime
     files: dict  # path -> bytes
-    changed: dict  # path -> (commit id, title, date) of the last change
     lfs: frozenset = frozenset()
 
 
@@ -64,9 +63,8 @@ class Repo:
         date = FIRST_COMMIT + timedelta(days=len(self.commits))
         seed = repr((parent.id if parent else "", title, date, sorted(content.items()))).encode()
         commit_id = hashlib.sha1(seed).hexdigest()
-        changed = (dict(parent.changed) if parent else {}) | dict.fromkeys(added, (commit_id, title, date))
         all_lfs = frozenset((*(parent.lfs if parent else ()), *lfs)) & content.keys()
-        self.commits[commit_id] = Commit(commit_id, title, date, content, changed, all_lfs)
+        self.commits[commit_id] = Commit(commit_id, title, date, content, all_lfs)
         self.refs[branch] = commit_id
         return commit_id
 
@@ -330,12 +328,6 @@ class _Handler(BaseHTTPRequestHandler):
             raise _hub_error("RevisionNotFound")
         return repo, commit
 
-    def whoami(self):
-        if not self.user:
-            return 401, {}, _json({"error": "Invalid username or password."})
-        organizations = [{"name": name} for name in self.hub.organizations]
-        return 200, {}, _json({"type": "user", "name": self.user, "orgs": organizations, "auth": {}})
-
     def validate_yaml(self):
         return 200, {}, _json({"errors": [], "warnings": []})
 
@@ -373,20 +365,16 @@ class _Handler(BaseHTTPRequestHandler):
             ),
         )
 
-    def _entry(self, commit, path, expand):
+    def _entry(self, commit, path):
         content = commit.files[path]
         entry = {"type": "file", "path": path, "size": len(content), "oid": git_hash(content)}
         if path in commit.lfs:
             sha = hashlib.sha256(content).hexdigest()
             entry["lfs"] = {"oid": sha, "size": len(content), "pointerSize": 130}
-        if expand:
-            changed, title, date = commit.changed[path]
-            entry["lastCommit"] = {"id": changed, "title": title, "date": _iso(date)}
         return entry
 
     def tree(self, kind, name, revision, path=""):
         _, commit = self._commit(kind, name, revision)
-        expand = self.query.get("expand") == ["true"]
         recursive = self.query.get("recursive") == ["true"]
         entries, seen = [], set()
         for file in sorted(commit.files):
@@ -400,7 +388,7 @@ class _Handler(BaseHTTPRequestHandler):
                     seen.add(folder)
                     entries.append({"type": "directory", "path": folder, "size": 0, "oid": "0" * 40})
             if recursive or not folders:
-                entries.append(self._entry(commit, file, expand))
+                entries.append(self._entry(commit, file))
         start = int(self.query.get("cursor", ["0"])[0])
         page = entries[start : start + self.hub.page_size]
         headers = {}
@@ -409,12 +397,6 @@ class _Handler(BaseHTTPRequestHandler):
             address = f"{self.hub.url}{urlsplit(self.path).path}?{more}&cursor={start + self.hub.page_size}"
             headers["Link"] = f'<{address}>; rel="next"'
         return 200, headers, _json(page)
-
-    def paths_info(self, kind, name, revision):
-        _, commit = self._commit(kind, name, revision)
-        asked = parse_qs(self.sent.decode())
-        expand = asked.get("expand") in (["true"], ["True"])
-        return 200, {}, _json([self._entry(commit, path, expand) for path in asked["paths"] if path in commit.files])
 
     def refs(self, kind, name):
         repo = self._repo(kind, name)
@@ -555,13 +537,11 @@ class _Handler(BaseHTTPRequestHandler):
 _KIND = r"/api/(?P<kind>model|dataset|space)s"
 _NAME = r"(?P<name>[^/]+/[^/]+)"
 ROUTES = [
-    ("GET", "/api/whoami-v2", _Handler.whoami),
     ("POST", "/api/validate-yaml", _Handler.validate_yaml),
     ("POST", "/api/repos/create", _Handler.create),
     ("POST", rf"{_KIND}/{_NAME}/preupload/(?P<revision>[^/]+)", _Handler.preupload),
     ("POST", rf"{_KIND}/{_NAME}/commit/(?P<revision>[^/]+)", _Handler.new_commit),
     ("GET", rf"{_KIND}/{_NAME}/tree/(?P<revision>[^/]+)(?:/(?P<path>.+))?", _Handler.tree),
-    ("POST", rf"{_KIND}/{_NAME}/paths-info/(?P<revision>[^/]+)", _Handler.paths_info),
     ("GET", rf"{_KIND}/{_NAME}/refs", _Handler.refs),
     ("GET", rf"{_KIND}/{_NAME}/commits/(?P<revision>[^/]+)", _Handler.commits),
     ("POST", rf"{_KIND}/{_NAME}/branch/(?P<branch>[^/]+)", _Handler.new_branch),

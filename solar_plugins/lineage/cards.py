@@ -15,7 +15,7 @@ from typing import Any
 from solar_plugins.lineage.public import public_text
 from solar_plugins.lineage.record import LINEAGE_FILE, Lineage, Source, Stage, write
 from solar_plugins.storage.atomic import write_file
-from solar_plugins.storage.cards import CARD, split_card
+from solar_plugins.storage.cards import CARD, code, details, plain, split_card
 from solar_plugins.storage.untrusted import is_plain_relative_path
 from solar_plugins.upscaling.model_card import UNTRAINED, plan_section
 
@@ -198,8 +198,8 @@ def _body(lineage: Lineage, own: Mapping[str, Any], *, titled: bool) -> str:
     name = lineage.result.short if lineage.result else "Model"
     ran = [tool for tool in ("axolotl", "mergekit") if any(tool in stage.versions for stage in lineage.stages)]
     tools = ", ".join(TOOLS[tool] for tool in ("solar_plugins", *ran))
-    lines = [f"# {_plain(name)}" if titled else "## Lineage", ""]
-    lines += [f"{_code(name)} was made from {_listed(lineage.bases)} with {tools}.", ""]
+    lines = [f"# {plain(name)}" if titled else "## Lineage", ""]
+    lines += [f"{code(name)} was made from {_listed(lineage.bases)} with {tools}.", ""]
     lines += [*_stages(lineage), ""]
     plan = lineage.layer_plan
     if plan is not None:
@@ -209,7 +209,7 @@ def _body(lineage: Lineage, own: Mapping[str, Any], *, titled: bool) -> str:
         lines += ["## Layer plan", "", said, "", plan_section(plan)]
         lines += [_details("The plan as JSON", "json", json.dumps(lineage.plan))]
     recipes = [
-        _details(f"Recipe of stage {number}: {_plain(stage.result.short)}", "yaml", stage.recipe)
+        _details(f"Recipe of stage {number}: {stage.result.short}", "yaml", stage.recipe)
         for number, stage in enumerate(lineage.stages, 1)
         if stage.recipe
     ]
@@ -218,7 +218,7 @@ def _body(lineage: Lineage, own: Mapping[str, Any], *, titled: bool) -> str:
     lines += _license(lineage, own)
     if lineage.stages and lineage.stages[-1].versions:
         versions = ", ".join(f"{key} {value}" for key, value in lineage.stages[-1].versions.items())
-        lines += ["## Versions", "", f"Of the last stage: {_plain(versions)}.", ""]
+        lines += ["## Versions", "", f"Of the last stage: {plain(versions)}.", ""]
     return "\n".join(lines) + "\n"
 
 
@@ -254,19 +254,19 @@ def _license(lineage: Lineage, own: Mapping[str, Any]) -> Iterator[str]:
     yield "## License"
     yield ""
     if warning := license_warning(lineage):
-        yield f"> **Warning:** {_plain(warning)}."
+        yield f"> **Warning:** {plain(warning)}."
         yield ""
     for one in lineage.licenses:
-        name = _code(one.name or one.id)
+        name = code(one.name or one.id)
         link = f" ([text]({one.link}))" if one.link and re.fullmatch(r"https://[\w./%#?=&+~:-]+", one.link) else ""
-        yield f"{name}{link}, inherited from {_code(one.source)}. The licenses of the data apply too."
+        yield f"{name}{link}, inherited from {code(one.source)}. The licenses of the data apply too."
         yield ""
 
 
 def _model(source: Source, kind: str = "") -> str:
     if not source.on_hub:
-        return _code(source.short)
-    at = f" at {_code(source.revision[:12])}" if source.revision else ""
+        return code(source.short)
+    at = f" at {code(source.revision[:12])}" if source.revision else ""
     return f"[{source.name}](https://huggingface.co/{kind}{source.name}){at}"
 
 
@@ -275,19 +275,8 @@ def _listed(sources: tuple[Source, ...], kind: str = "") -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if texts[1:] else texts)
 
 
-def _code(text: str) -> str:
-    return "`" + text.replace("`", "'") + "`"
-
-
-def _plain(text: str) -> str:
-    """A text without what Markdown or HTML would act on."""
-    return re.sub(r"[<>`*\[\]|]", "", text)
-
-
 def _details(title: str, language: str, text: str) -> str:
-    text = text.replace("<!--", "<!- -")  # Else it could end the generated part.
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"<details><summary>{title}</summary>\n\n{fence}{language}\n{text.strip()}\n{fence}\n\n</details>\n"
+    return details(title, language, text.replace("<!--", "<!- -"))  # Else it could end the generated part.
 
 
 def _kept_sections(body: str) -> Iterator[str]:

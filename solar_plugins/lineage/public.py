@@ -14,10 +14,26 @@ SECRET_KEY = re.compile(
     r"(?:^|_)(?:hub|hf|auth|access|api|bearer|wandb|write|read)_?token$|^token$|api_?key|secret|passw|credential", re.I
 )
 """Keys whose values are never published. ``special_tokens`` and ``eos_token`` are not among them."""
-SECRET = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[opsur]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|AKIA[A-Z0-9]{12,}"
-    r"|xox[abprs]-[\w-]{10,})"
-)
+TOKENS: Mapping[str, str] = {
+    "a Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}",
+    "an API key that starts with sk-": r"\bsk-[A-Za-z0-9_-]{20,}",
+    "an AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,})",
+    "a GitLab token": r"\bglpat-[\w-]{20,}",
+    "a Google API key": r"\bAIza[0-9A-Za-z_-]{35}",
+    "a Slack token": r"\bxox[abeprs]-[0-9A-Za-z-]{10,}",
+    "an NVIDIA API key": r"\bnvapi-[\w-]{30,}",
+    "a Weights & Biases key": r"\bwandb_v\d_[\w-]{30,}|\blocal-[0-9a-f]{40}\b",
+    "a token of a web service (JWT)": r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{5,}",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "a URL with a password": r"\b[a-z][a-z0-9+.-]*://[^\s/:@'\"${}]*:(?!\$\{)[^\s/@'\"]+@[\w.-]+",
+    "a URL with a token": r"://[^\s'\"]*[?&](?:sig|token|access_token|api_key|X-Amz-Signature)=(?!\$)[\w%.-]{16,}",
+    "an authorization header": r"\b(?:Bearer|Basic) (?!\$)[\w.~+/-]{20,}=*",
+}
+"""Regular expressions of tokens that their form gives away, by kind. Sources: the services' own secret scanners."""
+
+TOKEN = re.compile("|".join(f"(?P<t{number}>{pattern})" for number, pattern in enumerate(TOKENS.values())))
+"""The group ``t0`` is of the first kind of `TOKENS`, and so on."""
 USER_IN_URL = re.compile(r"(?<=://)[^\s/@]+@")
 ABSOLUTE = re.compile(r"(?<![\w./:~\\-])(?:~[\w.-]*|[A-Za-z]:|)[/\\](?:[\w.+@=,-]+[/\\])+([\w.+@=,-]*)")
 """An absolute path of at least two parts inside a text; group 1 is the last part."""
@@ -69,7 +85,7 @@ def public_text(text: str) -> str:
     """
     if "\n" not in text and re.match(r"~/|/[^/\s]+/|[A-Za-z]:[/\\]|\.\./", text) and len(text) < 1000:
         return public_name(text)
-    text = SECRET.sub("(removed)", USER_IN_URL.sub("", text))
+    text = TOKEN.sub("(removed)", USER_IN_URL.sub("", text))
     return ABSOLUTE.sub(lambda found: found[1] or "folder", text)
 
 

@@ -21,7 +21,7 @@ from solar_plugins.upscaling.checkpoint import CACHE_PREFIX
 from solar_plugins.upscaling.hub import fetch
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.marker import MARKER, read_marker
-from solar_plugins.upscaling.provenance import PROVENANCE_KEY
+from solar_plugins.upscaling.provenance import read_record, unreadable_record
 from solar_plugins.versions import package_versions
 
 LINEAGE_FILE = "solar_lineage.json"
@@ -218,18 +218,15 @@ def of_config(config: Mapping[str, Any]) -> Lineage | None:
     Raises:
         CheckpointError: The record cannot be read.
     """
-    record = config.get(PROVENANCE_KEY)
+    record = read_record(config)
     if record is None:
         return None
+    plan = record.plan
+    models = [(record.base_name, record.base_revision), *((one.name, one.revision) for one in plan.donors)]
     try:
-        plan = LayerPlan.from_dict(record["plan"])
-        models = [(record["base_model"], record["base_revision"]), *((one.name, one.revision) for one in plan.donors)]
         bases = tuple(Source(name=name, revision=revision, on_hub=bool(revision)) for name, revision in models)
-    except (SolarError, KeyError, TypeError, ValidationError) as error:
-        raise CheckpointError(
-            f"config.json: the record {PROVENANCE_KEY!r} cannot be read ({' '.join(str(error).split()):.200}); restore "
-            "or remove it"
-        ) from None
+    except ValidationError as error:
+        raise unreadable_record(error) from None
     result = Source(name=f"{bases[0].short.rpartition('/')[2]}-{len(plan)}-layers")
     donors = tuple(dict.fromkeys(one.short for one in bases[1:]))  # An upscaled checkpoint has the card of its base.
     stages = (Stage(kind="upscale", result=result, sources=bases),)

@@ -63,7 +63,7 @@ class Variable(_Part):
     Args:
         meaning: What it is.
         example: A value.
-        kind: ``input``: whoever reproduces the run gives it. ``output``: a folder that the run writes.
+        kind: ``input``: given by the person who reproduces the run. ``output``: a folder that the run writes.
         producer: The stage that writes this input, if one of the bundle's does.
     """
 
@@ -79,7 +79,7 @@ class BundleStage(_Part):
     Args:
         name: Unique in the bundle.
         kind: As in a pipeline file.
-        file: Its recipe, merge or mixture in the bundle; None for a command.
+        file: Its recipe, merge or mixture in the bundle; of a command the recipe that it names, if it names one.
         overrides: Keys of the recipe with other values.
         steps: Optimizer steps of the entire run; None if unknown, or no training.
         processes: How many trained it.
@@ -181,20 +181,20 @@ class Manifest(_Part):
     def _agrees(self) -> Self:
         for path in self.files:
             if not is_plain_relative_path(path) or path in (MANIFEST, CARD):
-                raise ValueError(f"files: {path!r:.100} is not the path of a file of a bundle")
+                raise ValueError(f"files: {path!r:.100} is not the path of a file in a bundle")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
-            raise ValueError(f"stages: two have the same name among {', '.join(names):.300}")
+            raise ValueError(f"stages: two have the same name: {', '.join(names):.300}")
         for path in filter(None, [self.pipeline, *(stage.file for stage in self.stages)]):
             if path not in self.files:
-                raise ValueError(f"files: {path!r:.100} is missing, which a stage needs")
+                raise ValueError(f"files: {path!r:.100} is missing, but a stage names it")
         for text in (text for stage in self.stages for text in texts_in(stage.overrides)):
             unknown = [name for name in VARIABLE.findall(text) if name not in self.variables]
             if unknown:
-                raise ValueError(f"stages: overrides: {unknown[0]!r:.60} is no variable")
+                raise ValueError(f"stages: overrides: {unknown[0]!r:.60} is not a variable")
         for name, variable in self.variables.items():
             if variable.producer is not None and variable.producer not in names:
-                raise ValueError(f"variables.{name}: producer {variable.producer!r} is no stage")
+                raise ValueError(f"variables.{name}: producer {variable.producer!r} is not a stage")
         return self
 
 
@@ -214,7 +214,7 @@ class Bundle:
         versions: Of the packages that decide what a run does, by stage.
         metrics: The results of each stage.
         steps: The first steps of each stage, as far as they were recorded.
-        contents: Each recipe, merge, mixture and pipeline file as YAML has it, variables not replaced.
+        contents: Each YAML file, variables not replaced.
     """
 
     folder: Path
@@ -237,7 +237,7 @@ class Bundle:
             if name not in known:
                 close = close_match(name, known)
                 hint = f"did you mean {close}?" if close else f"its variables: {', '.join(known) or 'none'}"
-                raise ArgsError(f"{self.folder}: {name} is no variable of this bundle; {hint}")
+                raise ArgsError(f"{self.folder}: {name} is not a variable of this bundle; {hint}")
             if not value or not value.isprintable():
                 raise ArgsError(f"{name}: {value!r:.100}; expected a path or a hub id")
         return {name: variable for name, variable in known.items() if name not in values}
@@ -293,7 +293,7 @@ def read_bundle(folder: Path) -> Bundle:
     """The bundle in a folder. Files that it does not list are never opened.
 
     Raises:
-        ArgsError: It is none, or one of its files is missing, changed, too large, a link, or says something impossible.
+        ArgsError: It is not a bundle, or one of its files is missing, changed, too large, a link or invalid.
         OSError: A file cannot be read.
     """
     path = folder / MANIFEST
@@ -304,7 +304,8 @@ def read_bundle(folder: Path) -> Bundle:
     content = read_json_object(path, strict=True, error=ArgsError, fix=AGAIN)
     if content.get("format") != FORMAT:
         raise ArgsError(
-            f"{path}: format {content.get('format')!r:.50}, expected {FORMAT}; install the solar_plugins that wrote it"
+            f"{path}: format {content.get('format')!r:.50}, expected {FORMAT}; install the version of solar_plugins "
+            "that wrote it"
         )
     manifest = _model(Manifest, content, path)
     texts = {name: _checked(folder, name, entry) for name, entry in manifest.files.items()}
@@ -332,7 +333,8 @@ def read_bundle(folder: Path) -> Bundle:
 def _yaml_files(
     folder: Path, manifest: Manifest, texts: Mapping[str, bytes]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name in dict.fromkeys(filter(None, [manifest.pipeline, *(stage.file for stage in manifest.stages)])):
+    of_stages = [name for name in (manifest.pipeline, *(stage.file for stage in manifest.stages)) if name]
+    for name in dict.fromkeys([*of_stages, *(name for name in sorted(texts) if name.endswith((".yml", ".yaml")))]):
         try:
             text = texts[name].decode()
         except ValueError as error:
@@ -342,7 +344,7 @@ def _yaml_files(
             raise ArgsError(f"{folder / name}: holds a {type(content).__name__}, expected a map of keys; {AGAIN}")
         for used in (found for one in texts_in(content) for found in VARIABLE.findall(one)):
             if used not in manifest.variables:
-                raise ArgsError(f"{folder / name}: ${{{used:.60}}} is no variable of {MANIFEST}; {AGAIN}")
+                raise ArgsError(f"{folder / name}: ${{{used:.60}}} is not a variable of {MANIFEST}; {AGAIN}")
         yield name, content
 
 
@@ -358,13 +360,13 @@ def _checked(folder: Path, name: str, entry: FileEntry) -> bytes:
     _refuse_links(folder, name)
     path = folder / name
     if not path.exists():
-        raise ArgsError(f"{path}: missing, and {MANIFEST} lists it; {AGAIN}")
+        raise ArgsError(f"{path}: missing, but {MANIFEST} lists it; {AGAIN}")
     _refuse_large(path, MAX_PICTURE_BYTES if name.startswith(PICTURES) else MAX_TEXT_BYTES)
     content = path.read_bytes()
     if len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
         raise ArgsError(
-            f"{path}: was changed: {len(content):,} bytes with another hash than {MANIFEST} lists ({entry.bytes:,} "
-            f"bytes); {AGAIN}"
+            f"{path}: was changed: its {len(content):,} bytes do not have the hash that {MANIFEST} lists "
+            f"({entry.bytes:,} bytes); {AGAIN}"
         )
     return content
 

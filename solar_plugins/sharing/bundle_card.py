@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from solar_plugins.sharing.bundle import BundleStage, Dataset, Metric, StagePlan, Variable
+from solar_plugins.storage.cards import code, details, plain
 from solar_plugins.text import printable
 
 MARK = "<!-- the card of a solar_plugins bundle -->"
@@ -29,6 +30,12 @@ class Evaluation:
     shots: int | None
     examples: int | None
 
+    @property
+    def metric_of_stage(self) -> Metric:
+        """The same for ``metrics.json``."""
+        how = f"lm_eval, {self.shots} shots, {self.examples} examples"
+        return Metric(name=f"{self.task} {self.metric} ({self.filtered})", value=self.value, how=how)
+
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
@@ -37,7 +44,7 @@ class CardFacts:
     Args:
         title: The name of the run.
         repo: Where the bundle is shared.
-        front: Metadata of the trained model's own card: base, licence, datasets, languages.
+        front: Metadata of the trained model's own card: base, license, datasets, languages.
         stages: In order.
         variables: Of the recipes.
         plans: By stage.
@@ -91,11 +98,11 @@ def bundle_card(facts: CardFacts) -> str:
 
 
 def _body(facts: CardFacts) -> Iterator[str]:
-    yield f"# {_plain(facts.title)}"
+    yield f"# {plain(facts.title)}"
     yield ""
     yield _summary(facts)
     for path, meaning in facts.pictures.items():
-        yield f"\n![{_plain(meaning)}]({path})"
+        yield f"\n![{plain(meaning)}]({path})"
     yield from _results(facts)
     yield from _how_to_repeat(facts)
     yield from _stages(facts)
@@ -107,11 +114,10 @@ def _body(facts: CardFacts) -> Iterator[str]:
             yield f"{', '.join(f'{name} {version}' for name, version in versions.items())}{which}\n"
     if facts.notes:
         yield "\n## What is not known\n"
-        yield from (f"* {_plain(note)}" for note in facts.notes)
+        yield from (f"* {plain(note)}" for note in facts.notes)
     yield "\n## Recipes\n"
     for path, text in facts.texts.items():
-        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-        yield f"<details><summary>{_plain(path)}</summary>\n\n{fence}yaml\n{text.strip()}\n{fence}\n\n</details>\n"
+        yield details(path, "yaml", text)
 
 
 def _summary(facts: CardFacts) -> str:
@@ -122,7 +128,7 @@ def _summary(facts: CardFacts) -> str:
     words = [f"The recipes of a finished run that starts from {named}"]
     if facts.plans:
         first = next(iter(facts.plans.values()))
-        words.append(f"upscales it in depth (`{_code(first.text)}`)")
+        words.append(f"upscales it in depth ({code(first.text)})")
     number = len(trained)
     words.append(f"and trains it in {number} stage{'' if number == 1 else 's'}")
     text = ", ".join(words[:-1]) + " " + words[-1]
@@ -140,12 +146,12 @@ def _results(facts: CardFacts) -> Iterator[str]:
         yield "| stage | metric | value | step | how it was measured |\n|---|---|---:|---:|---|"
         for stage, metric in metrics:
             step = "" if metric.step is None else metric.step
-            yield f"| {stage} | {metric.name} | {metric.value:.5g} | {step} | {_plain(metric.how)} |"
+            yield f"| {stage} | {metric.name} | {metric.value:.5g} | {step} | {plain(metric.how)} |"
     if facts.evaluations:
         yield "\n| task | metric | value | few-shot | examples |\n|---|---|---:|---:|---:|"
         for one in facts.evaluations:
             shots, examples = ("" if value is None else value for value in (one.shots, one.examples))
-            yield f"| {_plain(one.task)} | {_plain(one.metric)} | {one.value:.4f} | {shots} | {examples} |"
+            yield f"| {plain(one.task)} | {plain(one.metric)} | {one.value:.4f} | {shots} | {examples} |"
 
 
 def _how_to_repeat(facts: CardFacts) -> Iterator[str]:
@@ -155,7 +161,7 @@ def _how_to_repeat(facts: CardFacts) -> Iterator[str]:
     yield "```bash\npip install 'solar_plugins[axolotl]'"
     yield f"solar recipes fetch {facts.repo} --output {folder}"
     yield f"solar recipes check {folder}"
-    options = "".join(f" \\\n    --set {name}={_code(one.example)}" for name, one in inputs.items())
+    options = "".join(f" \\\n    --set {name}={printable(one.example)}" for name, one in inputs.items())
     yield f"solar recipes reproduce {folder} --steps 5{options}\n```\n"
     compared = ", ".join(f"{count} of stage {stage}" for stage, count in facts.compared_steps.items() if count)
     yield (
@@ -166,20 +172,20 @@ def _how_to_repeat(facts: CardFacts) -> Iterator[str]:
     )
     if inputs:
         yield "\n| variable | what it is |\n|---|---|"
-        yield from (f"| `{name}` | {_plain(one.meaning)} |" for name, one in inputs.items())
+        yield from (f"| `{name}` | {plain(one.meaning)} |" for name, one in inputs.items())
 
 
 def _stages(facts: CardFacts) -> Iterator[str]:
     yield "\n## Stages\n"
     yield "| stage | kind | base | steps | trained on | time |\n|---|---|---|---:|---|---:|"
     for stage in facts.stages:
-        base = "" if stage.base is None else f"`{_code(stage.base)}`"
+        base = "" if stage.base is None else code(stage.base)
         base += f" at `{stage.base_commit[:SHORT_HASH]}`" if stage.base_commit else ""
         device = f"{stage.processes} x {stage.device}, {stage.precision}" if stage.device else ""
         steps, time = (stage.steps or ""), ("" if stage.seconds is None else f"{stage.seconds / 60:.1f} min")
-        yield f"| {stage.name} | {KINDS[stage.kind]} | {base} | {steps} | {_plain(device)} | {time} |"
+        yield f"| {stage.name} | {KINDS[stage.kind]} | {base} | {steps} | {plain(device)} | {time} |"
     for name, plan in facts.plans.items():
-        yield f"\nLayer plan of {name}: `{_code(plan.text)}`"
+        yield f"\nLayer plan of {name}: {code(plan.text)}"
 
 
 def _data(facts: CardFacts) -> Iterator[str]:
@@ -190,9 +196,9 @@ def _data(facts: CardFacts) -> Iterator[str]:
     yield "| stage | dataset | rows | kept | dropped | hash of the rows |\n|---|---|---:|---:|---|---|"
     for stage, one in rows:
         local = one.variable is not None or one.sha256 is not None
-        name = f"`{_code(one.name)}`" if local else _hub_link(one.name, "datasets/")
+        name = code(one.name) if local else _hub_link(one.name, "datasets/")
         name += f" at `{one.revision[:SHORT_HASH]}`" if one.revision else ""
-        dropped = "; ".join(f"{count} {_plain(reason)}" for reason, count in one.dropped.items())
+        dropped = "; ".join(f"{count} {plain(reason)}" for reason, count in one.dropped.items())
         number, kept = ("" if value is None else value for value in (one.rows, one.rows_kept))
         found = f"`{one.sha256[:SHORT_HASH]}`" if one.sha256 else ""
         yield f"| {stage} {one.key} | {name} | {number} | {kept} | {dropped} | {found} |"
@@ -210,14 +216,4 @@ def _grouped(versions: Mapping[str, Mapping[str, str]]) -> list[tuple[Mapping[st
 
 
 def _hub_link(name: str, kind: str = "") -> str:
-    return f"[{name}](https://huggingface.co/{kind}{name})" if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else _plain(name)
-
-
-def _plain(text: str) -> str:
-    """A text without what Markdown or HTML would act on."""
-    return re.sub(r"[<>`*|\n]", " ", printable(str(text))).replace("](", "] (").strip()
-
-
-def _code(text: str) -> str:
-    """A text for a code span, also in a table."""
-    return printable(str(text)).replace("`", "'").replace("|", "/").replace("\n", " ")
+    return f"[{name}](https://huggingface.co/{kind}{name})" if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else plain(name)

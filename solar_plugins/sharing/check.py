@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,17 +21,18 @@ from solar_plugins.logs import logger
 from solar_plugins.maths.recipe import MathsArgs, invalid_maths
 from solar_plugins.pipeline import holds_more
 from solar_plugins.recipe import Recipe, parse_recipe
-from solar_plugins.sharing.bundle import CARD, MANIFEST, PICTURES, Bundle
+from solar_plugins.sharing.bundle import CARD, MANIFEST, MAX_TEXT_BYTES, PICTURES, VERSIONS, Bundle
 from solar_plugins.sharing.findings import Finding, Level, as_json, as_text, counted, has_errors
 from solar_plugins.sharing.foreign_code import foreign_code, is_unknown_type
 from solar_plugins.sharing.gpus import Gpus, parse_gpus
-from solar_plugins.sharing.hub_facts import NON_COMMERCIAL, OPEN, WITH_CONDITIONS, Hub, HubFacts, licence_in_card
-from solar_plugins.sharing.references import COMMIT, Reference, references
+from solar_plugins.sharing.hub_facts import NON_COMMERCIAL, OPEN, Hub, HubFacts, license_in
+from solar_plugins.sharing.hub_session import COMMIT
+from solar_plugins.sharing.references import Reference, references
 from solar_plugins.sharing.schemas import MergeAnswer, ask_schemas
-from solar_plugins.sharing.secrets import Private, in_file, in_text
-from solar_plugins.sharing.sources import Source, normal, read_sources, written_by
+from solar_plugins.sharing.secrets import Private, in_file
+from solar_plugins.sharing.sources import Source, deepspeed_of, normal, read_sources, written_by
 from solar_plugins.solar_block import InitArgs, invalid
-from solar_plugins.storage.untrusted import duplicate_keys
+from solar_plugins.storage.untrusted import duplicate_keys, parse_json_object, parse_yaml, read_text
 from solar_plugins.upscaling.base_model import CONFIG, find_config
 from solar_plugins.upscaling.provenance import plan_of_model, requested_plan
 from solar_plugins.upscaling.strategies import init_strategy, strategy_arguments
@@ -51,10 +52,10 @@ KINDS: Mapping[str, str] = {
     "pins": "they are pinned to a commit",
     "memory": "the training fits the GPUs of `--gpu`",
     "seed": "the recipe sets a seed",
-    "code": "what code of others the run would execute",
+    "code": "what third-party code the run would execute",
     "paths": "no paths and names of one machine",
     "secrets": "no tokens, keys or passwords",
-    "licence": "licences of base and data",
+    "license": "licenses of the base and the data",
     "versions": "the packages that a bundle was made with",
 }
 """The checks, by `Finding.kind`."""
@@ -121,7 +122,7 @@ def _schema_findings(sources: Sequence[Source]) -> Iterator[Finding]:
     if recipes:
         LOG.info("asking the installed Axolotl about %d recipes; importing it takes about 10 s", len(recipes))
     try:
-        answers = ask_schemas([_opened(one) for one in recipes], [_opened(one) for one in merges])
+        answers = ask_schemas([one.opened for one in recipes], [one.opened for one in merges])
     except SolarError as error:
         for source in (*recipes, *merges):
             yield Finding("unknown", source.name, "", str(error), "repair the installation", "keys")
@@ -138,23 +139,6 @@ def _schema_findings(sources: Sequence[Source]) -> Iterator[Finding]:
         yield from _answer_findings(source, answer)
     for source, merge in zip(merges, answers.merges or [], strict=False):
         yield from _merge_findings(source, merge)
-
-
-def _opened(source: Source) -> Mapping[str, Any]:
-    """The content, in a bundle with the examples of its variables."""
-    if source.bundle is None:
-        return source.content
-    variables = {name: one.example for name, one in source.bundle.manifest.variables.items()}
-    opened: Mapping[str, Any] = _replace(source.content, variables)
-    return opened
-
-
-def _replace(value: Any, variables: Mapping[str, str]) -> Any:
-    if isinstance(value, str):
-        return re.sub(r"\$\{(\w+)\}", lambda found: variables.get(found[1], found[0]), value)
-    if isinstance(value, Mapping):
-        return {key: _replace(inner, variables) for key, inner in value.items()}
-    return [_replace(inner, variables) for inner in value] if isinstance(value, list) else value
 
 
 def _answer_findings(source: Source, answer: Answer) -> Iterator[Finding]:
@@ -199,13 +183,13 @@ def _block_findings(source: Source, context: _Context) -> Iterator[Finding]:
     error = ""
     try:
         if source.kind == "recipe":
-            recipe = parse_recipe(_opened(source), source.path, source.text)
+            recipe = parse_recipe(source.opened, source.path, source.text)
             if recipe.solar is not None and recipe.upscales:
                 _check_arguments(recipe.solar.init)
         elif source.kind == "mixture":
-            MixtureArgs.model_validate(source.content)
+            MixtureArgs.model_validate(source.opened)
         elif source.kind == "maths":
-            MathsArgs.model_validate(source.content)
+            MathsArgs.model_validate(source.opened)
     except SolarError as problem:
         error = str(problem)
     except ValidationError as problem:
@@ -238,11 +222,11 @@ def _type_findings(source: Source, context: _Context) -> Iterator[Finding]:
             kind = entry.get("type") if isinstance(entry, Mapping) else None
             if isinstance(kind, str) and is_unknown_type(kind):
                 where = f"{key}[{number}].type"
-                text = f"{kind!r} is no prompt strategy of the installed Axolotl"
+                text = f"{kind!r} is not a prompt strategy of the installed Axolotl"
                 yield Finding("error", source.name, where, text, "use one it has, such as chat_template", "keys")
 
 
-# --- base, data, licences
+# --- base, data, licenses
 
 
 def _reference_findings(source: Source, context: _Context) -> Iterator[Finding]:
@@ -296,17 +280,13 @@ def _exists(name: str) -> bool:
         return False
 
 
-def _is_in_a_local_folder(name: str) -> bool:
-    return "/" in name and _exists(os.path.dirname(name))
-
-
 def _local_findings(source: Source, one: Reference) -> Iterator[Finding]:
     folder = Path(os.path.expanduser(one.name))
     if one.kind == "model" and folder.is_dir():
         if one.key in BASE_KEYS and not (folder / CONFIG).is_file():
-            text = f"{one.name} has no {CONFIG}, so it is no model"
+            text = f"{one.name} has no {CONFIG}, so it is not a model"
             yield Finding("error", source.name, one.key, text, "give the folder of a model", "exists")
-        yield from _licence_findings(source, one, licence_in_card(folder / "README.md"), nothing_is_fine=True)
+        yield from _license_findings(source, one, license_in(folder), must_have_one=False)
     elif one.kind == "model" and folder.is_file():
         text = f"{one.name} is a file, expected the folder of a model"
         yield Finding("error", source.name, one.key, text, "give the folder", "exists")
@@ -321,13 +301,13 @@ def _hub_findings(source: Source, one: Reference, hub: Hub) -> Iterator[Finding]
         return
     yield from _pin_findings(source, one, facts)
     if facts.exists is None:
-        text = f"{one.name}: {facts.reason}; whether it exists and its licence are unknown"
+        text = f"{one.name}: {facts.reason}; whether it exists, and its license, are unknown"
         yield Finding("unknown", source.name, one.key, text, "check again online", "exists")
         return
     if facts.gated:
         text = f"{one.name} is gated: only accounts that accepted its terms can download it"
         yield Finding("note", source.name, one.key, text, "accept them on its page, then hf auth login", "exists")
-    yield from _licence_findings(source, one, facts.licence, nothing_is_fine=False)
+    yield from _license_findings(source, one, facts.license, must_have_one=True)
 
 
 def _pin_findings(source: Source, one: Reference, facts: HubFacts) -> Iterator[Finding]:
@@ -347,22 +327,28 @@ def _pin_findings(source: Source, one: Reference, facts: HubFacts) -> Iterator[F
         yield Finding("warning", source.name, one.pin, text, "give the commit (40 hexadecimal digits)", "pins")
 
 
-def _licence_findings(
-    source: Source, one: Reference, licence: str | None, *, nothing_is_fine: bool
+def _license_findings(
+    source: Source, one: Reference, license_: str | None, *, must_have_one: bool
 ) -> Iterator[Finding]:
-    if not licence or licence == "unknown":
-        if licence is None and not nothing_is_fine:
-            text = f"{one.name}: its card is not in the hub cache, so its licence is unknown"
-            yield Finding("unknown", source.name, one.key, text, "check again online", "licence")
-        elif not nothing_is_fine or licence == "unknown":
-            text = f"{one.name}: its card names no licence, so you may have no right to use it"
-            yield Finding("warning", source.name, one.key, text, "ask its author, or use another", "licence")
-    elif NON_COMMERCIAL.search(licence):
-        text = f"{one.name}: licence {licence}, not for commercial use; a model made from it may inherit that"
-        yield Finding("warning", source.name, one.key, text, "read the licence before you use the result", "licence")
-    elif WITH_CONDITIONS.match(licence) or not OPEN.match(licence):
-        text = f"{one.name}: licence {licence}, which has conditions of its own"
-        yield Finding("note", source.name, one.key, text, "read the licence before you share the result", "licence")
+    level: Level = "warning"
+    if license_ is None:
+        level, text, fix = (
+            "unknown",
+            "its card is not in the Hub cache, so its license is unknown",
+            "check again online",
+        )
+    elif license_ in ("", "unknown"):
+        text, fix = "its card names no license, so you may have no right to use it", "ask its author, or use another"
+    elif NON_COMMERCIAL.search(license_):
+        text = f"license {license_}, not for commercial use; a model made from it may inherit that"
+        fix = "read the license before you use the result"
+    elif not OPEN.match(license_):
+        level, text = "note", f"license {license_}, which has conditions of its own"
+        fix = "read the license before you share the result"
+    else:
+        return
+    if license_ or must_have_one:
+        yield Finding(level, source.name, one.key, f"{one.name}: {text}", fix, "license")
 
 
 # --- plan, memory, files
@@ -375,7 +361,7 @@ def _plan_findings(source: Source, context: _Context) -> Iterator[Finding]:
         return
     name, revision = recipe.base
     if "${" in name:
-        text = "the plan is not compared with the base, which whoever runs this names"
+        text = "the plan is not compared with the base, because the base is a variable"
         yield Finding("unknown", source.name, "base_model", text, "check again with a base", "plan")
         return
     if not _exists(name):
@@ -385,7 +371,7 @@ def _plan_findings(source: Source, context: _Context) -> Iterator[Finding]:
             return
         facts = context.hub.facts(name, revision, "model")
         if not facts.exists or (context.hub.offline and not _config_is_cached(name, revision)):
-            if facts.exists is None and not _is_in_a_local_folder(name):
+            if facts.exists is None and not ("/" in name and _exists(os.path.dirname(name))):
                 text = f"the plan is not compared with the config.json of {name}, which is not here"
                 yield Finding("unknown", source.name, "solar", text, "check again online", "plan")
             return
@@ -440,7 +426,7 @@ def _memory_findings(source: Source, context: _Context) -> Iterator[Finding]:
         number = f"{gpus.number} x {gpus.gigabytes:g} GB"
         try:
             if "${" in str(source.content.get("base_model")):
-                raise SolarError("whoever runs this names the base")
+                raise SolarError("the base is a variable")
             found = memory_of_recipe(source.path, None, gpus.number, gpus.gigabytes, source.overrides)
         except CheckpointError as error:
             base = re.search(r"^The stages of .* start from base_model: (\S+), and", str(error), re.MULTILINE)
@@ -460,17 +446,24 @@ def _memory_findings(source: Source, context: _Context) -> Iterator[Finding]:
 
 
 def _file_findings(source: Source, context: _Context) -> Iterator[Finding]:
-    """Files of settings that a recipe names."""
-    value = source.content.get("deepspeed") if source.kind == "recipe" else None
-    if not isinstance(value, str) or "${" in value or not value:
+    """The DeepSpeed file that a recipe names."""
+    name, path = deepspeed_of(source) or ("", None)
+    if path is None:
+        if name and "${" not in name:
+            fetched = name.startswith("deepspeed_configs/")
+            fix = "axolotl fetch deepspeed_configs" if fetched else "give the file's path"
+            text = f"{name} does not exist, neither in the working directory nor above the recipe"
+            yield Finding("warning" if fetched else "error", source.name, "deepspeed", text, fix, "exists")
         return
-    folders = [Path(), *source.path.absolute().parents]
-    found = next((folder / value for folder in folders if (folder / value).is_file()), None)
-    if found is None and not value.lstrip().startswith("{"):
-        fix = "axolotl fetch deepspeed_configs" if value.startswith("deepspeed_configs/") else "give the file's path"
-        level: Level = "warning" if value.startswith("deepspeed_configs/") else "error"
-        text = f"{value} does not exist, neither in the working directory nor above the recipe"
-        yield Finding(level, source.name, "deepspeed", text, fix, "exists")
+    fix = "give a JSON file of DeepSpeed settings"
+    try:
+        text = read_text(path, fix=fix)
+        content = parse_json_object(path, text.encode(), error=ArgsError, fix=fix)
+    except SolarError as error:
+        yield Finding("error", source.name, "deepspeed", str(error), "", "keys")
+        return
+    for one in in_file(text, content) if source.bundle is None else ():  # `_bundle_findings` has those of a bundle.
+        yield _private(source.name, one._replace(where=f"deepspeed: {name}: {one.where}"), shared=False)
 
 
 # --- seed, code, privacy
@@ -508,7 +501,7 @@ def _text_findings(source: Source, context: _Context) -> Iterator[Finding]:
 def _private(file: str, one: Private, *, shared: bool) -> Finding:
     if one.kind == "secret":
         fix = "remove it, and revoke it if the file was ever shared; log in with hf auth login, or export a variable"
-        return Finding("error", file, one.where, f"{one.what} stands in the file", fix, "secrets")
+        return Finding("error", file, one.where, f"the file contains {one.what}", fix, "secrets")
     level: Level = "error" if shared else "warning"
     if one.kind == "path":
         text = f"{one.what} is a path of one machine"
@@ -521,8 +514,12 @@ def _bundle_findings(bundle: Bundle) -> Iterator[Finding]:
     names = [name for name in bundle.manifest.files if name not in bundle.contents and not name.startswith(PICTURES)]
     for name in (MANIFEST, CARD, *names):
         path = bundle.folder / name
-        if path.is_file() and not path.is_symlink() and path.stat().st_size <= 1_000_000:
-            for one in in_text(path.read_text(encoding="utf-8", errors="replace")):
+        if path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_TEXT_BYTES:
+            text, content = path.read_text(encoding="utf-8", errors="replace"), None
+            if name.endswith(".json"):
+                with suppress(SolarError):
+                    content = parse_yaml(text, name)
+            for one in in_file(text, content):
                 yield _private(name, one, shared=True)
     here = package_versions()
     made: dict[str, set[str]] = {}
@@ -530,12 +527,12 @@ def _bundle_findings(bundle: Bundle) -> Iterator[Finding]:
         for package, number in versions.items():
             made.setdefault(package, set()).add(number)
     for package, numbers in sorted(made.items()):
-        if package in here and numbers != {here[package]}:
-            text = f"made with {package} {', '.join(sorted(numbers))}; {here[package]} is installed"
-            yield Finding("warning", "versions.json", package, text, "expect small differences", "versions")
-        elif package not in here:
-            text = f"made with {package} {', '.join(sorted(numbers))}, which is not installed"
-            yield Finding("warning", "versions.json", package, text, "install it before you run this", "versions")
+        text, fix = f"made with {package} {', '.join(sorted(numbers))}", "install it before you run this"
+        if package not in here:
+            yield Finding("warning", VERSIONS, package, f"{text}, which is not installed", fix, "versions")
+        elif numbers != {here[package]}:
+            text += f"; {here[package]} is installed"
+            yield Finding("warning", VERSIONS, package, text, "expect small differences", "versions")
 
 
 type Check = Callable[[Source, _Context], Iterator[Finding]]

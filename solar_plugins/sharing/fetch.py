@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 from solar_plugins.errors import ArgsError, SolarError
 from solar_plugins.lineage.record import LINEAGE_FILE
 from solar_plugins.lineage.record import read as read_lineage
-from solar_plugins.sharing import hub
 from solar_plugins.sharing.bundle import CARD, MANIFEST, MAX_PICTURE_BYTES, PICTURES, read_bundle
-from solar_plugins.sharing.sources import kind_of
+from solar_plugins.sharing.hub import Remote, download, list_files
+from solar_plugins.sharing.hub_session import endpoint
+from solar_plugins.sharing.sources import ORIGIN, YAML_FILES, kind_of
 from solar_plugins.storage.atomic import write_file
 from solar_plugins.storage.untrusted import (
     MAX_YAML_CHARACTERS,
@@ -32,7 +33,6 @@ from solar_plugins.storage.untrusted import (
 from solar_plugins.tables import lines, table
 from solar_plugins.text import format_bytes, printable
 
-ORIGIN = "ORIGIN.json"
 MAX_FILES = 200
 """YAML files that are read; a bundle may have more."""
 MAX_BYTES = 50_000_000
@@ -43,7 +43,6 @@ MAX_BLOCKS = 50
 """YAML blocks of a card that are read."""
 MAX_ROWS = 40
 """Files that the table says were passed over."""
-YAML_FILES = (".yml", ".yaml")
 AXOLOTL_KEYS = {
     *("adapter", "datasets", "gradient_accumulation_steps", "learning_rate", "lr_scheduler", "max_steps", "solar"),
     *("micro_batch_size", "num_epochs", "optimizer", "output_dir", "plugins", "pretraining_dataset", "rl"),
@@ -82,7 +81,7 @@ class Fetched:
     """
 
     source: str
-    remote: hub.Remote | None
+    remote: Remote | None
     found: list[Found] = field(default_factory=list)
     passed_over: list[tuple[str, str]] = field(default_factory=list)
 
@@ -151,7 +150,7 @@ def as_json(fetched: Fetched, output: Path) -> dict[str, Any]:
     """The same as JSON-ready values."""
     return {
         "output": str(output),
-        "origin": _origin(fetched, {}),
+        "origin": _origin(fetched),
         "passed_over": [{"file": name, "why": why} for name, why in fetched.passed_over],
     }
 
@@ -197,14 +196,14 @@ def _of_repository(source: str) -> tuple[Fetched, _Place]:
             f"{printable(source)!r} is neither a folder (seen from {Path.cwd()}) nor the name of a model on the Hub; "
             "expected a folder, ORG/MODEL or ORG/MODEL@REVISION"
         )
-    listing = hub.list_files(repo, revision or None)
+    listing = list_files(repo, revision or None)
     fetched = Fetched(repo, listing.remote)
     fetched.passed_over += [(name, "not the path of a file") for name in listing.refused]
     if listing.from_cache:
         fetched.passed_over.append(("", "the Hub is offline: only files in the cache were looked at"))
 
     def read(names: Iterable[str]) -> dict[str, bytes]:
-        return {name: path.read_bytes() for name, path in hub.download(listing, names, MAX_BYTES).items()}
+        return {name: path.read_bytes() for name, path in download(listing, names, MAX_BYTES).items()}
 
     return fetched, _Place({file.path: file.num_bytes for file in listing.files}, read)
 
@@ -405,11 +404,9 @@ def _refuse_collisions(fetched: Fetched) -> None:
 
 
 def _write(fetched: Fetched, output: Path) -> None:
-    remote = fetched.remote
-    changes = hub.last_changes(remote, {found.source for found in fetched.found}) if remote else {}
     if output.exists() and not output.is_dir():
         raise ArgsError(f"{output}: is a file, expected a folder or a new name; choose another one with --output")
-    origin = _origin(fetched, changes)
+    origin = _origin(fetched)
     contents = {found.path: found.content for found in fetched.found}
     for name, content in contents.items():
         path = output / name
@@ -419,7 +416,7 @@ def _write(fetched: Fetched, output: Path) -> None:
                 "another folder with --output"
             )
     note = output / ORIGIN
-    if note.exists() and _without_changes(read_json_object(note, error=ArgsError)) != _without_changes(origin):
+    if note.exists() and read_json_object(note, error=ArgsError) != origin:
         raise ArgsError(
             f"{note}: says that the recipes there come from elsewhere, or from another commit; nothing was written. "
             "Choose another folder with --output"
@@ -431,27 +428,14 @@ def _write(fetched: Fetched, output: Path) -> None:
         write_file(note, f"{json.dumps(origin, indent=1, ensure_ascii=True)}\n".encode())
 
 
-def _origin(fetched: Fetched, changes: Mapping[str, hub.LastChange]) -> dict[str, Any]:
+def _origin(fetched: Fetched) -> dict[str, Any]:
     remote = fetched.remote
-    files: dict[str, Any] = {}
-    for found in sorted(fetched.found):
-        changed = changes.get(found.source)
-        files[found.path] = {
-            "kind": found.kind,
-            "from": found.source,
-            "sha256": hashlib.sha256(found.content).hexdigest(),
-            "changed": {"commit": changed.commit, "date": changed.date.isoformat()} if changed else None,
-        }
-    where = {"hub": hub.endpoint(), "commit": remote.commit} if remote else {}
+    files = {
+        found.path: {"kind": found.kind, "from": found.source, "sha256": hashlib.sha256(found.content).hexdigest()}
+        for found in sorted(fetched.found)
+    }
+    where = {"hub": endpoint(), "commit": remote.commit} if remote else {}
     return {"format": 1, "source": fetched.source, **where, "files": files}
-
-
-def _without_changes(origin: Mapping[str, Any]) -> Any:
-    """An origin without what is unknown offline."""
-    files = origin.get("files")
-    files = files if isinstance(files, dict) else {}
-    plain = {name: {**one, "changed": None} if isinstance(one, dict) else one for name, one in files.items()}
-    return {**origin, "files": plain}
 
 
 def _passed_over_text(fetched: Fetched) -> str:

@@ -94,6 +94,9 @@ def _of_key(key: str, last: str, value: Any) -> Iterator[Code]:
         yield Code(key, f"sets or runs {value!s:.200}", READ_IT)
     elif last == "attn_implementation" and "/" in str(value) and not str(value).startswith("kernels-community/"):
         yield Code(key, f"downloads the compiled kernel {value!s:.200} and runs it", READ_IT)
+    elif last == "deepspeed" and isinstance(value, str):
+        what = f"DeepSpeed reads {value:.200}, which can name folders to write to"
+        yield Code(key, what, "read that file", certain=False)
     elif last == "chat_template_jinja" and isinstance(value, str):
         what = f"{value:.100}" if "\n" not in value and len(value) < 200 else "in the recipe"
         yield Code(key, f"a Jinja template ({what}), which runs in a sandbox", "read it", certain=False)

@@ -2,7 +2,7 @@
 
 A folder of recipes may have a ``gallery.json`` that states what no recipe does: which of them were run, where, when and
 with what result, and the configs of their bases, so that plans and memory are known without the Hub. Nothing is
-downloaded: without a config at hand, layers and memory are "unknown".
+downloaded: without the config of a base, layers and memory are "unknown".
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from solar_plugins.report.picture import DEPTH_COLORS, DONOR_COLORS
 from solar_plugins.sharing.bundle import MANIFEST, Bundle, read_bundle
 from solar_plugins.sharing.gpus import parse_gpus
 from solar_plugins.sharing.secrets import in_file, in_value
-from solar_plugins.sharing.sources import kind_of
+from solar_plugins.sharing.sources import ORIGIN, YAML_FILES, layer_range, origin_of, stages_of
 from solar_plugins.solar_block import invalid
 from solar_plugins.storage.atomic import write_errors_explained, write_file
 from solar_plugins.storage.untrusted import leads_out, read_json_object
@@ -128,6 +128,8 @@ class Entry:
     unknown: str = ""
     """Why layers or memory are not known."""
     ran: Ran | None = None
+    fetched_from: str = ""
+    """The repository or folder that it was fetched from."""
     problem: str = ""
     """Why the file cannot be used."""
 
@@ -159,8 +161,9 @@ def entries_of(folder: Path, name: str | None = None) -> list[Entry]:
     if not folder.is_dir():
         raise ArgsError(f"{folder}: is not a folder; give a folder of recipes, or none for the installed ones")
     files = list(_files(folder))
+    origins = {path.parent: origin_of(path.parent) for path in files if path.name == ORIGIN}
     bundles = {path.parent: _read_or_error(path.parent) for path in files if path.name == MANIFEST}
-    recipes = [path for path in files if path.suffix in (".yml", ".yaml")]
+    recipes = [path for path in files if path.suffix in YAML_FILES]
     if len(recipes) > MAX_RECIPES:
         raise ArgsError(
             f"{folder}: {len(recipes):,} YAML files, expected at most {MAX_RECIPES:,}; give a smaller folder"
@@ -172,6 +175,7 @@ def entries_of(folder: Path, name: str | None = None) -> list[Entry]:
             read_gallery_file(folder),
             Path(temporary),
             bundles,
+            origins,
         )
         progress = tqdm(recipes, "recipes", unit=" recipes", disable=None, delay=1, leave=False)
         entries = [entry for path in progress if (entry := _entry(path, place)) is not None]
@@ -208,11 +212,11 @@ def read_gallery_file(folder: Path) -> GalleryFile:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """The YAML files and manifests of bundles below a folder, sorted; not those in hidden folders or behind links."""
+    """The YAML files, bundles' manifests and notes of origin below a folder; not in hidden folders or behind links."""
     for directory, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
         for path in (Path(directory, name) for name in sorted(files)):
-            named = path.suffix in (".yml", ".yaml") or path.name == MANIFEST
+            named = path.suffix in YAML_FILES or path.name in (MANIFEST, ORIGIN)
             if named and path.is_file() and not leads_out(path, folder):
                 yield path
 
@@ -234,6 +238,8 @@ class _Place(NamedTuple):
     """A folder for the configs of declared bases, as files."""
     bundles: Mapping[Path, Bundle | str]
     """Those in the folder; the error of one that cannot be used."""
+    origins: Mapping[Path, str]
+    """Where fetched folders come from."""
 
     def gpus_of(self, name: str) -> tuple[int | None, float | None]:
         """Number and GB of the GPUs that a recipe is for, by its path in the folder; None: not stated."""
@@ -267,7 +273,9 @@ def _entry(path: Path, place: _Place) -> Entry | None:
         content = read_yaml(path)
         if (stages := stages_of(content)) is None:
             return None
-        known = replace(known, stages=stages, ran=place.declared.recipes.get(known.name))
+        fetched_from = next((place.origins[one] for one in path.parents if one in place.origins), "")
+        declared = place.declared.recipes.get(known.name)
+        known = replace(known, stages=stages, ran=declared, fetched_from=fetched_from)
         if any(one.kind == "secret" for one in in_file(path.read_text(encoding="utf-8"), content)):
             raise ArgsError("a secret is in this file, so it is not shown; see `solar recipes check`")
         known = replace(known, summary=recipe_summary(path), needs=recipe_needs(path))
@@ -297,34 +305,6 @@ def _with_run(known: Entry, path: Path, bundle: Bundle | str) -> Entry:
     return replace(known, layers_before=plan.base_layers, layers=len(plan), plan=plan)
 
 
-def stages_of(content: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """What a YAML file does, from its keys; None for a file that is neither recipe, merge, mixture nor pipeline.
-
-    Example:
-        >>> stages_of({"base_model": "org/a", "rl": "dpo", "adapter": "lora"}), stages_of({"site_name": "Docs"})
-        (('DPO', 'LoRA'), None)
-    """
-    kind = kind_of(content)
-    if kind == "merge":
-        stacks = content.get("merge_method") == "passthrough" and "slices" in content
-        return ("upscale", "merge") if stacks else ("merge",)
-    if kind != "recipe" or "lm_eval_tasks" in content:
-        return ("evaluation",) if kind == "recipe" else (kind,) if kind else None
-    adapter = {"lora": ("LoRA",), "qlora": ("QLoRA",)}.get(str(content.get("adapter")), ())
-    solar = content.get("solar")
-    upscale = ("upscale",) if isinstance(solar, Mapping) and "init" in solar else ()
-    return (*upscale, _training_stage(content, solar if isinstance(solar, Mapping) else {}), *adapter)
-
-
-def _training_stage(content: Mapping[str, Any], solar: Mapping[str, Any]) -> str:
-    if content.get("rl"):
-        return "sDPO" if str(solar.get("dpo")).startswith("sdpo") else str(content["rl"]).upper()
-    sets = content.get("datasets")
-    kinds = {str(one.get("type")) for one in sets if isinstance(one, Mapping)} if isinstance(sets, list) else set()
-    plain_text = kinds and kinds <= {"completion", "pretrain"}
-    return "pretrain" if content.get("pretraining_dataset") or plain_text else "SFT"
-
-
 def _rank(stage: str) -> float:
     return STAGES.index(stage) if stage in STAGES else STAGES.index("DPO") + 0.5
 
@@ -348,7 +328,7 @@ def _training(
     gpus: tuple[int | None, float | None],
     overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> Entry:
-    """A recipe that trains: its plan and memory, if the config of the base at the start of its chain is at hand."""
+    """A recipe that trains: its plan and memory, if the config of the base at the start of its chain is available."""
     assert recipe.path is not None
     start, _ = start_of(recipe)
     if start.path is None or leads_out(start.path, place.folder):
@@ -357,13 +337,13 @@ def _training(
     known = replace(known, base=_public(recipe.base.name), origin=_public(name) if start is not recipe else "")
     base = place.config_of(name, revision)
     if base is None:
-        return replace(known, unknown=f"the config.json of {_public(name)} is not at hand")
+        return replace(known, unknown=f"the config.json of {_public(name)} is not available here")
     if start.upscales and start.solar is not None:
         plan = plan_of(start.solar.init, find_config(base).decoder.num_layers, "solar.init.")
         elsewhere = next((donor.name for donor in plan.donors if not Path(donor.name).is_dir()), None)
         if elsewhere is not None:  # It would be fetched.
             known = replace(known, plan=plan, layers_before=plan.base_layers, layers=len(plan))
-            return replace(known, unknown=f"the config.json of {_public(elsewhere)} is not at hand")
+            return replace(known, unknown=f"the config.json of {_public(elsewhere)} is not available here")
     found = model_of(recipe, base)
     known = replace(known, layers=found.model.num_layers)
     if recipe.upscales and found.plan is not None:
@@ -409,7 +389,7 @@ def _merge(known: Entry, content: Mapping[str, Any], place: _Place) -> Entry:
         return known
     base = place.config_of(different[0].partition("@")[0], None)
     if base is None:
-        return replace(known, unknown=f"the config.json of {_public(different[0])} is not at hand")
+        return replace(known, unknown=f"the config.json of {_public(different[0])} is not available here")
     depth = find_config(base).decoder.num_layers
     ends = [source["layer_range"] for one in slices for source in one]
     ranges = [{"start": start, "end": end} for start, end in ends]
@@ -422,15 +402,10 @@ def _stacked(slices: Any) -> list[list[Mapping[str, Any]]]:
     found = list[list[Mapping[str, Any]]]()
     for one in slices if isinstance(slices, list) else ():
         sources = one.get("sources") if isinstance(one, Mapping) else None
-        if not (isinstance(sources, list) and sources and all(map(_is_range, sources))):
+        if not (isinstance(sources, list) and sources and all(map(layer_range, sources))):
             return []
         found.append(sources)
     return found
-
-
-def _is_range(source: Any) -> bool:
-    ends = source.get("layer_range") if isinstance(source, Mapping) else None
-    return isinstance(ends, list) and len(ends) == 2
 
 
 def _public(name: str) -> str:

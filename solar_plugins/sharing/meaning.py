@@ -25,8 +25,9 @@ from solar_plugins.pipeline import PipelineArgs
 from solar_plugins.recipe import parse_recipe
 from solar_plugins.sharing.findings import Finding
 from solar_plugins.sharing.schemas import Answers, ask_schemas
-from solar_plugins.sharing.sources import Source, read_sources
+from solar_plugins.sharing.sources import Source, deepspeed_of, read_sources
 from solar_plugins.solar_block import DataArgs
+from solar_plugins.storage.untrusted import read_json_object
 from solar_plugins.text import printable
 from solar_plugins.upscaling.strategies import strategy_arguments
 
@@ -36,7 +37,7 @@ NO_EFFECT = re.compile(
     r"|dataset_prepared_path|dataset_num_proc|dataset_processes|dataloader_.*|auto_resume_from_checkpoints"
     r"|resume_from_checkpoint|eval_.*|evals_per_epoch|do_causal_lm_eval|do_bench_eval|bench_.*|test_datasets.*"
     r"|generate_samples|num_generation_samples|generation_.*|profiler_.*|include_tokens_per_second|include_tkps"
-    r"|ddp_timeout|hf_use_auth_token|strict|debug|experimental_skip_.*|axolotl_config_path|plugins|solar\.cache_dir"
+    r"|ddp_timeout|hf_use_auth_token|strict|debug|experimental_skip_.*|axolotl_config_path|plugins|solar\.cache_dir|store|endpoint\.base_url"
     r"|solar\.dpo|records|gpus|gpu_memory|output|low_cpu_mem_usage|use_ray|ray_.*|resources_per_worker|tokenizer_save_jinja_files"
     r"|include_tokens_.*|log_.*)$"
 )
@@ -155,22 +156,33 @@ def _by_schema(
 
 
 def _meaning(source: Source, by_schema: Mapping[str, Any] | None, label: str) -> Meaning:
-    content: dict[str, Any] = dict(by_schema if by_schema is not None else source.content)
+    said = dict(source.content)
+    content: dict[str, Any] = dict(by_schema if by_schema is not None else said)
     try:
         if source.kind == "recipe":
             content |= _our_block(source)
+            if found := _deepspeed(source):
+                said["deepspeed"] = content["deepspeed"] = found
         elif source.kind == "mixture":
             content = MixtureArgs.model_validate(source.content).model_dump(exclude_none=True)
         elif source.kind == "maths":
-            content = MathsArgs.model_validate(source.content).model_dump(exclude_none=True)
+            content = MathsArgs.model_validate(
+                {**source.content, "endpoint": source.opened.get("endpoint")}
+            ).model_dump(exclude_none=True)
         elif source.kind == "pipeline":
             content = _of_pipeline(source)
     except (SolarError, ValidationError) as error:
         raise ArgsError(f"{source.path}: {error}\nsolar recipes check {source.path}") from None
     complete = by_schema is not None or source.kind in ("mixture", "maths", "pipeline")
-    flat = _flat(source.content)
+    flat = _flat(said)
     given = frozenset(flat) | {new for old, new in RENAMED.items() if old in flat}
     return Meaning(label, source.kind, _flat(content), given, complete)
+
+
+def _deepspeed(source: Source) -> dict[str, Any] | None:
+    """The settings in the DeepSpeed file of a recipe, wherever it is; None without a file."""
+    found = deepspeed_of(source)
+    return read_json_object(found[1], error=ArgsError) if found and found[1] else None
 
 
 def _our_block(source: Source) -> dict[str, Any]:

@@ -109,10 +109,10 @@ pytest                      # checks every recipe
 `gallery.json` states what was run of each recipe, where, when and with what result, the GPUs that it is for, and the
 `config.json` of bases, so that layers and memory are known without the Hub. State only what you ran.
 
-## Licence
+## License
 
 Not chosen yet. Add a `LICENSE` file and `license = "..."` in `pyproject.toml` for the recipes. It does not cover the
-models: whoever trains one follows the licences of the base and of the datasets, so name them here.
+models: a model is covered by the licenses of its base and of its datasets, so name them here.
 """
 
 GITIGNORE = "__pycache__/\n*.egg-info/\nbuild/\ndist/\n.venv/\n"
@@ -182,7 +182,7 @@ def _module_of(name: str) -> str:
         )
     module = name.lower().replace("-", "_")
     if keyword.iskeyword(module) or module in sys.stdlib_module_names:
-        raise ArgsError(f"{name}: {module} is a name of Python's own; give another one, such as {name}-recipes")
+        raise ArgsError(f"{name}: {module} is a module of Python itself; give another one, such as {name}-recipes")
     taken = next((pack for pack in recipe_packs() if pack.lower().replace("-", "_") == module), None)
     if taken is not None or find_spec(module) is not None:
         what = f"the recipe pack {taken}" if taken else f"the package {module}"

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from solar_plugins.recipe import REVISION_KEYS
-from solar_plugins.sharing.hub_facts import RepositoryType
+from solar_plugins.sharing.hub_session import Kind
 from solar_plugins.sharing.sources import Source
 
 HUB_ID = re.compile(r"[\w][\w.-]{0,95}(?:/[\w][\w.-]{0,95})?")
 DATA_SUFFIX = re.compile(r"\.(?:jsonl?|parquet|csv|tsv|txt|arrow|ya?ml|gz|zst|xz|lz4|zip|tar|py|gguf|safetensors|bin)$")
 REMOTE = re.compile(r"^[a-z][a-z0-9+.-]*://")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Reference(NamedTuple):
@@ -22,7 +21,7 @@ class Reference(NamedTuple):
     key: str
     name: str
     revision: str | None
-    kind: RepositoryType
+    kind: Kind
     pin: str | None
     """The key that pins its revision; None if no key does."""
 

@@ -14,14 +14,22 @@ from solar_plugins.axolotl_adapter.run_record import STOP_AFTER
 from solar_plugins.errors import ArgsError, SolarError
 from solar_plugins.running.identity import absolute
 from solar_plugins.running.runner import last_lines, run_supervised
-from solar_plugins.sharing.bundle import Bundle, BundleStage, Dataset, Step, read_bundle, with_values
+from solar_plugins.sharing.bundle import (
+    VARIABLE,
+    Bundle,
+    BundleStage,
+    Dataset,
+    Step,
+    read_bundle,
+    texts_in,
+    with_values,
+)
 from solar_plugins.sharing.foreign_code import foreign_code
 from solar_plugins.sharing.run_facts import (
     DataPlace,
     RunFacts,
     cached_commit,
     datasets_of,
-    is_finished,
     local_files,
     model_digest,
     read_run,
@@ -35,6 +43,8 @@ from solar_plugins.text import printable
 from solar_plugins.versions import package_versions
 
 RECIPES, LOGS = "recipes", "logs"
+REPEATED = ("recipe", "mixture")
+"""Kinds of stages. Commands and launchers of a bundle are never run."""
 NOT_WITH_STEPS = (
     *("save_steps", "saves_per_epoch", "save_total_limit", "save_only_model", "save_first_step"),
     *("load_best_model_at_end", "early_stopping_patience", "metric_for_best_model"),
@@ -150,7 +160,7 @@ def _data_difference(stage: str, dataset: Dataset, place: DataPlace) -> list[lis
     files = local_files(place)
     if not files:
         raise ArgsError(
-            f"{dataset.variable or dataset.key}: {place.path}: no file is there; expected the {dataset.rows} rows of "
+            f"{dataset.variable or dataset.key}: {place.path}: does not exist; expected the {dataset.rows} rows of "
             f"{dataset.name}; give its path with --set {dataset.variable}=..."
         )
     rows, sha256 = rows_hash(files)
@@ -179,7 +189,7 @@ def reproduce(
         values: Of variables: a local path, or a hub id.
         output: A new folder for what the stages write.
         launch: Text before ``-m axolotl.cli.train``.
-        trust_code: Run recipes that run code of others.
+        trust_code: Run recipes that run third-party code.
 
     Raises:
         SolarError: A variable has no value, a stage failed, or rows or losses differ.
@@ -199,7 +209,7 @@ def reproduce(
     own[OUTPUTS], own[BUNDLE] = str(output), str(folder.resolve())
     full = {name: value for name, value in (own | values).items() if name in bundle.manifest.variables}
     chosen = [stage for stage in bundle.manifest.stages if not stages or stage.name in stages]
-    bundle.open(full, [stage.file for stage in chosen if stage.file])
+    bundle.open(full, [stage.file for stage in chosen if stage.file and stage.kind in REPEATED])
     given = [one.producer for name, one in bundle.manifest.variables.items() if one.producer and name in values]
     run = Reproduction(bundle, steps, full, given, output, launch, here)
     _refuse_code(folder, trust_code)
@@ -220,13 +230,13 @@ def _show_table(headings: Sequence[str], rows: Sequence[Sequence[str]], otherwis
 
 
 def _refuse_code(folder: Path, trust_code: bool) -> None:
-    """Refuse recipes that run code of others. Commands and launchers of a bundle are never run."""
+    """Refuse third-party code without ``--trust-code``."""
     sources = [source for source in read_sources(folder, []) if source.kind != "pipeline"]
     found = [(source, code) for source in sources for code in foreign_code(source) if code.certain]
     if found and not trust_code:
         said = "\n".join(f"  {source.name}: {code.key}: {code.what}" for source, code in found)
         raise ArgsError(
-            f"{folder}: this bundle runs code of others:\n{printable(said)}\nRead that code first; then repeat the "
+            f"{folder}: this bundle runs third-party code:\n{printable(said)}\nRead that code first; then repeat the "
             "command with --trust-code"
         )
 
@@ -236,22 +246,22 @@ def _repeat(run: Reproduction, stage: BundleStage) -> Iterator[Comparison]:
     if stage.name in run.given:
         click.echo(f"{stage.name}: given, not repeated")
         return
-    opened = run.bundle.open(run.values, [stage.file] if stage.file else [])
-    if stage.kind == "mixture" and stage.file is not None:
-        content = opened[stage.file] | {"output": str(run.output / stage.name)}
+    if stage.kind not in REPEATED or stage.file is None:
+        yield _not_compared(stage, f"a {stage.kind}, which is not repeated")
+        return
+    if missing := _missing_output(run, stage):
+        writer = run.bundle.manifest.variables[missing].producer
+        why = (
+            f"starts from what stage {writer} writes, which is not here; repeat that stage too, or --set {missing}=..."
+        )
+        yield _not_compared(stage, why)
+        return
+    opened = run.bundle.open(run.values, [stage.file])[stage.file]
+    if stage.kind == "mixture":
+        content = opened | {"output": str(run.output / stage.name)}
         _run_stage(run, stage, ["solar", "mix", str(_write(run, stage, content))])
         return
-    if stage.kind != "recipe" or stage.file is None:
-        why = f"a {stage.kind}, which is not repeated"
-        yield Comparison(stage.name, "not compared", why, "not compared", why)
-        return
-    content = dict(opened[stage.file]) | {key: with_values(value, run.values) for key, value in stage.overrides.items()}
-    base = str(content.get("base_model"))
-    producer = _producer(run, base)
-    if producer is not None and not is_finished(Path(base)):
-        why = f"starts from the model of stage {producer}, which is not here; repeat that stage, or give the model"
-        yield Comparison(stage.name, "not compared", why, "not compared", why)
-        return
+    content = opened | {key: with_values(value, run.values) for key, value in stage.overrides.items()}
     differences = input_differences(run.bundle, stage, content)
     _show_table([stage.name, "in the bundle", "here"], differences, f"{stage.name}: the same data and base here")
     place = run.output / stage.name
@@ -262,13 +272,19 @@ def _repeat(run: Reproduction, stage: BundleStage) -> Iterator[Comparison]:
     yield _compared(run, stage, read_run(place), other_base=other_base)
 
 
-def _producer(run: Reproduction, base: str) -> str | None:
-    """The earlier stage that writes a base, and that is not given."""
-    for name, variable in run.bundle.manifest.variables.items():
-        inside = Path(base).is_relative_to(run.values[name]) if name in run.values else False
-        if variable.producer and variable.producer not in run.given and inside:
-            return variable.producer
+def _missing_output(run: Reproduction, stage: BundleStage) -> str | None:
+    """The variable of something that another stage writes, this one reads, and that is neither given nor here."""
+    content = {**run.bundle.contents[str(stage.file)], **stage.overrides}
+    used: list[str] = [name for text in texts_in(content) for name in VARIABLE.findall(text)]
+    for name in used:
+        producer = run.bundle.manifest.variables[name].producer
+        if producer not in (None, stage.name, *run.given) and not Path(run.values[name]).exists():
+            return name
     return None
+
+
+def _not_compared(stage: BundleStage, why: str) -> Comparison:
+    return Comparison(stage.name, "not compared", why, "not compared", why)
 
 
 def _adjusted(run: Reproduction, stage: BundleStage, content: dict[str, Any]) -> dict[str, Any]:
@@ -336,7 +352,7 @@ def _compared(run: Reproduction, stage: BundleStage, facts: RunFacts, *, other_b
     pairs = [(one, here[one.step]) for one in there if one.step in here]
     if not there or not pairs:
         why = "the bundle has no recorded steps" if not there else "; ".join(facts.notes) or "no step was recorded here"
-        return Comparison(stage.name, "not compared", why, "not compared", why)
+        return _not_compared(stage, why)
     wrong = next((old.step for old, new in pairs if old.sha256 != new.sha256), None)
     number = f"{len(pairs)} step{'' if len(pairs) == 1 else 's'}"
     rows: Result = "same" if wrong is None else "differ"

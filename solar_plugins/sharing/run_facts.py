@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from solar_plugins.solar_block import invalid
 from solar_plugins.storage.atomic import files_below
 from solar_plugins.storage.content import content_hashes
 from solar_plugins.storage.untrusted import parse_json_object, read_json_object
+from solar_plugins.upscaling.base_model import CONFIG
 
 WEIGHTS = (".safetensors", ".bin")
 MAX_CURVE_POINTS = 1500
@@ -43,11 +43,8 @@ class RecordedDataset(_Lenient):
     """What became of the rows of a dataset (`axolotl_adapter.run_record`)."""
 
     key: str
-    formatter: str
-    rows: int
     rows_kept: int
     examples: int
-    truncated: int
     dropped: dict[str, int]
 
 
@@ -58,9 +55,6 @@ class RunFile(_Lenient):
     device: str
     precision: str
     steps: int
-    batch_rows: int
-    seed: int
-    train_rows: int | None
     eval_rows: int | None
     versions: dict[str, str]
     datasets: list[RecordedDataset]
@@ -269,22 +263,9 @@ def model_digest(folder: Path) -> str | None:
     """A hash of a local model's weights and config; None if it is not there. Large files are sampled."""
     if not folder.is_dir():
         return None
-    kept = {
-        name: hash_
-        for name, hash_ in listing_of_model(folder).items()
-        if Path(name).suffix in WEIGHTS or name == "config.json"
-    }
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in WEIGHTS or path.name == CONFIG]
+    kept = {path.name: listing(path)[""] for path in files if path.is_file()}
     return digest(kept) if kept else None
-
-
-def listing_of_model(folder: Path) -> dict[str, str]:
-    """The hash of each file at the top of a model's folder."""
-    found: dict[str, str] = {}
-    for name in sorted(os.listdir(folder)):
-        path = folder / name
-        if path.is_file() and (path.suffix in WEIGHTS or name == "config.json"):
-            found[name] = listing(path)[""]
-    return found
 
 
 def is_finished(output: Path) -> bool:

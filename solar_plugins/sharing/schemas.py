@@ -116,7 +116,9 @@ def _merge_answer(merge: Mapping[str, Any], schema: type[BaseModel], methods: Ma
     method = str(merge["merge_method"])
     if method not in methods:
         close = close_match(method, methods) or ""
-        return MergeAnswer([("merge_method", f"{method!r} is no method of the installed mergekit", close)], [], None)
+        return MergeAnswer(
+            [("merge_method", f"{method!r} is not a merge method of the installed mergekit", close)], [], None
+        )
     dropped = [*_dropped(merge, content), *_unknown_parameters(merge, methods[method], method)]
     return MergeAnswer([], dropped, content)
 

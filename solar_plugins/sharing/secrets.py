@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from solar_plugins.lineage.public import TOKEN, TOKENS
+
 type Kind = Literal["secret", "path", "name"]
 
 
@@ -38,26 +40,6 @@ class Machine(NamedTuple):
     folder: str
     """The working directory."""
 
-
-TOKENS: Mapping[str, str] = {
-    "a Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}",
-    "an API key that starts with sk-": r"\bsk-[A-Za-z0-9_-]{20,}",
-    "an AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,})",
-    "a GitLab token": r"\bglpat-[\w-]{20,}",
-    "a Google API key": r"\bAIza[0-9A-Za-z_-]{35}",
-    "a Slack token": r"\bxox[abeprs]-[0-9A-Za-z-]{10,}",
-    "an NVIDIA API key": r"\bnvapi-[\w-]{30,}",
-    "a Weights & Biases key": r"\bwandb_v\d_[\w-]{30,}|\blocal-[0-9a-f]{40}\b",
-    "a token of a web service (JWT)": r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{5,}",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a URL with a password": r"\b[a-z][a-z0-9+.-]*://[^\s/:@'\"${}]*:(?!\$\{)[^\s/@'\"]+@[\w.-]+",
-    "a URL with a token": r"://[^\s'\"]*[?&](?:sig|token|access_token|api_key|X-Amz-Signature)=(?!\$)[\w%.-]{16,}",
-    "an authorization header": r"\b(?:Bearer|Basic) (?!\$)[\w.~+/-]{20,}=*",
-}
-"""Regular expressions of tokens that their form gives away, by kind. Sources: the services' own secret scanners."""
-
-_TOKEN = re.compile("|".join(f"(?P<t{number}>{pattern})" for number, pattern in enumerate(TOKENS.values())))
 
 SECRET_NAME = re.compile(
     r"(?:^|[_.-])(?:(?:hub|hf|auth|access|api|bearer|private|github|slack|wandb|session|refresh|bot|login)_?token"
@@ -166,7 +148,7 @@ def is_machine_path(text: str) -> bool:
 
 def _in_line(line: str, machine: Machine, where: str) -> Iterator[Private]:
     names = list(TOKENS)
-    tokens = list(_TOKEN.finditer(line))
+    tokens = list(TOKEN.finditer(line))
     yield from (Private("secret", where, names[int(str(match.lastgroup)[1:])]) for match in tokens)
     for match in [] if tokens else _ASSIGNMENT.finditer(line):
         if SECRET_NAME.search(match[1]) and _is_secret_value(match[2]):

@@ -23,6 +23,7 @@ from solar_plugins.sharing.bundle import (
     CARD,
     CURVES,
     DATA,
+    MANIFEST,
     METRICS,
     PICTURES,
     PLANS,
@@ -33,10 +34,13 @@ from solar_plugins.sharing.bundle import (
     Dataset,
     Metric,
     StagePlan,
+    as_json,
     stages_json,
     write_bundle,
 )
 from solar_plugins.sharing.bundle_card import MARK, CardFacts, Evaluation, bundle_card
+from solar_plugins.sharing.hub import download, list_files, upload
+from solar_plugins.sharing.hub_session import MissingError
 from solar_plugins.sharing.run_facts import (
     RunFacts,
     cached_commit,
@@ -49,7 +53,8 @@ from solar_plugins.sharing.run_facts import (
     require_finished,
 )
 from solar_plugins.sharing.secrets import SECRET_NAME, in_file
-from solar_plugins.sharing.variables import Variables, names_machine
+from solar_plugins.sharing.sources import kind_of, recipes_in
+from solar_plugins.sharing.variables import RECIPES, Variables, names_machine
 from solar_plugins.storage.cards import read_card, split_card
 from solar_plugins.storage.untrusted import parse_yaml, read_json_object, read_text
 from solar_plugins.tables import lines, table
@@ -59,7 +64,6 @@ from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.provenance import recorded_plan
 
 PIPELINE_FILE = "pipeline.yml"
-RECIPES = "recipes/"
 FRONT_KEYS = ("base_model", "base_model_relation", "datasets", "license", "license_name", "license_link", "language")
 """Metadata of the trained model's card that hold for its recipe too."""
 SECRET_VARIABLE_LENGTH = 8
@@ -72,9 +76,8 @@ class RunStage:
     Args:
         name: Its name in the bundle.
         kind: As in a pipeline file.
-        file: The name of its file in `RECIPES`; empty for a command.
-        text: The text of that file.
-        content: Its keys, with overrides.
+        files: The text of its recipe, merge or mixture, by path; of a command those of the recipes that it names.
+        content: Its keys, with overrides; of a command the command.
         overrides: Keys with other values than in the file.
         outputs: What it wrote, as its file says.
         place: Where it wrote a model.
@@ -84,8 +87,7 @@ class RunStage:
 
     name: str
     kind: Kind
-    file: str
-    text: str
+    files: Mapping[Path, str]
     content: Mapping[str, Any]
     outputs: tuple[str, ...]
     place: Path
@@ -97,7 +99,6 @@ class RunStage:
 class Run(NamedTuple):
     """A finished run: a pipeline, or one recipe."""
 
-    name: str
     stages: list[RunStage]
     pipeline: Path | None = None
 
@@ -127,13 +128,13 @@ def find_run(path: Path) -> Run:
     content = parse_yaml(text, str(path))
     if not isinstance(content, Mapping) or "base_model" not in content:
         raise ArgsError(
-            f"{path}: no base_model; expected a recipe that was trained, a pipeline that `solar run` finished, or the "
-            "output folder of a training"
+            f"{path}: no base_model; expected a recipe whose training has finished, a pipeline that `solar run` "
+            "finished, or the output folder of a training"
         )
     recipe = parse_recipe(content, path, text)
-    stage = RunStage(_stage_name(path.stem), "recipe", path.name, text, content, (recipe.output_dir,),
-                     recipe.output_directory)  # fmt: skip
-    return Run(path.stem, [stage])
+    outputs, place = (recipe.output_dir,), recipe.output_directory
+    stage = RunStage(_stage_name(path.stem), "recipe", {path: text}, content, outputs, place)
+    return Run([stage])
 
 
 def _run_of_folder(folder: Path) -> Run:
@@ -145,16 +146,17 @@ def _run_of_folder(folder: Path) -> Run:
         )
     content = parse_yaml(last.recipe, f"{folder}/{lineage.LINEAGE_FILE}")
     if not isinstance(content, Mapping):
-        raise ArgsError(f"{folder}/{lineage.LINEAGE_FILE}: the recipe is no map of keys; give the recipe file instead")
-    name = folder.resolve().name
+        raise ArgsError(
+            f"{folder}/{lineage.LINEAGE_FILE}: the recipe is not a map of keys; give the recipe file instead"
+        )
+    name = _stage_name(folder.resolve().name)
     outputs = (str(content.get("output_dir") or folder),)
-    stage = RunStage(_stage_name(name), "recipe", f"{_stage_name(name)}.yml", last.recipe, content, outputs, folder)
-    return Run(name, [stage])
+    return Run([RunStage(name, "recipe", {Path(f"{name}.yml"): last.recipe}, content, outputs, folder)])
 
 
 def _run_of_pipeline(path: Path) -> Run:
     pipeline = read_pipeline(path)
-    stages, files = [], dict[str, str]()
+    stages = []
     for stage in pipeline.stages:
         situation = situation_of(pipeline, stage)
         if situation.verdict.action != "skip" or situation.record is None:
@@ -162,16 +164,12 @@ def _run_of_pipeline(path: Path) -> Run:
                 f"{path}: stage {stage.name} is not done ({situation.verdict.reason}); finish it first: "
                 f"solar run {path}"
             )
-        text = read_text(stage.file) if stage.file else ""
-        name = stage.file.name if stage.file else ""
-        if files.setdefault(name, text) != text:
-            name = f"{stage.name}-{name}"
+        files = [stage.file] if stage.file else recipes_in(stage)
         stages.append(
             RunStage(
                 stage.name,
                 stage.kind,
-                name,
-                text,
+                {file: read_text(file) for file in files},
                 stage.content,
                 stage.outputs,
                 Path(stage.outputs[0]).expanduser(),
@@ -180,12 +178,13 @@ def _run_of_pipeline(path: Path) -> Run:
                 situation.record.seconds,
             )
         )
-    return Run(path.stem if path.stem != "pipeline" else path.resolve().parent.name, stages, path)
+    return Run(stages, path)
 
 
 def _stage_name(text: str) -> str:
+    """A name for the stage of a run without a pipeline, from that of its file or folder."""
     name = re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).lstrip("_.-")[:60]
-    return name or "run"
+    return name if name and not names_machine(name, Variables().machine) else "run"
 
 
 def build(
@@ -218,33 +217,49 @@ def build(
             variables.add_output(stage.name, name, output, f"the {what} that stage {stage.name} writes")
     left_out: list[str] = []
     texts: dict[str, str] = {}
+    recipes = {path: text for stage in run.stages for path, text in stage.files.items()}
+    names = {path: variables.path_in_bundle(path, "recipe") for path in recipes}
+    for path, text in recipes.items():
+        content = parse_yaml(text, str(path))
+        _refuse_secrets(text, content, path.name)
+        prompts = content.get("prompts") if kind_of(content) == "maths" else None
+        included = {one: variables.include(path.parent / one, "prompt") for one in (prompts or {}).values()}
+        relative = {one: name.removeprefix(RECIPES) for one, name in included.items()}
+        shared = variables.in_file(text, names[path].removeprefix(RECIPES), relative)
+        texts[names[path]] = shared.text
+        left_out += shared.left_out
     for stage in run.stages:
-        _refuse_secrets(stage.text, stage.content, stage.file or stage.name)
-        if stage.file and RECIPES + stage.file not in texts:
-            shared = variables.in_file(stage.text, stage.file)
-            texts[RECIPES + stage.file] = shared.text
-            left_out += shared.left_out
+        _refuse_secrets("", {**stage.content, **stage.overrides}, stage.name)
     pipeline = _pipeline_text(run, variables, left_out)
     texts |= {PIPELINE_FILE: pipeline} if pipeline else {}
-    facts = {stage.name: read_run(stage.place) for stage in run.stages if stage.kind == "recipe"}
+    trained = [stage for stage in run.stages if stage.kind == "recipe"]
+    facts = {stage.name: read_run(stage.place) for stage in trained}
     notes = [f"stage {name}: {note}" for name, of_run in facts.items() for note in of_run.notes]
-    for stage in run.stages:
-        if stage.kind == "recipe":
-            require_finished(Path(stage.file), stage.place, facts[stage.name])
-    content = _Content(run, facts, variables)
-    stages, plans, data, versions = content.stages(), content.plans(), content.data(), content.versions()
+    for stage in trained:
+        require_finished(next(iter(stage.files)), stage.place, facts[stage.name])
+    stages = [_bundle_stage(stage, facts.get(stage.name), variables) for stage in run.stages]
+    plans = dict(_plans(trained, variables))
+    data = {stage.name: _datasets(stage, facts[stage.name], variables) for stage in trained}
+    recorded = {name: of_run.run.versions for name, of_run in facts.items() if of_run.run}
+    versions = {stage.name: dict(recorded.get(stage.name, stage.versions)) for stage in run.stages}
+    versions = {name: packages for name, packages in versions.items() if packages}
     evaluations = list(_evaluations([stage.place for stage in run.stages], results))
-    measured = list(_report_metrics(report, variables)) if report else []
+    metrics = {stage.name: metrics_of(parse_recipe(stage.content), facts[stage.name]) for stage in trained}
+    last = metrics.setdefault(run.stages[-1].name, [])
+    last += _report_metrics(report, variables) if report else ()
+    of_card = {name: list(found) for name, found in metrics.items()}  # It has a table of its own for lm_eval.
+    last += [one.metric_of_stage for one in evaluations]
     drawn = dict(_pictures(plans, facts, run)) if pictures else {}
     if pictures and not drawn:
         notes.append("no pictures: matplotlib is not installed; pip install 'solar_plugins[report]'")
     files = {path: text.encode() for path, text in texts.items()}
-    files |= {name: path.read_bytes() for name, path in variables.included.items()}
+    for name, path in variables.included.items():
+        files[name] = read_text(path, fix="restore the file, or remove the key that names it").encode()
     files |= {
         PLANS: stages_json(plans),
         DATA: stages_json(data),
         VERSIONS: stages_json(versions),
-        METRICS: stages_json(content.metrics(evaluations, measured)),
+        METRICS: stages_json({name: found for name, found in metrics.items() if found}),
         STEPS: stages_json({name: of_run.steps for name, of_run in facts.items() if of_run.steps}),
         CURVES: curves({name: of_run.history for name, of_run in facts.items()}),
     }
@@ -259,7 +274,7 @@ def build(
             variables=declared,
             plans=plans,
             data=data,
-            metrics=content.metrics([], measured),
+            metrics=of_card,
             versions=versions,
             evaluations=evaluations,
             pictures={path: meaning for path, (meaning, _) in drawn.items()},
@@ -268,7 +283,8 @@ def build(
             compared_steps={name: len(of_run.steps) for name, of_run in facts.items()},
         )
     ).encode()
-    for name, written in files.items():
+    listed = as_json([list(files), *(one.model_dump(mode="json") for one in (*stages, *declared.values()))])
+    for name, written in (files | {MANIFEST: listed}).items():
         _refuse_private(name, written, variables)
     files |= {path: picture for path, (_, picture) in drawn.items()}
     bundle = write_bundle(
@@ -292,102 +308,56 @@ def _pipeline_text(run: Run, variables: Variables, left_out: list[str]) -> str:
     _refuse_secrets(text, content, run.pipeline.name)
     named = {stage["name"]: stage for stage in content["stages"]}
     files = {
-        named[stage.name][stage.kind]: RECIPES + stage.file
+        named[stage.name][stage.kind]: variables.path_in_bundle(next(iter(stage.files)), "recipe")
         for stage in run.stages
-        if stage.kind in named[stage.name] and stage.file
+        if stage.kind != "command"
     }
     shared = variables.in_file(text, run.pipeline.name, files)
     left_out += shared.left_out
     return shared.text
 
 
-@dataclass(frozen=True)
-class _Content:
-    """The parts of a bundle that come from the facts of its stages."""
-
-    run: Run
-    facts: Mapping[str, RunFacts]
-    variables: Variables
-
-    def stages(self) -> list[BundleStage]:
-        return [self._stage(stage) for stage in self.run.stages]
-
-    def _stage(self, stage: RunStage) -> BundleStage:
-        facts = self.facts.get(stage.name)
-        run = facts.run if facts else None
-        base = stage.content.get("base_model") if stage.kind == "recipe" else None
-        named = self.variables.replaced(base, ("base_model",)) if isinstance(base, str) else None
-        overrides = {
-            key: (self.variables.replaced(value, (key,)) or value) if isinstance(value, str) else value
+def _bundle_stage(stage: RunStage, facts: RunFacts | None, variables: Variables) -> BundleStage:
+    run = facts.run if facts else None
+    base = stage.content.get("base_model") if stage.kind == "recipe" else None
+    named = variables.replaced(base, ("base_model",)) if isinstance(base, str) else None
+    revision = stage.content.get("revision_of_model")
+    return BundleStage(
+        name=stage.name,
+        kind=stage.kind,
+        file=variables.path_in_bundle(next(iter(stage.files)), "recipe") if stage.files else None,
+        overrides={
+            key: (variables.replaced(value, (key,)) or value) if isinstance(value, str) else value
             for key, value in stage.overrides.items()
-        }
-        revision = stage.content.get("revision_of_model")
-        return BundleStage(
-            name=stage.name,
-            kind=stage.kind,
-            file=RECIPES + stage.file if stage.file else None,
-            overrides=overrides,
-            steps=facts.planned_steps or (run.steps if run else None) if facts else None,
-            processes=run.processes if run else None,
-            device=run.device if run else None,
-            precision=run.precision if run else None,
-            base=named or base,
-            base_commit=(str(revision) if revision else cached_commit(base)) if base and named is None else None,
-            base_digest=model_digest(Path(base).expanduser()) if base and named else None,
-            seconds=stage.seconds,
-        )
-
-    def plans(self) -> dict[str, StagePlan]:
-        """The plans of the stages whose own recipe upscales."""
-        found = {}
-        for stage in self.run.stages:
-            if stage.kind == "recipe" and "init" in (stage.content.get("solar") or {}):
-                plan = (
-                    recorded_plan(read_json_object(stage.place / CONFIG)) if (stage.place / CONFIG).is_file() else None
-                )
-                if plan is not None:
-                    found[stage.name] = StagePlan(text=str(plan), plan=_public_plan(plan, self.variables))
-        return found
-
-    def data(self) -> dict[str, list[Dataset]]:
-        found = {}
-        for stage in self.run.stages:
-            if stage.kind != "recipe":
-                continue
-            local = [
-                place.path for place in datasets_of(stage.content) if self.variables.replaced(place.path, ("path",))
-            ]
-            names = {path: self.variables.file_name(path) for path in local}
-            variables = {path: name for path in local if (name := self.variables.variable_of(path)) is not None}
-            found[stage.name] = dataset_facts(stage.content, self.facts[stage.name].run, names, variables)
-        return found
-
-    def versions(self) -> dict[str, dict[str, str]]:
-        found = {}
-        for stage in self.run.stages:
-            facts = self.facts.get(stage.name)
-            found[stage.name] = dict(facts.run.versions if facts and facts.run else stage.versions)
-        return {name: versions for name, versions in found.items() if versions}
-
-    def metrics(self, evaluations: Sequence[Evaluation], measured: Sequence[Metric]) -> dict[str, list[Metric]]:
-        found = {
-            stage.name: metrics_of(parse_recipe(stage.content), self.facts[stage.name])
-            for stage in self.run.stages
-            if stage.kind == "recipe"
-        }
-        found.setdefault(self.run.stages[-1].name, []).extend(measured)
-        for one in evaluations:
-            how = f"lm_eval, {one.shots} shots, {one.examples} examples"
-            metric = Metric(name=f"{one.task} {one.metric} ({one.filtered})", value=one.value, how=how)
-            found.setdefault(self.run.stages[-1].name, []).append(metric)
-        return {name: metrics for name, metrics in found.items() if metrics}
+        },
+        steps=facts.planned_steps or (run.steps if run else None) if facts else None,
+        processes=run.processes if run else None,
+        device=run.device if run else None,
+        precision=run.precision if run else None,
+        base=named or base,
+        base_commit=(str(revision) if revision else cached_commit(base)) if base and named is None else None,
+        base_digest=model_digest(Path(base).expanduser()) if base and named else None,
+        seconds=stage.seconds,
+    )
 
 
-def _public_plan(plan: LayerPlan, variables: Variables) -> dict[str, Any]:
-    content = plan.to_dict()
-    for donor in content.get("donors", ()):
-        donor["name"] = donor["name"] if is_hub_id(donor["name"]) else variables.file_name(donor["name"])
-    return content
+def _plans(trained: Sequence[RunStage], variables: Variables) -> Iterator[tuple[str, StagePlan]]:
+    """The plans of the stages whose own recipe upscales."""
+    for stage in trained:
+        config = stage.place / CONFIG
+        upscales = "init" in (stage.content.get("solar") or {}) and config.is_file()
+        if upscales and (plan := recorded_plan(read_json_object(config))) is not None:
+            content = plan.to_dict()
+            for donor in content.get("donors", ()):
+                donor["name"] = donor["name"] if is_hub_id(donor["name"]) else variables.file_name(donor["name"])
+            yield stage.name, StagePlan(text=str(plan), plan=content)
+
+
+def _datasets(stage: RunStage, facts: RunFacts, variables: Variables) -> list[Dataset]:
+    local = [place.path for place in datasets_of(stage.content) if variables.replaced(place.path, ("path",))]
+    names = {path: variables.file_name(path) for path in local}
+    named = {path: name for path in local if (name := variables.variable_of(path)) is not None}
+    return dataset_facts(stage.content, facts.run, names, named)
 
 
 def _front(run: Run) -> dict[str, Any]:
@@ -552,7 +522,7 @@ def _shown(built: Built, folder: Path) -> Iterator[str]:
     if inputs:
         yield ""
         rows = [[name, one.meaning] for name, one in inputs.items()]
-        yield from lines(table(["variable", "what whoever reproduces it gives"], rows, left=(0, 1)))
+        yield from lines(table(["variable", "given by the person who reproduces it"], rows, left=(0, 1)))
     if built.left_out:
         yield ""
         yield "Left out, because it is of this machine or account:"
@@ -577,20 +547,21 @@ def _check(folder: Path) -> None:
 
 
 def _upload(repo: str, folder: Path, built: Built, *, private: bool) -> None:
-    from solar_plugins.sharing import hub
-
-    card, parent = CARD, None
+    files, parent = {CARD, MANIFEST, *built.bundle.manifest.files}, None
+    old: set[str] = set()
     try:
-        there = hub.list_files(repo)
-        known = hub.download(there, [one.path for one in there.files if one.path == CARD], 5_000_000)
+        there = list_files(repo)
+        known = download(there, [one.path for one in there.files if one.path in (CARD, MANIFEST)], 5_000_000)
         parent = there.remote.commit  # A card that arrives after this look is not overwritten.
-    except hub.MissingError:
+    except MissingError:
         known = {}  # It does not exist yet.
     if CARD in known and MARK not in known[CARD].read_text(encoding="utf-8", errors="replace"):
-        card = ""
+        files.remove(CARD)
         click.echo(f"{repo} has a card of its own, which stays")
-    files = [*built.bundle.manifest.files, "solar_bundle.json", *([card] if card else [])]
+    if MANIFEST in known:  # Else files of an earlier bundle would look like recipes of this one.
+        listed = read_json_object(known[MANIFEST], error=SolarError, fix="remove it from the repository").get("files")
+        old = {one.path for one in there.files} & set(listed if isinstance(listed, dict) else ())
     title = f"Share the recipe of {built.bundle.manifest.name}"
-    found = hub.upload(repo, folder, files, title, private=private, parent_commit=parent)
+    found = upload(repo, folder, files, title, private=private, parent_commit=parent, delete=old - files)
     kind = {True: "private", False: "public", None: "existing"}[found.private]
     click.echo(f"{found.url} ({kind}), commit {found.commit}")

@@ -22,7 +22,7 @@ from solar_plugins.sharing.findings import Finding
 from solar_plugins.sharing.foreign_code import foreign_code
 from solar_plugins.sharing.gpus import Gpus, parse_gpus
 from solar_plugins.sharing.references import references
-from solar_plugins.sharing.sources import Source, read_sources
+from solar_plugins.sharing.sources import Source, layer_range, read_sources, stages_of
 from solar_plugins.solar_block import invalid
 from solar_plugins.text import format_bytes, printable, span
 from solar_plugins.upscaling.strategies import strategy_arguments
@@ -94,15 +94,12 @@ def _title(source: Source) -> str:
         return "an evaluation by lm_eval"
     if source.kind == "maths":
         return "mathematics data from a served model"
-    solar = content.get("solar")
-    upscales = isinstance(solar, Mapping) and "init" in solar
-    method = str(content.get("rl") or "").upper()
-    sets = content.get("datasets")
-    kinds = {str(one.get("type")) for one in sets if isinstance(one, Mapping)} if isinstance(sets, list) else set()
-    plain = bool(content.get("pretraining_dataset")) or (kinds and kinds <= {"completion", "pretrain"})
-    training = f"preference training ({method})" if method else "continued pretraining" if plain else "SFT"
-    adapter = {"lora": " with LoRA", "qlora": " with QLoRA"}.get(str(content.get("adapter")), "")
-    return f"{'upscales its base, then ' if upscales else ''}{training}{adapter}"
+    stages = stages_of(content) or ()
+    (training,) = (stage for stage in stages if stage not in ("upscale", "LoRA", "QLoRA"))
+    known = {"pretrain": "continued pretraining", "SFT": "SFT"}
+    adapter = "".join(f" with {stage}" for stage in stages if stage in ("LoRA", "QLoRA"))
+    upscales = "upscales its base, then " if "upscale" in stages else ""
+    return f"{upscales}{known.get(training, f'preference training ({training})')}{adapter}"
 
 
 # --- recipes
@@ -355,14 +352,8 @@ def _merge(source: Source, gpus: Sequence[Gpus], base: str | None) -> Facts:
 
 def _slice(part: Any) -> str:
     sources = part.get("sources") if isinstance(part, Mapping) else None
-    ranges = (
-        [one.get("layer_range") for one in sources if isinstance(one, Mapping)] if isinstance(sources, list) else []
-    )
-    return " and ".join(f"[{span(*one)}]" for one in ranges if isinstance(one, list) and _is_range(one))
-
-
-def _is_range(value: Sequence[Any]) -> bool:
-    return len(value) == 2 and all(type(end) is int for end in value)
+    ranges = filter(None, map(layer_range, sources if isinstance(sources, list) else ()))
+    return " and ".join(f"[{span(*one)}]" for one in ranges)
 
 
 def _mixture(source: Source, gpus: Sequence[Gpus], base: str | None) -> Facts:
@@ -379,7 +370,7 @@ def _mixture(source: Source, gpus: Sequence[Gpus], base: str | None) -> Facts:
 
 
 def _maths(source: Source, gpus: Sequence[Gpus], base: str | None) -> Facts:
-    args = MathsArgs.model_validate(source.content)
+    args = MathsArgs.model_validate(source.opened)
     at = f" at {args.seeds.revision}" if args.seeds.revision else ""
     rows = f"at most {args.seeds.rows:,} rows" if args.seeds.rows else "all rows"
     yield "problems", f"{', '.join(args.seeds.path)}{at} ({rows}, license {args.seeds.license})"
@@ -426,7 +417,7 @@ def _pipeline_lines(source: Source, sources: Sequence[Source]) -> list[str]:
 
 def _code(sources: Sequence[Source]) -> str:
     found = [f"{code.key} {code.what}" for source in sources for code in foreign_code(source) if code.certain]
-    return "; ".join(dict.fromkeys(found)) or "runs no code of others"
+    return "; ".join(dict.fromkeys(found)) or "runs no third-party code"
 
 
 def _count(number: float) -> str:

@@ -12,13 +12,17 @@ from typing import Any, Literal
 
 from solar_plugins.errors import ArgsError, SolarError
 from solar_plugins.pipeline import Stage, read_pipeline
-from solar_plugins.sharing.bundle import Bundle, is_bundle, read_bundle
+from solar_plugins.recipe import read_yaml
+from solar_plugins.sharing.bundle import Bundle, is_bundle, read_bundle, with_values
 from solar_plugins.sharing.findings import Finding
-from solar_plugins.storage.untrusted import leads_out, parse_yaml, read_text, require_file
+from solar_plugins.storage.untrusted import leads_out, parse_yaml, read_json_object, read_text, require_file
 
 type FileKind = Literal["recipe", "merge", "mixture", "pipeline", "evaluation", "maths"]
 
 MAX_FILES, MAX_NEIGHBORS = 500, 200
+YAML_FILES = (".yml", ".yaml")
+ORIGIN = "ORIGIN.json"
+"""What `solar recipes fetch` writes next to the files: where they come from."""
 KINDS_IN_WORDS = (
     "recipe (base_model), merge (merge_method), mixture (output, sets), solar maths recipe (seeds, endpoint) or "
     "pipeline (stages)"
@@ -53,6 +57,15 @@ class Source:
     later: tuple[str, ...] = ()
     bundle: Bundle | None = None
 
+    @property
+    def opened(self) -> Mapping[str, Any]:
+        """The content, in a bundle with the examples of its variables."""
+        if self.bundle is None:
+            return self.content
+        examples = {name: one.example for name, one in self.bundle.manifest.variables.items()}
+        opened: Mapping[str, Any] = with_values(self.content, examples)
+        return opened
+
 
 def kind_of(content: Any) -> FileKind | None:
     """What a YAML file is, from its keys; None if it is nothing that can be checked.
@@ -77,6 +90,77 @@ def kind_of(content: Any) -> FileKind | None:
     return "recipe" if "datasets" in content and "output_dir" in content else None
 
 
+def stages_of(content: Any) -> tuple[str, ...] | None:
+    """What a YAML file does, from its keys; None for a file that is neither recipe, merge, mixture nor pipeline.
+
+    Example:
+        >>> stages_of({"base_model": "org/a", "rl": "dpo", "adapter": "lora"}), stages_of({"site_name": "Docs"})
+        (('DPO', 'LoRA'), None)
+    """
+    kind = kind_of(content)
+    if kind == "merge":
+        stacks = content.get("merge_method") == "passthrough" and "slices" in content
+        return ("upscale", "merge") if stacks else ("merge",)
+    if kind != "recipe" or "lm_eval_tasks" in content:
+        return ("evaluation",) if kind == "recipe" else (kind,) if kind else None
+    adapter = {"lora": ("LoRA",), "qlora": ("QLoRA",)}.get(str(content.get("adapter")), ())
+    solar = content.get("solar") if isinstance(content.get("solar"), Mapping) else {}
+    upscale = ("upscale",) if "init" in solar else ()
+    if content.get("rl"):
+        training = "sDPO" if str(solar.get("dpo")).startswith("sdpo") else str(content["rl"]).upper()
+    else:
+        sets = content.get("datasets")
+        kinds = {str(one.get("type")) for one in sets if isinstance(one, Mapping)} if isinstance(sets, list) else set()
+        plain_text = kinds and kinds <= {"completion", "pretrain"}
+        training = "pretrain" if content.get("pretraining_dataset") or plain_text else "SFT"
+    return (*upscale, training, *adapter)
+
+
+def layer_range(source: Any) -> tuple[int, int] | None:
+    """The ``layer_range`` of a source of one of mergekit's slices; None if it has none."""
+    ends = source.get("layer_range") if isinstance(source, Mapping) else None
+    if isinstance(ends, list) and len(ends) == 2 and all(type(end) is int for end in ends):
+        return ends[0], ends[1]
+    return None
+
+
+def deepspeed_of(source: Source) -> tuple[str, Path | None] | None:
+    """The DeepSpeed file that a recipe names, and where it is; None if it names none.
+
+    Relative paths are seen from the working directory, or else from a folder above the recipe.
+    """
+    name = source.content.get("deepspeed") if source.kind == "recipe" else None
+    if not isinstance(name, str) or not name or name.lstrip().startswith("{"):
+        return None
+    in_bundle = source.bundle.folder / name.removeprefix("${BUNDLE}/") if source.bundle else None
+    try:
+        places = [in_bundle] if in_bundle else [folder / name for folder in (Path(), *source.path.absolute().parents)]
+        return name, next((place for place in places if place.is_file()), None)
+    except (OSError, ValueError):
+        return name, None
+
+
+def recipes_in(stage: Stage) -> list[Path]:
+    """The recipes that a command stage names in its command or inputs, such as that of `solar maths`."""
+    words = [word.rpartition("=")[2] for word in (*stage.command, *stage.inputs)] if stage.kind == "command" else []
+    found = dict.fromkeys(Path(word) for word in words if word.endswith(YAML_FILES))
+    return [path for path in found if path.is_file() and kind_of(read_yaml(path)) not in (None, "pipeline")]
+
+
+def origin_of(folder: Path) -> str:
+    """Where the files in a folder were fetched from, such as ``org/model at 0123456789ab``; empty if unknown."""
+    path = folder / ORIGIN
+    if not path.is_file() or leads_out(path, folder):
+        return ""
+    try:
+        content = read_json_object(path, error=ArgsError)
+    except (SolarError, OSError):
+        return ""
+    source, commit = content.get("source"), content.get("commit")
+    at = f" at {commit[:12]}" if isinstance(commit, str) else ""
+    return f"{source}{at}" if isinstance(source, str) else ""
+
+
 def read_sources(path: Path, findings: list[Finding]) -> list[Source]:
     """The files to look at, pipelines followed by their stages. Files that cannot be read are added to ``findings``.
 
@@ -91,7 +175,7 @@ def read_sources(path: Path, findings: list[Finding]) -> list[Source]:
             return []
     found = list(_file_sources(path, findings))
     if not found and not findings:
-        raise ArgsError(f"{path}: holds no {KINDS_IN_WORDS}; give such a YAML file, or a folder with some")
+        raise ArgsError(f"{path}: contains no {KINDS_IN_WORDS}; give such a YAML file, or a folder with some")
     stages = [stage for source in found if source.kind == "pipeline" for stage in _stages(source, found, findings)]
     return [*found, *stages]
 
@@ -138,7 +222,7 @@ def _file_sources(path: Path, findings: list[Finding]) -> Iterator[Source]:
             continue
         kinds = [kind_of(content) for content, _ in contents]
         if not any(kinds) and not path.is_dir():
-            raise ArgsError(f"{path}: is no {KINDS_IN_WORDS}; give such a file")
+            raise ArgsError(f"{path}: is not a {KINDS_IN_WORDS}; give such a file")
         for number, ((content, text), kind) in enumerate(zip(contents, kinds, strict=True), 1):
             if kind is not None:
                 yield Source(file, f"{name} (document {number})" if len(contents) > 1 else name, kind, content, text)
@@ -158,7 +242,7 @@ def _yaml_files(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             file = Path(where, name)
-            if file.suffix in (".yml", ".yaml") and not name.startswith(".") and file.is_file():
+            if file.suffix in YAML_FILES and not name.startswith(".") and file.is_file():
                 yield file
 
 
@@ -171,23 +255,23 @@ def _stages(pipeline: Source, found: Sequence[Source], findings: list[Finding]) 
         findings.append(Finding("error", pipeline.name, text.split(":", 1)[0], text, "", "pipeline"))
         return
     known = {source.path.resolve() for source in found}
+    of_stages = {stage.file.resolve() for stage in stages if stage.file}
     for number, stage in enumerate(stages):
-        if stage.file is None or stage.kind == "command":
+        try:
+            named = [path for path in recipes_in(stage) if path.resolve() not in of_stages]
+            files = [(path, read_yaml(path)) for path in named]
+        except SolarError as error:
+            findings.append(Finding("error", f"{pipeline.name}: stage {stage.name}", "command", str(error), "", "file"))
             continue
-        kind = kind_of(stage.content)
-        if kind is None or (stage.file.resolve() in known and not stage.overrides):
-            continue
-        yield Source(
-            stage.file,
-            f"{pipeline.name}: stage {stage.name}",
-            kind,
-            stage.content,
-            read_text(stage.file),
-            stage.overrides,
-            stage.name,
-            _outputs(stages[:number]),
-            _outputs(stages[number + 1 :]),
-        )
+        files += [(stage.file, stage.content)] if stage.file else []
+        for file, content in files:
+            kind = kind_of(content)
+            if kind is None or (file.resolve() in known and not stage.overrides):
+                continue
+            name = f"{pipeline.name}: stage {stage.name}" + (f" ({file.name})" if file != files[0][0] else "")
+            around = _outputs(stages[:number]), _outputs(stages[number + 1 :])
+            stage_name = stage.name if file == files[0][0] else None
+            yield Source(file, name, kind, content, read_text(file), stage.overrides, stage_name, *around)
 
 
 def _outputs(stages: Sequence[Stage]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,11 +26,17 @@ if TYPE_CHECKING:
 OUTPUTS, BUNDLE = "OUTPUTS", "BUNDLE"
 """Variables that every reproduction sets by itself: the folder it writes to, and that of the bundle."""
 
-OUTPUT_KEYS = {"dataset_prepared_path": "prepared", "cache_dir": "cache", "logging_dir": "logs", "records": "records"}
-"""Keys of folders that a run writes next to its model, and what the folder is called in a reproduction."""
+OUTPUT_KEYS = {
+    **{"dataset_prepared_path": "prepared", "cache_dir": "cache", "logging_dir": "logs", "records": "records"},
+    "store": "answers.sqlite",
+}
+"""Keys of what a run writes next to its model, and what that is called in a reproduction."""
 INCLUDED_KEYS = ("deepspeed", "chat_template_jinja")
 """Keys of small text files that are a part of the recipe."""
 MAX_INCLUDED_BYTES = 100_000
+RECIPES = "recipes/"
+"""Where a bundle has recipes, and the small files that are a part of them."""
+ENDPOINT = Variable(meaning="the address of the served model", example="http://localhost:8000/v1")
 PATH_KEYS = (
     *(
         "base_model",
@@ -104,7 +111,8 @@ class Variables:
     outputs: dict[str, str] = field(default_factory=dict)
     declared: dict[str, Variable] = field(default_factory=dict)
     included: dict[str, Path] = field(default_factory=dict)
-    """Files that are copied into the bundle: by their path in it."""
+    """Files that are copied into the bundle as they are: by their path in it."""
+    _in_bundle: dict[Path, str] = field(default_factory=dict)
     _names: dict[Path, str] = field(default_factory=dict)
     _folders: dict[Path, str] = field(default_factory=dict)
     _where: str = ""
@@ -122,6 +130,27 @@ class Variables:
         self.declared[name] = Variable(meaning=what, example=f"outputs/{output}", kind="output", producer=stage)
         self.outputs[path] = name
 
+    def path_in_bundle(self, path: Path, otherwise: str) -> str:
+        """The path in the bundle of a file that is copied into it, which is unique.
+
+        Args:
+            path: The file.
+            otherwise: What it is called where its own name has that of the user or the machine.
+        """
+        path = absolute(str(path))
+        if path not in self._in_bundle:
+            name = Path(self._file_name(path, otherwise))
+            taken = [one.casefold() for one in self._in_bundle.values()]
+            names = (f"{RECIPES}{name.stem}{f'_{n}' if n > 1 else ''}{name.suffix}" for n in count(1))
+            self._in_bundle[path] = next(one for one in names if one.casefold() not in taken)
+        return self._in_bundle[path]
+
+    def include(self, path: Path, otherwise: str) -> str:
+        """Copy a file into the bundle as it is; return its path there."""
+        name = self.path_in_bundle(path, otherwise)
+        self.included[name] = path
+        return name
+
     def replaced(self, text: str, keys: Sequence[str]) -> str | None:
         """The value without this machine's paths; None if it has none.
 
@@ -136,6 +165,9 @@ class Variables:
             )
         named = [key for key in keys if not key.isdigit()]
         key = named[-1] if named else ""
+        if key == "base_url" and not text.startswith("https://"):
+            self.declared["ENDPOINT"] = ENDPOINT
+            return "${ENDPOINT}"
         if key in NEVER_PATHS or not text or "\n" in text or "://" in text:
             return None
         if key in OUTPUT_KEYS:
@@ -146,9 +178,10 @@ class Variables:
         if not self._is_path(text, key):
             return None
         path = absolute(text)
+        name = self._in_bundle.get(path)
         if key in INCLUDED_KEYS and path.is_file() and path.stat().st_size <= MAX_INCLUDED_BYTES:
-            name = f"recipes/{self._file_name(path, 'settings')}"
-            self.included[name] = path
+            name = self.include(path, "settings")
+        if name is not None:
             self.declared.setdefault(BUNDLE, Variable(meaning="the folder of the bundle", example=".", kind="output"))
             return f"${{{BUNDLE}}}/{name}"
         place = re.sub(r"\.(\d+)\b", r"[\1]", ".".join(keys))
@@ -211,7 +244,8 @@ class Variables:
         Args:
             text: Its text.
             where: Its name in errors.
-            files: In a pipeline: the path in the bundle of the file of each stage.
+            files: Paths relative to the file, and what they are in the bundle: those of a pipeline's stages, and the
+                prompts of a `solar maths` recipe.
 
         Raises:
             ArgsError: A value has a ``${...}`` of its own.
@@ -234,7 +268,8 @@ class Variables:
                 scalars.setdefault((node.start_mark.index, node.end_mark.index), (node.value, keys))
         for (start, end), (value, keys) in scalars.items():
             try:
-                new = files.get(value) if files and keys[-1] in STAGE_FILES else self._value(value, keys)
+                relative = keys[-1] in STAGE_FILES or keys[0] == "prompts"
+                new = files.get(value) if files and relative else self._value(value, keys)
             except ArgsError as error:
                 raise ArgsError(f"{where}: {error}") from None
             if new is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from solar_plugins.storage.untrusted import bounded_loader, leads_out
+from solar_plugins.text import printable
 
 CARD = "README.md"
 MAX_CARD_CHARACTERS = 1_000_000
@@ -70,3 +71,23 @@ def _loader() -> Any:
     }
     Loader.add_implicit_resolver(left_out[0], re.compile("true|false|True|False"), [*"tfTF"])
     return Loader
+
+
+def plain(text: object) -> str:
+    """A text in one line without what Markdown or HTML would act on.
+
+    >>> plain("a|b <script> [x](y)"), plain("datasets[0].path")
+    ('a b  script  [x] (y)', 'datasets[0].path')
+    """
+    return re.sub(r"[<>`*|\n]", " ", printable(str(text))).replace("](", "] (").strip()
+
+
+def code(text: object) -> str:
+    """A text as a code span, also in a table."""
+    return "`" + printable(str(text)).replace("`", "'").replace("|", "/").replace("\n", " ") + "`"
+
+
+def details(title: str, language: str, text: str) -> str:
+    """A text that a reader opens with a click."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"<details><summary>{plain(title)}</summary>\n\n{fence}{language}\n{text.strip()}\n{fence}\n\n</details>\n"

@@ -40,21 +40,44 @@ def recorded_trust(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(key for key in keys if isinstance(key, str)) if isinstance(keys, list) else ()
 
 
+class Record(NamedTuple):
+    """The record of an upscaled model."""
+
+    base_name: Any
+    """A text, unless someone has edited it."""
+    base_revision: Any
+    plan: LayerPlan
+
+
+def read_record(config: Mapping[str, Any]) -> Record | None:
+    """The record in a model's config; None without one.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    record = config.get(PROVENANCE_KEY)
+    if record is None:
+        return None
+    try:
+        return Record(record.get("base_model"), record.get("base_revision"), LayerPlan.from_dict(record["plan"]))
+    except (SolarError, KeyError, TypeError, AttributeError) as error:
+        raise unreadable_record(error) from None
+
+
+def unreadable_record(error: Exception) -> CheckpointError:
+    """The message for a record that cannot be read."""
+    why = " ".join(str(error).split())[:200]
+    return CheckpointError(f"config.json: the record {PROVENANCE_KEY!r} cannot be read ({why}); restore or remove it")
+
+
 def recorded_plan(config: Mapping[str, Any]) -> LayerPlan | None:
     """The plan that a model was upscaled by, from the record in its config; None without a record.
 
     Raises:
         CheckpointError: The record cannot be read.
     """
-    record = config.get(PROVENANCE_KEY)
-    if record is None:
-        return None
-    try:
-        return LayerPlan.from_dict(record["plan"])
-    except (SolarError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"config.json: the record {PROVENANCE_KEY!r} cannot be read ({error}); restore or remove it"
-        ) from None
+    record = read_record(config)
+    return None if record is None else record.plan
 
 
 def plan_of_model(decoder: Decoder, name: str) -> LayerPlan | None:
@@ -75,13 +98,6 @@ def plan_of_model(decoder: Decoder, name: str) -> LayerPlan | None:
             f"config.json, or, if another tool has changed the layers, remove {PROVENANCE_KEY!r} from it"
         )
     return plan
-
-
-def _is_recorded(asked: LayerPlan, plan: LayerPlan, config: Mapping[str, Any]) -> bool:
-    from solar_plugins.upscaling.donors import is_recorded  # Imported late: few plans have donors.
-
-    record = config[PROVENANCE_KEY]
-    return is_recorded(asked, plan, Donor(str(record.get("base_model")), record.get("base_revision")))
 
 
 class RequestedPlan(NamedTuple):
@@ -108,11 +124,17 @@ def requested_plan(decoder: Decoder, name: str, init: InitArgs) -> RequestedPlan
             depth differs from its record.
         CheckpointError: The base's record cannot be read.
     """
-    plan = recorded_plan(decoder.config)
-    if plan is None:
+    record = read_record(decoder.config)
+    if record is None:
         return RequestedPlan(plan_of(init, decoder.num_layers), already_grown=False)
+    plan = record.plan
     asked = plan_of(init, plan.base_layers)
-    if not (_is_recorded(asked, plan, decoder.config) if asked.donors else asked == plan):
+    is_same = asked == plan
+    if asked.donors:
+        from solar_plugins.upscaling.donors import is_recorded  # Imported late: few plans have donors.
+
+        is_same = is_recorded(asked, plan, Donor(str(record.base_name), record.base_revision))
+    if not is_same:
         raise ArgsError(
             f"base_model: {name} was already upscaled ({plan}), but solar.init asks for another plan. To train it as "
             "it is, remove the solar: block; to upscale it again, run `solar upscale` and set base_model to the "

@@ -168,7 +168,7 @@ def _no_json(folder):
         (_unknown_key, "surprise: unknown key"),
         (_twice, "two have the same name"),
         (_unlisted_recipe, "'recipes/other.yml' is missing"),
-        (_undeclared_variable, "is no variable of solar_bundle.json"),
+        (_undeclared_variable, "is not a variable of solar_bundle.json"),
         (_escape_codes, "name: "),
         (_no_json, "not valid JSON"),
     ],

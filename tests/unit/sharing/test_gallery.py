@@ -39,9 +39,9 @@ from solar_plugins.sharing.gallery import (
     read_gallery_file,
     render,
     shown,
-    stages_of,
     strip_of,
 )
+from solar_plugins.sharing.sources import stages_of
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.estimates import size_from_config
 from solar_plugins.upscaling.layer_plan import Donor, LayerPlan, PlannedLayer
@@ -215,7 +215,7 @@ def test_a_base_that_is_not_at_hand_is_unknown_and_never_fetched(tmp_path, monke
     assert (unknown.layers, unknown.memory, unknown.unknown) == (
         None,
         None,
-        "the config.json of nobody/nothing is not at hand",
+        "the config.json of nobody/nothing is not available here",
     )
     assert (donors.layers, donors.memory) == (28, None)
     assert "nobody/donor" in donors.unknown
@@ -499,6 +499,20 @@ def test_a_bundle_says_what_was_run(bundle):
         {"eval_loss": "1.235"},
     )
     assert grown.ran.results == {}
+
+
+def test_what_was_fetched_says_from_where(bundle):
+    folder = bundle.parent
+    (folder / "run" / "ORIGIN.json").write_text(
+        json.dumps({"source": "org/model", "commit": "0123456789ab" + "c" * 28})
+    )
+    write(folder, "mine.yml", {"base_model": "a/b"})
+    mine, *fetched = sorted(entries_of(folder), key=lambda entry: entry.fetched_from)
+    assert (mine.name, mine.fetched_from) == ("mine.yml", "")
+    assert {entry.fetched_from for entry in fetched} == {"org/model at 0123456789ab"}
+    assert "fetched from org/" in render(fetched, "Recipes").replace("<wbr>", "")
+    (folder / "run" / "ORIGIN.json").write_text("[")
+    assert {entry.fetched_from for entry in entries_of(folder)} == {""}
 
 
 def test_a_bundle_that_was_changed_is_named(bundle):

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from solar_plugins.cli import solar
 from solar_plugins.lineage.cards import BEGIN, END, card
 from solar_plugins.lineage.record import Lineage
-from solar_plugins.sharing import hub as hub_module
+from solar_plugins.sharing import hub_session as hub_module
 from solar_plugins.sharing import schemas
 from solar_plugins.sharing.bundle import BundleStage, Variable, write_bundle
 
@@ -350,7 +350,7 @@ CASES = [
         secrets_in_odd_places(),
     ),
     Case(
-        "`plugins`, dataset types, DeepSpeed files and `trust_remote_code` that name code of others",
+        "`plugins`, dataset types, DeepSpeed files and `trust_remote_code` that name third-party code",
         "`check` and `show` list them; none is imported",
         {
             "fetch": "recipe",

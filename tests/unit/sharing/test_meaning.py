@@ -120,6 +120,17 @@ def test_pipelines_are_compared_by_stage(tmp_path, without_schemas):
     }
 
 
+def test_deepspeed_files_are_compared_by_what_they_say(tmp_path, changes):
+    for name, stage in (("a", 2), ("b", 2), ("c", 3)):
+        content = {"zero_optimization": {"stage": stage}, "bf16": {"enabled": "auto"}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(dict(sorted(content.items(), reverse=name == "b"))))
+    first, same, other = (RECIPE + f"deepspeed: {tmp_path}/{name}.json\n" for name in "abc")
+    assert changes(first, same) == []
+    (change,) = changes(first, other)
+    assert change == ("", "deepspeed.zero_optimization.stage", "2", "3", True)
+    assert "gone.json" in [change.after for change in changes(first, RECIPE + "deepspeed: gone.json\n")]
+
+
 def test_folders_name_what_only_one_has(tmp_path, without_schemas):
     for name, files in (("a", ("x", "y")), ("b", ("x", "z"))):
         (tmp_path / name).mkdir()

@@ -185,7 +185,7 @@ def test_changed_data_and_another_base_are_said_before_the_run(folder, monkeypat
     assert "${BASE_MODEL} (aaaaaaaaaaaa)  org/base (bbbbbbbbbbbb)" in table
     result = reproduce("--stage", "dus", "--output", "second", rows="gone.jsonl")
     assert result.exit_code == 1
-    assert "TRAIN: gone.jsonl: no file is there; expected the 2 rows of train.jsonl" in result.output
+    assert "TRAIN: gone.jsonl: does not exist; expected the 2 rows of train.jsonl" in result.output
 
 
 def test_a_stage_that_is_given_is_not_repeated(folder, ran):
@@ -200,7 +200,7 @@ def test_a_stage_that_is_given_is_not_repeated(folder, ran):
 def test_a_stage_without_its_base(folder, ran):
     result = reproduce("--stage", "sft")
     assert result.exit_code == 1
-    assert "starts from the model of stage dus, which is not here" in result.output
+    assert "starts from what stage dus writes, which is not here" in result.output
     assert "nothing was compared" in result.output
     assert ran == []
 
@@ -259,5 +259,5 @@ def test_arguments(folder, ran):
     result = CliRunner().invoke(solar, ["recipes", "reproduce", "bundle"])
     assert "--set BASE_MODEL=... --set TRAIN=..." in result.output
     result = CliRunner().invoke(solar, ["recipes", "reproduce", "bundle", "--stage", "sft"])
-    assert "--set" not in result.output, "no other stage's variables"
+    assert "--set TRAIN" not in result.output, "no other stage's variables"
     assert ran == []

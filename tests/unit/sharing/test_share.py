@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,9 +15,12 @@ from solar_plugins.cli import solar
 from solar_plugins.errors import ArgsError, SolarError
 from solar_plugins.sharing import secrets
 from solar_plugins.sharing.bundle import read_bundle
+from solar_plugins.sharing.check import check
 from solar_plugins.sharing.run_facts import MAX_CURVE_POINTS, read_run, rows_hash
+from solar_plugins.sharing.schemas import Answers
 from solar_plugins.sharing.secrets import Machine
 from solar_plugins.sharing.share import build, find_run
+from solar_plugins.sharing.show import show
 from solar_plugins.upscaling.layer_plan import LayerPlan
 from solar_plugins.upscaling.provenance import provenance
 
@@ -312,6 +316,66 @@ class TestPrivate:
         with pytest.raises(ArgsError, match="Change it in the recipe"):
             shared(folder, pictures=False)
 
+    def test_names_of_files_are_private_too(self, folder):
+        (folder / "recipe.yml").rename(folder / "alicia_dus.yml")
+        built = build(find_run(Path("alicia_dus.yml")), folder / "bundle", "me/tiny", pictures=False)
+        (stage,) = built.bundle.manifest.stages
+        assert (stage.name, stage.file) == ("run", "recipes/recipe.yml")
+        assert b"alicia" not in b"".join(files(folder / "bundle").values())
+
+
+MATHS = """\
+seeds: {path: rows/train.jsonl, question: instruction, answer: output, license: mit}
+endpoint: {base_url: "http://node-17:8000/v1", model: org/model}
+kinds: {solve: }
+prompts: {solve: solve.txt}
+output: data/maths
+store: /scratch/alicia/maths.sqlite
+"""
+
+
+class TestCommands:
+    """A stage that is a command takes the recipe along that it names."""
+
+    @pytest.fixture
+    def bundle(self, folder, monkeypatch):
+        (folder / "maths").mkdir()
+        (folder / "maths" / "recipe.yml").write_text(MATHS)
+        (folder / "maths" / "solve.txt").write_text("Solve {question}\n")
+        command = {"name": "maths", "command": "solar maths maths/recipe.yml", "inputs": ["maths/recipe.yml"]}
+        stages = [{"name": "dus", "recipe": "recipe.yml"}, command | {"outputs": ["data/maths"]}]
+        (folder / "pipeline.yml").write_text(yaml.safe_dump({"records": "records", "stages": stages}))
+        done = SimpleNamespace(verdict=SimpleNamespace(action="skip"), record=SimpleNamespace(versions={}, seconds=1))
+        monkeypatch.setattr("solar_plugins.sharing.share.situation_of", lambda pipeline, stage: done)
+        return build(find_run(Path("pipeline.yml")), folder / "bundle", "me/tiny", pictures=False).bundle
+
+    def test_the_recipe_and_its_prompts_are_in_the_bundle(self, folder, bundle):
+        assert [stage.file for stage in bundle.manifest.stages] == ["recipes/recipe.yml", "recipes/recipe_2.yml"]
+        stage = bundle.contents["pipeline.yml"]["stages"][1]
+        assert stage["command"] == "solar maths '${BUNDLE}/recipes/recipe_2.yml'"
+        assert stage["inputs"] == ["${BUNDLE}/recipes/recipe_2.yml"]
+        recipe = bundle.contents["recipes/recipe_2.yml"]
+        assert recipe["seeds"]["path"] == "${TRAIN}"
+        assert recipe["endpoint"]["base_url"] == "${ENDPOINT}"
+        assert recipe["prompts"] == {"solve": "solve.txt"}
+        assert (recipe["output"], recipe["store"]) == ("${MATHS}", "${OUTPUTS}/answers.sqlite")
+        assert (folder / "bundle" / "recipes" / "solve.txt").read_text() == "Solve {question}\n"
+
+    def test_it_is_checked_and_shown(self, folder, bundle, monkeypatch):
+        monkeypatch.setattr("solar_plugins.sharing.check.ask_schemas", lambda recipes, merges: Answers(None, None))
+        findings = [one for one in check(folder / "bundle", offline=True) if one.level == "error"]
+        assert findings == []
+        assert "mathematics data from a served model" in show(folder / "bundle")
+        (folder / "maths" / "recipe.yml").write_text(MATHS.replace("solve: }", "solv: }"))
+        built = build(find_run(Path("pipeline.yml")), folder / "second", "me/tiny", pictures=False)
+        keys = [one.key for one in check(built.bundle.folder, offline=True) if one.level == "error"]
+        assert keys == ["kinds.solv.[key]"]
+
+    def test_a_prompt_that_is_gone(self, folder, bundle):
+        (folder / "maths" / "solve.txt").unlink()
+        with pytest.raises(ArgsError, match=r"solve\.txt.*restore the file"):
+            build(find_run(Path("pipeline.yml")), folder / "second", "me/tiny", pictures=False)
+
 
 class TestRuns:
     def test_what_is_not_finished_is_refused(self, folder):
@@ -379,6 +443,20 @@ class TestUpload:
             assert uploaded[name] == content
         assert command("--yes").exit_code == 0
         assert len(repo.commits) == commits
+
+    @pytest.mark.usefixtures("passing")
+    def test_what_an_earlier_bundle_had_is_deleted(self, folder, hub, monkeypatch, tmp_path):
+        hub.use(monkeypatch, tmp_path / "hf")
+        hub.organizations.append("me")
+        assert command("--yes").exit_code == 0
+        (folder / "recipe.yml").rename(folder / "other.yml")
+        hub.repos["model", "me/tiny"].commit({"mine.yml": "kept: true"})
+        result = CliRunner().invoke(solar, ["recipes", "share", "other.yml", "--to", "me/tiny", "--yes"])
+        assert result.exit_code == 0, result.output
+        there = hub.repos["model", "me/tiny"].find("main").files
+        assert "recipes/other.yml" in there
+        assert "mine.yml" in there
+        assert "recipes/recipe.yml" not in there
 
     @pytest.mark.usefixtures("passing")
     def test_public_and_a_card_of_others_that_stays(self, folder, hub, monkeypatch, tmp_path):

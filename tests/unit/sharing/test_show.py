@@ -43,7 +43,7 @@ def test_what_it_says_of_the_first_stage(mistral):
         "36.7 GB of each of 8 GPUs (8xH100)",
         "150 GB per checkpoint, at most 2 kept",
         "outputs/solar_dus",
-        "runs no code of others",
+        "runs no third-party code",
     ):
         assert fact in text
 
