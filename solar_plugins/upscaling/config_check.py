@@ -6,10 +6,17 @@ and every per-layer list are those of the loaded config object, including its pr
 
 from __future__ import annotations
 
+import os
+import pickle
 import re
-from collections.abc import Collection, Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from solar_plugins.errors import CheckpointError
@@ -18,6 +25,64 @@ from solar_plugins.upscaling.layer_plan import LayerPlan
 
 LAYER_NUMBERS = re.compile(r"layer|_ind(?:ex|ices)$|_idxs?$")
 """Names of lists that hold layer numbers."""
+
+NOT_NEEDED = ("torch", "scipy", "sklearn")
+"""Packages that transformers imports if it finds them. That takes two thirds of its time; config classes do not need
+them."""
+CHILD = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); pickle.load(sys.stdin.buffer)()"
+"""The other process; its input is written by `config_check`."""
+
+
+@contextmanager
+def config_check(
+    sources: Sequence[Path], upscaled: Path, model_type: str, plan: LayerPlan, trusted_keys: Collection[str] = ()
+) -> Iterator[Callable[[], str]]:
+    """`check_by_transformers` while the caller does something else; yields a function that waits for the result.
+
+    It runs in a process of its own, which does not import `NOT_NEEDED`. If transformers is already loaded here, or that
+    process fails, it runs here.
+    """
+    here = partial(check_by_transformers, sources, upscaled, model_type, plan, trusted_keys)
+    if "transformers" in sys.modules or find_spec("transformers") is None:
+        yield here
+        return
+    # -P: the current directory, perhaps a checkpoint from a stranger, must not provide modules.
+    command = [sys.executable, "-P", "-c", CHILD]
+    with TemporaryFile() as request, TemporaryFile() as answer:
+        request.write(pickle.dumps(sys.path) + pickle.dumps(partial(_answer, here)))
+        request.seek(0)
+        try:
+            child = subprocess.Popen(command, stdin=request, stdout=answer, stderr=subprocess.DEVNULL)
+        except OSError:
+            yield here
+            return
+        with child:
+
+            def result() -> str:
+                if child.wait():
+                    return here()
+                answer.seek(0)
+                found: str | CheckpointError = pickle.load(answer)
+                if isinstance(found, CheckpointError):
+                    raise found
+                return found
+
+            try:
+                yield result
+            finally:
+                child.kill()
+
+
+def _answer(check: Callable[[], str]) -> None:
+    """Run the check in a process of its own, and write its result or its error to standard output."""
+    sys.modules |= dict.fromkeys(NOT_NEEDED)
+    with os.fdopen(os.dup(1), "wb") as output:
+        os.dup2(2, 1)  # Nothing else may write there.
+        try:
+            found: str | CheckpointError = check()
+        except CheckpointError as error:
+            found = error
+        pickle.dump(found, output)
 
 
 def check_by_transformers(

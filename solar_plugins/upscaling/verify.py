@@ -24,7 +24,7 @@ from solar_plugins.text import format_bytes
 from solar_plugins.upscaling.base_model import CONFIG, BaseCheckpoint, find_base
 from solar_plugins.upscaling.checkpoint import progress
 from solar_plugins.upscaling.companions import Reason, judge
-from solar_plugins.upscaling.config_check import check_by_transformers
+from solar_plugins.upscaling.config_check import config_check
 from solar_plugins.upscaling.layer_plan import Donor, LayerPlan
 from solar_plugins.upscaling.marker import MARKER, Marker, read_marker
 from solar_plugins.upscaling.planned_checkpoint import changed_companions
@@ -84,17 +84,18 @@ def verify_checkpoint(
     note = "" if same else f"{what} is not the recorded one: it was changed, touched or copied, or is another model"
     shards = planned_shards(base, marker.plan, marker.shared_block)
     require_what_computes(shards)
-    for path, difference in _differences(directory, base, marker, shards):
-        if difference:
-            raise CheckpointError(
-                f"{path}: {difference.what} does not match {base.name} upscaled by the plan {marker.plan}: expected "
-                f"{difference.expected}, found {difference.found}; this is the first difference"
-                f"{f' ({note})' if note else ''}. If the model was trained or edited in this directory, a difference "
-                "is expected; otherwise remove the directory and write the checkpoint again"
-            )
-    total_bytes = sum(shard.data_bytes for shard in shards)
     folders = [model.directory for model in base.models]
-    config = check_by_transformers(folders, directory, base.decoder.model_type, marker.plan, base.trusted_keys)
+    with config_check(folders, directory, base.decoder.model_type, marker.plan, base.trusted_keys) as checked:
+        for path, difference in _differences(directory, base, marker, shards):
+            if difference:
+                raise CheckpointError(
+                    f"{path}: {difference.what} does not match {base.name} upscaled by the plan {marker.plan}: "
+                    f"expected {difference.expected}, found {difference.found}; this is the first difference"
+                    f"{f' ({note})' if note else ''}. If the model was trained or edited in this directory, a "
+                    "difference is expected; otherwise remove the directory and write the checkpoint again"
+                )
+        config = checked()
+    total_bytes = sum(shard.data_bytes for shard in shards)
     return Verified(sum(len(shard.tensors) for shard in shards), total_bytes, base.name, marker.plan, note, config)
 
 

@@ -1,6 +1,8 @@
 """The check by transformers' own config classes, which shares no rule with the writer."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from tiny_decoders import NUM_LAYERS, tiny_config
@@ -78,3 +80,66 @@ def test_what_is_not_checked_is_said(check, monkeypatch):
     assert "cannot read the base's" in check(odd, odd)
     monkeypatch.setattr(config_check, "find_spec", lambda name: None)
     assert check(base, base) == "config.json was not checked with transformers, which is not installed"
+
+
+WITHOUT_TORCH = """
+import json, sys
+from pathlib import Path
+from solar_plugins.upscaling.config_check import NOT_NEEDED, check_by_transformers
+from solar_plugins.upscaling.layer_plan import LayerPlan
+
+sys.modules |= dict.fromkeys(NOT_NEEDED)
+for line in sys.stdin:
+    base, upscaled, model_type, plan = json.loads(line)
+    print(check_by_transformers([Path(base)], Path(upscaled), model_type, LayerPlan.from_dict(plan)))
+"""
+
+
+def test_no_config_class_needs_torch(tmp_path):
+    requests, expected = [], []
+    for model_type in (*ARCHITECTURES, *COMPOSITES):
+        base = tiny(model_type)
+        folders = tmp_path / model_type / "base", tmp_path / model_type / "upscaled"
+        for folder, config in zip(folders, (base, upscale_config(Decoder.of(base), PLAN)), strict=True):
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_text(json.dumps(config))
+        requests.append(json.dumps([*map(str, folders), model_type, PLAN.to_dict()]) + "\n")
+        expected.append(check_by_transformers([folders[0]], folders[1], model_type, PLAN))
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH], input="".join(requests), capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines() == expected
+
+
+@pytest.fixture
+def check_elsewhere(check, monkeypatch):
+    """The same, as in a process that has not loaded transformers."""
+
+    def run(sources, *rest):
+        with monkeypatch.context() as patch:
+            patch.delitem(sys.modules, "transformers")
+            with config_check.config_check(sources, *rest) as result:
+                return result()
+
+    monkeypatch.setitem(globals(), "check_by_transformers", run)
+    return check
+
+
+def test_the_check_in_another_process(check_elsewhere, monkeypatch):
+    base = tiny("llama")
+    upscaled = upscale_config(Decoder.of(base), PLAN)
+    monkeypatch.setattr(config_check, "_require_depth", None)  # Here it would fail.
+    assert "reads 12 layers in agreement" in check_elsewhere(base, upscaled)
+    with pytest.raises(CheckpointError, match="reads a depth of 11"):
+        check_elsewhere(base, upscaled | {"num_hidden_layers": 11})
+
+
+def checked_here(*_):
+    return "checked here"
+
+
+@pytest.mark.parametrize("broken", ["/no/such/python", "false"])
+def test_without_another_process_the_check_runs_here(broken, check_elsewhere, monkeypatch):
+    monkeypatch.setattr(sys, "executable", broken)
+    monkeypatch.setattr(config_check, "check_by_transformers", checked_here)
+    assert check_elsewhere(tiny("llama"), tiny("llama")) == "checked here"
