@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from solar_plugins.data.formatters.base import Message, Messages, RowError
-from solar_plugins.data.template import Example, is_in_loss, render
+from solar_plugins.data.template import GENERATION_PROMPT, Example, is_in_loss, render
 from solar_plugins.errors import DataError
 from solar_plugins.text import half_character
 
@@ -80,15 +81,17 @@ class Encoder:
 
         The labels cover its answers, and EOS after the last one only, because the template puts none between turns.
         """
-        ids = self._ids(render(messages))
-        spans = [
-            (
-                _common(ids, self._ids(render(messages[:index], add_generation_prompt=True))),
-                _common(ids, self._ids(render(messages[: index + 1]))),
-            )
-            for index, message in enumerate(messages)
-            if is_in_loss(message)
-        ]
+        text = render(messages)
+        ids, offsets = self._with_offsets(text)
+        if offsets[-1][1] < len(text):
+            offsets = []
+        spans, position = [], 0
+        for message in messages:
+            end = position + len(render([message]))
+            if is_in_loss(message):
+                start = position + len(GENERATION_PROMPT)
+                spans.append((self._boundary(text, start, ids, offsets), self._boundary(text, end, ids, offsets)))
+            position = end
         return self._with_ends(ids, spans, end_in_loss=is_in_loss(messages[-1]))
 
     def _joined(self, example: Example) -> tuple[list[int], int | None]:
@@ -99,14 +102,36 @@ class Encoder:
         do not reach the end of the text.
         """
         text = example.prompt + example.answer
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids: list[int] = encoded["input_ids"]
-        offsets: list[tuple[int, int]] = encoded["offset_mapping"]
+        ids, offsets = self._with_offsets(text)
         if example.answer[:1].isspace() or offsets[-1][1] < len(text):
             prompt = self._ids(example.prompt)
             return ids, len(prompt) if ids[: len(prompt)] == prompt else None
         start = sum(end <= len(example.prompt) for _, end in offsets)
         return ids, None if offsets[start][0] < len(example.prompt) else start
+
+    def _boundary(self, text: str, position: int, ids: list[int], offsets: list[tuple[int, int]]) -> int:
+        """The number of tokens of a text that are also the first tokens of ``text[:position]``.
+
+        The offset mapping gives it without tokenizing that part of the text again. It is not used where a token holds
+        characters of both sides, nor next to white space, which some tokenizers split differently at the end of a text.
+
+        Args:
+            text: The text.
+            position: An index in it.
+            ids: Its tokens.
+            offsets: Their offsets; empty if they cannot be used.
+        """
+        if position == len(text):
+            return len(ids)
+        if offsets and not text[position].isspace() and not text[position - 2 : position].isspace():
+            number = bisect_right(offsets, position, key=lambda offset: offset[1])
+            if offsets[number][0] >= position:
+                return number
+        return _common(ids, self._ids(text[:position]))
+
+    def _with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return encoded["input_ids"], encoded["offset_mapping"]
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

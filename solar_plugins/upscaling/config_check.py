@@ -75,7 +75,7 @@ def config_check(
 
 def _answer(check: Callable[[], str]) -> None:
     """Run the check in a process of its own, and write its result or its error to standard output."""
-    sys.modules |= dict.fromkeys(NOT_NEEDED)
+    sys.modules.update(dict.fromkeys(NOT_NEEDED))  # type: ignore[arg-type]  # None: ImportError
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)  # Nothing else may write there.
         try:

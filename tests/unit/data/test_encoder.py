@@ -7,6 +7,7 @@ import pytest
 from solar_plugins.data.encoder import IGNORED_LABEL, make_encoder
 from solar_plugins.data.formatters import sft_formatters
 from solar_plugins.data.formatters.base import RowError, single_turn
+from solar_plugins.data.row_encoder import RowEncoder
 from solar_plugins.data.template import Example, examples, template_text
 from solar_plugins.errors import DataError
 
@@ -104,6 +105,56 @@ def test_axolotls_own_path_agrees_on_tricky_texts(name, request):
     conversations += [single_turn(user.strip(), answer, "Be kind.") for user, answer in TRICKY]
     several = [message for user, answer in TRICKY for message in single_turn(user.strip(), answer)]
     assert compare(request.getfixturevalue(name), [*conversations, several]) == 3 * len(TRICKY)
+
+
+CONVERSATIONS = [
+    [message for user, answer in TRICKY for message in single_turn(user.strip(), answer.rstrip("#"))],
+    [*single_turn("Who?", "Me.", "Be kind."), *single_turn("Sure?", "Yes...")],
+    [*single_turn("Who?", "Me.", ""), *single_turn("a", "b!"), *single_turn("c", "12\n\n    d")],
+]
+FIELD_ROWS = [
+    ("alpaca", {"instruction": "Add.", "input": "1, 2", "output": "3"}, single_turn("Add.\n\n1, 2", "3")),
+    ("alpaca", {"instruction": "Add.", "input": "", "output": "3"}, single_turn("Add.", "3")),
+    ("alpaca", {"instruction": "Add.", "input": None, "output": "3", "system": ""}, single_turn("Add.", "3")),
+    ("alpaca", {"instruction": "Add.", "output": "3", "system": "Be kind."}, single_turn("Add.", "3", "Be kind.")),
+    ("openorca", {"system_prompt": " ", "question": "Who?", "response": "Me."}, single_turn("Who?", "Me.")),
+    *(("messages", {"messages": one, "tools": None}, one) for one in CONVERSATIONS),
+    ("messages", {"messages": [{"role": "system", "content": ""}, *CONVERSATIONS[0]]}, CONVERSATIONS[0]),
+    (
+        "sharegpt",
+        {
+            "conversations": [
+                {"from": "human", "value": "Na\u00efve?"},
+                {"from": "gpt", "value": "\u65e5 \U0001f600"},
+            ]
+        },
+        single_turn("Na\u00efve?", "\u65e5 \U0001f600"),
+    ),
+]
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "plain_tokenizer"])
+@pytest.mark.parametrize(("formatter", "row", "messages"), FIELD_ROWS)
+def test_axolotls_own_path_agrees_on_rows_as_one_example_each(name, formatter, row, messages, request):
+    """With `examples_per: conversation`, the form that `type: chat_template` has too: the loss covers all answers."""
+    tokenizer = request.getfixturevalue(name)
+    encoder = make_encoder(tokenizer, "test")
+    rows = RowEncoder(sft_formatters()[formatter], encoder, 10**6, whole_conversations=True)
+    expected = axolotl_strategy(tokenizer).tokenize_prompt({"messages": messages})
+    (answer,) = rows.conversation(row)
+    start = list(encoder.start_ids)
+    assert answer.tokens.input_ids == start + expected["input_ids"]
+    assert answer.tokens.labels == [IGNORED_LABEL] * len(start) + expected["labels"]
+
+
+def test_the_known_difference_a_token_of_an_answer_and_the_next_header(tokenizer):
+    """Axolotl trains on it, we do not: the model never has to write a part of a header."""
+    messages = [*single_turn("a", "b #"), *single_turn("c", "d")]
+    ids, ours = make_encoder(tokenizer, "test").encode_conversation(messages)
+    theirs = axolotl_strategy(tokenizer).tokenize_prompt({"messages": messages})
+    assert ids[1:] == theirs["input_ids"]
+    different = [number for number, label in enumerate(theirs["labels"], start=1) if label != ours[number]]
+    assert tokenizer.convert_ids_to_tokens([ids[number] for number in different]) == ["\u2581####"]
 
 
 @pytest.mark.network

@@ -3,6 +3,8 @@
 Tokenizers differ in what they join across the line break that ends a prompt, so one of each kind is tested.
 """
 
+import random
+
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -10,7 +12,7 @@ from solar_plugins.data.encoder import IGNORED_LABEL, make_encoder
 from solar_plugins.data.formatters import preference_formatters, sft_formatters
 from solar_plugins.data.formatters.base import RowError
 from solar_plugins.data.row_encoder import RowEncoder
-from solar_plugins.data.template import template_text
+from solar_plugins.data.template import render, template_text
 
 LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -93,6 +95,40 @@ def test_prompts_equal_those_at_inference_and_answers_are_complete(kind, made_to
                 assert ids == masked + trained_on
                 before = tokenizer("a", add_special_tokens=False)["input_ids"]
                 assert tokenizer.decode(before + trained_on) == f"a{answer}</s>"
+
+
+ENDS = [*filter(str.strip, ANSWERS), "a...", "(b)", "x\t\t", "a #", "b\n \n", "c:\n", "12"]
+
+
+@pytest.mark.parametrize("kind", ["mistral", *KINDS])
+def test_the_loss_of_a_conversation_covers_the_tokens_between_its_prefixes(kind, made_tokenizers, tokenizer):
+    """By definition an answer is trained on from the end of the prefix before it to the end of the prefix with it."""
+    encoder = make_encoder(tokenizer if kind == "mistral" else made_tokenizers[kind], "test")
+
+    def tokens(messages, **options):
+        return encoder.tokenizer(render(messages, **options), add_special_tokens=False)["input_ids"]
+
+    chooser = random.Random(0)
+    for number in range(300):
+        messages = [{"role": "system", "content": chooser.choice(ENDS)}] if number % 3 == 0 else []
+        for _ in range(chooser.randint(1, 3)):
+            messages.append({"role": "user", "content": chooser.choice(ENDS)})
+            messages.append({"role": "assistant", "content": chooser.choice(ENDS), "learn": chooser.random() < 0.8})
+        ids, end = tokens(messages), encoder.tokenizer.eos_token_id
+        labels = [IGNORED_LABEL] * len(ids)
+        for index, message in enumerate(messages):
+            if message.get("learn"):
+                start = shared(ids, tokens(messages[:index], add_generation_prompt=True))
+                stop = shared(ids, tokens(messages[: index + 1]))
+                labels[start:stop] = ids[start:stop]
+        start = list(encoder.start_ids)
+        expected = [IGNORED_LABEL] * len(start) + labels + [end if messages[-1]["learn"] else IGNORED_LABEL]
+        assert encoder.encode_conversation(messages) == ([*start, *ids, end], expected)
+
+
+def shared(ids, other):
+    """The length of the common prefix."""
+    return next((n for n, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), min(len(ids), len(other)))
 
 
 @pytest.mark.parametrize("kind", ["mistral", *KINDS])
