@@ -15,7 +15,7 @@ from solar_plugins.plugins.recipe_packs import (
     recipe_packs,
     recipe_summary,
 )
-from solar_plugins.text import printable
+from solar_plugins.text import counted, printable
 
 
 @click.group()
@@ -141,7 +141,7 @@ def gallery(folder: Path | None, output: Path) -> None:
 
     entries = entries_of(folder) if folder else gallery_of_packs()
     count = write_gallery(entries, output, f"Recipes in {folder.resolve().name}" if folder else "Installed recipes")
-    click.echo(f"{output}: {count} recipe{'' if count == 1 else 's'}")
+    click.echo(f"{output}: {counted(count, 'recipe')}")
 
 
 @recipes.command("share")

@@ -23,6 +23,15 @@ def span(start: int, end: int) -> str:
     return f"{start}..{end - 1}" if end - start > 1 else str(start)
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "step"), counted(2_000, "step")
+    ('1 step', '2,000 steps')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def close_match(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known name closest to ``name``, for "did you mean"; None if no similarity reaches ``cutoff``.
 

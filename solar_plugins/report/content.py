@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -16,21 +16,15 @@ from solar_plugins.evaluation.measure import MeasuredModel, PairLogProbs
 from solar_plugins.evaluation.models import Hardware
 from solar_plugins.recipe import DatasetKey
 from solar_plugins.report.stages import Stage
+from solar_plugins.text import counted
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
 JSON_VERSION = 1
-LOSS_HEADINGS = ("nats/token", "vs. base")
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredSet:
-    """Held-out responses or preference pairs of a later stage.
-
-    Args:
-        stage: The first stage that names any. Its tokenizer encodes them.
-        sets: For each dataset, how many rows were read, kept and dropped.
-        size: How many responses or pairs were measured.
-    """
+    """Held-out responses or pairs of the first ``stage`` that names any; ``sets`` counts the rows of each dataset."""
 
     stage: str
     sets: tuple[str, ...]
@@ -39,19 +33,7 @@ class MeasuredSet:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """How everything was measured.
-
-    Args:
-        held_out: The file of held-out texts.
-        num_texts: How many texts are in it.
-        sequence_tokens: Longest window, in tokens.
-        max_new_tokens: Longest continuation.
-        hardware: Device and dtype.
-        versions: Of Python and the packages that matter.
-        date: Of the measurement, in UTC.
-        answers: Held-out responses, if a stage names any. The prompts are then questions in SOLAR's chat format.
-        pairs: Held-out preference pairs, if a stage names any.
-    """
+    """How everything was measured. With ``answers``, the prompts are questions in SOLAR's chat format."""
 
     held_out: str
     num_texts: int
@@ -65,21 +47,14 @@ class Conditions:
 
 
 class Metrics(NamedTuple):
-    """One kind of held-out data, with the metrics of every model on it.
-
-    Args:
-        data: What was held out: text, responses or preference pairs.
-        size: How much of it.
-        headings: Of the metrics.
-        rows: The metrics of each model as text.
-        losses: The loss of each model, in nats per token; empty for pairs.
-    """
+    """The table of one kind of held-out data: a row of text for each model, and for all but pairs its loss."""
 
     data: str
     size: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     losses: Sequence[float] = ()
+    """In nats per token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +63,7 @@ class Report:
 
     Args:
         base_name: The base's name, without the path of this machine.
-        plan: The layer plan.
+        plan: Of the first stage, which upscales.
         models: The base, the upscaled model before training, then the model of each stage.
         stages: The recipe that upscales, then the later ones.
         prompts: What the models continued or answered.
@@ -140,51 +115,42 @@ class Report:
 
     def before(self, name: str) -> MeasuredModel:
         """The model that a stage started from; if that is not in the report, the one before the stage."""
-        names = [model.name for model in self.models]
-        began_with = self.stage(name).began_with
-        return self.models[names.index(began_with) if began_with else names.index(name) - 1]
+        if began_with := self.stage(name).began_with:
+            return self.model(began_with)
+        return self.models[self.models.index(self.model(name)) - 1]
 
     def metrics(self) -> Iterator[Metrics]:
         """The metrics on each kind of held-out data that was measured."""
-        base, reference = self.base, self.pair_reference
+        base, reference, names = self.base, self.pair_reference, [model.name for model in self.models]
+        losses = [model.loss for model in self.models]
         rows = [
-            [
-                str(model.num_layers),
-                parameters(model.num_parameters),
-                *_loss_cells(model.loss, base.loss),
-                number(model.loss.perplexity, 2),
-            ]
-            for model in self.models
+            [name, str(model.num_layers), parameters(model.num_parameters), *cells, number(model.loss.perplexity, 2)]
+            for name, model, cells in zip(names, self.models, _loss_cells(losses), strict=True)
         ]
-        headings = ["layers", "parameters", *LOSS_HEADINGS, "perplexity"]
-        losses = [model.loss.nats_per_token for model in self.models]
-        yield Metrics("text", f"{base.loss.tokens:,} tokens", headings, rows, losses)
+        headings = ["model", "layers", "parameters", *LOSS_HEADINGS, "perplexity"]
+        yield Metrics("text", f"{base.loss.tokens:,} tokens", headings, rows, _nats(losses))
         if base.answers:
-            answers = [model.answers or base.answers for model in self.models]
+            losses = [model.answers or base.answers for model in self.models]
             size = f"{counted(len(base.answers.window_tokens), 'response')}, {base.answers.tokens:,} tokens"
-            rows = [_loss_cells(loss, base.answers) for loss in answers]
-            yield Metrics("responses", size, LOSS_HEADINGS, rows, [loss.nats_per_token for loss in answers])
+            rows = [[name, *cells] for name, cells in zip(names, _loss_cells(losses), strict=True)]
+            yield Metrics("responses", size, ["model", *LOSS_HEADINGS], rows, _nats(losses))
         if base.pairs and reference and reference.pairs:
             pairs, count = [model.pairs or base.pairs for model in self.models], len(base.pairs.chosen)
             later = self.models.index(reference) + 1
-            gained = [share(one.num_rewarded(reference.pairs), count) for one in pairs[later:]]
             preferred = [share(one.num_preferred, count) for one in pairs]
-            headings = ["chosen more likely", f"margin up vs. {reference.name}"]
-            rows = [list(cells) for cells in zip(preferred, [""] * later + gained, strict=True)]
+            gained = [""] * later + [share(one.num_rewarded(reference.pairs), count) for one in pairs[later:]]
+            headings = ["model", "chosen more likely", f"margin up vs. {reference.name}"]
+            rows = [list(cells) for cells in zip(names, preferred, gained, strict=True)]
             yield Metrics("preference pairs", counted(count, "pair"), headings, rows)
 
     @property
     def broken(self) -> tuple[str, list[str]] | None:
         """Which metric is not finite, and the names of the models of which it is not; None if all are finite."""
-        losses = [
-            model.name
-            for model in self.models
-            if not all(math.isfinite(loss.nats_per_token) for loss in (model.loss, model.answers) if loss)
-        ]
+        losses = {model.name: _nats(filter(None, (model.loss, model.answers))) for model in self.models}
+        infinite = [name for name, found in losses.items() if not all(map(math.isfinite, found))]
         pairs = [model.name for model in self.models if model.pairs and not model.pairs.is_finite]
-        if losses:
-            return "held-out loss", losses
-        return ("log-probability of held-out pairs", pairs) if pairs else None
+        found = (("held-out loss", infinite), ("log-probability of held-out pairs", pairs))
+        return next((one for one in found if one[1]), None)
 
     @property
     def before_chat(self) -> list[str]:
@@ -204,10 +170,9 @@ class Report:
         trained = {stage.name: _files(stage, "datasets", "pretraining_dataset") for stage in self.stages}
         found = dict[str, list[str]]()
         for path, part in held_out:
-            if names := [
-                name for name, files in trained.items() if any(path == p and part in (None, q) for p, q in files)
-            ]:
-                found.setdefault(path, names)
+            same = {name for name, files in trained.items() for p, q in files if path == p and part in (None, q)}
+            if same:
+                found.setdefault(path, [name for name in trained if name in same])
         return found
 
 
@@ -218,8 +183,17 @@ def _files(stage: Stage, *keys: DatasetKey) -> list[tuple[str, str]]:
     return [(os.path.normpath(str(entry.get("path"))), str([entry.get(part) for part in parts])) for entry in entries]
 
 
-def _loss_cells(loss: Loss, base: Loss) -> list[str]:
-    return [number(loss.nats_per_token, 3), "" if loss is base else above_base(loss, base)]
+LOSS_HEADINGS = ("nats/token", "vs. base")
+
+
+def _loss_cells(losses: Sequence[Loss]) -> list[tuple[str, str]]:
+    """Each loss, and how far it is above the first, which is the base's."""
+    above = ["", *(above_base(loss, losses[0]) for loss in losses[1:])]
+    return [(number(nats, 3), cell) for nats, cell in zip(_nats(losses), above, strict=True)]
+
+
+def _nats(losses: Iterable[Loss]) -> list[float]:
+    return [loss.nats_per_token for loss in losses]
 
 
 def above_base(loss: Loss, base: Loss) -> str:
@@ -233,16 +207,6 @@ def above_base(loss: Loss, base: Loss) -> str:
     if not math.isfinite(above):
         return "not finite"
     return f"{above:+.3f}" if error is None else f"{above:+.3f} ± {error:.3f}"
-
-
-def counted(count: int, what: str) -> str:
-    """A number of things.
-
-    Example:
-        >>> counted(1, "step"), counted(2_000, "step")
-        ('1 step', '2,000 steps')
-    """
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def number(value: float, decimals: int) -> str:
@@ -314,12 +278,12 @@ def _model_json(model: MeasuredModel, report: Report) -> dict[str, Any]:
 
 
 def _loss_json(loss: Loss, base: Loss) -> dict[str, Any]:
-    above = difference(loss, base)
+    above, error = difference(loss, base)
     return {
         "nats_per_token": loss.nats_per_token,
         "perplexity": loss.perplexity,
-        "above_base": above.nats_per_token,
-        "above_base_standard_error": above.standard_error,
+        "above_base": above,
+        "above_base_standard_error": error,
         "tokens": loss.tokens,
         **asdict(loss),
     }
@@ -361,6 +325,4 @@ def _finite(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -65,13 +65,9 @@ def plain_axes(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
 
 
 def spread(wanted: Sequence[float], distance: float, low: float, high: float) -> list[float]:
-    """The positions from ``low`` to ``high`` nearest to ``wanted`` (least squares), ``distance`` or more apart.
+    """The positions from ``low`` to ``high`` nearest to ``wanted``, ascending, and ``distance`` or more apart.
 
-    Args:
-        wanted: Ascending positions.
-        distance: Small enough that all fit between ``low`` and ``high``.
-        low: The lowest position.
-        high: The highest position.
+    They have the least sum of squared differences. The ``distance`` must be small enough that all fit.
 
     Example:
         >>> spread([50, 51, 99], 10, 0, 100)
@@ -98,8 +94,7 @@ def save_picture(figure: Figure, path: Path) -> None:
     """
     check_picture_path(path)
     picture = _rendered(figure, "svg" if path.suffix.lower() == ".svg" else "png", transparent=False)
-    otherwise = "give a file in a folder that you may write to"
-    with write_errors_explained(path, "picture", otherwise, SolarError):
+    with write_errors_explained(path, "picture", "give a file in a folder that you may write to", SolarError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, picture)
 

@@ -7,40 +7,21 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from solar_plugins.extras import require
-from solar_plugins.report.picture import (
-    DARK_ON_COLOR,
-    DEPTH_COLORS,
-    DONOR_COLORS,
-    INK,
-    LIGHT_ON_COLOR,
-    MUTED,
-    PAPER,
-    SEAM,
-    check_picture_path,
-    depth_colors,
-    new_sheet,
-    save_picture,
-    spread,
-)
-from solar_plugins.text import span
+from solar_plugins.report import picture
+from solar_plugins.text import counted, span
 from solar_plugins.upscaling.layer_plan import LayerPlan, PlannedLayer, Seam, start_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARGIN = 14.0
-MIN_WIDTH = 330.0
-COLUMN_WIDTH = 52.0
-BAND_WIDTH = 104.0
-LABEL_INDENT = 28.0
+MARGIN, MIN_WIDTH, COLUMN_WIDTH, BAND_WIDTH, LABEL_INDENT = 14.0, 330.0, 52.0, 104.0, 28.0
 NUMBER_WIDTH = 26.0
 """Room next to a column for the numbers of layers."""
-HEAD_HEIGHT = 74.0
-FOOT_HEIGHT = 40.0
+HEAD_HEIGHT, FOOT_HEIGHT = 74.0, 40.0
 LAYER_HEIGHT, MAX_LAYER_HEIGHT = 13.0, 24.0
 MIN_COLUMN_HEIGHT, MAX_COLUMN_HEIGHT = 190.0, 620.0
 MODEL_GAP = 20.0
@@ -92,8 +73,20 @@ class PlanLayout:
         used = len(plan) * self.layer_height + len(self.seams) * self.seam_gap
         self.new_bottom = FOOT_HEIGHT + (self.column_height - used) / 2
         top = FOOT_HEIGHT + self.column_height
-        self.label_ys = spread([self.seam_y(seam) for seam in self.seams], self.label_distance, FOOT_HEIGHT, top)
+        seam_ys = map(self.seam_y, self.seams)
+        self.label_ys = picture.spread([*seam_ys], self.label_distance, FOOT_HEIGHT, top)
         """Middles of the labels, as close to their seams as possible without overlap."""
+
+    @property
+    def columns(self) -> list[tuple[float, float, str]]:
+        """The left edge, the upper edge and the name of each column: the base, the donors, the upscaled model."""
+        old = [(self.base_x, self.base_y(depth, model), self.name(model)) for model, depth in enumerate(self.depths)]
+        return [*old, (self.new_x, self.new_y(len(self.plan) - 1) + self.layer_height, "upscaled")]
+
+    def name(self, model: int) -> str:
+        """The last part of a model's name, cut to the width of its column."""
+        name = self.plan.donors[model - 1].name.rpartition("/")[2] if model else "base"
+        return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
     def base_y(self, layer: int, model: int = 0) -> float:
         """Lower edge of a layer of the base or a donor. Past the last layer: the upper edge of the column."""
@@ -121,55 +114,54 @@ def draw_plan(plan: LayerPlan, path: Path) -> None:
     Raises:
         SolarError: The suffix is not one of these, the file cannot be written, or matplotlib is not installed.
     """
-    check_picture_path(path)
+    picture.check_picture_path(path)
     require("solar plan --plot")
-    save_picture(plan_figure(plan), path)
+    picture.save_picture(plan_figure(plan), path)
 
 
 def plan_figure(plan: LayerPlan) -> Figure:
     """The picture of ``plan``."""
     layout = PlanLayout(plan)
-    colors = [depth_colors(depth, DONOR_COLORS if model else DEPTH_COLORS) for model, depth in enumerate(layout.depths)]
-    figure, axes = new_sheet(layout.width, layout.height)
-    _draw_head(axes, layout)
+    scales = [picture.DONOR_COLORS if model else picture.DEPTH_COLORS for model in range(len(layout.depths))]
+    colors = [picture.depth_colors(depth, scale) for depth, scale in zip(layout.depths, scales, strict=True)]
+    figure, axes = picture.new_sheet(layout.width, layout.height)
+    top = layout.height - MARGIN
+    _text(axes, MARGIN, top, f"{plan.base_layers} → {len(plan)} layers", 15, weight="bold", va="top")
+    _text(axes, MARGIN, top - 21, _summary(layout), 8.5, picture.MUTED, va="top")
+    for x, y, name in layout.columns:
+        _text(axes, x + COLUMN_WIDTH / 2, y + 6, name, 9.5, weight="bold", ha="center", va="bottom")
     _draw_bands(axes, layout, colors)
     _draw_columns(axes, layout, colors)
     _draw_seams(axes, layout)
-    _draw_foot(axes, layout)
+    for line, note in enumerate(_notes(layout)):
+        _text(axes, MARGIN, FOOT_HEIGHT - 20 - 11 * line, note, 7, picture.MUTED, va="baseline")
     return figure
 
 
-def _draw_head(axes: Axes, layout: PlanLayout) -> None:
-    plan, top = layout.plan, layout.height - MARGIN
-    axes.text(MARGIN, top, f"{plan.base_layers} → {len(plan)} layers", size=15, weight="bold", color=INK, va="top")
-    axes.text(MARGIN, top - 21, _summary(layout), size=8.5, color=MUTED, va="top")
-    names = [
-        (layout.base_x, layout.base_y(depth, model), _short_name(plan, model))
-        for model, depth in enumerate(layout.depths)
-    ]
-    names += [(layout.new_x, layout.new_y(len(plan) - 1) + layout.layer_height, "upscaled")]
-    for x, y, name in names:
-        axes.text(x + COLUMN_WIDTH / 2, y + 6, name, size=9.5, weight="bold", color=INK, ha="center", va="bottom")
-
-
-def _short_name(plan: LayerPlan, model: int) -> str:
-    """The last part of a model's name, cut to the width of its column."""
-    name = plan.donors[model - 1].name.rpartition("/")[2] if model else "base"
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+def _text(axes: Axes, x: float, y: float, text: str, size: float, color: str = picture.INK, **style: Any) -> None:
+    axes.text(x, y, text, {"size": size, "color": color, "va": "center_baseline"} | style)
 
 
 def _summary(layout: PlanLayout) -> str:
     plan, ranges = layout.plan, layout.plan.ranges()
     what = "layers" if plan.donors else "base layers"
-    few = [
-        (f"{_short_name(plan, part.model)} " if plan.donors else "") + f"{part.start}..{part.end - 1}"
-        for part in ranges
-    ]
+    few = [f"{f'{layout.name(part.model)} ' * bool(plan.donors)}{part.start}..{part.end - 1}" for part in ranges]
     parts = [f"{what} {' + '.join(few)}" if len(ranges) <= 4 else f"{len(ranges)} ranges of {what}"]
     others = Counter(layer.initialization for layer in plan.layers if layer.initialization != "copy")
-    parts += [f"{count} {name} layer{'s' if count > 1 else ''}" for name, count in others.items()]
-    parts += [f"{len(layout.seams) or 'no'} seam{'' if len(layout.seams) == 1 else 's'}"]
-    return ", ".join(parts)
+    parts += [counted(count, f"{name} layer") for name, count in others.items()]
+    return ", ".join([*parts, counted(len(layout.seams), "seam") if layout.seams else "no seams"])
+
+
+def _notes(layout: PlanLayout) -> list[str]:
+    which = "layer of its model" if layout.plan.donors else "base layer"
+    notes = [f"Number in a box: the {which}. Next to it: the layer of the upscaled model."]
+    if layout.number_size < MIN_NUMBER_SIZE:
+        notes = ["Number next to a box: the layer of that model."]
+    starts = dict.fromkeys(start_words(layer) for layer in layout.plan.layers if layer.initialization != "copy")
+    if starts:
+        passing = ", passes its input through" if starts.keys() == {"identity"} else ""
+        notes += [f"Hatched: starts as {', '.join(starts)}{passing}."]
+    return notes
 
 
 def _draw_bands(axes: Axes, layout: PlanLayout, colors: list[list[str]]) -> None:
@@ -194,35 +186,28 @@ def _draw_bands(axes: Axes, layout: PlanLayout, colors: list[list[str]]) -> None
         count = part.end - part.start
         if count > 1 and count * layout.layer_height >= 22:
             y = layout.new_y(position) + count * layout.layer_height / 2
-            axes.text(right - 6, y, span(part.start, part.end), size=9, color=INK, ha="right", va="center_baseline")
+            _text(axes, right - 6, y, span(part.start, part.end), 9, ha="right")
         position += count
 
 
 def _draw_columns(axes: Axes, layout: PlanLayout, colors: list[list[str]]) -> None:
-    plan = layout.plan
-    for model, of_model in enumerate(colors):
-        for layer, color in enumerate(of_model):
-            _draw_layer(axes, layout, layout.base_x, layout.base_y(layer, model), PlannedLayer(layer), color)
-    for position, planned in enumerate(plan.layers):
-        color = colors[planned.model][planned.source]
-        _draw_layer(axes, layout, layout.new_x, layout.new_y(position), planned, color)
+    plan, boxes, ticks = layout.plan, [], []
     step = next((step for step in (1, 2, 4, 8, 16, 32, 64) if step * layout.layer_height >= 24), 128)
-    ticks = []
-    if layout.number_size < MIN_NUMBER_SIZE:
-        ticks = [
-            (layout.base_x - 5, layout.base_y(layer, model), layer, "right")
-            for model, depth in enumerate(layout.depths)
-            for layer in range(0, depth, step)
-        ]
-    ticks += [
-        (layout.new_x + COLUMN_WIDTH + 5, layout.new_y(position), position, "left")
-        for position in range(0, len(plan), step)
-    ]
+    for model, of_model in enumerate(colors):
+        places = [layout.base_y(layer, model) for layer in range(len(of_model))]
+        boxes += [(layout.base_x, y, PlannedLayer(layer), of_model[layer]) for layer, y in enumerate(places)]
+        if layout.number_size < MIN_NUMBER_SIZE:
+            ticks += [(layout.base_x - 5, y, layer, "right") for layer, y in enumerate(places)][::step]
+    for position, layer in enumerate(plan.layers):
+        boxes += [(layout.new_x, layout.new_y(position), layer, colors[layer.model][layer.source])]
+    for box in boxes:
+        _draw_layer(axes, layout, *box)
+    new = [(layout.new_x + COLUMN_WIDTH + 5, layout.new_y(place), place, "left") for place in range(0, len(plan), step)]
     seam_ys = [layout.seam_y(seam) for seam in layout.seams]
-    for x, bottom, number, side in ticks:
+    for x, bottom, number, side in [*ticks, *new]:
         y = bottom + layout.layer_height / 2
         if side == "right" or all(abs(y - seam_y) > 5 for seam_y in seam_ys):  # The line of a seam takes this place.
-            axes.text(x, y, str(number), size=6.5, color=MUTED, ha=side, va="center_baseline")
+            _text(axes, x, y, str(number), 6.5, picture.MUTED, ha=side)
 
 
 def _draw_layer(axes: Axes, layout: PlanLayout, x: float, y: float, layer: PlannedLayer, color: str) -> None:
@@ -248,16 +233,10 @@ def _draw_layer(axes: Axes, layout: PlanLayout, x: float, y: float, layer: Plann
         hatch.set_clip_path(box)
         axes.add_patch(hatch)
     if layout.number_size >= MIN_NUMBER_SIZE:
-        axes.text(
-            x + COLUMN_WIDTH / 2,
-            y + height / 2,
-            str(layer.source),
-            size=layout.number_size,
-            color=INK if hatched else DARK_ON_COLOR if _is_light(color) else LIGHT_ON_COLOR,
-            bbox={"facecolor": PAPER, "linewidth": 0, "pad": 0.8} if hatched else None,
-            ha="center",
-            va="center_baseline",
-        )
+        on_color = picture.DARK_ON_COLOR if _is_light(color) else picture.LIGHT_ON_COLOR
+        paper = {"facecolor": picture.PAPER, "linewidth": 0, "pad": 0.8} if hatched else None
+        style: dict[str, Any] = {"color": picture.INK if hatched else on_color, "bbox": paper, "ha": "center"}
+        _text(axes, x + COLUMN_WIDTH / 2, y + height / 2, str(layer.source), layout.number_size, **style)
 
 
 def _is_light(color: str) -> bool:
@@ -267,32 +246,11 @@ def _is_light(color: str) -> bool:
 
 
 def _draw_seams(axes: Axes, layout: PlanLayout) -> None:
-    right = layout.new_x + COLUMN_WIDTH
+    left, right = layout.new_x - 4, layout.new_x + COLUMN_WIDTH + 4
+    label_x, style = right - 4 + LABEL_INDENT, dict[str, Any](color=picture.SEAM)
     weight = 2.0 if len(layout.seams) <= MANY_SEAMS else 1.2
-    turn, end = right + 8, right + LABEL_INDENT - 5
     for seam, label_y in zip(layout.seams, layout.label_ys, strict=True):
-        y = layout.seam_y(seam)
-        axes.plot([layout.new_x - 4, right + 4], [y, y], color=SEAM, linewidth=weight, solid_capstyle="round")
-        axes.plot([right + 4, turn, end - 6, end], [y, y, label_y, label_y], color=SEAM, linewidth=0.8)
-        axes.text(
-            right + LABEL_INDENT,
-            label_y,
-            seam_label(layout.plan, seam),
-            size=layout.label_size,
-            color=SEAM,
-            va="center_baseline",
-            gid=f"seam-{seam.position}",
-        )
-
-
-def _draw_foot(axes: Axes, layout: PlanLayout) -> None:
-    which = "layer of its model" if layout.plan.donors else "base layer"
-    notes = [f"Number in a box: the {which}. Next to it: the layer of the upscaled model."]
-    if layout.number_size < MIN_NUMBER_SIZE:
-        notes = ["Number next to a box: the layer of that model."]
-    starts = dict.fromkeys(start_words(layer) for layer in layout.plan.layers if layer.initialization != "copy")
-    if starts:
-        passing = ", passes its input through" if starts.keys() == {"identity"} else ""
-        notes += [f"Hatched: starts as {', '.join(starts)}{passing}."]
-    for line, note in enumerate(notes):
-        axes.text(MARGIN, FOOT_HEIGHT - 20 - 11 * line, note, size=7, color=MUTED)
+        y, gid = layout.seam_y(seam), f"seam-{seam.position}"
+        axes.plot([left, right], [y, y], linewidth=weight, solid_capstyle="round", **style)
+        axes.plot([right, right + 4, label_x - 11, label_x - 5], [y, y, label_y, label_y], linewidth=0.8, **style)
+        _text(axes, label_x, label_y, seam_label(layout.plan, seam), layout.label_size, gid=gid, **style)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,28 +12,15 @@ from typing import TYPE_CHECKING
 
 from solar_plugins.data.row_encoder import EncodedAnswer, EncodedPair
 from solar_plugins.errors import ArgsError, SolarError
-from solar_plugins.evaluation.held_out import (
-    HeldOutRows,
-    Question,
-    Tokenizers,
-    ask,
-    checked_prompts,
-    first_questions,
-    held_out_answers,
-    held_out_pairs,
-    held_out_path,
-    read_texts,
-    require_known_tokens,
-)
+from solar_plugins.evaluation import held_out as held_out_data
 from solar_plugins.evaluation.measure import Task, measure_model, token_windows
 from solar_plugins.evaluation.models import hardware, load_tokenizer
 from solar_plugins.extras import require
 from solar_plugins.pipeline import is_pipeline, read_pipeline, report_stages
 from solar_plugins.recipe import Recipe, read_recipe
 from solar_plugins.report.content import Conditions, MeasuredSet, Report, to_json
-from solar_plugins.report.page import render_page
+from solar_plugins.report.page import render_page, show_report
 from solar_plugins.report.stages import Stage, check_tokenizer, find_stages
-from solar_plugins.report.terminal import show_report
 from solar_plugins.storage.atomic import write_errors_explained, write_file
 from solar_plugins.upscaling.base_model import BaseCheckpoint, find_base
 from solar_plugins.upscaling.checkpoint import ensure_checkpoint
@@ -45,9 +32,12 @@ from solar_plugins.versions import package_versions
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from solar_plugins.report.stages import Windows
+
 HELD_OUT_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 """How many tokens are predicted: the standard error of a difference is about 0.01 and 0.003 nats per token."""
 MAX_NEW_TOKENS = 48
+VERSIONS = ("solar_plugins", "axolotl", "transformers", "torch", "Python")
 
 
 def write_report(
@@ -80,22 +70,23 @@ def write_report(
     recipe = read_recipe(recipe_path)
     base, plan = _base_and_plan(recipe)
     stages = find_stages(recipe, plan, later, lambda other: _base_and_plan(other)[1])
-    text_path, sequence_tokens = held_out_path(recipe, held_out), recipe.sequence_tokens
-    texts = read_texts(text_path)
-    asked = checked_prompts(prompts, texts)
+    text_path, sequence_tokens = held_out_data.held_out_path(recipe, held_out), recipe.sequence_tokens
+    texts = held_out_data.read_texts(text_path)
+    asked = held_out_data.checked_prompts(prompts, texts)
     tokenizer = load_tokenizer(base.fetched, trust_remote_code=recipe.trusts_code)
     num_tokens = HELD_OUT_TOKENS["cpu" if hardware().device == "cpu" else "cuda"]
     read = partial(token_windows, texts=texts, sequence_tokens=sequence_tokens, num_tokens=num_tokens)
     if not (windows := read(tokenizer)):
         raise ArgsError(f"{text_path}: no text has two tokens, of which one could be predicted; give longer texts")
     tokenizers, answers, pairs = _chat_rows(stages, tokenizer, read) if later else ({}, None, None)
-    questions = tuple[Question, ...]()
+    to_continue = asked
     if answers:
-        questions = ask(asked) if prompts else first_questions(answers.examples)
+        questions = held_out_data.ask(asked) if prompts else held_out_data.first_questions(answers.examples)
         asked = tuple(question.shown for question in questions)
+        to_continue = tuple(question.prompt for question in questions) or asked
     task = Task(
         windows,
-        [question.prompt for question in questions] or asked,
+        to_continue,
         tokenizers[answers.stage] if answers else tokenizer,
         MAX_NEW_TOKENS,
         answers=[answer.tokens for answer in answers.examples] if answers else (),
@@ -107,6 +98,7 @@ def write_report(
         if stage.untrained and stage.recipe:
             directories[stage.untrained] = _upscaled(stage.recipe)
         directories[stage.name] = stage.directory
+    found = package_versions()
     report = Report(
         base_name=base.public_name,
         plan=plan,
@@ -119,17 +111,15 @@ def write_report(
             sequence_tokens=sequence_tokens,
             max_new_tokens=MAX_NEW_TOKENS,
             hardware=hardware(),
-            versions=_versions(),
+            versions={name.lower(): found[name] for name in VERSIONS if name in found},
             date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             answers=MeasuredSet(answers.stage, answers.sets, len(answers.examples)) if answers else None,
             pairs=MeasuredSet(pairs.stage, pairs.sets, len(pairs.examples)) if pairs else None,
         ),
         html=output,
     )
-    for path, text in (
-        (report.json, json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"),
-        (report.html, render_page(report)),
-    ):
+    metrics = json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    for path, text in ((report.json, metrics), (report.html, render_page(report))):
         with write_errors_explained(path, "report", "give another output", SolarError):
             # A file name may hold bytes that are not UTF-8; they must not cost the report.
             write_file(path, text.encode(errors="backslashreplace"))
@@ -172,25 +162,22 @@ def _base_and_plan(recipe: Recipe) -> tuple[BaseCheckpoint, LayerPlan]:
 
 
 def _chat_rows(
-    stages: Sequence[Stage],
-    reference: PreTrainedTokenizerBase,
-    read: Callable[[PreTrainedTokenizerBase], list[list[int]]],
-) -> tuple[Tokenizers, HeldOutRows[EncodedAnswer] | None, HeldOutRows[EncodedPair] | None]:
+    stages: Sequence[Stage], base: PreTrainedTokenizerBase, read: Windows
+) -> tuple[
+    held_out_data.Tokenizers,
+    held_out_data.HeldOutRows[EncodedAnswer] | None,
+    held_out_data.HeldOutRows[EncodedPair] | None,
+]:
     """The stages' tokenizers, and the held-out responses and pairs that stages name, in tokens that the base has."""
     trusted = stages[0].recipe is not None and stages[0].recipe.trusts_code
     tokenizers = {stage.name: load_tokenizer(stage.directory, trust_remote_code=trusted) for stage in stages}
     for stage in stages:
-        check_tokenizer(stage, reference, tokenizers[stage.name], read)
-    answers, pairs = held_out_answers(stages, tokenizers), held_out_pairs(stages, tokenizers)
+        check_tokenizer(stage, base, tokenizers[stage.name], read)
+    answers = held_out_data.held_out_answers(stages, tokenizers)
+    pairs = held_out_data.held_out_pairs(stages, tokenizers)
     if answers:
-        require_known_tokens(answers.stage, [answer.tokens for answer in answers.examples], reference)
+        held_out_data.require_known_tokens(answers.stage, [answer.tokens for answer in answers.examples], base)
     if pairs:
         both = [answer.tokens for pair in pairs.examples for answer in (pair.chosen, pair.rejected)]
-        require_known_tokens(pairs.stage, both, reference)
+        held_out_data.require_known_tokens(pairs.stage, both, base)
     return tokenizers, answers, pairs
-
-
-def _versions() -> dict[str, str]:
-    found = package_versions()
-    names = {name: name for name in ("solar_plugins", "axolotl", "transformers", "torch")} | {"python": "Python"}
-    return {key: found[name] for key, name in names.items() if name in found}

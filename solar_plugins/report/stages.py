@@ -18,11 +18,11 @@ from solar_plugins.upscaling.provenance import recorded_plan
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    type Windows = Callable[[PreTrainedTokenizerBase], list[list[int]]]
+    """Encodes the held-out text."""
+
 NAMES = ("base", "upscaled", "trained")
 """The names of the base, the upscaled model and, in a report on one recipe, the trained model."""
-
-RECIPE_PREFIX = "solar_"
-RECIPE_SUFFIXES = (".yml", ".yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,11 @@ class Stage:
     plan: LayerPlan | None = None
 
     @property
+    def where(self) -> str:
+        """What names it in an error: the recipe, or the folder of a merged model."""
+        return str(self.recipe.path if self.recipe else self.directory)
+
+    @property
     def untrained(self) -> str | None:
         """The name of its upscaled model before training, if it has a plan of its own."""
         return f"{self.name}, {NAMES[1]}" if self.plan else None
@@ -66,12 +71,11 @@ class Stage:
     @property
     def starts_at_ln_2(self) -> bool:
         """Whether its loss is plain, unweighted DPO with the start as reference: before the first step it is ln 2."""
-        recipe = self.recipe
-        if recipe is None or recipe.rl != "dpo":
+        if (recipe := self.recipe) is None or recipe.rl != "dpo":
             return False
-        plain = recipe.dpo_loss_type in (None, "sigmoid", ["sigmoid"])
         # Weights scale the loss; the reference has no adapter from lora_model_dir.
-        return plain and not (recipe.dpo_use_weighting or recipe.dpo_loss_weights or recipe.lora_model_dir)
+        other = recipe.dpo_use_weighting or recipe.dpo_loss_weights or recipe.lora_model_dir
+        return recipe.dpo_loss_type in (None, "sigmoid", ["sigmoid"]) and not other
 
     @property
     def uses_chat_format(self) -> bool:
@@ -97,65 +101,45 @@ def find_stages(
     Raises:
         SolarError: A stage was not trained, comes from another plan or base, or has the name or folder of another one.
     """
-    assert recipe.path is not None
-    stages = [_trained_stage(_stage_name(recipe.path) if later else NAMES[2], recipe)]
-    require_plan(
-        stages[0].directory,
-        plan,
-        f"output_dir: {stages[0].directory}",
-        f"but this recipe's plan is {plan}; it comes from another recipe. Train this recipe, or give the one that was "
-        "trained",
-    )
+    first = _trained_stage(recipe) if later else replace(_trained_stage(recipe), name=NAMES[2])
+    again = f"but this recipe's plan is {plan}; it comes from another recipe. Train this recipe, or give the one that "
+    require_plan(first, plan, f"{again}was trained")
+    stages = [first]
     for argument in later:
-        stage = _later_stage(argument)
-        own = plan_of_recipe(stage.recipe) if stage.recipe and stage.recipe.upscales else None
-        if stage.recipe and own and stage.recipe.base != recipe.base:
-            raise ArgsError(
-                f"{argument}: upscales base_model: {stage.recipe.base.name}, but {recipe.path} upscales "
-                f"{recipe.base.name}; a report compares plans of one base. Give each base a report of its own"
-            )
-        require_plan(
-            stage.directory,
-            own or plan,
-            f"{argument}: output_dir: {stage.directory}" if stage.recipe else str(argument),
-            "but this recipe's plan is another one; train it again"
-            if own
-            else f"but {recipe.path}, the first stage, makes {plan}; later stages come from that upscaled model. Give "
-            "the stages that were trained from it, or also the recipe that upscales by the other plan",
+        stage, own = _later_stage(argument), None
+        expected = (
+            f"but {first.where}, the first stage, makes {plan}; later stages come from that upscaled model. Give the "
+            "stages that were trained from it, or also the recipe that upscales by the other plan"
         )
+        if stage.recipe and stage.recipe.upscales:
+            if stage.recipe.base != recipe.base:
+                raise ArgsError(
+                    f"{argument}: upscales base_model: {stage.recipe.base.name}, but {first.where} upscales "
+                    f"{recipe.base.name}; a report compares plans of one base. Give each base a report of its own"
+                )
+            own, expected = plan_of_recipe(stage.recipe), "but this recipe's plan is another one; train it again"
+        require_plan(stage, own or plan, expected)
         stages.append(replace(stage, plan=own, began_with=_began_with(stage, stages)))
     _require_different(stages)
     return tuple(stages)
 
 
 def _began_with(stage: Stage, earlier: Sequence[Stage]) -> str | None:
-    if stage.recipe is None:
-        return None
-    base = Path(os.path.expanduser(str(stage.recipe.base_model))).resolve()
+    base = stage.recipe and Path(os.path.expanduser(str(stage.recipe.base_model))).resolve()
     return next((other.name for other in earlier if other.directory.resolve() == base), None)
 
 
-def _stage_name(path: Path) -> str:
-    return path.stem.removeprefix(RECIPE_PREFIX)
-
-
-def _trained_stage(name: str, recipe: Recipe) -> Stage:
+def _trained_stage(recipe: Recipe) -> Stage:
     assert recipe.path is not None
     output = recipe.output_directory
-    return Stage(name, trained_directory(output, recipe.path), recipe, read_training_log(output))
+    name = recipe.path.stem.removeprefix("solar_")
+    return Stage(name, model_directory(output, recipe.path), recipe, read_training_log(output))
 
 
 def _later_stage(argument: Path) -> Stage:
     if argument.is_dir():
-        if _holds_model(argument):
-            return Stage(argument.resolve().name, argument)
-        raise CheckpointError(
-            f"{argument}: a LoRA adapter, but the report measures full models; merge it, and give the merged folder"
-            if _is_adapter(argument)
-            else f"{argument}: holds no model (config.json and model*.safetensors); expected the folder of a merged "
-            "model. Merge first, or give the Axolotl recipe of the stage"
-        )
-    if not argument.is_file() and argument.suffix not in RECIPE_SUFFIXES:
+        return Stage(argument.resolve().name, model_directory(argument))
+    if not argument.is_file() and argument.suffix not in (".yml", ".yaml"):
         raise ArgsError(
             f"{argument}: neither a recipe nor a folder; expected a later stage's Axolotl recipe, or the folder of a "
             "merged model"
@@ -166,7 +150,7 @@ def _later_stage(argument: Path) -> Stage:
             f"mergekit-yaml {argument} FOLDER wrote it"
         )
     try:
-        return _trained_stage(_stage_name(argument), read_recipe(argument))
+        return _trained_stage(read_recipe(argument))
     except (ArgsError, CheckpointError, PluginError) as error:
         raise type(error)(f"{argument}: {error}") from None
 
@@ -175,43 +159,34 @@ def _require_different(stages: Sequence[Stage]) -> None:
     """Check that no two stages share a name or a folder: the later one would have overwritten the earlier one."""
     names, folders = dict.fromkeys(NAMES[:2], "the report itself"), dict[Path, str]()
     for stage in stages:
-        where, folder = str(stage.recipe.path if stage.recipe else stage.directory), stage.directory.resolve()
+        folder = stage.directory.resolve()
         if stage.name in names:
             raise ArgsError(
-                f"{where}: its name in the report would be {stage.name!r}, like that of {names[stage.name]}; give each "
-                "stage once, or rename the recipe or the folder"
+                f"{stage.where}: its name in the report would be {stage.name!r}, like that of {names[stage.name]}; "
+                "give each stage once, or rename the recipe or the folder"
             )
         if folder in folders:
             raise ArgsError(
-                f"{where}: its model is in {stage.directory}, like that of {folders[folder]}; give each stage an "
+                f"{stage.where}: its model is in {stage.directory}, like that of {folders[folder]}; give each stage an "
                 "output_dir of its own and train it, or leave one out"
             )
-        names[stage.name] = folders[folder] = where
+        names[stage.name] = folders[folder] = stage.where
 
 
 def check_tokenizer(
-    stage: Stage,
-    reference: PreTrainedTokenizerBase,
-    tokenizer: PreTrainedTokenizerBase,
-    windows: Callable[[PreTrainedTokenizerBase], list[list[int]]],
+    stage: Stage, base: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase, windows: Windows
 ) -> None:
-    """Check that a stage's tokenizer encodes the held-out text as the base's does; it may have more tokens.
-
-    Args:
-        stage: The stage.
-        reference: The base's tokenizer.
-        tokenizer: The stage's.
-        windows: Encodes the held-out text.
+    """Check that a stage's ``own`` tokenizer encodes the held-out text as the base's does; it may have more tokens.
 
     Raises:
         CheckpointError: It does not.
     """
-    found = tokenizer.get_vocab()
-    moved = [(token, place) for token, place in reference.get_vocab().items() if found.get(token) != place]
+    found = own.get_vocab()
+    moved = [(place, token) for token, place in base.get_vocab().items() if found.get(token) != place]
     if moved:
-        token, place = min(moved, key=lambda pair: pair[1])
+        place, token = min(moved)
         difference = f"{token!r} is token {found.get(token, 'none')} in it and {place} in the base's"
-    elif windows(tokenizer) != windows(reference):
+    elif windows(own) != windows(base):
         difference = "it encodes the held-out text differently"
     else:
         return
@@ -221,56 +196,46 @@ def check_tokenizer(
     )
 
 
-def trained_directory(output_dir: Path, recipe_path: Path) -> Path:
-    """The directory of the full model that a recipe trained: its ``output_dir``, or for LoRA ``merged`` in it.
+def model_directory(folder: Path, recipe: Path | None = None) -> Path:
+    """The directory of a full model: ``folder``, or ``merged`` in it if a recipe trained a LoRA adapter.
 
     Raises:
         CheckpointError: It holds no model.
     """
-    if _is_adapter(output_dir):
-        if _holds_model(output_dir / "merged"):
-            return output_dir / "merged"
+    is_adapter = (folder / "adapter_config.json").is_file()
+    directory = folder / "merged" if is_adapter and recipe else folder
+    # Axolotl writes the config before the first step, so the config alone does not prove a trained model.
+    if (directory / CONFIG).is_file() and any(directory.glob("model*.safetensors")):
+        return directory
+    where = f"output_dir: {folder}" if recipe else str(folder)
+    if is_adapter:
         raise CheckpointError(
-            f"output_dir: {output_dir} holds a LoRA adapter, but the report measures full models; merge it "
-            f"first:\n  axolotl merge-lora {recipe_path}"
+            f"{where} holds a LoRA adapter, but the report measures full models; merge it"
+            + (f" first:\n  axolotl merge-lora {recipe}" if recipe else ", and give the merged folder")
         )
-    if _holds_model(output_dir):
-        return output_dir
-    checkpoints = sorted(output_dir.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime_ns)
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime_ns)
     interrupted = checkpoints and (
         f", but {checkpoints[-1].name}: its run was interrupted, or is still running. To resume it, set "
         "auto_resume_from_checkpoints: true"
     )
+    train = f"train first:\n  accelerate launch -m axolotl.cli.train {recipe}"
     raise CheckpointError(
-        f"output_dir: {output_dir} holds no trained model (config.json and model*.safetensors){interrupted or ''}; "
-        f"train first:\n  accelerate launch -m axolotl.cli.train {recipe_path}"
+        f"{where} holds no trained model (config.json and model*.safetensors){interrupted or ''}; "
+        + (train if recipe else "expected the folder of a merged model. Merge first, or give the stage's recipe")
     )
 
 
-def _is_adapter(directory: Path) -> bool:
-    return (directory / "adapter_config.json").is_file()
-
-
-def _holds_model(directory: Path) -> bool:
-    # Axolotl writes the config before the first step, so the config alone does not prove a trained model.
-    return (directory / CONFIG).is_file() and any(directory.glob("model*.safetensors"))
-
-
-def require_plan(directory: Path, plan: LayerPlan, where: str, expected: str) -> None:
-    """Check that a directory holds a model that ``plan`` upscaled, with readable weights.
-
-    Args:
-        directory: Of a full model.
-        plan: The plan.
-        where: What names the directory in the error.
-        expected: The end of the error: what was expected, and the fix.
+def require_plan(stage: Stage, plan: LayerPlan, expected: str) -> None:
+    """Check that a stage's model was upscaled by ``plan`` and has readable weights; else ``expected`` ends the error.
 
     Raises:
-        CheckpointError: It does not.
+        CheckpointError: It was not, or has not.
     """
+    directory = stage.directory
     found = BaseCheckpoint(str(directory), directory, read_config(directory / CONFIG))
     recorded = recorded_plan(found.config)
     if found.num_layers != len(plan) or recorded not in (None, plan):
+        where = f"{stage.where}: output_dir: {directory}" if stage.recipe else str(directory)
         raise CheckpointError(
             f"{where} holds a model of {found.num_layers} layers{f' ({recorded})' if recorded else ''}, {expected}"
         )

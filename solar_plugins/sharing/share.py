@@ -427,10 +427,9 @@ def _pictures(
         import matplotlib  # noqa: F401
     except ImportError:
         return
-    from solar_plugins.report.curves import Chart, curve_figure
     from solar_plugins.report.picture import save_picture
     from solar_plugins.report.plan_picture import plan_figure
-    from solar_plugins.report.training_log import training_log
+    from solar_plugins.report.training_log import Chart, curve_figure, training_log
 
     contents = {stage.name: stage.content for stage in run.stages}
     with tempfile.TemporaryDirectory() as scratch:

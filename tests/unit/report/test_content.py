@@ -32,25 +32,30 @@ def test_one_recipe_has_metrics_on_text_alone(report):
 
     assert (text.data, text.size) == ("text", "300 tokens")
     assert dict(zip(text.headings, text.rows[1], strict=True)) == {
+        "model": "upscaled",
         "layers": "16",
         "parameters": "16.0 M",
         "nats/token": "3.250",
         "vs. base": "+0.750 ± 0.000",
         "perplexity": "25.79",  # exp(3.25)
     }
-    assert text.rows[0][3] == ""
+    assert text.rows[0][4] == ""
 
 
 def test_a_chain_has_metrics_on_responses_and_pairs_too(chain_report):
     text, responses, pairs = chain_report.metrics()
 
     assert responses.size == "3 responses, 300 tokens"
-    assert responses.rows[3] == ["2.000", "-1.000 ± 0.000"]
+    assert responses.rows[3] == ["sft", "2.000", "-1.000 ± 0.000"]
     assert list(responses.losses) == pytest.approx([3.0, 3.5, 2.75, 2.0, 2.0, 2.0])
     assert (pairs.size, pairs.losses) == ("6 pairs", ())
-    assert pairs.headings == ["chosen more likely", "margin up vs. sft"]
+    assert pairs.headings == ["model", "chosen more likely", "margin up vs. sft"]
     # In this synthetic report dpo flipped 3 pairs of sft and average 1; for the other pairs they agree with sft.
-    assert pairs.rows[3:] == [["50 % ± 16", ""], ["100 % ± 13", "50 % ± 16"], ["67 % ± 15", "17 % ± 14"]]
+    assert pairs.rows[3:] == [
+        ["sft", "50 % ± 16", ""],
+        ["dpo", "100 % ± 13", "50 % ± 16"],
+        ["average", "67 % ± 15", "17 % ± 14"],
+    ]
     assert len(text.rows) == 6
 
 
@@ -64,7 +69,7 @@ def test_pairs_that_are_not_finite_have_no_share(chain_report):
     broken = replace(last, pairs=PairLogProbs((math.nan,) * 6, (-1.0,) * 6))
 
     *_, pairs = replace(chain_report, models=(*others, broken)).metrics()
-    assert pairs.rows[-1] == ["not finite", "not finite"]
+    assert pairs.rows[-1] == ["average", "not finite", "not finite"]
 
 
 def test_without_pairs_there_is_no_reference(report):

@@ -6,9 +6,8 @@ from itertools import combinations
 import pytest
 
 from solar_plugins.recipe import parse_recipe
-from solar_plugins.report.curves import LEFT, NARROW, WIDE, Chart, curve_figure, stage_charts
 from solar_plugins.report.picture import inline_svg
-from solar_plugins.report.training_log import LogPoint, Series
+from solar_plugins.report.training_log import LEFT, Chart, LogPoint, Series, curve_figure, log_charts
 
 
 @pytest.mark.parametrize(
@@ -35,12 +34,11 @@ def test_lines_and_axis_are_labeled(train, held_out, expected):
 LINE = (LogPoint(1, 3.0), LogPoint(2, 2.0))
 
 
-@pytest.mark.parametrize("width", [NARROW, WIDE])
-def test_labels_of_lines_that_end_together_do_not_overlap(width):
+def test_labels_of_lines_that_end_together_do_not_overlap():
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     line = (LogPoint(1, 1.0), LogPoint(2, math.log(2)))
-    figure = curve_figure(Chart(Series(line, line), "loss", ln_2=True, width=width))
+    figure = curve_figure(Chart(Series(line, line), "loss", ln_2=True))
     renderer = FigureCanvasAgg(figure).get_renderer()
     ends = [
         text.get_window_extent(renderer) for text in figure.axes[0].texts if re.search(r"0.69$|ln 2", text.get_text())
@@ -54,7 +52,7 @@ def test_labels_of_lines_that_end_together_do_not_overlap(width):
 def test_a_level_outside_the_values_is_visible():
     figure = curve_figure(Chart(Series(LINE, ()), "loss", ln_2=True))
 
-    low, high = figure.axes[1].get_ylim()
+    low, high = figure.axes[0].get_ylim()
     assert low < math.log(2) < 3.0 < high
     assert "ln 2" in inline_svg(figure, "x")
     assert "ln 2" not in inline_svg(curve_figure(Chart(Series(LINE, ()), "loss")), "x")
@@ -82,19 +80,23 @@ def test_the_mark_at_step_0_is_not_clipped():
     assert orange.any()
 
 
+def charts_of(stage):
+    return log_charts(stage.log, ln_2=stage.starts_at_ln_2)
+
+
 def test_dpo_is_drawn_with_ln_2_and_its_rewards(chain_report):
     dpo = chain_report.stages[2]
 
-    loss, margin, accuracy = stage_charts(dpo)
+    loss, margin, accuracy = charts_of(dpo)
     assert (loss.ln_2, margin.ln_2, accuracy.ln_2) == (True, False, False)
-    assert stage_charts(replace(dpo, recipe=parse_recipe({"rl": "orpo"})))[0].ln_2 is False
-    [alone] = stage_charts(chain_report.stages[1])
+    assert charts_of(replace(dpo, recipe=parse_recipe({"rl": "orpo"})))[0].ln_2 is False
+    [alone] = charts_of(chain_report.stages[1])
     assert (alone.quantity, alone.ln_2) == ("loss", False)
-    assert stage_charts(chain_report.stages[3]) == []
+    assert charts_of(chain_report.stages[3]) == []
 
 
 def test_the_alternative_text_has_the_first_and_last_values(chain_report):
-    loss, margin, _ = stage_charts(chain_report.stages[2])
+    loss, margin, _ = charts_of(chain_report.stages[2])
 
     assert loss.alternative_text == "Loss by optimizer step: training from 0.693 to 0.650, eval from 0.650 to 0.650"
     assert margin.alternative_text == "Reward margin by optimizer step: training from 0.000 to 0.037"

@@ -9,7 +9,7 @@ import yaml
 from solar_plugins.errors import ArgsError, CheckpointError, PluginError
 from solar_plugins.plugins.recipe_packs import recipe_directory
 from solar_plugins.recipe import parse_recipe, read_recipe, read_yaml
-from solar_plugins.report.stages import Stage, check_tokenizer, find_stages, require_plan, trained_directory
+from solar_plugins.report.stages import Stage, check_tokenizer, find_stages, model_directory, require_plan
 from solar_plugins.report.training_log import LogPoint
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
@@ -126,8 +126,8 @@ def test_a_mergekit_recipe_as_a_stage_is_an_error(trained_recipe):
     [
         ("absent", "absent: neither a recipe nor a folder"),
         ("absent.yml", r"absent.yml: cannot be read \(No such file"),
-        ("empty", "empty: holds no model"),
-        ("adapter", r"adapter: a LoRA adapter.*merge it"),
+        ("empty", "empty holds no trained model .*expected the folder of a merged model"),
+        ("adapter", r"adapter holds a LoRA adapter.*merge it, and give"),
     ],
 )
 def test_an_argument_that_is_not_a_stage_is_an_error(trained_recipe, tmp_path, name, message):
@@ -239,7 +239,7 @@ def write_model(directory, num_layers, **config):
 def test_the_trained_model_is_the_one_in_output_dir(tmp_path):
     write_model(tmp_path, 6)
 
-    assert trained_directory(tmp_path, tmp_path / "r.yml") == tmp_path
+    assert model_directory(tmp_path, tmp_path / "r.yml") == tmp_path
 
 
 def test_an_untrained_recipe_is_told_how_to_train(tmp_path):
@@ -249,9 +249,9 @@ def test_an_untrained_recipe_is_told_how_to_train(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"holds no trained model (.|\n)*accelerate launch -m axolotl.cli.train r.yml"
     ):
-        trained_directory(tmp_path, "r.yml")
+        model_directory(tmp_path, "r.yml")
     with pytest.raises(CheckpointError, match="holds no trained model"):
-        trained_directory(tmp_path / "absent", "r.yml")
+        model_directory(tmp_path / "absent", "r.yml")
 
 
 def test_an_interrupted_run_is_recognized(tmp_path):
@@ -260,7 +260,7 @@ def test_an_interrupted_run_is_recognized(tmp_path):
         os.utime(tmp_path / f"checkpoint-{step}", (seconds, seconds))
 
     with pytest.raises(CheckpointError, match=r"but checkpoint-20: .*auto_resume_from_checkpoints: true"):
-        trained_directory(tmp_path, "r.yml")
+        model_directory(tmp_path, "r.yml")
 
 
 def test_an_adapter_is_measured_after_merging(tmp_path):
@@ -268,9 +268,9 @@ def test_an_adapter_is_measured_after_merging(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
 
     with pytest.raises(CheckpointError, match=r"holds a LoRA adapter(.|\n)*axolotl merge-lora r.yml"):
-        trained_directory(tmp_path, "r.yml")
+        model_directory(tmp_path, "r.yml")
     write_model(tmp_path / "merged", 6)
-    assert trained_directory(tmp_path, "r.yml") == tmp_path / "merged"
+    assert model_directory(tmp_path, "r.yml") == tmp_path / "merged"
 
 
 EXPECTED = "but the plan is another"
@@ -281,7 +281,7 @@ def test_a_model_of_the_plan_is_accepted(tmp_path):
     write_model(tmp_path / "unrecorded", 6)
 
     for directory in (tmp_path / "recorded", tmp_path / "unrecorded"):
-        require_plan(directory, PLAN, "x", EXPECTED)
+        require_plan(Stage("x", directory), PLAN, EXPECTED)
 
 
 def test_a_model_of_another_plan_is_refused(tmp_path):
@@ -289,10 +289,10 @@ def test_a_model_of_another_plan_is_refused(tmp_path):
     other = LayerPlan.from_sources(4, [0, 1, 2, 3, 2, 3])
     write_model(tmp_path / "other", 6, solar_plugins={"plan": other.to_dict()})
 
-    with pytest.raises(CheckpointError, match=r"^x holds a model of 4 layers, but the plan is another$"):
-        require_plan(tmp_path / "shallow", PLAN, "x", EXPECTED)
-    with pytest.raises(CheckpointError, match=r"^x holds a model of 6 layers \(4 -> 6 layers: .*\), but the plan"):
-        require_plan(tmp_path / "other", PLAN, "x", EXPECTED)
+    with pytest.raises(CheckpointError, match=r"shallow holds a model of 4 layers, but the plan is another$"):
+        require_plan(Stage("x", tmp_path / "shallow"), PLAN, EXPECTED)
+    with pytest.raises(CheckpointError, match=r"other holds a model of 6 layers \(4 -> 6 layers: .*\), but the plan"):
+        require_plan(Stage("x", tmp_path / "other"), PLAN, EXPECTED)
 
 
 def test_damaged_weights_are_found_before_anything_is_measured(tmp_path):
@@ -301,7 +301,7 @@ def test_damaged_weights_are_found_before_anything_is_measured(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-2])
 
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
-        require_plan(tmp_path, PLAN, "x", EXPECTED)
+        require_plan(Stage("x", tmp_path), PLAN, EXPECTED)
 
 
 def test_a_recipe_that_upscales_the_same_base_has_its_own_plan(trained_chain, other_plan):

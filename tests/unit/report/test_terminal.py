@@ -6,7 +6,7 @@ import pytest
 
 from solar_plugins.evaluation.loss import Loss
 from solar_plugins.evaluation.measure import PairLogProbs
-from solar_plugins.report.terminal import show_report
+from solar_plugins.report.page import show_report
 
 
 def shown(report, width=100, color=None, terminal=False):
