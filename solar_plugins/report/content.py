@@ -63,11 +63,9 @@ class Report:
 
     Args:
         base_name: The base's name, without the path of this machine.
-        plan: Of the first stage, which upscales.
         models: The base, the upscaled model before training, then the model of each stage.
-        stages: The recipe that upscales, then the later ones.
+        stages: The recipe that upscales by ``plan``, then the later ones.
         prompts: What the models continued or answered.
-        conditions: How it was measured.
         html: The page. The raw metrics are next to it as JSON.
     """
 
@@ -199,9 +197,8 @@ def _nats(losses: Iterable[Loss]) -> list[float]:
 def above_base(loss: Loss, base: Loss) -> str:
     """How far a loss is above the base's, with the standard error if that is known.
 
-    Example:
-        >>> above_base(Loss((30.0, 50.0), (10, 10)), Loss((20.0, 30.0), (10, 10)))
-        '+1.500 ± 0.500'
+    >>> above_base(Loss((30.0, 50.0), (10, 10)), Loss((20.0, 30.0), (10, 10)))
+    '+1.500 ± 0.500'
     """
     above, error = difference(loss, base)
     if not math.isfinite(above):
@@ -212,9 +209,8 @@ def above_base(loss: Loss, base: Loss) -> str:
 def number(value: float, decimals: int) -> str:
     """A metric as text.
 
-    Example:
-        >>> number(12345.678, 1), number(float("nan"), 1)
-        ('12,345.7', 'not finite')
+    >>> number(12345.678, 1), number(float("nan"), 1)
+    ('12,345.7', 'not finite')
     """
     return f"{value:,.{decimals}f}" if math.isfinite(value) else "not finite"
 
@@ -222,9 +218,8 @@ def number(value: float, decimals: int) -> str:
 def parameters(count: int) -> str:
     """A number of parameters as text.
 
-    Example:
-        >>> parameters(10_731_524_096), parameters(134_515_008), parameters(9_472)
-        ('10.73 B', '134.5 M', '9.5 K')
+    >>> parameters(10_731_524_096), parameters(134_515_008), parameters(9_472)
+    ('10.73 B', '134.5 M', '9.5 K')
     """
     for size, unit, decimals in ((10**9, "B", 2), (10**6, "M", 1), (10**3, "K", 1)):
         if count >= size:
@@ -235,9 +230,8 @@ def parameters(count: int) -> str:
 def share(count: int | None, pairs: int) -> str:
     """A share of pairs with its standard error; without a count, one that is not finite.
 
-    Example:
-        >>> share(2, 3), share(None, 3)
-        ('67 % ± 19', 'not finite')
+    >>> share(2, 3), share(None, 3)
+    ('67 % ± 19', 'not finite')
     """
     if count is None:
         return "not finite"

@@ -13,7 +13,6 @@ from solar_plugins.recipe import METHODS_WITHOUT_REFERENCE
 from solar_plugins.report.content import Report, number
 from solar_plugins.report.picture import inline_svg
 from solar_plugins.report.plan_picture import plan_figure
-from solar_plugins.report.stages import Stage
 from solar_plugins.report.training_log import MANY_POINTS, curve_figure, log_charts
 from solar_plugins.tables import show, table
 from solar_plugins.text import counted, printable
@@ -21,25 +20,16 @@ from solar_plugins.text import counted, printable
 if TYPE_CHECKING:
     from jinja2 import Template
     from rich.console import Console
-    from rich.table import Table
 
 FOLDER = Path(__file__).parent
 
 NOTHING = "(nothing: the text ends here)"
-"""Stands for an empty continuation."""
-
 STYLES = {"base": "blue", "upscaled": "red", "trained": "green"}
 PROSE_WIDTH = 100
 
 
 def template(name: str, folder: Path = FOLDER, *, autoescape: bool = True) -> Template:
-    """A template, which may include those of this folder. Using a name that is not defined is an error.
-
-    Args:
-        name: Its file name.
-        folder: That holds it.
-        autoescape: Whether everything that is filled in is escaped for HTML.
-    """
+    """A template in ``folder``, which may include those of this one. Using a name that is not defined is an error."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -88,12 +78,7 @@ def dot_places(losses: Sequence[float]) -> list[float | None]:
 
 
 def show_report(report: Report, console: Console | None = None) -> None:
-    """Print the report. Tables are as wide as their cells; prose is wrapped at the terminal's width.
-
-    Args:
-        report: What was measured.
-        console: Where to; the standard output by default.
-    """
+    """Print the report, by default to standard output. Tables are as wide as their cells; prose is wrapped."""
     from rich.console import Console
     from rich.text import Text
 
@@ -117,11 +102,11 @@ def show_report(report: Report, console: Console | None = None) -> None:
         show(table(metrics.headings, metrics.rows, styles=styles), out)
     say(sentences.metrics_note(report), "dim")
     title("Training")
-    if any(stage.log for stage in report.stages):
-        show(_stages(report.stages), out)
     for stage in report.stages:
-        if stage.recipe and (note := sentences.stage_note(stage).strip()):
-            say(f"{stage.name}: {note}", "dim")
+        charts = [f"{chart.alternative_text}." for chart in log_charts(stage.log, ln_2=stage.starts_at_ln_2)]
+        if stage.recipe:
+            steps = f" ({counted(stage.log.last_step, 'step')})" if stage.log else ""
+            say(f"{stage.name}{steps}: {' '.join(charts)} {sentences.stage_note(stage)}")
     say(sentences.curves_note(report.stages), "dim")
     out.print()
     say(f"Layers: {report.plan}")
@@ -132,21 +117,3 @@ def show_report(report: Report, console: Console | None = None) -> None:
             out.print(Text.assemble((model.name, style), "  ", said or NOTHING))
     out.print()
     out.print(Text(f"page: {report.html}\nmetrics: {report.json}"), soft_wrap=True)
-
-
-def _stages(stages: Sequence[Stage]) -> Table:
-    """Losses by their first and last logged values; of the rewards the last, from the eval if there is one."""
-    headings = ["stage", "steps", "training loss", "eval loss", "reward margin", "reward accuracy"]
-    rows = []
-    for stage in stages:
-        if (log := stage.log) is not None:
-            digits = 4 if stage.starts_at_ln_2 else 2
-            ends = [dict.fromkeys([*points[:1], *points[-1:]]) for points in log.loss]
-            losses = [" → ".join(f"{point.value:.{digits}f}" for point in points) for points in ends]
-            rewards = [
-                f"{points[-1].value:.{decimals}f}" if points else ""
-                for series, decimals in ((log.margins, 3), (log.accuracies, 2))
-                for points in [series.held_out or series.train]
-            ]
-            rows.append([stage.name, f"{log.last_step:,}", *losses, *rewards])
-    return table(headings, rows)

@@ -121,11 +121,7 @@ def inline_svg(figure: Figure, alternative_text: str, titles: Mapping[str, str] 
     """A picture as an ``<svg>`` element for the body of an HTML page: transparent, in the colors of the page's theme.
 
     Its text can be searched. It contains no address, not even that of a namespace, which HTML does not need.
-
-    Args:
-        figure: The picture.
-        alternative_text: What it shows, for screen readers.
-        titles: What is shown while the mouse is over a part of it, by the part's ``gid``.
+    ``alternative_text`` is for screen readers; ``titles`` are shown while the mouse is over the part with that ``gid``.
     """
     svg = _rendered(figure, "svg", transparent=True).decode()
     svg = svg[svg.index("<svg") :]

@@ -37,11 +37,7 @@ HATCH_DISTANCE = 5
 
 
 class PlanLayout:
-    """The positions in the picture of one plan. The origin is the lower left corner.
-
-    Args:
-        plan: The plan.
-    """
+    """The positions in the picture of one plan. The origin is the lower left corner."""
 
     def __init__(self, plan: LayerPlan) -> None:
         self.plan = plan
@@ -72,16 +68,9 @@ class PlanLayout:
         self.base_bottom = FOOT_HEIGHT + (self.column_height - gaps - layers * self.layer_height) / 2
         used = len(plan) * self.layer_height + len(self.seams) * self.seam_gap
         self.new_bottom = FOOT_HEIGHT + (self.column_height - used) / 2
-        top = FOOT_HEIGHT + self.column_height
-        seam_ys = map(self.seam_y, self.seams)
-        self.label_ys = picture.spread([*seam_ys], self.label_distance, FOOT_HEIGHT, top)
+        seam_ys, top = [self.seam_y(seam) for seam in self.seams], FOOT_HEIGHT + self.column_height
+        self.label_ys = picture.spread(seam_ys, self.label_distance, FOOT_HEIGHT, top)
         """Middles of the labels, as close to their seams as possible without overlap."""
-
-    @property
-    def columns(self) -> list[tuple[float, float, str]]:
-        """The left edge, the upper edge and the name of each column: the base, the donors, the upscaled model."""
-        old = [(self.base_x, self.base_y(depth, model), self.name(model)) for model, depth in enumerate(self.depths)]
-        return [*old, (self.new_x, self.new_y(len(self.plan) - 1) + self.layer_height, "upscaled")]
 
     def name(self, model: int) -> str:
         """The last part of a model's name, cut to the width of its column."""
@@ -128,7 +117,8 @@ def plan_figure(plan: LayerPlan) -> Figure:
     top = layout.height - MARGIN
     _text(axes, MARGIN, top, f"{plan.base_layers} → {len(plan)} layers", 15, weight="bold", va="top")
     _text(axes, MARGIN, top - 21, _summary(layout), 8.5, picture.MUTED, va="top")
-    for x, y, name in layout.columns:
+    tops = [(layout.base_x, layout.base_y(depth, m), layout.name(m)) for m, depth in enumerate(layout.depths)]
+    for x, y, name in [*tops, (layout.new_x, layout.new_y(len(plan) - 1) + layout.layer_height, "upscaled")]:
         _text(axes, x + COLUMN_WIDTH / 2, y + 6, name, 9.5, weight="bold", ha="center", va="bottom")
     _draw_bands(axes, layout, colors)
     _draw_columns(axes, layout, colors)

@@ -27,11 +27,9 @@ NAMES = ("base", "upscaled", "trained")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The result of one recipe or one merge.
+    """The full model in ``directory``, which one recipe or one merge made.
 
     Args:
-        name: The model's name in the report.
-        directory: Of the full model.
         recipe: The Axolotl recipe; None for a merged model, which is named by its folder.
         log: What the Trainer logged, if the run kept it.
         began_with: The earlier stage that its ``base_model`` is, if that stage is in the report.
@@ -157,20 +155,15 @@ def _later_stage(argument: Path) -> Stage:
 
 def _require_different(stages: Sequence[Stage]) -> None:
     """Check that no two stages share a name or a folder: the later one would have overwritten the earlier one."""
-    names, folders = dict.fromkeys(NAMES[:2], "the report itself"), dict[Path, str]()
+    seen: dict[str | Path, str] = dict.fromkeys(NAMES[:2], "the report itself")
     for stage in stages:
-        folder = stage.directory.resolve()
-        if stage.name in names:
-            raise ArgsError(
-                f"{stage.where}: its name in the report would be {stage.name!r}, like that of {names[stage.name]}; "
-                "give each stage once, or rename the recipe or the folder"
-            )
-        if folder in folders:
-            raise ArgsError(
-                f"{stage.where}: its model is in {stage.directory}, like that of {folders[folder]}; give each stage an "
-                "output_dir of its own and train it, or leave one out"
-            )
-        names[stage.name] = folders[folder] = stage.where
+        for what, value in (("name in the report", stage.name), ("model's folder", stage.directory.resolve())):
+            if value in seen:
+                raise ArgsError(
+                    f"{stage.where}: its {what} is '{value}', like that of {seen[value]}; each stage needs its own. "
+                    "Leave one out, rename the recipe or the folder, or train it with an output_dir of its own"
+                )
+            seen[value] = stage.where
 
 
 def check_tokenizer(
@@ -181,15 +174,14 @@ def check_tokenizer(
     Raises:
         CheckpointError: It does not.
     """
-    found = own.get_vocab()
-    moved = [(place, token) for token, place in base.get_vocab().items() if found.get(token) != place]
-    if moved:
-        place, token = min(moved)
-        difference = f"{token!r} is token {found.get(token, 'none')} in it and {place} in the base's"
-    elif windows(own) != windows(base):
-        difference = "it encodes the held-out text differently"
-    else:
+    found, expected = own.get_vocab(), base.get_vocab()
+    if moved := [token for token, place in expected.items() if found.get(token) != place]:
+        token = min(moved, key=expected.__getitem__)
+        difference = f"{token!r} is token {found.get(token, 'none')} in it and {expected[token]} in the base's"
+    elif windows(own) == windows(base):
         return
+    else:
+        difference = "it encodes the held-out text differently"
     raise CheckpointError(
         f"{stage.directory}: the tokenizer of the stage {stage.name} differs from the base's ({difference}); all "
         "models of a report are measured on the same token ids. Give stages that keep the base's tokenizer"

@@ -61,8 +61,7 @@ class TrainingLog:
 
     Args:
         loss: The loss.
-        last_step: The last optimizer step in the log.
-        planned_steps: The steps of the full run.
+        last_step: The last optimizer step in the log, of ``planned_steps`` of the full run.
         num_not_finite: Logged losses that were NaN or infinite.
         margins: In preference training, the reward of chosen responses minus that of rejected ones. A reward is beta
             times the log-probability gained over the reference (arXiv:2305.18290, sec. 5).

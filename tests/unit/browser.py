@@ -29,6 +29,22 @@ def browse(address, *options):
     return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
 
 
+def on_a_screen(pages, folder, *, dark):
+    """What `measured` says of every page on a phone and a desktop, in light or dark mode. All of it is readable."""
+    theme = f"--blink-settings=preferredColorScheme={'0' if dark else '1'}"
+    found, console = measured(pages, folder, (PHONE, DESKTOP), theme)
+    assert console == []
+    for one in found:
+        assert one["dark"] is dark
+        assert one["scrollWidth"] <= one["width"], "no sideways scrolling"
+        assert one["loaded"] == []
+        assert one["pictures"], one["name"]
+        assert all(picture["alternative"] for picture in one["pictures"])
+        assert [text["text"] for text in one["texts"] if not text["reached"]] == []
+        assert [text for text in one["texts"] if text["contrast"] < 4.5] == []
+    return found
+
+
 def measured(pages, folder, widths, *options, on_paper=False):
     """What measure.js says of every page at every width, and the lines of the console.
 

@@ -116,6 +116,25 @@ def chain_report(report):
 
 
 @pytest.fixture
+def plain_report(chain_report):
+    """The chain without held-out responses, pairs and logs."""
+    return replace(
+        chain_report,
+        models=tuple(replace(model, answers=None, pairs=None) for model in chain_report.models),
+        conditions=replace(chain_report.conditions, answers=None, pairs=None),
+        stages=tuple(replace(stage, log=None) for stage in chain_report.stages),
+    )
+
+
+@pytest.fixture
+def broken_report(chain_report):
+    """The chain with a last model whose results on responses and pairs are not finite."""
+    *others, last = chain_report.models
+    answers, pairs = Loss((math.nan,) * 3, (100,) * 3), PairLogProbs((math.nan,) * 6, (-1.0,) * 6)
+    return replace(chain_report, models=(*others, replace(last, answers=answers, pairs=pairs)))
+
+
+@pytest.fixture
 def with_stage():
     """Changes one stage of a report."""
 

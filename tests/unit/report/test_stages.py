@@ -165,9 +165,9 @@ def test_equal_names_are_refused(trained_chain, tmp_path):
 
 def test_two_stages_with_one_model_are_rejected(trained_chain, tmp_path):
     change(trained_chain[2], output_dir=str(tmp_path / "sft"))
-    with pytest.raises(ArgsError, match=r"solar_dpo.yml: its model is in .*sft, like that of .*solar_sft.yml;"):
+    with pytest.raises(ArgsError, match=r"solar_dpo.yml: its model's folder is .*sft', like that of .*solar_sft.yml;"):
         found(trained_chain)
-    with pytest.raises(ArgsError, match=r"merged: its model is in .*merged, like that of .*solar_sft.yml;"):
+    with pytest.raises(ArgsError, match=r"merged: its model's folder is .*merged', like that of .*solar_sft.yml;"):
         found([*trained_chain[:2], merged_in(tmp_path / "sft")])
 
 
