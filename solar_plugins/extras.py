@@ -14,6 +14,8 @@ EXTRA_OF: Mapping[str, str] = {
     "solar report on test_datasets of type solar_plugins.*": "axolotl",
     "solar recipes gallery": "gallery",
     "solar maths": "maths",
+    "decontaminate.similar": "torch",
+    "decontaminate.similar with an endpoint or a judge": "endpoint",
     "solar preview": "torch",
     "solar sdpo-order": "torch",
     "a layer with computed weights": "torch",
@@ -24,6 +26,7 @@ EXTRA_OF: Mapping[str, str] = {
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "axolotl": ("axolotl",),
+    "endpoint": ("openai", "numpy"),
     "gallery": ("jinja2",),
     "maths": ("openai", "math-verify"),
     "parquet": ("pyarrow",),

@@ -111,11 +111,15 @@ class StandInEndpoint:
         latency: Seconds before each answer.
         fault: For a request (number from 0, prompt, seed), the name of a fault, or None. The names: those of
             `TEXT_FAULTS`; a status such as ``"500"``; ``"429 2"`` with Retry-After; ``hang``, ``cut stream``,
-            ``malformed``, ``html``, ``no choices``, ``echo key``.
+            ``malformed``, ``html``, ``no choices``, ``echo key``. For embeddings: ``count``, ``dimension``, ``nan``,
+            ``text``.
+        embed: The embedding of a text; None: the server has no embeddings.
+        reply: What a model says to a prompt and a seed.
     """
 
-    def __init__(self, latency=0.0, fault=lambda number, prompt, seed: None):
-        self.latency, self.fault = latency, fault
+    def __init__(self, latency=0.0, fault=lambda number, prompt, seed: None, embed=None, reply=reply):
+        self.latency, self.fault, self.embed, self.reply = latency, fault, embed, reply
+        self.embedded = []
         self.lock = threading.Lock()
         self.asked, self.answered = Counter(), Counter()
         self.number = self.under_way = self.most_at_once = 0
@@ -173,6 +177,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if not self.authorized():
             return
+        if self.path == "/v1/embeddings" and stand_in.embed is not None:
+            self.embed(body)
+            return
         if self.path != "/v1/chat/completions":
             self.send(404, {"detail": "Not Found"})
             return
@@ -193,6 +200,27 @@ class Handler(BaseHTTPRequestHandler):
             with stand_in.lock:
                 stand_in.under_way -= 1
 
+    def embed(self, body):
+        """Answer a request for embeddings. A fault of a text is one of the request."""
+        stand_in, texts = self.stand_in, body["input"]
+        with stand_in.lock:
+            stand_in.embedded.append(texts)
+            number, stand_in.number = stand_in.number, stand_in.number + 1
+        fault = stand_in.fault(number, "\n".join(texts), 0)
+        if fault and fault[0].isdigit():
+            self.send(int(fault), {"error": {"message": "not now"}})
+            return
+        found = [{"index": at, "embedding": list(stand_in.embed(text))} for at, text in enumerate(texts)][::-1]
+        if fault == "count":
+            found = found[1:]
+        elif fault == "dimension":
+            found[0]["embedding"].append(1.0)
+        elif fault == "nan":
+            found[0]["embedding"][0] = float("nan")
+        elif fault == "text":
+            found[0]["embedding"] = "none"
+        self.send(200, b"<html></html>" if fault == "html" else {"data": found, "model": MODEL})
+
     def answer(self, fault, prompt, seed):
         if fault and fault[0].isdigit():
             status, *wait = fault.split(" ", 1)
@@ -200,7 +228,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         if fault == "hang":
             time.sleep(30)
-        text = reply(prompt, seed)
+        text = self.stand_in.reply(prompt, seed)
         if fault in TEXT_FAULTS:
             text = TEXT_FAULTS[fault](text, prompt)
         message = {"role": "assistant", "content": text}

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from solar_plugins.data.formatters.columns import PROMPT_COLUMNS
-from solar_plugins.data.mixture_args import MixtureArgs, SetArgs, read_mixture
+from solar_plugins.data.mixture_args import DecontaminateArgs, MixtureArgs, SetArgs, read_mixture
 from solar_plugins.data.mixture_parts import (
     Filtered,
     Part,
@@ -125,8 +125,9 @@ def make_mixture(mixture: Path, processes: int | None = None) -> tuple[MixtureRe
     with _read_errors_explained(mixture):
         before = _input_stamps(args)
         state = _state_of(before)
+    model = _embedding_model(args)
     named, output = Path(args.output), Path(args.output).resolve()  # A symlink to a folder is kept.
-    if (found := finished_report(output, args, state)) is not None:
+    if (found := finished_report(output, args, state, model)) is not None:
         remove_left_overs(output)
         remove_parts(output)
         return found, False
@@ -138,7 +139,7 @@ def make_mixture(mixture: Path, processes: int | None = None) -> tuple[MixtureRe
         write_report(folder / REPORT, report)
 
     def is_finished(folder: Path) -> bool:
-        return finished_report(folder, args, state) is not None
+        return finished_report(folder, args, state, model) is not None
 
     with write_errors_explained(named, "mixture", "set output to another folder", DataError), sole_writer(output):
         _check_output(named, state)
@@ -231,6 +232,15 @@ def _state_of(paths: Iterable[str]) -> InputState:
     return {path: (sizes[path], content) for path, content in content_hashes(sizes).items()}
 
 
+def _embedding_model(args: MixtureArgs) -> dict[str, Any] | None:
+    """What identifies the model of ``decontaminate.similar``; also finds problems before anything is read."""
+    if args.decontaminate is None or args.decontaminate.similar is None:
+        return None
+    from solar_plugins.data.similar import checked_model
+
+    return checked_model(args.decontaminate.similar)
+
+
 def _make(partial: Path, output: Path, args: MixtureArgs, state: InputState, processes: int | None) -> MixtureReport:
     began = time.monotonic()
     index = benchmark_index(args.decontaminate) if args.decontaminate else None
@@ -239,21 +249,24 @@ def _make(partial: Path, output: Path, args: MixtureArgs, state: InputState, pro
         filtered = joined or _filter_all(args, state, index, processes, log)
     for name, one in args.sets.items():
         _require_usable(name, one, filtered[name])
-    rows = _rows_of_sets(args, filtered)
+    if args.decontaminate and args.decontaminate.similar:
+        chosen, similar = _without_similar_rows(partial / DROPPED, args, args.decontaminate, filtered)
+    else:
+        chosen, similar = _sampled(args, filtered), None
     for name, one in args.sets.items():
-        chosen = choose_rows(filtered[name].kept, rows[name], one.seed)
-        lines = _write_set(partial / f"{name}.jsonl", name, one, state, chosen)
-        if joined and lines != len(chosen):
+        lines = _write_set(partial / f"{name}.jsonl", name, one, state, chosen[name])
+        if joined and lines != len(chosen[name]):
             raise DataError(
-                f"sets.{name}: the parts filtered {len(chosen):,} lines, and its files have {lines:,}; expected the "
-                f"same. Remove {parts_folder(output)}, and run all parts again with the same version of solar_plugins"
+                f"sets.{name}: the parts filtered {len(chosen[name]):,} lines, and its files have {lines:,}; expected "
+                f"the same. Remove {parts_folder(output)}, and run all parts again with the same version of "
+                "solar_plugins"
             )
     sets = {
         name: SetReport(
             rows_read=found.rows,
-            dropped={reason.value: found.dropped[reason] for reason in Reason},
-            not_drawn=sum(found.kept) - rows[name],
-            rows_kept=rows[name],
+            dropped={reason.value: found.dropped[reason] for reason in Reason if similar or reason != Reason.SIMILAR},
+            not_drawn=sum(found.kept) - sum(chosen[name]),
+            rows_kept=sum(chosen[name]),
             rows_asked=args.sets[name].rows,
             rows_without_task=found.rows - found.rows_with_task if args.sets[name].task_column else None,
             benchmark_matches=dict(found.matches),
@@ -268,7 +281,35 @@ def _make(partial: Path, output: Path, args: MixtureArgs, state: InputState, pro
         num_ngrams=len(index or ()),
         benchmark_rows=rows_by_search(args.decontaminate, index) if args.decontaminate and index else {},
         seconds=time.monotonic() - began,
+        similar=similar,
     )
+
+
+def _sampled(args: MixtureArgs, filtered: dict[str, Filtered]) -> dict[str, bytearray]:
+    rows = _rows_of_sets(args, filtered)
+    return {name: choose_rows(filtered[name].kept, rows[name], one.seed) for name, one in args.sets.items()}
+
+
+def _without_similar_rows(
+    log: Path, args: MixtureArgs, decontaminate: DecontaminateArgs, filtered: dict[str, Filtered]
+) -> tuple[dict[str, bytearray], dict[str, Any]]:
+    """Sample until no sampled row is similar to a benchmark text.
+
+    The next rows in the order of the sample replace those that are dropped, and are compared too. The result is that of
+    a filter over all rows, but only the rows that could be written are embedded.
+    """
+    from solar_plugins.data.similar import SimilarRows
+
+    with log.open("a", encoding="utf-8") as file, SimilarRows(decontaminate, Path(f"{args.output}.sqlite")) as similar:
+        complete = False
+        while not complete:
+            chosen, complete = _sampled(args, filtered), True
+            for name, one in args.sets.items():
+                for row in similar.dropped(name, one, chosen[name]):
+                    filtered[name].kept[row.at], complete = 0, False
+                    filtered[name].dropped[Reason.SIMILAR] += 1
+                    file.write(json.dumps(row.record) + "\n")
+        return chosen, similar.report()
 
 
 def _filter_all(

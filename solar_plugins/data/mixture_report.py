@@ -28,6 +28,7 @@ HEADINGS = {
     Reason.MISSING_TEXT: "no text",
     Reason.EXCLUDED_TASK: "excluded task",
     Reason.BENCHMARK_OVERLAP: "in a benchmark",
+    Reason.SIMILAR: "similar to one",
 }
 NUM_EXAMPLES = 3
 
@@ -62,11 +63,15 @@ class MixtureReport:
     benchmark_rows: dict[str, dict[str, int]]
     """For each benchmark file, the number of rows by the lower-case name of `Searched`."""
     seconds: float
+    similar: dict[str, Any] | None = None
+    """The model that texts were compared with, and how many rows; None without ``decontaminate.similar``."""
 
 
 def write_report(path: Path, report: MixtureReport) -> None:
     """Write the report, which marks the folder as complete."""
     content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(report)}
+    if report.similar is None:
+        del content["similar"]
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -90,14 +95,17 @@ def read_report(output: Path) -> MixtureReport:
         raise DataError(f"{path}: damaged ({type(error).__name__}: {error}); {fix}") from None
 
 
-def finished_report(output: Path, args: MixtureArgs, inputs: InputState) -> MixtureReport | None:
-    """The report of a complete folder that was built from the same options and inputs, else None."""
+def finished_report(
+    output: Path, args: MixtureArgs, inputs: InputState, model: Mapping[str, Any] | None = None
+) -> MixtureReport | None:
+    """The report of a complete folder that was built from the same options, inputs and embedding model, else None."""
     try:
         report = read_report(output)
         complete = all((output / f"{name}.jsonl").stat().st_size == one.file_bytes for name, one in report.sets.items())
     except (OSError, DataError):
         return None
     same = report.mixture == args.model_dump(mode="json") and report.inputs == inputs
+    same = same and (report.similar or {}).get("model") == model
     return report if same and complete and (output / DROPPED).is_file() else None
 
 
@@ -136,9 +144,11 @@ def as_text(report: MixtureReport, output: Path, *, made: bool) -> str:
 
 
 def _table(report: MixtureReport, kept: int) -> list[str]:
-    headings, rows = ["dataset", "read", *HEADINGS.values(), "not sampled", "kept", "share"], []
+    reasons = [reason for reason in HEADINGS if reason is not Reason.SIMILAR or report.similar]
+    headings = ["dataset", "read", *(HEADINGS[reason] for reason in reasons), "not sampled", "kept", "share"]
+    rows = []
     for name, one in report.sets.items():
-        counts = [one.rows_read, *(one.dropped[reason] for reason in HEADINGS), one.not_drawn, one.rows_kept]
+        counts = [one.rows_read, *(one.dropped[reason] for reason in reasons), one.not_drawn, one.rows_kept]
         rows.append([name, *(f"{count:,}" for count in counts), f"{one.rows_kept / max(kept, 1):.1%}"])
     return lines(table(headings, rows))
 
@@ -151,8 +161,27 @@ def _benchmarks(report: MixtureReport, output: Path) -> list[str]:
     ngram = decontaminate["ngram"]
     text = [f"compared with {report.num_ngrams:,} n-grams of {ngram} words; rows dropped by benchmark file:"]
     text += [f"  {matches[one['path']]:,}  {one['path']}" for one in decontaminate["against"]]
-    text += [f"  e.g. {example}" for example in _examples(output / DROPPED)]
+    text += [f"  e.g. {example}" for example in _examples(output / DROPPED, Reason.BENCHMARK_OVERLAP)]
+    text += _similar(report, output)
     return text + [line for path, rows in report.benchmark_rows.items() for line in _short_rows(path, rows, ngram)]
+
+
+def _similar(report: MixtureReport, output: Path) -> Iterator[str]:
+    """The rows that were compared by embeddings."""
+    if (found := report.similar) is None:
+        return
+    yield f"compared {found['rows_compared']:,} sampled rows by embeddings of {found['model']['model']}; rows dropped:"
+    for one in report.mixture["decontaminate"]["against"]:
+        yield f"  {found['matches'].get(one['path'], 0):,}  {one['path']}"
+    yield from (f"  e.g. {example}" for example in _examples(output / DROPPED, Reason.SIMILAR))
+    if (judged := found["judged"]) is not None:
+        counts = ", ".join(f"{judged.get(verdict, 0):,} {verdict}" for verdict in ("yes", "no", "undecided"))
+        yield f"the judge's verdicts: {counts} (undecided pairs are dropped)"
+    if found["short_benchmark_texts"]:
+        yield (
+            f"{found['short_benchmark_texts']:,} benchmark texts with fewer than {SHORTEST} words were not compared by "
+            "embeddings"
+        )
 
 
 def _short_rows(path: str, rows: Mapping[str, int], ngram: int) -> Iterator[str]:
@@ -167,12 +196,12 @@ def _short_rows(path: str, rows: Mapping[str, int], ngram: int) -> Iterator[str]
         yield f"  {equal:,} with fewer than {shortest} words: match only texts that equal the row"
 
 
-def _examples(path: Path) -> list[str]:
+def _examples(path: Path, reason: Reason) -> list[str]:
     with path.open(encoding="utf-8") as file:
         records = (json.loads(line) for line in file)
-        matched = (one for one in records if one["reason"] == Reason.BENCHMARK_OVERLAP)
+        matched = (one for one in records if one["reason"] == reason)
         return [
             f"{one['file']} row {one['row']} ({one['column']}) and {one['benchmark_file']} row {one['benchmark_row']}: "
-            f"{printable(one['value']):.120}"
+            f"{'score {score}: '.format(**one) if 'score' in one else ''}{printable(one['value']):.120}"
             for one in islice(matched, NUM_EXAMPLES)
         ]

@@ -33,6 +33,7 @@ class Reason(StrEnum):
     MISSING_TEXT = "missing_text"
     EXCLUDED_TASK = "excluded_task"
     BENCHMARK_OVERLAP = "benchmark_overlap"
+    SIMILAR = "similar"
 
 
 class RowRules(NamedTuple):
@@ -162,7 +163,7 @@ def benchmark_index(args: DecontaminateArgs) -> NgramIndex:
         DataError: A file or row cannot be read, a row lacks a column, or a file has no text. Nothing is skipped,
             because a partly read benchmark would silently let contaminated rows through.
     """
-    return NgramIndex(args.ngram, (found for one in args.against for found in _texts_of(one)))
+    return NgramIndex(args.ngram, (found for one in args.against for found in benchmark_texts(one)))
 
 
 def rows_by_search(args: DecontaminateArgs, index: NgramIndex) -> dict[str, dict[str, int]]:
@@ -171,7 +172,12 @@ def rows_by_search(args: DecontaminateArgs, index: NgramIndex) -> dict[str, dict
     return {path: {how.name.lower(): rows[how] for how in Searched} for path, rows in found.items()}
 
 
-def _texts_of(args: BenchmarkArgs) -> Iterator[tuple[str, Place]]:
+def benchmark_texts(args: BenchmarkArgs) -> Iterator[tuple[str, Place]]:
+    """The texts of a benchmark file and their locations.
+
+    Raises:
+        DataError: As for `benchmark_index`.
+    """
     found = False
     for number, text in _lines(args.path) if args.columns is None else _columns(args.path, args.columns):
         found = found or bool(text.strip())

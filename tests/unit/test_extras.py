@@ -16,7 +16,8 @@ from click.testing import CliRunner
 from maths_runs import write_recipe
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from stand_in_endpoint import KEY, stand_in_endpoint
+from stand_in_endpoint import KEY, MODEL, stand_in_endpoint
+from tiny_embeddings import bag_of_words, write_model
 from trained_models import *  # noqa: F403  fixtures
 
 from solar_plugins.cli import solar
@@ -36,6 +37,8 @@ ARGUMENTS = {
     ],
     "solar recipes gallery": ["recipes", "gallery", "{folder}", "--output", "{folder}/gallery.html"],
     "solar maths": ["maths", "{folder}/maths.yml"],
+    "decontaminate.similar": ["mix", "{folder}/similar.yml"],
+    "decontaminate.similar with an endpoint or a judge": ["mix", "{folder}/similar_endpoint.yml"],
     "solar preview": ["preview", "{folder}/preview.yml"],
     "solar sdpo-order": ["sdpo-order", "{folder}/base", "{folder}/pairs.jsonl", "--max-length", "64"],
     "a layer with computed weights": [
@@ -133,9 +136,21 @@ def folder(tmp_path, base_directory, monkeypatch):
     )
     write_mixture(tmp_path, "rows.parquet")
     monkeypatch.setenv("STAND_IN_KEY", KEY)
-    with stand_in_endpoint() as endpoint:
+    with stand_in_endpoint(embed=bag_of_words) as endpoint:
         write_recipe(tmp_path, endpoint.url, 2)
+        served = {"base_url": endpoint.url, "model": MODEL, "key_variable": "STAND_IN_KEY"}
+        write_similar(tmp_path, "similar.yml", {"model": str(write_model(tmp_path / "embedding_model"))})
+        write_similar(tmp_path, "similar_endpoint.yml", {"endpoint": served})
         yield tmp_path
+
+
+def write_similar(folder, name, similar):
+    (folder / "questions.txt").write_text("how many apples are there in all the box\n")
+    (folder / "rows.jsonl").write_text('{"text": "she counts them again"}\n')
+    sets = {"a": {"path": str(folder / "rows.jsonl"), "text_columns": "text"}}
+    decontaminate = {"against": [{"path": str(folder / "questions.txt")}], "similar": similar}
+    mixture = {"output": str(folder / "mixed"), "sets": sets, "decontaminate": decontaminate}
+    (folder / name).write_text(yaml.safe_dump(mixture))
 
 
 def write_mixture(folder, rows):
