@@ -82,11 +82,15 @@ def _kept(character: str) -> int | str | None:
 
 _KEPT_CHARACTERS = _KeptCharacters()
 _ENTITY = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
-_LINE_END_HYPHENS = ("-\n", "-\r\n", "\u00ad\n", "\u2010\n")
+_LINE_END_HYPHENS = ("-\n", "-\r\n")
+_OTHER_LINE_END_HYPHENS = ("\u00ad\n", "\u2010\n")
 _DIVIDED_WORD = re.compile(r"(?<=\w)[-\u00ad\u2010]\r?\n(?=\w)")
 _LOWER = bytes(range(256)).lower()
 _DROPPED = bytes(code for code in range(128) if _kept(chr(code)) is None)
 """The same for ASCII, as byte tables: twice as fast as `str.translate`."""
+_TYPOGRAPHIC = (("\u00a0", " "), *((one, "") for one in "\u2019\u2018\u201c\u201d\u2013\u2014\u2026\u2022"))
+"""Characters that are the only ones beyond ASCII in most English texts, and what they become: no-break space, quotation
+marks, dashes, ellipsis, bullet."""
 
 
 def words_of(text: str) -> list[str]:
@@ -108,10 +112,15 @@ def words_of(text: str) -> list[str]:
     """
     if "&" in text:
         text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
-    if any(hyphen in text for hyphen in _LINE_END_HYPHENS):
+    hyphens = _LINE_END_HYPHENS if text.isascii() else _LINE_END_HYPHENS + _OTHER_LINE_END_HYPHENS
+    if any(hyphen in text for hyphen in hyphens):
         text = _DIVIDED_WORD.sub("", text)
-    if text.isascii():
-        return text.encode().translate(_LOWER, _DROPPED).decode().split()
+    plain = text
+    if not text.isascii():
+        for character, becomes in _TYPOGRAPHIC:
+            plain = plain.replace(character, becomes)
+    if plain.isascii():
+        return plain.encode().translate(_LOWER, _DROPPED).decode().split()
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return folded.translate(_KEPT_CHARACTERS).split()
 
@@ -195,13 +204,14 @@ class NgramIndex:
             return Match(" ".join(words), self._places[number])
         # Built and looked up without Python code per run; nearly all texts return here.
         keys = list(map(hash, zip(*(words[at :: self._stride] for at in range(self._run)), strict=False)))
-        if self._runs.isdisjoint(keys):
+        if not (found := self._runs.intersection(keys)):
             return None
-        short, successive = None, 0
-        for at, key in zip(range(0, len(words), self._stride), keys, strict=False):
-            successive = successive + 1 if key in self._runs else 0
-            if successive >= self._runs_in_ngram and (found := self._ngram_around(words, at)):
-                return found
+        short, successive, last = None, 0, -1
+        for number in [number for number, key in enumerate(keys) if key in found]:
+            successive = successive + 1 if number == last + 1 else 1
+            last, at, key = number, number * self._stride, keys[number]
+            if successive >= self._runs_in_ngram and (match := self._ngram_around(words, at)):
+                return match
             if short is None and key in self._inside:
                 short = self._short_around(words, at, key)
         return short

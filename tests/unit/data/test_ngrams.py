@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solar_plugins.data.ngrams import Match, NgramIndex, Place, Searched, words_of
+from solar_plugins.data.ngrams import _TYPOGRAPHIC, Match, NgramIndex, Place, Searched, words_of
 
 # Few words, so that texts share n-grams often.
 texts = st.lists(st.sampled_from("abcd"), max_size=30).map(" ".join)
@@ -172,3 +172,12 @@ def test_normalization_is_idempotent(text):
 @given(st.text(alphabet=string.printable))
 def test_the_fast_way_for_ascii_gives_the_same_words(text):
     assert [*words_of(text), "é"] == words_of(f"{text} é")
+
+
+TYPOGRAPHIC = [one for one, _ in _TYPOGRAPHIC]
+
+
+@given(st.lists(st.sampled_from([*TYPOGRAPHIC, *"a1 -\n\u0301\u00ad\u2010\u3000", "&#39;"])))
+def test_typographic_characters_take_the_short_way_to_the_same_words(characters):
+    text = "".join(characters)
+    assert words_of(text) == words_of(f"{text} \u4e2d")[:-1], "the last word makes it take the long way"
