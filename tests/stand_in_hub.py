@@ -34,6 +34,11 @@ def git_hash(content):
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
+def headers(**new):
+    """Change the head of an answer."""
+    return lambda status, old, body: (status, old | {key.replace("_", "-"): text for key, text in new.items()}, body)
+
+
 @dataclass
 class Commit:
     id: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +83,7 @@ def lineage_of_merge(folder: Path, warnings: list[str]) -> Lineage:
     if not isinstance(content, Mapping):
         raise ArgsError(f"{path}: holds a {type(content).__name__}, expected a merge recipe; restore the file")
     lineages, sources = [], []
-    for name, revision in dict.fromkeys(_models(content)):
+    for name, revision in dict.fromkeys((name, revision) for _, name, revision in models_of(content)):
         source, lineage = _model(name, revision, warnings)
         sources.append(source)
         lineages.append(lineage)
@@ -101,32 +101,41 @@ def lineage_of_merge(folder: Path, warnings: list[str]) -> Lineage:
     return found.then(stage)
 
 
-def _models(content: Any) -> Iterator[tuple[str, str | None]]:
-    """Every model that a merge names, with its revision."""
+def models_of(
+    content: Any, keys: Collection[str] = MODEL_KEYS, where: str = ""
+) -> Iterator[tuple[str, str, str | None]]:
+    """Every model that a merge names: its key in dotted form, its name and its revision.
+
+    Args:
+        content: The merge recipe, or a part of it.
+        keys: The keys that name models.
+        where: The key of the part.
+    """
     if isinstance(content, list):
-        for part in content:
-            yield from _models(part)
+        for number, part in enumerate(content):
+            yield from models_of(part, keys, f"{where}[{number}]")
     if not isinstance(content, Mapping):
         return
     for key, value in content.items():
-        if key not in MODEL_KEYS:
-            yield from _models(value)
-        elif isinstance(value, str) and (found := REFERENCE.fullmatch(value)):
-            yield found["model"], found["revision"]
-            if found["lora"]:
-                yield found["lora"], found["lora_revision"]
-        elif isinstance(value, Mapping):
-            yield from _written_out(value)
+        place = f"{where}.{key}" if where else str(key)
+        if key in keys:
+            yield from ((place, *model) for model in _named(value))
+        else:
+            yield from models_of(value, keys, place)
 
 
-def _written_out(model: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
-    """A model as a map: ``{model: {path: ..., revision: ...}, lora: {path: ...}}``, or the inner map alone."""
-    inner = model.get("model", model)
-    for part in (inner, model.get("lora")):
-        if isinstance(part, Mapping) and isinstance(part.get("path"), str):
-            yield part["path"], part["revision"] if isinstance(part.get("revision"), str) else None
-        elif isinstance(part, str):
-            yield part, None
+def _named(value: Any) -> Iterator[tuple[str, str | None]]:
+    """The models of a key: ``path@revision+lora``, a map ``{model: {path: ...}, lora: ...}``, or its inner map."""
+    if isinstance(value, str) and (found := REFERENCE.fullmatch(value)):
+        yield found["model"], found["revision"]
+        if found["lora"]:
+            yield found["lora"], found["lora_revision"]
+    elif isinstance(value, Mapping):
+        for part in (value.get("model", value), value.get("lora")):
+            if isinstance(part, Mapping) and isinstance(part.get("path"), str):
+                yield part["path"], part["revision"] if isinstance(part.get("revision"), str) else None
+            elif isinstance(part, str):
+                yield part, None
 
 
 def _model(name: str, revision: str | None, warnings: list[str]) -> tuple[Source, Lineage]:

@@ -30,7 +30,7 @@ from solar_plugins.sharing.hub_session import COMMIT
 from solar_plugins.sharing.references import Reference, references
 from solar_plugins.sharing.schemas import MergeAnswer, ask_schemas
 from solar_plugins.sharing.secrets import Private, in_file
-from solar_plugins.sharing.sources import Source, deepspeed_of, normal, read_sources, written_by
+from solar_plugins.sharing.sources import Source, datasets_of, deepspeed_of, normal, read_sources, written_by
 from solar_plugins.solar_block import InitArgs, invalid
 from solar_plugins.storage.untrusted import duplicate_keys, parse_json_object, parse_yaml, read_text
 from solar_plugins.upscaling.base_model import CONFIG, find_config
@@ -216,14 +216,13 @@ def _check_arguments(init: InitArgs) -> None:
 
 
 def _type_findings(source: Source, context: _Context) -> Iterator[Finding]:
-    for key in ("datasets", "test_datasets"):
-        entries = source.content.get(key) if source.kind == "recipe" else None
-        for number, entry in enumerate(entries if isinstance(entries, list) else ()):
-            kind = entry.get("type") if isinstance(entry, Mapping) else None
-            if isinstance(kind, str) and is_unknown_type(kind):
-                where = f"{key}[{number}].type"
-                text = f"{kind!r} is not a prompt strategy of the installed Axolotl"
-                yield Finding("error", source.name, where, text, "use one it has, such as chat_template", "keys")
+    for place in datasets_of(source.content) if source.kind == "recipe" else ():
+        kind = place.entry.get("type")
+        if isinstance(kind, str) and not place.key.startswith("pretraining_dataset") and is_unknown_type(kind):
+            text = f"{kind!r} is not a prompt strategy of the installed Axolotl"
+            yield Finding(
+                "error", source.name, f"{place.key}.type", text, "use one it has, such as chat_template", "keys"
+            )
 
 
 # --- base, data, licenses

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from solar_plugins.sharing.sources import Source
+from solar_plugins.sharing.sources import Source, datasets_of
 
 
 class Code(NamedTuple):
@@ -77,10 +77,14 @@ def _of_recipe(content: Mapping[str, Any]) -> Iterator[Code]:
     for number, name in enumerate(_list(content.get("plugins"))):
         if not is_known_plugin(str(name)):
             yield Code(f"plugins[{number}]", f"imports {name!s:.200}, a plugin of another package", READ_IT)
-    for where in ("datasets", "test_datasets", "pretraining_dataset"):
-        for number, entry in enumerate(_list(content.get(where))):
-            if isinstance(entry, Mapping):
-                yield from _of_dataset(f"{where}[{number}]", entry)
+    for place in datasets_of(content):
+        kind = place.entry.get("type")
+        if isinstance(kind, str) and imported_type(kind):
+            text = f"imports the Python module of {kind:.200}, which is not Axolotl's"
+            yield Code(f"{place.key}.type", text, READ_IT)
+        if place.path.endswith(".py"):
+            text = f"is a loading script, {place.path:.200}"
+            yield Code(f"{place.key}.path", text, "convert the data to JSON Lines or Parquet")
 
 
 def _of_key(key: str, last: str, value: Any) -> Iterator[Code]:
@@ -104,15 +108,6 @@ def _of_key(key: str, last: str, value: Any) -> Iterator[Code]:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _of_dataset(where: str, entry: Mapping[str, Any]) -> Iterator[Code]:
-    kind = entry.get("type")
-    if isinstance(kind, str) and imported_type(kind):
-        text = f"imports the Python module of {kind:.200}, which is not Axolotl's"
-        yield Code(f"{where}.type", text, READ_IT)
-    if isinstance(path := entry.get("path"), str) and path.endswith(".py"):
-        yield Code(f"{where}.path", f"is a loading script, {path:.200}", "convert the data to JSON Lines or Parquet")
 
 
 def imported_type(kind: str) -> bool:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from solar_plugins.lineage.merges import MODEL_KEYS, models_of
 from solar_plugins.recipe import REVISION_KEYS
 from solar_plugins.sharing.hub_session import Kind
-from solar_plugins.sharing.sources import Source
+from solar_plugins.sharing.sources import DataPlace, Source, datasets_of
 
 HUB_ID = re.compile(r"[\w][\w.-]{0,95}(?:/[\w][\w.-]{0,95})?")
 DATA_SUFFIX = re.compile(r"\.(?:jsonl?|parquet|csv|tsv|txt|arrow|ya?ml|gz|zst|xz|lz4|zip|tar|py|gguf|safetensors|bin)$")
@@ -73,11 +74,8 @@ def _of_recipe(content: Mapping[str, Any]) -> Iterator[Reference]:
     if isinstance(lora := content.get("lora_model_dir"), str) and lora:
         yield Reference("lora_model_dir", lora, None, "model", None)
     yield from _slices_of_other_models(content)
-    for key in ("datasets", "test_datasets", "pretraining_dataset"):
-        entries = content.get(key)
-        one_entry = [entries] if isinstance(entries, str | Mapping) else []
-        for number, entry in enumerate(entries if isinstance(entries, list) else one_entry):
-            yield from _of_dataset(f"{key}[{number}]", key, entry)
+    for place in datasets_of(content):
+        yield from _of_dataset(place)
 
 
 def _slices_of_other_models(content: Mapping[str, Any]) -> Iterator[Reference]:
@@ -91,19 +89,15 @@ def _slices_of_other_models(content: Mapping[str, Any]) -> Iterator[Reference]:
             yield Reference(f"{key}.model", part["model"], str(revision) if revision else None, "model", "revision")
 
 
-def _of_dataset(where: str, key: str, entry: Any) -> Iterator[Reference]:
-    if isinstance(entry, str):
-        yield Reference(where, entry, None, "dataset", None)
-    elif isinstance(entry, Mapping) and isinstance(entry.get("path"), str) and entry.get("type") != "_synthetic":
-        name = entry["path"]
-        if name in LOADERS:  # Then `data_files` has the paths.
-            files = entry.get("data_files")
-            for file in [files] if isinstance(files, str) else files if isinstance(files, list) else []:
-                yield Reference(f"{where}.data_files", str(file), None, "dataset", None)
-            return
-        revision = entry.get("revision")
-        pin = None if key == "pretraining_dataset" else f"{where}.revision"
-        yield Reference(f"{where}.path", name, str(revision) if revision and pin else None, "dataset", pin)
+def _of_dataset(place: DataPlace) -> Iterator[Reference]:
+    if place.path in LOADERS:  # Then `data_files` has the paths.
+        files = place.entry.get("data_files")
+        for file in [files] if isinstance(files, str) else files if isinstance(files, list) else []:
+            yield Reference(f"{place.key}.data_files", str(file), None, "dataset", None)
+    elif place.path and place.entry.get("type") != "_synthetic":
+        revision = place.entry.get("revision")
+        pin = None if place.key.startswith("pretraining_dataset") else f"{place.key}.revision"
+        yield Reference(f"{place.key}.path", place.path, str(revision) if revision and pin else None, "dataset", pin)
 
 
 LOADERS = ("json", "csv", "parquet", "text", "arrow")
@@ -111,30 +105,9 @@ LOADERS = ("json", "csv", "parquet", "text", "arrow")
 
 
 def _of_merge(content: Mapping[str, Any]) -> Iterator[Reference]:
-    for key, value in _models_in(content, ""):
-        for part in value.split("+"):  # a model and a LoRA
-            name, _, revision = part.partition("@")
-            if name:
-                yield Reference(key, name, revision or None, "model", f"{key}: {name}@REVISION")
-
-
-def _models_in(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            place = f"{where}.{key}" if where else str(key)
-            if key in ("model", "base_model", "tokenizer_source", "source") and isinstance(inner, str):
-                if inner not in ("union", "base"):
-                    yield place, inner
-            elif key in ("model", "base_model") and isinstance(inner, Mapping):
-                model = inner.get("model")
-                path = model.get("path") if isinstance(model, Mapping) else model
-                if isinstance(path, str):
-                    yield place, path
-            else:
-                yield from _models_in(inner, place)
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from _models_in(inner, f"{where}[{number}]")
+    for key, name, revision in models_of(content, (*MODEL_KEYS, "tokenizer_source", "source")):
+        if name not in ("union", "base"):
+            yield Reference(key, name, revision, "model", f"{key}: {name}@REVISION")
 
 
 def _of_maths(content: Mapping[str, Any]) -> Iterator[Reference]:

@@ -26,16 +26,14 @@ from solar_plugins.sharing.bundle import (
 )
 from solar_plugins.sharing.foreign_code import foreign_code
 from solar_plugins.sharing.run_facts import (
-    DataPlace,
     RunFacts,
     cached_commit,
-    datasets_of,
     local_files,
     model_digest,
     read_run,
     rows_hash,
 )
-from solar_plugins.sharing.sources import read_sources
+from solar_plugins.sharing.sources import DataPlace, datasets_of, read_sources
 from solar_plugins.sharing.variables import BUNDLE, LEFT_OUT, OUTPUT_KEYS, OUTPUTS
 from solar_plugins.storage.atomic import write_file
 from solar_plugins.tables import lines, table

@@ -7,10 +7,10 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,6 +22,7 @@ from solar_plugins.recipe import Recipe
 from solar_plugins.report.training_log import read_training_state
 from solar_plugins.running.identity import digest, listing
 from solar_plugins.sharing.bundle import Dataset, Metric, Step
+from solar_plugins.sharing.sources import DataPlace, datasets_of
 from solar_plugins.solar_block import invalid
 from solar_plugins.storage.atomic import files_below
 from solar_plugins.storage.content import content_hashes
@@ -144,24 +145,6 @@ def _steps(files: Sequence[Path]) -> list[Step]:
     return steps
 
 
-class DataPlace(NamedTuple):
-    """A dataset of a recipe."""
-
-    key: str
-    path: str
-    entry: Mapping[str, Any]
-
-
-def datasets_of(content: Mapping[str, Any]) -> Iterator[DataPlace]:
-    """The datasets of a recipe, in order."""
-    for key in ("datasets", "test_datasets", "pretraining_dataset"):
-        entries = content.get(key)
-        for number, entry in enumerate([entries] if isinstance(entries, str) else entries or ()):
-            fields = {"path": entry} if isinstance(entry, str) else entry
-            if isinstance(fields, Mapping) and isinstance(fields.get("path"), str):
-                yield DataPlace(f"{key}[{number}]", fields["path"], fields)
-
-
 def local_files(place: DataPlace) -> list[Path]:
     """The files of a local dataset, in order; empty if it is on a hub, or gone."""
     path = Path(place.path).expanduser()
@@ -216,7 +199,7 @@ def dataset_facts(
     """
     recorded: dict[str, RecordedDataset] = {one.key: one for one in run.datasets} if run else {}
     facts = []
-    for place in datasets_of(content):
+    for place in (one for one in datasets_of(content) if one.path):
         files = local_files(place)
         rows, sha256 = rows_hash(files) if files else (None, None)
         kept = recorded.get(place.key)

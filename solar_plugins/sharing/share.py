@@ -46,14 +46,13 @@ from solar_plugins.sharing.run_facts import (
     cached_commit,
     curves,
     dataset_facts,
-    datasets_of,
     metrics_of,
     model_digest,
     read_run,
     require_finished,
 )
 from solar_plugins.sharing.secrets import SECRET_NAME, in_file
-from solar_plugins.sharing.sources import kind_of, recipes_in
+from solar_plugins.sharing.sources import datasets_of, kind_of, recipes_in
 from solar_plugins.sharing.variables import RECIPES, Variables, names_machine
 from solar_plugins.storage.cards import read_card, split_card
 from solar_plugins.storage.untrusted import parse_yaml, read_json_object, read_text

@@ -22,7 +22,7 @@ from solar_plugins.sharing.findings import Finding
 from solar_plugins.sharing.foreign_code import foreign_code
 from solar_plugins.sharing.gpus import Gpus, parse_gpus
 from solar_plugins.sharing.references import references
-from solar_plugins.sharing.sources import Source, layer_range, read_sources, stages_of
+from solar_plugins.sharing.sources import Source, datasets_of, layer_range, read_sources, stages_of
 from solar_plugins.solar_block import invalid
 from solar_plugins.text import format_bytes, printable, span
 from solar_plugins.upscaling.strategies import strategy_arguments
@@ -90,11 +90,11 @@ def _title(source: Source) -> str:
     if source.kind == "mixture":
         sets = content["sets"]
         return f"a mixture of {len(sets) if isinstance(sets, Mapping) else 0} datasets"
-    if source.kind == "evaluation":
-        return "an evaluation by lm_eval"
     if source.kind == "maths":
         return "mathematics data from a served model"
     stages = stages_of(content) or ()
+    if source.kind == "evaluation" or "evaluation" in stages:
+        return "an evaluation by lm_eval"
     (training,) = (stage for stage in stages if stage not in ("upscale", "LoRA", "QLoRA"))
     known = {"pretrain": "continued pretraining", "SFT": "SFT"}
     adapter = "".join(f" with {stage}" for stage in stages if stage in ("LoRA", "QLoRA"))
@@ -182,35 +182,32 @@ def _trains(recipe: Recipe) -> str:
 
 
 def _data(source: Source) -> Facts:
+    places = list(datasets_of(source.content))
     for key, label in (("datasets", "data"), ("pretraining_dataset", "data"), ("test_datasets", "held out")):
-        entries = source.content.get(key)
-        listed = entries if isinstance(entries, list) else [entries] if isinstance(entries, Mapping | str) else []
-        for number, entry in enumerate(listed[:3]):
-            yield ("" if number else label), _dataset(entry)
+        listed = [place for place in places if place.key.startswith(f"{key}[")]
+        for number, place in enumerate(listed[:3]):
+            yield ("" if number else label), _dataset(place.entry)
         if listed[3:]:
             yield "", f"and {len(listed) - 3} more"
 
 
-def _dataset(entry: Any) -> str:
-    if not isinstance(entry, Mapping):
-        return str(entry)
+def _dataset(entry: Mapping[str, Any]) -> str:
     kind = entry.get("type")
     parts = [str(entry[key]) for key in ("name", "split") if entry.get(key)]
     parts += ["a format of its own"] if isinstance(kind, Mapping) else [f"type {kind}"] if kind else []
     parts += [f"revision {str(entry['revision'])[:12]}"] if entry.get("revision") else []
     size = _size(str(entry.get("path")))
-    return f"{entry.get('path')} ({', '.join(parts)}){f': {size}' if size else ''}"
+    return f"{entry.get('path')}{f' ({", ".join(parts)})' if parts else ''}{f': {size}' if size else ''}"
 
 
 def _size(name: str) -> str:
     path = Path(os.path.expanduser(name))
     try:
-        size = path.stat().st_size if path.is_file() else None
+        size = format_bytes(path.stat().st_size) if path.is_file() else ""
     except (OSError, ValueError):
         return ""
     rows = _rows(name)
-    parts = [f"{rows:,} rows" if rows is not None else "", format_bytes(size) if size is not None else ""]
-    return ", ".join(filter(None, parts))
+    return size if rows is None else f"{rows:,} rows, {size}"
 
 
 def _rows(name: str) -> int | None:
@@ -299,12 +296,8 @@ def _memory(source: Source, recipe: Recipe, one: MemoryReport | str, gpus: Seque
     for number, name in counts:
         found = one if number == 1 else _estimate(source, recipe, number, base)
         if isinstance(found, MemoryReport):
-            each = (
-                f"{format_bytes(found.peak_bytes)} of each of {number} GPUs"
-                if number > 1
-                else (f"{format_bytes(found.peak_bytes)} of one GPU")
-            )
-            texts.append(f"{each}{f' ({name})' if name else ''}")
+            where = "one GPU" if number == 1 else f"each of {number} GPUs"
+            texts.append(f"{format_bytes(found.peak_bytes)} of {where}{f' ({name})' if name else ''}")
     how = SHARDING_NAMES[one.setup.sharding] if sharded else "nothing sharded"
     return f"{'; '.join(texts)} (estimated, {how})"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from solar_plugins.errors import ArgsError, SolarError
 from solar_plugins.pipeline import Stage, read_pipeline
@@ -114,6 +114,27 @@ def stages_of(content: Any) -> tuple[str, ...] | None:
         plain_text = kinds and kinds <= {"completion", "pretrain"}
         training = "pretrain" if content.get("pretraining_dataset") or plain_text else "SFT"
     return (*upscale, training, *adapter)
+
+
+class DataPlace(NamedTuple):
+    """A dataset of a recipe."""
+
+    key: str
+    """Such as ``datasets[0]``."""
+    path: str
+    """Empty if it has none."""
+    entry: Mapping[str, Any]
+
+
+def datasets_of(content: Mapping[str, Any]) -> Iterator[DataPlace]:
+    """The datasets of an Axolotl recipe, in order."""
+    for key in ("datasets", "test_datasets", "pretraining_dataset"):
+        entries = content.get(key)
+        for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+            fields = {"path": entry} if isinstance(entry, str) else entry
+            if isinstance(fields, Mapping):
+                path = fields.get("path")
+                yield DataPlace(f"{key}[{number}]", path if isinstance(path, str) else "", fields)
 
 
 def layer_range(source: Any) -> tuple[int, int] | None:

@@ -214,6 +214,15 @@ def test_the_recipe_that_a_command_names_is_checked(place):
     assert levels(place / "a.yml", "file") == [("error", "command")]
 
 
+def test_every_model_of_a_merge_is_named_once(place):
+    written_out = {"model": {"path": "org/c", "revision": COMMIT}, "lora": {"path": "org/d"}}
+    models = [{"model": "org/a+org/b"}, {"model": written_out}, {"model": "base"}]
+    merge = {"merge_method": "linear", "models": models, "base_model": "org/a", "tokenizer_source": "union"}
+    (place / "m.yml").write_text(yaml.safe_dump(merge))
+    pinned = [(key, text.partition(" ")[0]) for _, key, text in found(place / "m.yml", "pins")]
+    assert pinned == [("base_model", "org/a"), ("models[0].model", "org/b"), ("models[1].model", "org/d")]
+
+
 ZERO = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/mnt/nvme/me"}}}
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from stand_in_hub import headers
 
 from solar_plugins.cli import solar
 from solar_plugins.lineage.cards import BEGIN, END, card
@@ -175,11 +176,6 @@ def secrets_in_odd_places():
 def answers(method, path, times=1000, **how):
     """A Hub that misbehaves; see `stand_in_hub.Fault`."""
     return lambda hub: hub.misbehave(method, path, times=times, **how)
-
-
-def headers(**new):
-    """Change the head of an answer."""
-    return lambda status, old, body: (status, old | {key.replace("_", "-"): text for key, text in new.items()}, body)
 
 
 def server_case(attack, answer, says, server, passes=()):

@@ -5,7 +5,7 @@ import socket
 import time
 
 import pytest
-from stand_in_hub import git_hash
+from stand_in_hub import git_hash, headers
 
 from solar_plugins.errors import HubError
 from solar_plugins.sharing import hub_session as hub_module
@@ -377,11 +377,6 @@ def test_paths_that_lead_out_are_not_listed(hub):
     assert [file.path for file in listing.files] == [".gitattributes", "good.yml"]
     assert len(listing.refused) == len(bad)
     assert all(text.isprintable() for text in listing.refused)
-
-
-def headers(**new):
-    """Change the head of an answer."""
-    return lambda status, old, body: (status, old | {key.replace("_", "-"): text for key, text in new.items()}, body)
 
 
 @pytest.mark.parametrize(
