@@ -275,11 +275,11 @@ def _find_bundle(fetched: Fetched, place: _Place, manifest: str, sizes: Mapping[
             bundle = read_bundle(Path(scratch))
         except SolarError as error:
             raise ArgsError(str(error).replace(f"{scratch}/", top).replace(scratch, top or "the bundle")) from None
-    kinds = {stage.file: stage.kind for stage in bundle.manifest.stages} | {bundle.manifest.pipeline: "pipeline"}
     for name, content in contents.items():
-        kind = "bundle" if name == manifest else kinds.get(name.removeprefix(top), "of the bundle")
+        inside = kind_of(bundle.contents.get(name.removeprefix(top))) or "of the bundle"
+        kind = "bundle" if name == manifest else inside
         note = f"{len(bundle.manifest.stages)} stages: {bundle.manifest.name}" if name == manifest else ""
-        fetched.found.append(Found(name, str(kind), name, content, note))
+        fetched.found.append(Found(name, kind, name, content, note))
     return set(contents)
 
 

@@ -153,9 +153,11 @@ def deepspeed_of(source: Source) -> tuple[str, Path | None] | None:
     name = source.content.get("deepspeed") if source.kind == "recipe" else None
     if not isinstance(name, str) or not name or name.lstrip().startswith("{"):
         return None
-    in_bundle = source.bundle.folder / name.removeprefix("${BUNDLE}/") if source.bundle else None
+    if source.bundle is not None:  # Only its own files were checked.
+        inside = name.removeprefix("${BUNDLE}/")
+        return name, source.bundle.folder / inside if inside in source.bundle.manifest.files else None
+    places = (folder / name for folder in (Path(), *source.path.absolute().parents))
     try:
-        places = [in_bundle] if in_bundle else [folder / name for folder in (Path(), *source.path.absolute().parents)]
         return name, next((place for place in places if place.is_file()), None)
     except (OSError, ValueError):
         return name, None

@@ -303,6 +303,11 @@ class TestBundles:
             ("error", "dataset_prepared_path")
         ]
 
+    def test_no_file_outside_of_it_is_read(self, bundle, place):
+        (place / "private.json").write_text('{"wandb": {"api_key": "0123456789abcdef"}}')
+        for name in (str(place / "private.json"), "../private.json", "${DUS}/private.json"):
+            assert levels(bundle(deepspeed=name), "secrets") == []
+
     def test_a_variable_that_is_not_declared(self, bundle):
         folder = bundle()
         manifest = json.loads((folder / "solar_bundle.json").read_text())
