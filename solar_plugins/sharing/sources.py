@@ -281,7 +281,9 @@ def _stages(pipeline: Source, found: Sequence[Source], findings: list[Finding]) 
     of_stages = {stage.file.resolve() for stage in stages if stage.file}
     for number, stage in enumerate(stages):
         try:
-            named = [path for path in recipes_in(stage) if path.resolve() not in of_stages]
+            # Of a folder every recipe is looked at anyway; commands name theirs from the working directory.
+            named = recipes_in(stage) if len(found) == 1 else []
+            named = [path for path in named if path.resolve() not in of_stages]
             files = [(path, read_yaml(path)) for path in named]
         except SolarError as error:
             findings.append(Finding("error", f"{pipeline.name}: stage {stage.name}", "command", str(error), "", "file"))
