@@ -27,7 +27,7 @@ function texts(page) {
     const box = range.getClientRects()[0];
     if (!node.data.trim() || !box || ["TITLE", "STYLE", "title"].includes(element.tagName)) continue;
     const x = box.x + Math.min(box.width, 8) / 2;
-    if (x > page.defaultView.innerWidth) continue; // In a table that scrolls.
+    if (x > page.defaultView.innerWidth - 1) continue; // In a table that scrolls.
     const stack = page.elementsFromPoint(x, box.y + box.height / 2);
     const layers = stack.filter(one => one !== element).map(paint).reverse();
     const canvas = rgba(page.defaultView.getComputedStyle(page.documentElement).backgroundColor);
