@@ -164,7 +164,7 @@ class DecontaminateArgs(_Block):
         """Leave the key out if it is not set, as in the reports of folders from before it existed."""
         content: dict[str, Any] = dump(self)
         if self.similar is None:
-            del content["similar"]
+            content.pop("similar", None)  # or excluded as None
         return content
 
 
