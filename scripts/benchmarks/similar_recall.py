@@ -46,8 +46,9 @@ OTHER_GENERATORS = ("time_intervals", "leg_counting", "aiw", "dice", "letter_cou
 UNUSED_GENERATORS = ("number_filtering", "needle_haystack", "spell_backward", "word_sorting", "gcd", "caesar_cipher")
 REWORDED = {
     "simple_geometry": ({"min_angle": 30, "max_angle": 36, "max_sides": 4}, ("known_angles",)),
-    "count_primes": ({"min_n": 100, "max_n": 160}, ("start", "end")),
-    "coin_flip": ({"min_trials": 3, "max_trials": 12}, ("num_trials", "k_heads", "problem_type")),
+    "advanced_geometry": ({"min_coord": -2, "max_coord": 2}, ("A", "B", "C", "task_type")),
+    "simple_equations": ({"min_value": 1, "max_value": 4}, ("equation",)),
+    "polynomial_equations": ({"min_value": 1, "max_value": 4, "max_degree": 2}, ("polynomial_expr", "variable")),
 }
 """Generators with several wordings: their settings, and what is the same for one problem."""
 SYNONYMS = {
