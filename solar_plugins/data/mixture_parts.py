@@ -201,7 +201,9 @@ def _as_json(one: Filtered) -> dict[str, Any]:
 
 def _identity(part: Part, args: MixtureArgs) -> dict[str, Any]:
     """What must be equal in the parts of a mixture, and the part's number."""
-    return {"format_version": FORMAT_VERSION, **part._asdict(), "mixture": args.model_dump(mode="json")}
+    # Similar rows are found after the parts are joined.
+    mixture = args.model_dump(mode="json", exclude={"decontaminate": {"similar"}})
+    return {"format_version": FORMAT_VERSION, **part._asdict(), "mixture": mixture}
 
 
 def finished_part(folder: Path, part: Part, args: MixtureArgs, inputs: InputState) -> PartReport | None:

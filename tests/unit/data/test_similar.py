@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from tiny_embeddings import WORDS, bag_of_words, write_model
 
 from solar_plugins.data import similar as similar_module
 from solar_plugins.data.embedders import split
-from solar_plugins.data.mixture import make_mixture
+from solar_plugins.data.mixture import make_mixture, make_part
 from solar_plugins.data.mixture_args import DEFAULT_JUDGE_THRESHOLD, DEFAULT_THRESHOLD
+from solar_plugins.data.mixture_parts import Part
 from solar_plugins.data.mixture_report import as_text
 from solar_plugins.endpoints import client as client_module
 from solar_plugins.errors import SolarError
@@ -124,6 +126,18 @@ def test_batches_windows_and_processes_do_not_change_the_output(folder, embeddin
     monkeypatch.setattr(similar_module, "WINDOW_ROWS", batch)
     monkeypatch.setattr(similar_module, "SCORES_AT_ONCE", batch)
     make_mixture(save({"model": str(embedding_model), "threshold": 0.6, "batch": batch}, rows), processes=2)
+    assert outputs() == expected
+
+
+def test_parts_are_joined_first_and_stay_valid_with_other_options(folder, embedding_model):
+    rows = [{"q": REPHRASED}, {"q": OTHER_THING}, {"q": OTHER}]
+    mixed({"model": str(embedding_model), "threshold": 0.9}, rows)
+    expected = outputs()
+    shutil.rmtree("out")
+    for threshold in (0.5, 0.9):
+        save({"model": str(embedding_model), "threshold": threshold}, rows)
+        assert [make_part(Path("mix.yml"), Part(rank, 2))[1] for rank in (0, 1)] == [threshold == 0.5] * 2
+    make_mixture(Path("mix.yml"))
     assert outputs() == expected
 
 
