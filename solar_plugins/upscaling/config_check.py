@@ -6,6 +6,7 @@ and every per-layer list are those of the loaded config object, including its pr
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import pickle
 import re
@@ -75,7 +76,7 @@ def config_check(
 
 def _answer(check: Callable[[], str]) -> None:
     """Run the check in a process of its own, and write its result or its error to standard output."""
-    sys.modules.update(dict.fromkeys(NOT_NEEDED))  # type: ignore[arg-type]  # None: ImportError
+    import_less()
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)  # Nothing else may write there.
         try:
@@ -83,6 +84,13 @@ def _answer(check: Callable[[], str]) -> None:
         except CheckpointError as error:
             found = error
         pickle.dump(found, output)
+
+
+def import_less() -> None:
+    """Make the import of transformers quick, in a process that only reads configs."""
+    sys.modules.update(dict.fromkeys(NOT_NEEDED))  # type: ignore[arg-type]  # None: ImportError
+    # It reads the file lists of all installed packages; transformers also tries a package's own name.
+    importlib.metadata.packages_distributions = dict
 
 
 def check_by_transformers(

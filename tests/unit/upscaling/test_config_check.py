@@ -85,10 +85,10 @@ def test_what_is_not_checked_is_said(check, monkeypatch):
 WITHOUT_TORCH = """
 import json, sys
 from pathlib import Path
-from solar_plugins.upscaling.config_check import NOT_NEEDED, check_by_transformers
+from solar_plugins.upscaling.config_check import check_by_transformers, import_less
 from solar_plugins.upscaling.layer_plan import LayerPlan
 
-sys.modules |= dict.fromkeys(NOT_NEEDED)
+import_less()
 for line in sys.stdin:
     base, upscaled, model_type, plan = json.loads(line)
     print(check_by_transformers([Path(base)], Path(upscaled), model_type, LayerPlan.from_dict(plan)))
