@@ -23,12 +23,11 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from itertools import batched
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from bench import machine
 from bench_tables import Spread, spread
 from checkpoints import DROP_LAYERS, hidden_for, make_base, result_bytes
-from processes import run_process, warm
+from processes import machine, run_process, warm
 from stage_rows import (
     ALPACA,
     AXOLOTL,
@@ -51,6 +50,7 @@ DOCS = REPOSITORY / "docs"
 SCRIPTS = Path(sys.executable).parent
 ENCODED = {ALPACA: (300, 1_000, 3_000), TURNS: (100, 330, 1_000)}
 ROWS = {ALPACA: (5_000, 16_000, 50_000), TURNS: (2_000, 6_500, 20_000)}
+NOT_MEASURED = "-"
 RESULT_BYTES = (0.35e9, 0.7e9, 1.4e9)
 
 
@@ -63,7 +63,8 @@ class Run(NamedTuple):
     round: int
     units: float
     """Rows, tokens or bytes."""
-    seconds: float
+    seconds: float | None
+    """None if the machine was busy in such a way that seconds say nothing."""
     cpu_seconds: float
 
 
@@ -163,10 +164,12 @@ def slope(runs: Sequence[Run]) -> Spread:
     return spread(found)
 
 
-def times_ours(runs: Sequence[Run], tool: str, field: str) -> Spread:
+def times_ours(runs: Sequence[Run], tool: str, field: str) -> str | Spread:
     """The tool's seconds, or CPU seconds, divided by ours in the same round."""
     ours = {run.round: getattr(run, field) for run in runs if run.tool == OURS}
-    return spread(getattr(run, field) / ours[run.round] for run in runs if run.tool == tool and run.round in ours)
+    pairs = [(getattr(run, field), ours.get(run.round)) for run in runs if run.tool == tool]
+    found = [one / mine for one, mine in pairs if one is not None and mine is not None]
+    return spread(found) if found else NOT_MEASURED
 
 
 def of(runs: Sequence[Run], *subjects: str) -> list[Run]:
@@ -182,20 +185,29 @@ def largest(runs: Sequence[Run]) -> list[Run]:
 
 def comparison(runs: Sequence[Run], subjects: Sequence[str], units: str) -> str:
     """A table with the tools of each subject at its largest size."""
+    rate = f"{units} per CPU second"
     lines = [
-        f"| | tool | seconds | {units} a second | times ours | CPU seconds | times ours |",
-        "|---|---|---|---|---|---|---|",
+        f"| | size | tool | rounds | CPU seconds | {rate} | CPU seconds, times ours | seconds | seconds, times ours |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for subject in subjects:
         chosen = largest(of(runs, subject))
         for tool in dict.fromkeys(run.tool for run in sorted(chosen, key=lambda run: run.tool != OURS)):
             mine = [run for run in chosen if run.tool == tool]
-            rate = spread(run.units / run.seconds / (1e9 if units == "GB" else 1) for run in mine)
-            wall, cpu = (
-                "1" if tool == OURS else times_ours(chosen, tool, field) for field in ("seconds", "cpu_seconds")
-            )
-            seconds, cpu_seconds = (spread(getattr(run, field) for run in mine) for field in ("seconds", "cpu_seconds"))
-            lines.append(f"| {subject} | {tool} | {len(mine)} | {seconds} | {rate} | {wall} | {cpu_seconds} | {cpu} |")
+            seconds = [run.seconds for run in mine if run.seconds is not None]
+            scale = 1e9 if units == "GB" else 1
+            cells = [
+                subject,
+                f"{mine[0].size / scale:,.3g}" if units == "GB" else f"{mine[0].size:,.0f}",
+                tool,
+                len(mine),
+                spread(run.cpu_seconds for run in mine),
+                spread(run.units / run.cpu_seconds / scale for run in mine),
+                "1" if tool == OURS else times_ours(chosen, tool, "cpu_seconds"),
+                spread(seconds) if seconds else NOT_MEASURED,
+                ("1" if seconds else NOT_MEASURED) if tool == OURS else times_ours(chosen, tool, "seconds"),
+            ]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
@@ -234,15 +246,17 @@ def draw(runs: Sequence[Run], subjects: Sequence[str], path: Path) -> None:
 
     from solar_plugins.report.picture import CALM, FONTS, GRID, INK, MUTED, PAPER, SEAM, save_picture
 
-    bars = []
+    bars: list[tuple[str, Spread]] = []
     for subject in subjects:
         chosen = largest(of(runs, subject))
-        others = dict.fromkeys(run.tool for run in chosen if run.tool != OURS)
-        bars += [(f"{subject}\n{tool}", times_ours(chosen, tool, "cpu_seconds")) for tool in others]
+        for tool in dict.fromkeys(run.tool for run in chosen if run.tool != OURS):
+            found = times_ours(chosen, tool, "cpu_seconds")
+            if isinstance(found, Spread):
+                bars.append((f"{subject},\n{tool}", found))
     with rc_context({"font.sans-serif": FONTS, "font.size": 9, "text.color": INK, "axes.edgecolor": GRID}):
         figure = Figure(figsize=(7.0, 0.6 + 0.5 * len(bars)), facecolor=PAPER)
         axes = figure.subplots()
-        figure.subplots_adjust(left=0.42, right=0.96, top=1 - 0.35 / (0.6 + 0.5 * len(bars)), bottom=0.16)
+        figure.subplots_adjust(left=0.53, right=0.96, top=1 - 0.35 / (0.6 + 0.5 * len(bars)), bottom=0.16)
         for place, (_, found) in enumerate(reversed(bars)):
             axes.barh(place, found.median, color=CALM, height=0.55)
             axes.plot([found.low, found.high], [place, place], color=INK, lw=1.4)
@@ -307,7 +321,8 @@ def write_page(output: Path) -> None:
         if subject.endswith(kind) and {run.tool for run in of(runs, subject)} == {OURS, AXOLOTL}
     ]
     page = (Path(__file__).parent / "stages_page.md").read_text()
-    differ = {run.subject.partition(":")[0]: run for run in runs if run.subject.endswith("rows that differ")}
+    compared = sorted(runs, key=lambda run: run.size)
+    differ = {run.subject.partition(":")[0]: run for run in compared if run.subject.endswith("rows that differ")}
     tables = {
         "rows": comparison(runs, rows, "rows"),
         "verify": comparison(runs, ["solar verify"], "GB"),
@@ -369,8 +384,10 @@ def described(folder: Path) -> str:
 
 def add(run: Run, folder: Path, path: Path) -> None:
     """Append a run to the file."""
-    found = json.loads(path.read_text()) if path.exists() else {"machine": described(folder), "runs": []}
-    found["runs"].append(run._asdict())
+    host, runs = described(folder), list[dict[str, Any]]()
+    if path.exists():
+        host, runs = json.loads(path.read_text()).values()
+    found = {"machine": host, "runs": [*runs, run._asdict()]}
     path.write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -393,7 +410,7 @@ def main() -> None:
     for number in range(options.rounds):
         for run in PARTS[options.part](options, number):
             add(run, options.folder, options.output / "stages.json")
-            print(f"{run.subject}, {run.tool}, {run.size:,.0f}: {run.seconds:.2f} s", flush=True)
+            print(f"{run.subject}, {run.tool}, {run.size:,.0f}: CPU {run.cpu_seconds:.2f} s", flush=True)
             if time.monotonic() > deadline:
                 return
 
