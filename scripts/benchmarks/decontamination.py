@@ -91,7 +91,15 @@ def peer(python: str, tool: str, folder: Path, processes: int, cpp: str | None =
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     name = {DATATROVE: "datatrove", JANITOR: "janitor C++" if cpp else "janitor"}[tool]
-    script = [python, HERE / "decontamination_peers.py", name, folder, str(processes), str(PEER_ROWS), out / "found"]
+    script: list[str | Path] = [
+        python,
+        HERE / "decontamination_peers.py",
+        name,
+        folder,
+        str(processes),
+        str(PEER_ROWS),
+        out / "found",
+    ]
     usage = run_process(script, folder / "log", env=OFFLINE | ({"PYTHONPATH": cpp} if cpp else {}))
     return usage, json.loads((out / "found").read_text())
 
@@ -228,21 +236,23 @@ def row_table(runs: Sequence[MixRun]) -> str:
 
 
 REASONS = {
+    "case, punctuation": "Janitor: a word of only punctuation counts as one of 13 in a row, but not in a question",
+    "12 words": "the passage around them is the match",
     "HTML entities": "only ours decodes entities",
     "line-end hyphens": "only ours joins a word that was divided at the end of a line",
-    "typography": "only ours applies NFKC",
+    "typography": "Janitor does not apply NFKC",
     "invisible characters": "only ours removes soft hyphens and zero-width characters",
     "hyphens for spaces": "datatrove separates words at a hyphen. Ours and Janitor's delete it, so that `well-known` "
     "equals `wellknown`: **missed by ours**",
     "accents": "datatrove removes accents. To ours `é` is another letter than `e`: **missed by ours**",
-    "other numbers": "datatrove replaces all numbers by 0, the others compare them",
+    "other numbers": "datatrove replaces all numbers by 0: another problem counts as the same one",
     "short, inside": "a question of fewer than 13 words has no n-gram; only ours searches for the entire question",
     "short, entire": "the same; ours requires that it is the entire row",
     "Chinese": "ours treats a character as a word. datatrove has tokenizers for other languages, and a pipeline uses "
     "one for all rows",
     CLEAN: "sentences that the library repeats. Only ours: questions of 8 to 12 words that a row contains entirely. "
     "Only datatrove: all numbers are 0, or 13 of its words are fewer of ours, since it separates `os.path` into two. "
-    "Not Janitor: a word of only punctuation counts as one of its 13 in a row, but not in a question",
+    "Not Janitor: words of only punctuation, as above",
 }
 """By kind of row, why the tools may differ."""
 
@@ -338,7 +348,7 @@ def draw(runs: Sequence[MixRun], path: Path) -> None:
         panels = figure.subplots(1, 2, gridspec_kw={"wspace": 0.12})
         figure.subplots_adjust(left=0.15, right=0.97, top=0.84, bottom=0.16)
         for axes, title, values in (
-            (panels[0], "Rows per CPU second, start-up aside", rates),
+            (panels[0], "Rows per CPU second", rates),
             (panels[1], "Peak memory, MB", memory),
         ):
             for place, tool in enumerate(reversed(TOOLS)):

@@ -99,9 +99,9 @@ def _html(text: str, rng: random.Random) -> str:
 
 
 def _hyphenated(text: str, rng: random.Random) -> str:
-    """Words divided at the ends of lines of about 40 characters."""
-    words = text.split()
-    for at in range(5, len(words), 7):
+    """The first words, with long ones divided at line ends."""
+    words = text.split()[: N + 5]
+    for at in range(5, len(words), 4):
         if len(words[at]) > 3 and words[at].isalpha():
             words[at] = f"{words[at][:2]}-\n{words[at][2:]}"
     return " ".join(words)
@@ -110,7 +110,7 @@ def _hyphenated(text: str, rng: random.Random) -> str:
 def _typographic(text: str, rng: random.Random) -> str:
     """Full-width digits, curly quotes, ligatures, no-break spaces."""
     table = str.maketrans("0123456789'", "\uff10\uff11\uff12\uff13\uff14\uff15\uff16\uff17\uff18\uff19\u2019")
-    return text.translate(table).replace("fi", "\ufb01").replace(" ", "\u00a0")
+    return _first(N)(text, rng).translate(table).replace("fi", "\ufb01").replace(" ", "\u00a0")
 
 
 def _invisible(text: str, rng: random.Random) -> str:
@@ -123,7 +123,7 @@ def _accents(text: str, rng: random.Random) -> str:
 
 
 def _other_numbers(text: str, rng: random.Random) -> str:
-    return re.sub(r"\d[\d,]*", lambda _: str(rng.randint(10_000, 99_999)), text)
+    return re.sub(r"\d[\d,]*", lambda _: str(rng.randint(10_000, 99_999)), _first(N)(text, rng))
 
 
 def _first(words: int) -> Callable[[str, random.Random], str]:
@@ -140,14 +140,14 @@ KINDS = {
     "copied": Planted("the entire question", _same),
     "case, punctuation": Planted("other case, punctuation removed or replaced", _case_and_punctuation),
     "13 words": Planted("exactly 13 words of the question", _first(N)),
-    "12 words": Planted("only 12 words: below n, nobody should drop it", _first(N - 1)),
+    "12 words": Planted("only 12 words, so no tool should drop it", _first(N - 1)),
     "HTML entities": Planted("&nbsp; between the words, &#39; for apostrophes", _html),
-    "line-end hyphens": Planted("words divided at line ends, the other words unchanged", _hyphenated),
-    "typography": Planted("ligatures, full-width digits, curly quotes, no-break spaces", _typographic),
+    "line-end hyphens": Planted("18 words of a question, some divided at line ends", _hyphenated),
+    "typography": Planted("13 words of a word problem: full-width digits, no-break spaces", _typographic),
     "invisible characters": Planted("soft hyphens and zero-width spaces in words", _invisible),
     "hyphens for spaces": Planted("every second space is a hyphen", _hyphens_for_spaces),
     "accents": Planted("accents on a, e and o", _accents),
-    "other numbers": Planted("a word problem's words with other numbers", _other_numbers),
+    "other numbers": Planted("13 words of a word problem, with another number", _other_numbers),
     "short, inside": Planted("a question of 8 to 12 words inside a row", _same),
     "short, entire": Planted("a question of fewer than 8 words that is the entire row", _same),
     "Chinese": Planted("a Chinese question inside a row", _same),
