@@ -282,7 +282,7 @@ def draw_growth(runs: Sequence[Run], path: Path) -> None:
     with rc_context({"font.sans-serif": FONTS, "font.size": 9, "text.color": INK, "axes.edgecolor": GRID}):
         figure = Figure(figsize=(7.0, 3.6), facecolor=PAPER)
         axes = figure.subplots()
-        figure.subplots_adjust(left=0.07, right=0.68, top=0.9, bottom=0.13)
+        figure.subplots_adjust(left=0.07, right=0.64, top=0.9, bottom=0.13)
         for number, subject in enumerate(GROWTH):
             mine = [run for run in of(runs, subject) if run.tool == OURS]
             sizes = sorted({run.size for run in mine})
