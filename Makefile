@@ -55,7 +55,7 @@ pipeline: $(INSTALLED)  ## every stage on that model, up to DPO and merging, and
 	@$(BIN)/solar run $(PIPELINE)
 	@$(BIN)/solar report $(PIPELINE) --output $(DEMO)/report.html
 
-test: $(INSTALLED)  ## run the tests, including those of the real model, with line coverage: about 20 minutes on two cores
+test: $(INSTALLED)  ## run the tests, including those of the real model, with line coverage: about 15 minutes on two cores
 	$(PYTEST) -m "not nightly" --cov --cov-report=term:skip-covered
 
 test-fast: $(INSTALLED)  ## run the fast tests, which start neither Axolotl nor mergekit and measure no models

@@ -38,6 +38,7 @@ def finished_checkpoints(cache):
     ]
 
 
+@pytest.mark.nightly
 def test_a_slow_writer_with_a_shared_folder(folder):
     place = folder(**TIMEOUT)
     status, said = torchrun(place, "ddp", 2, SLOW_WRITER=SLOW)

@@ -96,7 +96,7 @@ def test_every_way_to_copy_copies(tmp_path, name):
     assert (tmp_path / "target").read_bytes().endswith((tmp_path / "source").read_bytes())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_benchmark_runs(tmp_path):
     options = ["--gigabytes", "0.013", "0.03", "--rounds", "2", "--startup-rounds", "0", "--no-mergekit"]
     main([*options, "--folder", str(tmp_path), "--output", str(tmp_path / "docs")])

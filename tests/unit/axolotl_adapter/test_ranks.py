@@ -284,9 +284,9 @@ def torchrun_with_one_restart(actions):
     "first_attempt",
     [
         {"0/0": ["die", 0], "0/1": ["wait", 60]},
-        {"0/1": ["die", 0], "0/0": ["wait", 60]},
+        pytest.param({"0/1": ["die", 0], "0/0": ["wait", 60]}, marks=pytest.mark.nightly),
         {"0/0": ["fail", 2], "0/1": ["wait", 0]},
-        {"0/1": ["break", 2], "0/0": ["wait", 0]},
+        pytest.param({"0/1": ["break", 2], "0/0": ["wait", 0]}, marks=pytest.mark.nightly),
     ],
     ids=["0-dies-when-ready", "1-dies-when-ready", "0-fails", "1-fails"],
 )

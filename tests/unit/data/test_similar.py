@@ -210,7 +210,7 @@ def test_a_model_in_an_installed_package(folder, tmp_path, monkeypatch):
 
 def test_a_model_without_modules_uses_the_mean(folder, tmp_path, caplog):
     write_model(tmp_path / "plain", pooling=None)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "axolotl"):
         report = mixed({"model": "plain", "threshold": 0.9})
     assert report.sets["a"].dropped["similar"] == 1
     assert "plain has no modules.json" in caplog.text
