@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import sys
@@ -111,7 +112,8 @@ def measure_file_systems(folder: Path, rounds: int, mergekit: bool) -> dict[str,
                 missing[kind] = str(error)
             finally:
                 shutil.rmtree(place)
-    return {"machine": machine(folder), "runs": [run._asdict() for run in runs], "missing": missing}
+    load = round(os.getloadavg()[1], 1)
+    return {"machine": machine(folder), "load": load, "runs": [run._asdict() for run in runs], "missing": missing}
 
 
 def main() -> None:

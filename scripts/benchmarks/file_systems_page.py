@@ -33,7 +33,7 @@ A random bfloat16 Mistral checkpoint with 32 layers ({base:.1f} GB), upscaled to
 in an image file. Whole processes in random order, {rounds} rounds, the source in the page cache, a sync after each
 command. Median (min to max); ratios are taken within a round. "One sequential write" is `dd` of the finished result
 with blocks of 16 MB. mergekit's best flags: `--out-shard-size 1B --clone-tensors`. Every tensor of mergekit's first
-result on each file system was bit-identical to ours.
+result on each file system was bit-identical to ours. Load average at the end of the measurement: {load}.
 
 {tools}
 
@@ -65,6 +65,7 @@ def page(measured: dict[str, Any]) -> str:
     runs = [FileSystemRun(**run) for run in measured["runs"]]
     return PAGE.format(
         machine=machine_text(measured["machine"]),
+        load=measured["load"],
         base=base_gigabytes(MEDIUM),
         result=result_bytes(MEDIUM) / 1e9,
         rounds=1 + max(run.round for run in runs),
