@@ -46,7 +46,7 @@ demo: $(INSTALLED)  ## upscale a real 135M model from 30 to 48 layers by two pla
 	@$(BIN)/solar run $(PIPELINE) --only dus --only probe_plan
 	@$(BIN)/solar report $(RECIPE) recipes/smollm2/solar_probe_plan.yml --output $(DEMO)/report.html
 
-maths-demo: $(INSTALLED)  ## math data from that model, served on this machine: problems, 100 answers and more, every check, a report
+maths-demo: $(INSTALLED)  ## math data from that model, served on this machine: 100 answers, every check, a report; about 8 minutes
 	@$(BIN)/python recipes/smollm2/prepare.py --directory $(DEMO)
 	@$(BIN)/python recipes/smollm2/maths_demo.py
 

@@ -1,6 +1,6 @@
 """Make math data with the small model on this machine: write problems, serve the model, run recipes/smollm2/maths.yml.
 
-    python recipes/smollm2/maths_demo.py [--problems 18]
+    python recipes/smollm2/maths_demo.py [--problems 17]
 
 The problems come from the generator in the package ``reasoning-gym`` (Apache-2.0), which pip fetches into
 ``runs/smollm2/maths/packages``; nothing is installed. ``transformers serve`` serves the model of ``prepare.py``. Repeat
@@ -82,7 +82,7 @@ def wait_until_ready(url: str, server: subprocess.Popen[Any], log: Path) -> None
 
 
 @click.command()
-@click.option("--problems", default=18, show_default=True, type=click.IntRange(2), help="How many to generate.")
+@click.option("--problems", default=17, show_default=True, type=click.IntRange(2), help="How many to generate.")
 def main(problems: int) -> None:
     """Write problems, serve the model, and run `solar maths`."""
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
