@@ -9,6 +9,8 @@ from drawing import _apart
 from processes import Usage
 from startup import LIBRARIES, measure_plan, plan_table
 
+pytestmark = pytest.mark.slow
+
 
 def run_of(tool, number, seconds, sync_seconds=0.0, cache="warm", size=1_000_000_000, cpu=1.0):
     return Run(tool, size, cache, number, seconds, sync_seconds, cpu, 40_000_000)

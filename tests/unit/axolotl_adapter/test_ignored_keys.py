@@ -19,6 +19,8 @@ from solar_plugins.errors import ArgsError
 from solar_plugins.recipe import parse_recipe
 from solar_plugins.solar_block import parse_solar_block
 
+pytestmark = pytest.mark.slow
+
 TRAIN = "/venv/lib/axolotl/cli/train.py"
 DUS = {"init": {"strategy": "dus", "drop_layers": 2}}
 

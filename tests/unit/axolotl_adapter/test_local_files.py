@@ -13,6 +13,8 @@ from solar_plugins.data.formatters import sft_formatters
 from solar_plugins.data.row_tables import LINE_COLUMN, numbered_rows
 from solar_plugins.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):

@@ -24,6 +24,8 @@ from solar_plugins.data.mixture_report import as_text
 from solar_plugins.endpoints import client as client_module
 from solar_plugins.errors import SolarError
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "tom has three apples and buys four apples how many apples are there in all"
 REPHRASED = "tom owns three apples and purchases four apples in total how many apples are there"
 OTHER_THING = "tom has three coins and buys four coins how many coins are there in all"

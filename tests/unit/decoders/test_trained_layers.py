@@ -22,6 +22,8 @@ from solar_plugins.upscaling.architectures.outer_tensors import UNCHECKED
 from solar_plugins.upscaling.decoder import Decoder
 from solar_plugins.upscaling.trained_layers import Trained, adapter_patterns, unfrozen_patterns
 
+pytestmark = pytest.mark.slow
+
 LAYERS = (1, 4)
 NEVER_UPSCALED = ("gemma4_text, keys shared", "gpt2, scaled by position")
 PARTS = ("embeddings", "norms", "lm_head")

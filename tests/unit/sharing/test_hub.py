@@ -11,6 +11,8 @@ from solar_plugins.errors import HubError
 from solar_plugins.sharing import hub_session as hub_module
 from solar_plugins.sharing.hub import describe, download, list_files, upload
 
+pytestmark = pytest.mark.slow
+
 FILES = {"README.md": "# a card\n", "recipe.yml": "base_model: org/base\n", "deep/er/notes.txt": "text\n"}
 TOKEN = "hf_stand_in"
 
